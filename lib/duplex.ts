@@ -1,0 +1,40 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * The contract that every carrier of a tunnel fulfils: a QUIC stream, a TCP connection, a pair in memory.
+ *
+ * At most one `read` and one `write` may be pending at a time; each direction ends on its own.
+ */
+export interface Duplex extends AsyncDisposable {
+  /**
+   * Reads up to `buffer.length` bytes into `buffer`.
+   *
+   * @returns the number of bytes read (at least 1), or `null` at the end of the peer's bytes.
+   * @throws when the peer reset its direction or the carrier failed; every later read throws too.
+   */
+  read(buffer: Uint8Array): Promise<number | null>;
+  /**
+   * Hands bytes to the carrier, waiting until it has room for at least one of them.
+   *
+   * @returns the number of bytes taken from the front of `bytes` (at least 1 unless it is empty).
+   * @throws when the peer takes no more bytes, or the carrier failed.
+   */
+  write(bytes: Uint8Array): Promise<number>;
+  /** Ends the writing direction in order: the peer reads all that was written and then the end. */
+  closeWrite(): Promise<void>;
+  /**
+   * Ends both directions at once, dropping what is under way. Pending calls throw. Idempotent.
+   *
+   * @param code application error code shown to the peer where the carrier has one
+   * @default {0}
+   */
+  abort(code?: number): void;
+}
+
+/** Writes all of `bytes`, in as many writes as it takes. */
+export async function writeAll(duplex: Pick<Duplex, "write">, bytes: Uint8Array): Promise<void> {
+  for (let offset = 0; offset < bytes.length;) {
+    offset += await duplex.write(offset === 0 ? bytes : bytes.subarray(offset));
+  }
+}
