@@ -1,0 +1,521 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { type CloseInfo, ConnectionClosedError, StreamOpenError } from "./errors.ts";
+import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from "./native.ts";
+import type { TransportSettings } from "./options.ts";
+import { hasLongHeader } from "./packet.ts";
+import { QuicStream, type StreamTransport } from "./stream.ts";
+import { StoppedStreams } from "./stopped_streams.ts";
+import type { UdpSocket } from "./udp.ts";
+
+/** What a connection needs of its endpoint. */
+export interface ConnectionHost {
+  readonly socket: UdpSocket;
+  /** Runs {@linkcode QuicConnection.flush} once, after everything else that this turn of the event loop has. */
+  schedule(connection: QuicConnection): void;
+  /** The handshake is over; for a server this means that the client's certificate was accepted. */
+  established(connection: QuicConnection): void;
+  /** The connection has closed and is of no more use. Its last packets may still be answered. */
+  closed(connection: QuicConnection): void;
+  /** Nothing more is to be sent or answered: forget the connection. */
+  drained(connection: QuicConnection): void;
+}
+
+/** Numbers of one connection since it began. */
+export interface ConnectionStats {
+  /** Smoothed round-trip time, in whole milliseconds. */
+  readonly rttMs: number;
+  readonly congestionWindowBytes: number;
+  readonly sentPackets: number;
+  readonly receivedPackets: number;
+  readonly lostPackets: number;
+  readonly sentBytes: number;
+  readonly receivedBytes: number;
+  readonly lostBytes: number;
+  /** Streams open now, both ways. */
+  readonly streams: number;
+  /** Streams that this end may open right now. */
+  readonly streamCredit: number;
+}
+
+export interface OpenStreamOptions {
+  /** Gives up waiting. */
+  readonly signal?: AbortSignal;
+}
+
+interface OpenWaiter {
+  resolve(stream: QuicStream): void;
+  reject(error: unknown): void;
+}
+
+/** Packets sent in one go; then what came in meanwhile gets its turn. */
+const MAX_BURST_PACKETS = 64;
+
+/** Callers that may wait for stream credit at a time. */
+const MAX_OPEN_WAITERS = 10_000;
+
+/** Time that the packets of a closed connection are still answered at most. */
+const MAX_DRAIN_MS = 1_000;
+
+/** What a peer may send before it has authenticated itself: a long certificate chain fits many times. */
+const MAX_HANDSHAKE_BYTES = 256 << 10;
+
+const nothing = new Uint8Array(0);
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/** Connections and streams of this process that have not ended, for leak checks. */
+export const live = { connections: 0, streams: 0 };
+
+let lastNumber = 0;
+
+/** A QUIC connection (RFC 9000 §5) whose both ends have shown certificates. */
+export class QuicConnection implements StreamTransport {
+  /** Number of the connection in this process, from 1. */
+  readonly number = ++lastNumber;
+  readonly role: "client" | "server";
+  /** Settles, and never rejects, when the connection has ended for any reason. */
+  readonly closed: Promise<CloseInfo>;
+  /**
+   * Resolves once the peer has accepted this end's certificate: what a client believes to be established is not,
+   * before (RFC 9001 §4.1.2). Rejects with `ConnectionClosedError` when that never happens.
+   */
+  readonly confirmed: Promise<void>;
+  readonly #host: ConnectionHost;
+  readonly #native: NativeConnection;
+  readonly #settings: TransportSettings;
+  readonly #local: HostPort;
+  readonly #streams = new Map<number, QuicStream>();
+  readonly #waitWritable = new Set<QuicStream>();
+  readonly #openWaiters = new Set<OpenWaiter>();
+  readonly #acceptQueue: QuicStream[] = [];
+  readonly #acceptWaiters: OpenWaiter[] = [];
+  readonly #skippedIds = new Set<number>();
+  readonly #stopped = new StoppedStreams();
+  readonly #closedSettled = Promise.withResolvers<CloseInfo>();
+  readonly #confirmedSettled = Promise.withResolvers<void>();
+  readonly #startedAt = performance.now();
+  #peer: HostPort;
+  #nextLocalId: number;
+  #nextPeerId: number;
+  #established = false;
+  #isConfirmed = false;
+  #closeInfo: CloseInfo | undefined;
+  #closedAt = Infinity;
+  #drained = false;
+  #flushCut = false;
+  #receivedAt = this.#startedAt;
+  #pingedAt = this.#startedAt;
+  #handshakeBytes = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timerAt = Infinity;
+
+  /** @internal Connections come from `QuicEndpoint`. */
+  constructor(options: {
+    role: "client" | "server";
+    host: ConnectionHost;
+    native: NativeConnection;
+    settings: TransportSettings;
+    local: HostPort;
+    peer: HostPort;
+  }) {
+    this.role = options.role;
+    this.#host = options.host;
+    this.#native = options.native;
+    this.#settings = options.settings;
+    this.#local = options.local;
+    this.#peer = { ...options.peer };
+    this.#nextLocalId = this.role === "server" ? 1 : 0;
+    this.#nextPeerId = this.role === "server" ? 0 : 1;
+    this.closed = this.#closedSettled.promise;
+    this.confirmed = this.#confirmedSettled.promise;
+    this.confirmed.catch(() => {});
+    live.connections++;
+  }
+
+  /** Address the peer sends from; a NAT may change it while the connection goes on. */
+  get remoteAddr(): HostPort {
+    return this.#peer;
+  }
+
+  /** How the connection ended, once it has. */
+  get closeInfo(): CloseInfo | undefined {
+    return this.#closeInfo;
+  }
+
+  /** ALPN name that both ends agreed on, empty before the handshake is over. */
+  get alpn(): string {
+    return decoder.decode(this.#native.applicationProto());
+  }
+
+  get isEstablished(): boolean {
+    return this.#established;
+  }
+
+  /** The peer's certificates, DER, leaf first; null before it has shown any. */
+  get peerCertificates(): Uint8Array[] | null {
+    return this.#native.peerCertChain();
+  }
+
+  stats(): ConnectionStats {
+    const total = this.#native.stats();
+    const paths = this.#native.pathStats();
+    const path = paths.find((p) => p.active) ?? paths[0];
+    return {
+      rttMs: path?.rtt ?? 0,
+      congestionWindowBytes: path?.cwnd ?? 0,
+      sentPackets: total.sent,
+      receivedPackets: total.recv,
+      lostPackets: total.lost,
+      sentBytes: total.sentBytes,
+      receivedBytes: total.recvBytes,
+      lostBytes: total.lostBytes,
+      streams: this.#streams.size,
+      streamCredit: this.#established ? this.#native.peerStreamsLeftBidi() : 0,
+    };
+  }
+
+  /**
+   * Opens a bidirectional stream, waiting for credit of the peer's (MAX_STREAMS) if there is none. Callers are served
+   * in their order.
+   *
+   * @throws {StreamOpenError} when too many callers wait already
+   * @throws {ConnectionClosedError} when the connection ends first
+   * @throws the signal's reason when it aborts first
+   */
+  openStream(options: OpenStreamOptions = {}): Promise<QuicStream> {
+    const { signal } = options;
+    if (signal?.aborted) return Promise.reject(signal.reason);
+    if (this.#closeInfo) return Promise.reject(new ConnectionClosedError(this.#closeInfo));
+    if (this.#openWaiters.size === 0 && this.#hasStreamCredit()) {
+      return Promise.resolve(this.#openNow());
+    }
+    if (this.#openWaiters.size >= MAX_OPEN_WAITERS) {
+      return Promise.reject(
+        new StreamOpenError(
+          `Cannot open a stream: ${MAX_OPEN_WAITERS} callers wait for stream credit already`,
+        ),
+      );
+    }
+    return new Promise((resolve, reject) => {
+      const settle = () => {
+        this.#openWaiters.delete(waiter);
+        signal?.removeEventListener("abort", onAbort);
+      };
+      const onAbort = () => waiter.reject(signal!.reason);
+      const waiter: OpenWaiter = {
+        resolve: (stream) => (settle(), resolve(stream)),
+        reject: (error) => (settle(), reject(error)),
+      };
+      this.#openWaiters.add(waiter);
+      signal?.addEventListener("abort", onAbort);
+    });
+  }
+
+  /**
+   * The next stream that the peer has opened. At most `maxStreams` wait to be accepted.
+   *
+   * @throws {ConnectionClosedError} when the connection has ended
+   */
+  acceptStream(): Promise<QuicStream> {
+    const stream = this.#acceptQueue.shift();
+    if (stream) return Promise.resolve(stream);
+    if (this.#closeInfo) return Promise.reject(new ConnectionClosedError(this.#closeInfo));
+    return new Promise((resolve, reject) => this.#acceptWaiters.push({ resolve, reject }));
+  }
+
+  /**
+   * Closes the connection at once (CONNECTION_CLOSE); its streams throw, what was not delivered is lost. Idempotent.
+   *
+   * @param code application error code
+   * @param reason shown to the peer, cut to 256 bytes
+   */
+  close(code: number, reason = ""): void {
+    if (this.#closeInfo) return;
+    this.#closeNative(true, code, reason);
+    this.#finish({ by: "local", application: true, code, reason });
+  }
+
+  /** @internal A datagram for this connection. */
+  receive(bytes: Uint8Array, from: HostPort): void {
+    this.#receivedAt = performance.now();
+    if (!this.#established && (this.#handshakeBytes += bytes.length) > MAX_HANDSHAKE_BYTES) {
+      return this.#closeTransport("the peer sent too much before it authenticated itself");
+    }
+    const movedFrom = from.port !== this.#peer.port || from.host !== this.#peer.host;
+    try {
+      this.#native.recv(bytes, { from, to: this.#local });
+    } catch {
+      // quiche has closed the connection with the fitting code, and #noticeState tells so.
+    }
+    if (movedFrom) { while (this.#native.pathEventNext()); }
+    if (!this.#established || !this.#isConfirmed) this.#noticeHandshake(bytes);
+    this.#host.schedule(this);
+  }
+
+  /** @internal Tells streams what the datagrams of this turn have brought. */
+  dispatch(): void {
+    this.#noticeState();
+    if (this.#closeInfo) return;
+    if (this.#native.isReadable()) {
+      for (const id of this.#native.readable()) {
+        (this.#streams.get(id) ?? this.#acceptId(id))?.onReadable();
+      }
+    }
+    this.#serveWriters();
+    while (this.#openWaiters.size > 0 && this.#hasStreamCredit()) {
+      for (const waiter of this.#openWaiters) {
+        waiter.resolve(this.#openNow());
+        break;
+      }
+    }
+    this.#stopped.release(this.#native, this.#receivedAt);
+  }
+
+  /** @internal Sends what there is to send. */
+  flush(): void {
+    const { socket } = this.#host;
+    this.#flushCut = false;
+    const now = performance.now();
+    for (let packets = 0;; packets++) {
+      if (packets === MAX_BURST_PACKETS || !socket.hasRoom) {
+        this.#flushCut = true;
+        if (packets === MAX_BURST_PACKETS) this.#host.schedule(this);
+        break;
+      }
+      const buffer = socket.take();
+      let sent;
+      try {
+        sent = this.#native.send(buffer);
+      } catch {
+        // Cannot be sent: quiche says so for good reasons of its own, and #noticeState tells if they were fatal.
+      }
+      if (!sent) {
+        socket.release(buffer);
+        break;
+      }
+      const { to } = sent[1];
+      if (to.port !== this.#peer.port || to.host !== this.#peer.host) this.#peer = to;
+      socket.send(buffer, sent[0], to);
+    }
+    if (!this.#flushCut) this.#serveWriters();
+    this.#noticeState();
+    this.#arm(now);
+  }
+
+  /** @internal The endpoint goes away. */
+  destroy(reason: string): void {
+    this.#finish({ by: "local", application: true, code: 0, reason });
+    this.#drain();
+  }
+
+  #hasStreamCredit(): boolean {
+    return this.#established && this.#native.peerStreamsLeftBidi() > 0;
+  }
+
+  #openNow(): QuicStream {
+    const id = this.#nextLocalId;
+    this.#nextLocalId += 4;
+    // Takes the credit; nothing is sent.
+    this.#native.streamSend(id, nothing, false);
+    return this.#addStream(id);
+  }
+
+  #addStream(id: number): QuicStream {
+    const stream = new QuicStream(id, this);
+    this.#streams.set(id, stream);
+    live.streams++;
+    return stream;
+  }
+
+  /** A readable stream that is not open here: new, unless it was opened and ended before. */
+  #acceptId(id: number): QuicStream | undefined {
+    const byPeer = (id & 0b11) === (this.#nextPeerId & 0b11);
+    if (!byPeer || (id < this.#nextPeerId && !this.#skippedIds.delete(id))) return undefined;
+    for (; this.#nextPeerId < id; this.#nextPeerId += 4) this.#skippedIds.add(this.#nextPeerId);
+    if (id === this.#nextPeerId) this.#nextPeerId += 4;
+    const stream = this.#addStream(id);
+    const waiter = this.#acceptWaiters.shift();
+    if (waiter) waiter.resolve(stream);
+    else this.#acceptQueue.push(stream);
+    return stream;
+  }
+
+  #serveWriters(): void {
+    if (this.#waitWritable.size === 0 || this.#flushCut || this.#closeInfo) return;
+    for (const stream of [...this.#waitWritable]) {
+      this.#waitWritable.delete(stream);
+      if (stream.onWritable()) this.#waitWritable.add(stream);
+    }
+  }
+
+  streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null {
+    const got = this.#native.streamRecv(id, buffer);
+    // There may be new credit to tell the peer.
+    if (got) this.#host.schedule(this);
+    return got;
+  }
+
+  streamSend(id: number, bytes: Uint8Array, fin: boolean): number | null {
+    const taken = this.#native.streamSend(id, bytes, fin);
+    if (taken || fin) this.#host.schedule(this);
+    return taken;
+  }
+
+  streamReset(id: number, code: number): void {
+    this.#shutdown(id, Shutdown.Write, code);
+  }
+
+  streamStop(id: number, code: number): void {
+    this.#shutdown(id, Shutdown.Read, code);
+    this.#stopped.add(id);
+  }
+
+  #shutdown(id: number, direction: number, code: number): void {
+    if (this.#closeInfo) return;
+    try {
+      this.#native.streamShutdown(id, direction, code);
+      this.#host.schedule(this);
+    } catch (error) {
+      // The peer was faster: the direction is over.
+      if (nativeErrorOf(error).name !== "InvalidStreamState") throw error;
+    }
+  }
+
+  waitWritable(stream: QuicStream): void {
+    this.#waitWritable.add(stream);
+  }
+
+  forgetWritable(stream: QuicStream): void {
+    this.#waitWritable.delete(stream);
+  }
+
+  streamDone(stream: QuicStream): void {
+    if (this.#streams.delete(stream.id)) live.streams--;
+  }
+
+  #noticeHandshake(bytes: Uint8Array): void {
+    if (!this.#established && this.#native.isEstablished() && !this.#native.isDraining()) {
+      this.#established = true;
+      this.#host.established(this);
+      if (this.role === "server") this.#confirm();
+    } else if (this.#established && !hasLongHeader(bytes) && !this.#native.isDraining()) {
+      this.#confirm();
+    }
+  }
+
+  #confirm(): void {
+    this.#isConfirmed = true;
+    this.#confirmedSettled.resolve();
+  }
+
+  #noticeState(): void {
+    if (this.#drained) return;
+    if (this.#native.isClosed()) {
+      this.#finish(this.#endOf());
+      this.#drain();
+    } else if (!this.#closeInfo && (this.#native.isDraining() || this.#native.localError())) {
+      this.#finish(this.#endOf());
+    }
+  }
+
+  #endOf(): CloseInfo {
+    const peer = this.#native.peerError();
+    const error = peer ?? this.#native.localError();
+    if (error) {
+      return {
+        by: peer ? "peer" : "local",
+        application: error.isApp,
+        code: error.errorCode,
+        reason: decoder.decode(error.reason),
+      };
+    }
+    const reason = this.#established
+      ? `nothing heard of the peer for ${this.#settings.idleTimeoutMs} ms`
+      : "no answer to the handshake";
+    return { by: "timeout", application: false, code: 0, reason };
+  }
+
+  #finish(info: CloseInfo): void {
+    if (this.#closeInfo) return;
+    this.#closeInfo = info;
+    this.#closedAt = performance.now();
+    live.connections--;
+    const error = new ConnectionClosedError(info);
+    for (const stream of [...this.#streams.values()]) stream.onClosed(error);
+    for (const waiter of [...this.#openWaiters]) waiter.reject(error);
+    for (const waiter of this.#acceptWaiters.splice(0)) waiter.reject(error);
+    this.#acceptQueue.length = 0;
+    this.#waitWritable.clear();
+    this.#skippedIds.clear();
+    this.#confirmedSettled.reject(error);
+    this.#closedSettled.resolve(info);
+    this.#host.closed(this);
+  }
+
+  #drain(): void {
+    if (this.#drained) return;
+    this.#drained = true;
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#host.drained(this);
+  }
+
+  #closeTransport(reason: string): void {
+    this.#closeNative(false, 0, reason);
+    this.#finish({ by: "local", application: false, code: 0, reason });
+  }
+
+  #closeNative(application: boolean, code: number, reason: string): void {
+    try {
+      this.#native.close(application, code, encoder.encode(reason).subarray(0, 256));
+    } catch {
+      // Closed already.
+    }
+    this.#host.schedule(this);
+  }
+
+  /** One timer serves loss detection, idling, the handshake and keepalive. It is moved only to fire earlier. */
+  #arm(now: number): void {
+    if (this.#drained) return;
+    const { keepAliveMs, handshakeTimeoutMs } = this.#settings;
+    const timeout = this.#native.timeout();
+    let at = timeout === null ? Infinity : now + timeout;
+    if (this.#closeInfo) at = Math.min(at, this.#closedAt + MAX_DRAIN_MS);
+    else {
+      if (!this.#established) at = Math.min(at, this.#startedAt + handshakeTimeoutMs);
+      else if (keepAliveMs > 0) at = Math.min(at, this.#keepAliveAt());
+    }
+    if (at >= this.#timerAt || at === Infinity) return;
+    clearTimeout(this.#timer);
+    this.#timerAt = at;
+    // quiche cuts its timeout to whole milliseconds; one more and it is over for sure.
+    this.#timer = setTimeout(() => this.#onTimer(), Math.max(0, at - now) + 1);
+  }
+
+  #keepAliveAt(): number {
+    return Math.max(this.#receivedAt, this.#pingedAt) + this.#settings.keepAliveMs;
+  }
+
+  #onTimer(): void {
+    this.#timer = undefined;
+    this.#timerAt = Infinity;
+    const now = performance.now();
+    if (this.#native.timeout() === 0) this.#native.onTimeout();
+    const { handshakeTimeoutMs, keepAliveMs } = this.#settings;
+    if (!this.#established && !this.#closeInfo && now >= this.#startedAt + handshakeTimeoutMs) {
+      const reason = `handshake not complete after ${handshakeTimeoutMs} ms`;
+      this.#closeNative(false, 0, reason);
+      this.#finish({ by: "timeout", application: false, code: 0, reason });
+    } else if (
+      this.#established && !this.#closeInfo && keepAliveMs > 0 && now >= this.#keepAliveAt()
+    ) {
+      this.#pingedAt = now;
+      this.#native.sendAckEliciting();
+    }
+    this.dispatch();
+    this.flush();
+    if (now - this.#closedAt >= MAX_DRAIN_MS) this.#drain();
+  }
+}

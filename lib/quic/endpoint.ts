@@ -1,0 +1,393 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { randomBytes } from "node:crypto";
+import { type ConnectionHost, QuicConnection } from "./connection.ts";
+import { ConnectionClosedError } from "./errors.ts";
+import { type HostPort, type NativeConfig, quiche } from "./native.ts";
+import {
+  nativeConfig,
+  type TransportOptions,
+  type TransportSettings,
+  transportSettings,
+} from "./options.ts";
+import {
+  CONNECTION_ID_BYTES,
+  connectionIdKey,
+  hasLongHeader,
+  type LongHeader,
+  MIN_INITIAL_DATAGRAM_BYTES,
+  MIN_INITIAL_DCID_BYTES,
+  parseLongHeader,
+} from "./packet.ts";
+import { AddressValidator } from "./token.ts";
+import { UdpSocket } from "./udp.ts";
+
+/** How an endpoint takes connections. */
+export interface ListenOptions extends TransportOptions {
+  /** Handshakes under way from which on clients have to prove their address first (Retry). @default {100} */
+  readonly retryAfterHalfOpen?: number;
+  /** Handshakes under way at most; further ones are not answered. @default {1000} */
+  readonly maxHalfOpen?: number;
+  /** Established connections that may wait for {@linkcode QuicEndpoint.accept}. @default {1000} */
+  readonly maxAcceptQueue?: number;
+}
+
+export interface BindOptions {
+  /** Address to bind, an IP address. */
+  readonly hostname: string;
+  /** UDP port, 0 for any. */
+  readonly port: number;
+  /** Takes connections with these options; without them, it only makes some. */
+  readonly listen?: ListenOptions;
+}
+
+/** Datagrams since the endpoint was bound, and what was wrong with those that were dropped. */
+export interface EndpointStats {
+  received: number;
+  /** Not QUIC, or a packet that cannot start a connection. */
+  droppedInvalid: number;
+  /** For a connection that is not, or no longer, here. */
+  droppedUnknownConnection: number;
+  /** Retry token forged, expired, or of another address. */
+  droppedToken: number;
+  /** Too many handshakes under way, or connections waiting to be accepted. */
+  droppedBusy: number;
+  sentRetry: number;
+  sentVersionNegotiation: number;
+  /** Sends that the system refused (ENETUNREACH, EPERM, ENOBUFS); each cost its datagram. */
+  sendErrors: number;
+}
+
+interface Listener {
+  readonly options: Required<
+    Pick<ListenOptions, "retryAfterHalfOpen" | "maxHalfOpen" | "maxAcceptQueue">
+  >;
+  readonly settings: TransportSettings;
+  readonly config: NativeConfig;
+  readonly queue: QuicConnection[];
+  readonly waiters: { resolve: (c: QuicConnection) => void; reject: (e: Error) => void }[];
+  halfOpen: number;
+}
+
+/**
+ * One UDP socket with any number of connections, told apart by connection id.
+ *
+ * Datagrams that arrive in one turn of the event loop are all handed in first; then streams learn what they have, and at
+ * the end of the turn each connection concerned sends once.
+ */
+export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
+  /** @internal */
+  readonly socket: UdpSocket;
+  readonly stats: EndpointStats = {
+    received: 0,
+    droppedInvalid: 0,
+    droppedUnknownConnection: 0,
+    droppedToken: 0,
+    droppedBusy: 0,
+    sentRetry: 0,
+    sentVersionNegotiation: 0,
+    sendErrors: 0,
+  };
+  readonly #local: HostPort;
+  readonly #connections = new Map<string, QuicConnection>();
+  readonly #keys = new Map<QuicConnection, string>();
+  readonly #received = new Set<QuicConnection>();
+  readonly #dirty = new Set<QuicConnection>();
+  readonly #validator = new AddressValidator();
+  readonly #listener: Listener | undefined;
+  #turn: ReturnType<typeof setImmediate> | undefined;
+  #closed = false;
+
+  /**
+   * Binds a socket.
+   *
+   * @throws {Error} when the address cannot be bound, or certificates or key cannot be used
+   */
+  constructor(options: BindOptions) {
+    const { listen } = options;
+    if (listen) {
+      const settings = transportSettings(listen);
+      this.#listener = {
+        options: { retryAfterHalfOpen: 100, maxHalfOpen: 1000, maxAcceptQueue: 1000, ...listen },
+        settings,
+        config: nativeConfig(settings),
+        queue: [],
+        waiters: [],
+        halfOpen: 0,
+      };
+    }
+    this.socket = new UdpSocket(
+      { hostname: options.hostname, port: options.port, packetBytes: PACKET_BUFFER_BYTES },
+      {
+        datagram: (bytes, from) => this.#datagram(bytes, from),
+        sendError: () => this.stats.sendErrors++,
+        writable: () => {
+          for (const connection of this.#keys.keys()) this.schedule(connection);
+        },
+      },
+    );
+    const { hostname, port } = this.addr;
+    this.#local = { host: hostname, port };
+  }
+
+  /** Address the socket is bound to. */
+  get addr(): Deno.NetAddr {
+    return this.socket.addr;
+  }
+
+  /** Handshakes under way of connections that clients have started. */
+  get halfOpen(): number {
+    return this.#listener?.halfOpen ?? 0;
+  }
+
+  /**
+   * The next connection whose client has authenticated itself.
+   *
+   * @throws {ConnectionClosedError} when the endpoint is closed
+   * @throws {TypeError} when the endpoint does not listen
+   */
+  accept(): Promise<QuicConnection> {
+    const listener = this.#listener;
+    if (!listener) return Promise.reject(new TypeError("the endpoint does not listen"));
+    for (let next = listener.queue.shift(); next; next = listener.queue.shift()) {
+      if (!next.closeInfo) return Promise.resolve(next);
+    }
+    if (this.#closed) return Promise.reject(new ConnectionClosedError(ENDPOINT_CLOSED));
+    return new Promise((resolve, reject) => listener.waiters.push({ resolve, reject }));
+  }
+
+  /**
+   * Connects to a server, verifying its certificate, and resolves when the server has accepted this end's too.
+   *
+   * @param peer IP address and port of the server
+   * @param serverName name that the server's certificate must have; sent as SNI
+   * @throws {ConnectionClosedError} when the handshake fails, in its `info` by whom and why
+   * @throws the signal's reason when it aborts first
+   */
+  async connect(
+    peer: HostPort,
+    serverName: string,
+    options: TransportOptions,
+    signal?: AbortSignal,
+  ): Promise<QuicConnection> {
+    signal?.throwIfAborted();
+    if (this.#closed) throw new ConnectionClosedError(ENDPOINT_CLOSED);
+    const settings = transportSettings(options);
+    const scid = new Uint8Array(randomBytes(CONNECTION_ID_BYTES));
+    const native = quiche.Connection.connect(
+      serverName,
+      scid,
+      this.#local,
+      peer,
+      nativeConfig(settings),
+    );
+    const connection = new QuicConnection({
+      role: "client",
+      host: this,
+      native,
+      settings,
+      local: this.#local,
+      peer,
+    });
+    this.#add(connection, scid);
+    this.schedule(connection);
+    const onAbort = () => connection.close(0, "connecting was given up");
+    signal?.addEventListener("abort", onAbort);
+    try {
+      await connection.confirmed;
+      return connection;
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw error;
+    } finally {
+      signal?.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /**
+   * Closes every connection, tells the peers, and frees the socket.
+   *
+   * @param code application error code
+   * @param reason shown to the peers
+   */
+  async close(code = 0, reason = ""): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    for (const connection of this.#keys.keys()) {
+      connection.close(code, reason);
+      connection.flush();
+    }
+    for (const waiter of this.#listener?.waiters.splice(0) ?? []) {
+      waiter.reject(new ConnectionClosedError(ENDPOINT_CLOSED));
+    }
+    for (const connection of [...this.#keys.keys()]) connection.destroy(ENDPOINT_CLOSED.reason);
+    clearImmediate(this.#turn);
+    await this.socket.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** @internal */
+  schedule(connection: QuicConnection): void {
+    this.#dirty.add(connection);
+    this.#turn ??= setImmediate(() => this.#endTurn());
+  }
+
+  #endTurn(): void {
+    this.#turn = undefined;
+    if (this.#closed) return;
+    const dirty = [...this.#dirty];
+    this.#dirty.clear();
+    for (const connection of dirty) connection.flush();
+  }
+
+  /** @internal */
+  established(connection: QuicConnection): void {
+    const listener = this.#listener;
+    if (connection.role === "client" || !listener) return;
+    listener.halfOpen--;
+    const waiter = listener.waiters.shift();
+    if (waiter) waiter.resolve(connection);
+    else if (listener.queue.length < listener.options.maxAcceptQueue) {
+      listener.queue.push(connection);
+    } else {
+      this.stats.droppedBusy++;
+      connection.close(0, "too many connections");
+    }
+  }
+
+  /** @internal */
+  closed(connection: QuicConnection): void {
+    if (connection.role === "server" && this.#listener && !connection.isEstablished) {
+      this.#listener.halfOpen--;
+    }
+  }
+
+  /** @internal */
+  drained(connection: QuicConnection): void {
+    this.#dirty.delete(connection);
+    this.#received.delete(connection);
+    this.#connections.delete(this.#keys.get(connection)!);
+    this.#keys.delete(connection);
+  }
+
+  #add(connection: QuicConnection, cid: Uint8Array): void {
+    const key = connectionIdKey(cid);
+    this.#connections.set(key, connection);
+    this.#keys.set(connection, key);
+  }
+
+  #datagram(bytes: Uint8Array, from: HostPort): void {
+    this.stats.received++;
+    const connection = this.#route(bytes, from);
+    if (!connection) return;
+    connection.receive(bytes, from);
+    if (this.#received.size === 0) queueMicrotask(() => this.#dispatch());
+    this.#received.add(connection);
+  }
+
+  #dispatch(): void {
+    const received = [...this.#received];
+    this.#received.clear();
+    for (const connection of received) connection.dispatch();
+  }
+
+  #route(bytes: Uint8Array, from: HostPort): QuicConnection | undefined {
+    if (bytes.length === 0) return this.#drop("droppedInvalid");
+    if (!hasLongHeader(bytes)) {
+      if (bytes.length <= CONNECTION_ID_BYTES) return this.#drop("droppedInvalid");
+      return this.#connections.get(connectionIdKey(bytes, 1, CONNECTION_ID_BYTES)) ??
+        this.#drop("droppedUnknownConnection");
+    }
+    const header = parseLongHeader(bytes);
+    if (!header) return this.#drop("droppedInvalid");
+    return this.#connections.get(connectionIdKey(header.dcid)) ?? this.#accept(bytes, header, from);
+  }
+
+  #drop(
+    counter: "droppedInvalid" | "droppedUnknownConnection" | "droppedToken" | "droppedBusy",
+  ): undefined {
+    this.stats[counter]++;
+    return undefined;
+  }
+
+  /** The connection that a packet for an unknown connection id starts, or belongs to by its first id. */
+  #accept(bytes: Uint8Array, header: LongHeader, from: HostPort): QuicConnection | undefined {
+    const listener = this.#listener;
+    if (!listener || this.#closed) return this.#drop("droppedUnknownConnection");
+    if (bytes.length < MIN_INITIAL_DATAGRAM_BYTES || header.version === 0) {
+      return this.#drop("droppedInvalid");
+    }
+    if (!quiche.versionIsSupported(header.version)) return this.#negotiateVersion(header, from);
+    if (!header.initial) return this.#drop("droppedUnknownConnection");
+    if (header.dcid.length < MIN_INITIAL_DCID_BYTES) return this.#drop("droppedInvalid");
+    const derived = this.#validator.connectionIdFor(header.dcid, CONNECTION_ID_BYTES);
+    const known = this.#connections.get(connectionIdKey(derived));
+    if (known) return known;
+    if (listener.halfOpen >= listener.options.maxHalfOpen) return this.#drop("droppedBusy");
+    let token;
+    try {
+      token = quiche.Header.fromSlice(bytes, CONNECTION_ID_BYTES).token;
+    } catch {
+      return this.#drop("droppedInvalid");
+    }
+    let cid = derived, originalDcid = null;
+    if (token && token.length > 0) {
+      originalDcid = this.#validator.verify(token, from, header.dcid);
+      if (!originalDcid) return this.#drop("droppedToken");
+      cid = header.dcid.slice();
+    } else if (listener.halfOpen >= listener.options.retryAfterHalfOpen) {
+      return this.#retry(header, derived, from);
+    }
+    const native = quiche.Connection.accept(cid, originalDcid, this.#local, from, listener.config);
+    const connection = new QuicConnection({
+      role: "server",
+      host: this,
+      native,
+      settings: listener.settings,
+      local: this.#local,
+      peer: from,
+    });
+    listener.halfOpen++;
+    this.#add(connection, cid);
+    return connection;
+  }
+
+  #negotiateVersion(header: LongHeader, to: HostPort): undefined {
+    this.stats.sentVersionNegotiation++;
+    return this.#answer(to, (out) => quiche.negotiateVersion(header.scid, header.dcid, out));
+  }
+
+  #retry(header: LongHeader, cid: Uint8Array, to: HostPort): undefined {
+    this.stats.sentRetry++;
+    const token = this.#validator.mint(to, cid, header.dcid);
+    return this.#answer(
+      to,
+      (out) => quiche.retry(header.scid, header.dcid, cid, token, header.version, out),
+    );
+  }
+
+  /** Sends a stateless answer, if there is room for it. */
+  #answer(to: HostPort, write: (out: Uint8Array) => number): undefined {
+    if (!this.socket.hasRoom) return;
+    const buffer = this.socket.take();
+    try {
+      this.socket.send(buffer, write(buffer), to);
+    } catch {
+      this.socket.release(buffer);
+    }
+  }
+}
+
+const ENDPOINT_CLOSED = {
+  by: "local",
+  application: true,
+  code: 0,
+  reason: "the endpoint is closed",
+} as const;
+
+/** Room for the largest datagram sent. */
+const PACKET_BUFFER_BYTES = 1500;

@@ -1,0 +1,114 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** How a connection ended. */
+export interface CloseInfo {
+  /**
+   * - `local`: this end closed it
+   * - `peer`: the peer sent CONNECTION_CLOSE
+   * - `timeout`: nothing was heard for the idle timeout, or the handshake took too long
+   */
+  readonly by: "local" | "peer" | "timeout";
+  /** Whether `code` is an application code, or a transport code (RFC 9000 §20.1). */
+  readonly application: boolean;
+  /** Error code; TLS alerts are 0x100 + alert (RFC 9001 §4.8). */
+  readonly code: number;
+  /** Reason phrase of CONNECTION_CLOSE, or what this end has to say. */
+  readonly reason: string;
+}
+
+/** A call on a connection that has ended, or one of its streams. */
+export class ConnectionClosedError extends Error {
+  override readonly name = "ConnectionClosedError";
+  constructor(readonly info: CloseInfo, options?: ErrorOptions) {
+    super(describeClose(info), options);
+  }
+}
+
+/** The peer reset its direction of the stream (RESET_STREAM, RFC 9000 §19.4). */
+export class StreamResetError extends Error {
+  override readonly name = "StreamResetError";
+  constructor(readonly streamId: number, readonly code: number) {
+    super(`stream ${streamId} was reset by the peer with code ${code}`);
+  }
+}
+
+/** The peer takes no more bytes of the stream (STOP_SENDING, RFC 9000 §19.5). */
+export class StreamStoppedError extends Error {
+  override readonly name = "StreamStoppedError";
+  constructor(readonly streamId: number, readonly code: number) {
+    super(`stream ${streamId} was stopped by the peer with code ${code}`);
+  }
+}
+
+/** A call on a direction of the stream that this end has ended itself. */
+export class StreamEndedError extends Error {
+  override readonly name = "StreamEndedError";
+  constructor(readonly streamId: number, how: string) {
+    super(`stream ${streamId} ${how}`);
+  }
+}
+
+/** No stream could be opened: no credit within the time, or too many callers wait already. */
+export class StreamOpenError extends Error {
+  override readonly name = "StreamOpenError";
+}
+
+/** TLS alerts that end a handshake, by their number (RFC 8446 §6.2), in the words of this project. */
+const alerts: Readonly<Record<number, string>> = {
+  40: "handshake failure",
+  42: "bad certificate",
+  43: "unsupported certificate",
+  44: "certificate revoked",
+  45: "certificate expired",
+  46: "certificate not acceptable",
+  48: "certificate of an unknown CA",
+  49: "access denied",
+  51: "bad certificate signature",
+  70: "no common TLS version",
+  80: "TLS internal error",
+  116: "no client certificate",
+  120: "no common ALPN protocol",
+};
+
+/** Transport error codes (RFC 9000 §20.1). */
+const transportCodes = [
+  "no error",
+  "internal error",
+  "connection refused",
+  "flow control error",
+  "stream limit error",
+  "stream state error",
+  "final size error",
+  "frame encoding error",
+  "transport parameter error",
+  "connection id limit error",
+  "protocol violation",
+  "invalid token",
+  "application error",
+  "crypto buffer exceeded",
+  "key update error",
+  "AEAD limit reached",
+  "no viable path",
+];
+
+const TLS_ALERT_BASE = 0x100;
+
+/** The TLS alert in a transport error code, if it is one. */
+export function tlsAlertOf(info: CloseInfo): number | undefined {
+  const alert = info.code - TLS_ALERT_BASE;
+  return !info.application && alert >= 0 && alert <= 0xff ? alert : undefined;
+}
+
+/** One line that says who closed a connection and why. */
+export function describeClose(info: CloseInfo): string {
+  if (info.by === "timeout") return `connection timed out: ${info.reason}`;
+  const who = info.by === "peer" ? "closed by the peer" : "closed";
+  const alert = tlsAlertOf(info);
+  const code = info.application
+    ? `code ${info.code}`
+    : alert !== undefined
+    ? `TLS alert ${alert}, ${alerts[alert] ?? "unknown"}`
+    : transportCodes[info.code] ?? `transport code ${info.code}`;
+  return `connection ${who}: ${code}${info.reason ? ` (${info.reason})` : ""}`;
+}

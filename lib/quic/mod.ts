@@ -1,0 +1,29 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** QUIC (RFC 9000) with mutual TLS, on the native layer of `@matrixai/quic`. */
+export {
+  type ConnectionStats,
+  live,
+  type OpenStreamOptions,
+  QuicConnection,
+} from "./connection.ts";
+export {
+  type BindOptions,
+  type EndpointStats,
+  type ListenOptions,
+  QuicEndpoint,
+} from "./endpoint.ts";
+export {
+  type CloseInfo,
+  ConnectionClosedError,
+  describeClose,
+  StreamEndedError,
+  StreamOpenError,
+  StreamResetError,
+  StreamStoppedError,
+  tlsAlertOf,
+} from "./errors.ts";
+export type { HostPort } from "./native.ts";
+export type { TlsIdentity, TransportOptions } from "./options.ts";
+export { QuicStream } from "./stream.ts";

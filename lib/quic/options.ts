@@ -1,0 +1,99 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { type NativeConfig, quiche } from "./native.ts";
+
+/** Certificates and key of one end, PEM. */
+export interface TlsIdentity {
+  /** CA certificates that the peer's certificate must chain to. */
+  readonly ca: Uint8Array;
+  /** Certificate chain, leaf first. */
+  readonly cert: Uint8Array;
+  /** Private key of the leaf. */
+  readonly key: Uint8Array;
+}
+
+/** What both ends of a connection may set. */
+export interface TransportOptions {
+  /** Certificates and key. */
+  readonly tls: TlsIdentity;
+  /** ALPN protocol names, most wanted first (RFC 7301). */
+  readonly alpn: readonly string[];
+  /** Time without a packet from the peer after which a connection is dead. @default {5000} */
+  readonly idleTimeoutMs?: number;
+  /** Time a handshake may take. @default {2000} */
+  readonly handshakeTimeoutMs?: number;
+  /** A PING is sent after this much silence of the peer's; 0 for never. @default {0} */
+  readonly keepAliveMs?: number;
+  /** Bidirectional streams the peer may have open at a time. @default {10000} */
+  readonly maxStreams?: number;
+  /** Bytes of one stream that the peer may have under way at first. @default {262144} */
+  readonly streamWindowBytes?: number;
+  /**
+   * Bytes of one stream that the peer may have under way at most: the window grows up to here while the reader keeps
+   * up, so this bounds what a stream whose reader has stopped can hold.
+   *
+   * @default {8388608}
+   */
+  readonly maxStreamWindowBytes?: number;
+  /** Largest UDP payload sent, 1200 to 65527. @default {1350} */
+  readonly maxDatagramBytes?: number;
+  /** Congestion control algorithm. @default {"bbr"} */
+  readonly congestionControl?: "bbr" | "cubic" | "reno";
+}
+
+/** {@linkcode TransportOptions} with every default filled in. */
+export type TransportSettings = Required<TransportOptions>;
+
+/** Fills in the defaults. */
+export function transportSettings(options: TransportOptions): TransportSettings {
+  return {
+    idleTimeoutMs: 5000,
+    handshakeTimeoutMs: 2000,
+    keepAliveMs: 0,
+    maxStreams: 10_000,
+    streamWindowBytes: 256 << 10,
+    maxStreamWindowBytes: 8 << 20,
+    maxDatagramBytes: 1350,
+    congestionControl: "bbr",
+    ...options,
+  };
+}
+
+/**
+ * Credit for all streams of a connection together: no limit that is ever reached.
+ *
+ * quiche shrinks a smaller one to what the recent throughput needs. The bytes that stopped readers leave unread would
+ * then use it up, and stall every other stream of the connection. Memory is bounded per stream instead.
+ */
+const CONNECTION_CREDIT = 2 ** 50;
+
+/**
+ * Makes the native configuration of one end. Both ends demand and verify a certificate of the peer's.
+ *
+ * @throws {Error} when the certificates or the key cannot be used
+ */
+export function nativeConfig(settings: TransportSettings): NativeConfig {
+  const { tls } = settings;
+  const config = quiche.Config.withBoringSslCtx(true, false, tls.ca, [tls.key], [tls.cert], null);
+  config.setApplicationProtos([...settings.alpn]);
+  config.setMaxIdleTimeout(settings.idleTimeoutMs);
+  config.setMaxRecvUdpPayloadSize(MAX_RECEIVED_DATAGRAM_BYTES);
+  config.setMaxSendUdpPayloadSize(settings.maxDatagramBytes);
+  config.setInitialMaxData(CONNECTION_CREDIT);
+  config.setMaxConnectionWindow(CONNECTION_CREDIT);
+  config.setInitialMaxStreamDataBidiLocal(settings.streamWindowBytes);
+  config.setInitialMaxStreamDataBidiRemote(settings.streamWindowBytes);
+  config.setMaxStreamWindow(settings.maxStreamWindowBytes);
+  config.setInitialMaxStreamsBidi(settings.maxStreams);
+  config.setInitialMaxStreamsUni(0);
+  // Without these two, quiche 0.18.0 keeps state for as many addresses and connection ids as the peer likes.
+  config.setActiveConnectionIdLimit(2);
+  config.setDisableActiveMigration(true);
+  config.setCcAlgorithmName(settings.congestionControl);
+  config.enablePacing(false);
+  return config;
+}
+
+/** Room for a received datagram: what Ethernet carries, and some. Longer ones are cut, fail to decrypt and are dropped. */
+export const MAX_RECEIVED_DATAGRAM_BYTES = 2048;

@@ -1,0 +1,65 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What every version of QUIC has in common (RFC 8999): enough to route a datagram without trusting it. */
+
+/** Length of the connection ids that this driver gives out. */
+export const CONNECTION_ID_BYTES = 16;
+
+/** Shortest datagram that may carry a client's Initial packet (RFC 9000 §14.1). */
+export const MIN_INITIAL_DATAGRAM_BYTES = 1200;
+
+/** Longest connection id of QUIC version 1 (RFC 9000 §17.2). */
+const MAX_CONNECTION_ID_BYTES = 20;
+
+/** Shortest destination connection id that a client may choose (RFC 9000 §7.2). */
+export const MIN_INITIAL_DCID_BYTES = 8;
+
+const INITIAL = 0;
+
+/** A long header as far as all versions share it (RFC 8999 §5.1). */
+export interface LongHeader {
+  readonly version: number;
+  /** Whether it is an Initial packet, if the version is 1 (RFC 9000 §17.2.2). */
+  readonly initial: boolean;
+  /** Views into the datagram. */
+  readonly dcid: Uint8Array;
+  readonly scid: Uint8Array;
+}
+
+/** Whether the datagram starts with a long header (RFC 8999 §5). */
+export function hasLongHeader(datagram: Uint8Array): boolean {
+  return (datagram[0]! & 0x80) !== 0;
+}
+
+/**
+ * Reads a long header.
+ *
+ * @returns undefined when the bytes are too short for one, or carry connection ids longer than QUIC version 1 allows
+ */
+export function parseLongHeader(datagram: Uint8Array): LongHeader | undefined {
+  const first = datagram[0];
+  if (datagram.length < 7 || first === undefined || (first & 0x80) === 0) return undefined;
+  const version =
+    ((datagram[1]! << 24) | (datagram[2]! << 16) | (datagram[3]! << 8) | datagram[4]!) >>> 0;
+  const dcidLength = datagram[5]!;
+  const scidAt = 6 + dcidLength;
+  const scidLength = datagram[scidAt];
+  if (scidLength === undefined || scidAt + 1 + scidLength > datagram.length) return undefined;
+  if (dcidLength > MAX_CONNECTION_ID_BYTES || scidLength > MAX_CONNECTION_ID_BYTES) {
+    return undefined;
+  }
+  return {
+    version,
+    initial: ((first >> 4) & 0x03) === INITIAL,
+    dcid: datagram.subarray(6, scidAt),
+    scid: datagram.subarray(scidAt + 1, scidAt + 1 + scidLength),
+  };
+}
+
+/** A connection id as the key of a map. */
+export function connectionIdKey(bytes: Uint8Array, offset = 0, length = bytes.length): string {
+  let key = "";
+  for (let i = offset; i < offset + length; i++) key += String.fromCharCode(bytes[i]!);
+  return key;
+}

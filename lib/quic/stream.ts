@@ -1,0 +1,216 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { Duplex } from "../duplex.ts";
+import { StreamEndedError, StreamResetError, StreamStoppedError } from "./errors.ts";
+import { nativeErrorOf } from "./native.ts";
+
+/** What a stream needs of its connection. */
+export interface StreamTransport {
+  /** Takes bytes off the stream: count and whether they were the last; null when there are none. Throws native errors. */
+  streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null;
+  /** Puts bytes on the stream: how many were taken, null when there is no room. Throws native errors. */
+  streamSend(id: number, bytes: Uint8Array, fin: boolean): number | null;
+  /** Sends RESET_STREAM. */
+  streamReset(id: number, code: number): void;
+  /** Sends STOP_SENDING. */
+  streamStop(id: number, code: number): void;
+  /** Calls `onWritable` of the stream whenever there may be room. */
+  waitWritable(stream: QuicStream): void;
+  /** Takes that back. */
+  forgetWritable(stream: QuicStream): void;
+  /** Both directions are done: the stream is no longer the connection's concern. */
+  streamDone(stream: QuicStream): void;
+}
+
+interface Waiting {
+  readonly bytes: Uint8Array;
+  readonly resolve: (value: number | null) => void;
+  readonly reject: (error: Error) => void;
+}
+
+const nothing = new Uint8Array(0);
+
+/**
+ * A bidirectional QUIC stream (RFC 9000 §2).
+ *
+ * Each direction ends in one of these ways, and on its own:
+ * - *finish* ({@linkcode closeWrite}): the peer reads everything and then the end (FIN);
+ * - *reset* ({@linkcode reset}): what was not delivered yet is dropped, the peer's reads throw {@linkcode StreamResetError};
+ * - *stop* ({@linkcode stop}): the peer's bytes are dropped from here on, its writes throw {@linkcode StreamStoppedError};
+ * - *close*: the connection ended, everything throws `ConnectionClosedError`.
+ *
+ * A peer learns of a stream by its first byte or its end, not before. A stop is seen by the next write.
+ *
+ * Back-pressure: `write` waits while the peer's window or the congestion window is full; bytes that are not read stay
+ * within the stream window of `TransportOptions`, and once it is full the peer's writes wait.
+ */
+export class QuicStream implements Duplex {
+  /** Stream id (RFC 9000 §2.1), unique in its connection. */
+  readonly id: number;
+  readonly #transport: StreamTransport;
+  #reading: Waiting | undefined;
+  #writing: Waiting | undefined;
+  #readEnd: "fin" | Error | undefined;
+  #writeEnd: Error | undefined;
+
+  /** @internal Streams come from `QuicConnection`. */
+  constructor(id: number, transport: StreamTransport) {
+    this.id = id;
+    this.#transport = transport;
+  }
+
+  /** @throws {StreamResetError | StreamEndedError | ConnectionClosedError} see the class */
+  // deno-lint-ignore require-await
+  async read(buffer: Uint8Array): Promise<number | null> {
+    if (this.#reading) throw new TypeError(`stream ${this.id} is being read already`);
+    const n = this.#tryRead(buffer);
+    if (n !== undefined) return n;
+    return new Promise<number | null>((resolve, reject) => {
+      this.#reading = { bytes: buffer, resolve, reject };
+    });
+  }
+
+  /** Undefined when there is nothing yet. */
+  #tryRead(buffer: Uint8Array): number | null | undefined {
+    if (this.#readEnd === "fin") return null;
+    if (this.#readEnd) throw this.#readEnd;
+    let got: [number, boolean] | null;
+    try {
+      got = this.#transport.streamRecv(this.id, buffer);
+    } catch (error) {
+      throw this.#endRead(this.#errorOf(error));
+    }
+    if (!got) return undefined;
+    const [n, fin] = got;
+    if (fin) this.#endRead("fin");
+    return n > 0 ? n : fin ? null : undefined;
+  }
+
+  /** @throws {StreamStoppedError | StreamEndedError | ConnectionClosedError} see the class */
+  // deno-lint-ignore require-await
+  async write(bytes: Uint8Array): Promise<number> {
+    if (this.#writing) throw new TypeError(`stream ${this.id} is being written already`);
+    if (bytes.length === 0 && !this.#writeEnd) return 0;
+    const n = this.#tryWrite(bytes);
+    if (n > 0) return n;
+    return new Promise<number>((resolve, reject) => {
+      this.#writing = { bytes, resolve: resolve as Waiting["resolve"], reject };
+      this.#transport.waitWritable(this);
+    });
+  }
+
+  #tryWrite(bytes: Uint8Array): number {
+    if (this.#writeEnd) throw this.#writeEnd;
+    try {
+      return this.#transport.streamSend(this.id, bytes, false) ?? 0;
+    } catch (error) {
+      throw this.#endWrite(this.#errorOf(error));
+    }
+  }
+
+  /** Finishes the writing direction (FIN). Does nothing when it has ended already. */
+  // deno-lint-ignore require-await
+  async closeWrite(): Promise<void> {
+    if (this.#writing) throw new TypeError(`stream ${this.id} is being written`);
+    if (this.#writeEnd) return;
+    try {
+      this.#transport.streamSend(this.id, nothing, true);
+    } catch (error) {
+      throw this.#endWrite(this.#errorOf(error));
+    }
+    this.#endWrite(new StreamEndedError(this.id, "is closed for writing"));
+  }
+
+  /** Resets the writing direction. @param code application error code for the peer */
+  reset(code: number): void {
+    if (this.#writeEnd) return;
+    this.#transport.streamReset(this.id, code);
+    this.#endWrite(new StreamEndedError(this.id, "was reset"));
+  }
+
+  /** Stops the reading direction. @param code application error code for the peer */
+  stop(code: number): void {
+    if (this.#readEnd) return;
+    this.#transport.streamStop(this.id, code);
+    this.#endRead(new StreamEndedError(this.id, "was stopped"));
+  }
+
+  /** Resets and stops: ends both directions at once. Idempotent. */
+  abort(code = 0): void {
+    this.reset(code);
+    this.stop(code);
+  }
+
+  /** Finishes a direction that is still open for writing and stops one that is still open for reading. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#writing) this.reset(0);
+    else await this.closeWrite().catch(() => {});
+    this.stop(0);
+  }
+
+  /** @internal There may be something to read. */
+  onReadable(): void {
+    const reading = this.#reading;
+    if (!reading) return;
+    try {
+      const n = this.#tryRead(reading.bytes);
+      if (n === undefined) return;
+      this.#reading = undefined;
+      reading.resolve(n);
+    } catch {
+      // #endRead has told the reader.
+    }
+  }
+
+  /** @internal There may be room. Returns whether the stream still waits for some. */
+  onWritable(): boolean {
+    const writing = this.#writing;
+    if (!writing) return false;
+    try {
+      const n = this.#tryWrite(writing.bytes);
+      if (n === 0) return true;
+      this.#writing = undefined;
+      writing.resolve(n);
+    } catch {
+      // #endWrite has told the writer.
+    }
+    return false;
+  }
+
+  /** @internal The connection ended. */
+  onClosed(error: Error): void {
+    if (!this.#readEnd) this.#endRead(error);
+    if (!this.#writeEnd) this.#endWrite(error);
+  }
+
+  #errorOf(error: unknown): Error {
+    const { name, code } = nativeErrorOf(error);
+    if (name === "StreamReset") return new StreamResetError(this.id, code);
+    if (name === "StreamStopped") return new StreamStoppedError(this.id, code);
+    return error instanceof Error ? error : new Error(name);
+  }
+
+  #endRead<End extends "fin" | Error>(end: End): End {
+    this.#readEnd = end;
+    if (this.#reading && end !== "fin") {
+      const { reject } = this.#reading;
+      this.#reading = undefined;
+      reject(end);
+    }
+    if (this.#writeEnd) this.#transport.streamDone(this);
+    return end;
+  }
+
+  #endWrite(end: Error): Error {
+    this.#writeEnd = end;
+    if (this.#writing) {
+      const { reject } = this.#writing;
+      this.#writing = undefined;
+      this.#transport.forgetWritable(this);
+      reject(end);
+    }
+    if (this.#readEnd) this.#transport.streamDone(this);
+    return end;
+  }
+}
