@@ -30,6 +30,12 @@ export interface Duplex extends AsyncDisposable {
    * @default {0}
    */
   abort(code?: number): void;
+  /**
+   * Ends the reading direction only: the peer is told to send no more. Carriers that cannot tell leave it out.
+   *
+   * @param code application error code shown to the peer
+   */
+  stop?(code: number): void;
 }
 
 /** Writes all of `bytes`, in as many writes as it takes. */
@@ -37,4 +43,23 @@ export async function writeAll(duplex: Pick<Duplex, "write">, bytes: Uint8Array)
   for (let offset = 0; offset < bytes.length;) {
     offset += await duplex.write(offset === 0 ? bytes : bytes.subarray(offset));
   }
+}
+
+/** A TCP connection as a {@linkcode Duplex}. Takes the connection over; Nagle's algorithm is turned off. */
+export function tcpDuplex(connection: Deno.TcpConn): Duplex {
+  connection.setNoDelay(true);
+  connection.setKeepAlive(true);
+  let closed = false;
+  const close = () => {
+    if (closed) return;
+    closed = true;
+    connection.close();
+  };
+  return {
+    read: (buffer) => connection.read(buffer),
+    write: (bytes) => connection.write(bytes),
+    closeWrite: () => connection.closeWrite(),
+    abort: close,
+    [Symbol.asyncDispose]: () => Promise.resolve(close()),
+  };
 }

@@ -5,6 +5,7 @@ import { type CloseInfo, ConnectionClosedError, StreamOpenError } from "./errors
 import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from "./native.ts";
 import type { TransportSettings } from "./options.ts";
 import { hasLongHeader } from "./packet.ts";
+import { LoneFins } from "./lone_fins.ts";
 import { QuicStream, type StreamTransport } from "./stream.ts";
 import { StoppedStreams } from "./stopped_streams.ts";
 import type { UdpSocket } from "./udp.ts";
@@ -17,7 +18,7 @@ export interface ConnectionHost {
   /** The handshake is over; for a server this means that the client's certificate was accepted. */
   established(connection: QuicConnection): void;
   /** The connection has closed and is of no more use. Its last packets may still be answered. */
-  closed(connection: QuicConnection): void;
+  closed(connection: QuicConnection, info: CloseInfo): void;
   /** Nothing more is to be sent or answered: forget the connection. */
   drained(connection: QuicConnection): void;
 }
@@ -91,6 +92,8 @@ export class QuicConnection implements StreamTransport {
   readonly #openWaiters = new Set<OpenWaiter>();
   readonly #acceptQueue: QuicStream[] = [];
   readonly #acceptWaiters: OpenWaiter[] = [];
+  readonly #unsent = new Set<number>();
+  readonly #fins = new LoneFins();
   readonly #skippedIds = new Set<number>();
   readonly #stopped = new StoppedStreams();
   readonly #closedSettled = Promise.withResolvers<CloseInfo>();
@@ -153,6 +156,11 @@ export class QuicConnection implements StreamTransport {
     return this.#established;
   }
 
+  /** Whether a stream can be opened without waiting. */
+  get hasStreamCredit(): boolean {
+    return this.#established && !this.#closeInfo && this.#native.peerStreamsLeftBidi() > 0;
+  }
+
   /** The peer's certificates, DER, leaf first; null before it has shown any. */
   get peerCertificates(): Uint8Array[] | null {
     return this.#native.peerCertChain();
@@ -188,7 +196,7 @@ export class QuicConnection implements StreamTransport {
     const { signal } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (this.#closeInfo) return Promise.reject(new ConnectionClosedError(this.#closeInfo));
-    if (this.#openWaiters.size === 0 && this.#hasStreamCredit()) {
+    if (this.#openWaiters.size === 0 && this.hasStreamCredit) {
       return Promise.resolve(this.#openNow());
     }
     if (this.#openWaiters.size >= MAX_OPEN_WAITERS) {
@@ -264,7 +272,7 @@ export class QuicConnection implements StreamTransport {
       }
     }
     this.#serveWriters();
-    while (this.#openWaiters.size > 0 && this.#hasStreamCredit()) {
+    while (this.#openWaiters.size > 0 && this.hasStreamCredit) {
       for (const waiter of this.#openWaiters) {
         waiter.resolve(this.#openNow());
         break;
@@ -275,14 +283,25 @@ export class QuicConnection implements StreamTransport {
 
   /** @internal Sends what there is to send. */
   flush(): void {
+    const now = performance.now();
+    this.#sendPackets();
+    if (!this.#flushCut) {
+      this.#unsent.clear();
+      this.#serveFins(now);
+      this.#serveWriters();
+    }
+    this.#noticeState();
+    this.#arm(now);
+  }
+
+  #sendPackets(): void {
     const { socket } = this.#host;
     this.#flushCut = false;
-    const now = performance.now();
     for (let packets = 0;; packets++) {
       if (packets === MAX_BURST_PACKETS || !socket.hasRoom) {
         this.#flushCut = true;
         if (packets === MAX_BURST_PACKETS) this.#host.schedule(this);
-        break;
+        return;
       }
       const buffer = socket.take();
       let sent;
@@ -291,27 +310,17 @@ export class QuicConnection implements StreamTransport {
       } catch {
         // Cannot be sent: quiche says so for good reasons of its own, and #noticeState tells if they were fatal.
       }
-      if (!sent) {
-        socket.release(buffer);
-        break;
-      }
+      if (!sent) return socket.release(buffer);
       const { to } = sent[1];
       if (to.port !== this.#peer.port || to.host !== this.#peer.host) this.#peer = to;
       socket.send(buffer, sent[0], to);
     }
-    if (!this.#flushCut) this.#serveWriters();
-    this.#noticeState();
-    this.#arm(now);
   }
 
   /** @internal The endpoint goes away. */
   destroy(reason: string): void {
     this.#finish({ by: "local", application: true, code: 0, reason });
     this.#drain();
-  }
-
-  #hasStreamCredit(): boolean {
-    return this.#established && this.#native.peerStreamsLeftBidi() > 0;
   }
 
   #openNow(): QuicStream {
@@ -342,6 +351,13 @@ export class QuicConnection implements StreamTransport {
     return stream;
   }
 
+  #serveFins(now: number): void {
+    if (!this.#fins.pending || this.#closeInfo) return;
+    if (this.#fins.advance(this.#native, now, (id) => this.#streams.get(id)?.onReadable())) {
+      this.#sendPackets();
+    }
+  }
+
   #serveWriters(): void {
     if (this.#waitWritable.size === 0 || this.#flushCut || this.#closeInfo) return;
     for (const stream of [...this.#waitWritable]) {
@@ -351,19 +367,30 @@ export class QuicConnection implements StreamTransport {
   }
 
   streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null {
+    if (this.#fins.holds(id)) return null;
     const got = this.#native.streamRecv(id, buffer);
     // There may be new credit to tell the peer.
     if (got) this.#host.schedule(this);
     return got;
   }
 
-  streamSend(id: number, bytes: Uint8Array, fin: boolean): number | null {
-    const taken = this.#native.streamSend(id, bytes, fin);
-    if (taken || fin) this.#host.schedule(this);
+  streamSend(id: number, bytes: Uint8Array): number | null {
+    const taken = this.#native.streamSend(id, bytes, false);
+    if (taken) {
+      this.#unsent.add(id);
+      this.#host.schedule(this);
+    }
     return taken;
   }
 
+  streamFinish(id: number, readEnded: boolean): void {
+    if (this.#unsent.has(id)) this.#native.streamSend(id, nothing, true);
+    else this.#fins.add(this.#native, id, readEnded, performance.now());
+    this.#host.schedule(this);
+  }
+
   streamReset(id: number, code: number): void {
+    this.#fins.delete(id);
     this.#shutdown(id, Shutdown.Write, code);
   }
 
@@ -442,16 +469,17 @@ export class QuicConnection implements StreamTransport {
     this.#closeInfo = info;
     this.#closedAt = performance.now();
     live.connections--;
-    const error = new ConnectionClosedError(info);
+    const error = new ConnectionClosedError(info, this.#isConfirmed ? null : this.peerCertificates);
     for (const stream of [...this.#streams.values()]) stream.onClosed(error);
     for (const waiter of [...this.#openWaiters]) waiter.reject(error);
     for (const waiter of this.#acceptWaiters.splice(0)) waiter.reject(error);
     this.#acceptQueue.length = 0;
     this.#waitWritable.clear();
+    this.#fins.clear();
     this.#skippedIds.clear();
     this.#confirmedSettled.reject(error);
     this.#closedSettled.resolve(info);
-    this.#host.closed(this);
+    this.#host.closed(this, info);
   }
 
   #drain(): void {
@@ -486,6 +514,7 @@ export class QuicConnection implements StreamTransport {
     else {
       if (!this.#established) at = Math.min(at, this.#startedAt + handshakeTimeoutMs);
       else if (keepAliveMs > 0) at = Math.min(at, this.#keepAliveAt());
+      if (this.#fins.pending) at = Math.min(at, Math.max(now, this.#fins.nextLookAt(this.#native)));
     }
     if (at >= this.#timerAt || at === Infinity) return;
     clearTimeout(this.#timer);

@@ -3,7 +3,7 @@
 
 import { randomBytes } from "node:crypto";
 import { type ConnectionHost, QuicConnection } from "./connection.ts";
-import { ConnectionClosedError } from "./errors.ts";
+import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
 import { type HostPort, type NativeConfig, quiche } from "./native.ts";
 import {
   nativeConfig,
@@ -31,6 +31,8 @@ export interface ListenOptions extends TransportOptions {
   readonly maxHalfOpen?: number;
   /** Established connections that may wait for {@linkcode QuicEndpoint.accept}. @default {1000} */
   readonly maxAcceptQueue?: number;
+  /** Told of each handshake that a client began and did not complete. */
+  readonly handshakeFailed?: (info: CloseInfo, from: HostPort) => void;
 }
 
 export interface BindOptions {
@@ -59,10 +61,10 @@ export interface EndpointStats {
   sendErrors: number;
 }
 
+const listenDefaults = { retryAfterHalfOpen: 100, maxHalfOpen: 1000, maxAcceptQueue: 1000 };
+
 interface Listener {
-  readonly options: Required<
-    Pick<ListenOptions, "retryAfterHalfOpen" | "maxHalfOpen" | "maxAcceptQueue">
-  >;
+  readonly options: ListenOptions & typeof listenDefaults;
   readonly settings: TransportSettings;
   readonly config: NativeConfig;
   readonly queue: QuicConnection[];
@@ -109,7 +111,7 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     if (listen) {
       const settings = transportSettings(listen);
       this.#listener = {
-        options: { retryAfterHalfOpen: 100, maxHalfOpen: 1000, maxAcceptQueue: 1000, ...listen },
+        options: { ...listenDefaults, ...listen },
         settings,
         config: nativeConfig(settings),
         queue: [],
@@ -260,10 +262,11 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
   }
 
   /** @internal */
-  closed(connection: QuicConnection): void {
-    if (connection.role === "server" && this.#listener && !connection.isEstablished) {
-      this.#listener.halfOpen--;
-    }
+  closed(connection: QuicConnection, info: CloseInfo): void {
+    const listener = this.#listener;
+    if (connection.role === "client" || !listener || connection.isEstablished) return;
+    listener.halfOpen--;
+    listener.options.handshakeFailed?.(info, connection.remoteAddr);
   }
 
   /** @internal */

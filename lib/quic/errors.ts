@@ -20,8 +20,12 @@ export interface CloseInfo {
 /** A call on a connection that has ended, or one of its streams. */
 export class ConnectionClosedError extends Error {
   override readonly name = "ConnectionClosedError";
-  constructor(readonly info: CloseInfo, options?: ErrorOptions) {
-    super(describeClose(info), options);
+  /**
+   * @param info how the connection ended
+   * @param peerCertificates what the peer had shown until then, DER, leaf first
+   */
+  constructor(readonly info: CloseInfo, readonly peerCertificates: Uint8Array[] | null = null) {
+    super(describeClose(info));
   }
 }
 

@@ -10,7 +10,9 @@ export interface StreamTransport {
   /** Takes bytes off the stream: count and whether they were the last; null when there are none. Throws native errors. */
   streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null;
   /** Puts bytes on the stream: how many were taken, null when there is no room. Throws native errors. */
-  streamSend(id: number, bytes: Uint8Array, fin: boolean): number | null;
+  streamSend(id: number, bytes: Uint8Array): number | null;
+  /** Sends FIN behind all that was put on the stream; `readEnded` tells of the other direction. Throws native errors. */
+  streamFinish(id: number, readEnded: boolean): void;
   /** Sends RESET_STREAM. */
   streamReset(id: number, code: number): void;
   /** Sends STOP_SENDING. */
@@ -28,8 +30,6 @@ interface Waiting {
   readonly resolve: (value: number | null) => void;
   readonly reject: (error: Error) => void;
 }
-
-const nothing = new Uint8Array(0);
 
 /**
  * A bidirectional QUIC stream (RFC 9000 §2).
@@ -103,7 +103,7 @@ export class QuicStream implements Duplex {
   #tryWrite(bytes: Uint8Array): number {
     if (this.#writeEnd) throw this.#writeEnd;
     try {
-      return this.#transport.streamSend(this.id, bytes, false) ?? 0;
+      return this.#transport.streamSend(this.id, bytes) ?? 0;
     } catch (error) {
       throw this.#endWrite(this.#errorOf(error));
     }
@@ -115,7 +115,7 @@ export class QuicStream implements Duplex {
     if (this.#writing) throw new TypeError(`stream ${this.id} is being written`);
     if (this.#writeEnd) return;
     try {
-      this.#transport.streamSend(this.id, nothing, true);
+      this.#transport.streamFinish(this.id, this.#readEnd !== undefined);
     } catch (error) {
       throw this.#endWrite(this.#errorOf(error));
     }

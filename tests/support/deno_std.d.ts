@@ -3,7 +3,7 @@
 
 // The npm build of the standard library ships no types: what is used of it is declared here.
 
-declare module "npm:deno-std@1.4.0/assert/mod.js" {
+declare module "@std/assert" {
   export class AssertionError extends Error {}
   export function assert(expr: unknown, msg?: string): asserts expr;
   export function assertEquals<T>(actual: T, expected: T, msg?: string): void;
@@ -38,14 +38,14 @@ declare module "npm:deno-std@1.4.0/assert/mod.js" {
   export function fail(msg?: string): never;
 }
 
-declare module "npm:deno-std@1.4.0/async/delay.js" {
+declare module "@std/async/delay" {
   export function delay(
     ms: number,
     options?: { signal?: AbortSignal; persistent?: boolean },
   ): Promise<void>;
 }
 
-declare module "npm:deno-std@1.4.0/async/deadline.js" {
+declare module "@std/async/deadline" {
   export function deadline<T>(
     p: Promise<T>,
     ms: number,

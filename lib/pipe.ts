@@ -1,0 +1,183 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { type Duplex, writeAll } from "./duplex.ts";
+
+export interface PipeOptions {
+  /**
+   * Time without a byte after which a pair of which one direction has ended is aborted; 0 for never.
+   *
+   * @default {300000}
+   */
+  readonly halfOpenTimeoutMs?: number;
+  /** Aborts the pair. */
+  readonly signal?: AbortSignal;
+  /** Application error code that the carriers are aborted with. @default {0} */
+  readonly abortCode?: number;
+}
+
+/** How a pair of carriers ended. */
+export interface PipeResult {
+  /** Bytes that went from `a` to `b`. */
+  readonly aToB: number;
+  /** Bytes that went from `b` to `a`. */
+  readonly bToA: number;
+  /**
+   * - `end`: both directions were delivered up to their end
+   * - `error`: a carrier failed, or was reset by its peer
+   * - `half-open`: one direction had ended, and the other was silent for too long
+   * - `aborted`: the signal was aborted
+   */
+  readonly reason: "end" | "error" | "half-open" | "aborted";
+  /** The side that failed first. */
+  readonly by?: "a" | "b";
+  /** What it failed with. */
+  readonly error?: unknown;
+}
+
+/** An idle direction holds this much; it grows when reads fill it. */
+const MIN_BUFFER_BYTES = 4 << 10;
+const MAX_BUFFER_BYTES = 128 << 10;
+
+/** Time that a side whose bytes go nowhere any more may go on sending them after everything else is done. */
+const LINGER_MS = 1_000;
+
+type Side = "a" | "b";
+
+interface Direction {
+  readonly from: Duplex;
+  readonly to: Duplex;
+  readonly fromSide: Side;
+  bytes: number;
+  /** Whether the reader got to the end, or the writer takes no more. */
+  over: boolean;
+}
+
+/**
+ * Carries bytes between two carriers, both ways, until both directions have ended; both are closed then. Never rejects.
+ *
+ * - The end of `a`'s bytes closes the writing direction of `b`; the other direction goes on.
+ * - A failed read, such as a reset by the peer, aborts both.
+ * - A failed write ends its direction alone: a peer that takes no more bytes may still have an answer under way. The
+ *   side they come from is told to stop, or its bytes are dropped.
+ */
+export async function pipeDuplex(
+  a: Duplex,
+  b: Duplex,
+  options: PipeOptions = {},
+): Promise<PipeResult> {
+  const pair = new Pair(a, b, options);
+  return await pair.run();
+}
+
+class Pair {
+  readonly #options: PipeOptions;
+  readonly #aToB: Direction;
+  readonly #bToA: Direction;
+  #end: Pick<PipeResult, "reason" | "by" | "error"> | undefined;
+  #failure: Pick<PipeResult, "reason" | "by" | "error"> | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #progressAt = 0;
+
+  constructor(a: Duplex, b: Duplex, options: PipeOptions) {
+    this.#options = options;
+    this.#aToB = { from: a, to: b, fromSide: "a", bytes: 0, over: false };
+    this.#bToA = { from: b, to: a, fromSide: "b", bytes: 0, over: false };
+  }
+
+  async run(): Promise<PipeResult> {
+    const { signal } = this.#options;
+    const onAbort = () => this.#abort({ reason: "aborted", error: signal?.reason });
+    signal?.addEventListener("abort", onAbort);
+    if (signal?.aborted) onAbort();
+    await Promise.all([this.#carry(this.#aToB), this.#carry(this.#bToA)]);
+    signal?.removeEventListener("abort", onAbort);
+    clearTimeout(this.#timer);
+    const ended = this.#end ?? this.#failure ?? { reason: "end" };
+    await Promise.all([dispose(this.#aToB.from), dispose(this.#bToA.from)]);
+    return { aToB: this.#aToB.bytes, bToA: this.#bToA.bytes, ...ended };
+  }
+
+  async #carry(direction: Direction): Promise<void> {
+    const { from, to, fromSide } = direction;
+    let buffer = new Uint8Array(MIN_BUFFER_BYTES);
+    while (!this.#end) {
+      let n: number | null;
+      try {
+        n = await from.read(buffer);
+      } catch (error) {
+        return this.#abort({ reason: "error", by: fromSide, error });
+      }
+      if (n === null) break;
+      try {
+        await writeAll(to, n === buffer.length ? buffer : buffer.subarray(0, n));
+      } catch (error) {
+        this.#failure ??= { reason: "error", by: fromSide === "a" ? "b" : "a", error };
+        return await this.#refuse(direction, buffer);
+      }
+      direction.bytes += n;
+      this.#progressAt = performance.now();
+      if (n === buffer.length && n < MAX_BUFFER_BYTES) {
+        buffer = new Uint8Array(Math.min(n * 4, MAX_BUFFER_BYTES));
+      }
+    }
+    try {
+      await to.closeWrite();
+    } catch (error) {
+      // A writer that is gone needs no end; whether its bytes were still to come, its reader tells.
+      this.#failure ??= { reason: "error", by: fromSide === "a" ? "b" : "a", error };
+    }
+    this.#over(direction);
+  }
+
+  /** The writer takes no more: has the reader's peer stop, or drops what it sends, while the other direction goes on. */
+  async #refuse(direction: Direction, buffer: Uint8Array): Promise<void> {
+    const { from } = direction;
+    this.#over(direction);
+    if (from.stop) return from.stop(this.#options.abortCode ?? 0);
+    try {
+      while (!this.#end && (await from.read(buffer)) !== null);
+    } catch {
+      // Gone as well; the other direction's writes tell.
+    }
+  }
+
+  #over(direction: Direction): void {
+    direction.over = true;
+    this.#progressAt = performance.now();
+    if (this.#end) return;
+    if (this.#aToB.over && this.#bToA.over) this.#watch(LINGER_MS);
+    else this.#watch(this.#options.halfOpenTimeoutMs ?? 300_000);
+  }
+
+  #watch(timeoutMs: number): void {
+    clearTimeout(this.#timer);
+    if (timeoutMs === 0) return;
+    const check = () => {
+      const left = this.#progressAt + timeoutMs - performance.now();
+      if (left > 0) this.#timer = setTimeout(check, left);
+      else {this.#abort(
+          this.#aToB.over && this.#bToA.over
+            ? this.#failure ?? { reason: "end" }
+            : { reason: "half-open" },
+        );}
+    };
+    this.#timer = setTimeout(check, timeoutMs);
+  }
+
+  #abort(end: Pick<PipeResult, "reason" | "by" | "error">): void {
+    if (this.#end) return;
+    // A failed write comes first, and explains the read that fails after it.
+    this.#end = end.reason === "error" ? this.#failure ?? end : end;
+    this.#aToB.from.abort(this.#options.abortCode);
+    this.#bToA.from.abort(this.#options.abortCode);
+  }
+}
+
+async function dispose(duplex: Duplex): Promise<void> {
+  try {
+    await duplex[Symbol.asyncDispose]();
+  } catch {
+    // It has failed before, and the result says so.
+  }
+}

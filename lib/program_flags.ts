@@ -1,0 +1,124 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** The flags of the three programs. */
+
+import {
+  addressFlag,
+  durationFlag,
+  type FlagTable,
+  type FlagValues,
+  integerFlag,
+  listFlag,
+  stringFlag,
+} from "./flags.ts";
+
+/** A name has a length of one byte on the wire and must not be empty (RFC 7301, section 3.1). */
+function checkAlpn(name: string): string | undefined {
+  const { length } = new TextEncoder().encode(name);
+  return length >= 1 && length <= 255 ? undefined : "must be names of 1 to 255 bytes";
+}
+
+/** The flags that all programs have. */
+export const commonFlags = {
+  alpn: listFlag("alpn", {
+    default: ["quic-echo-example"],
+    valueName: "names",
+    help: "ALPN names to offer or accept on QUIC, the preferred one first",
+    check: checkAlpn,
+  }),
+  v: integerFlag("v", {
+    default: 0,
+    min: 0,
+    max: 10,
+    valueName: "level",
+    help: "log verbosity: 0 errors and lifecycle, 2 per tunnel, 4 per stream event",
+  }),
+} as const satisfies FlagTable;
+
+/** The flags of the server. */
+export const serverFlags = {
+  listenTcp: addressFlag("listen-tcp", {
+    default: "0.0.0.0:8443",
+    allowPortZero: true,
+    allowEmptyHost: true,
+    help: "where clients connect by TCP; port 0 takes a free one",
+  }),
+  listenQuic: addressFlag("listen-quic", {
+    default: "0.0.0.0:8888",
+    allowPortZero: true,
+    allowEmptyHost: true,
+    help: "where agents connect by QUIC; port 0 takes a free one",
+  }),
+  certFile: stringFlag("cert-file", {
+    required: true,
+    valueName: "path",
+    help: "certificate chain shown to agents, PEM",
+  }),
+  certKey: stringFlag("cert-key", {
+    required: true,
+    valueName: "path",
+    help: "private key of --cert-file, PEM",
+  }),
+  clientCaFile: stringFlag("client-ca-file", {
+    required: true,
+    valueName: "path",
+    help: "CA certificates that the certificates of agents are verified against, PEM",
+  }),
+  agentWaitMs: durationFlag("agent-wait", {
+    default: "2s",
+    help: "how long a TCP connection waits for an agent when none is connected; 0 refuses at once",
+  }),
+  ...commonFlags,
+} as const satisfies FlagTable;
+
+/** The flags that tell an agent of either sort how to reach the server and for how long to dial. */
+export const agentFlags = {
+  server: addressFlag("server", {
+    default: "127.0.0.1:9999",
+    help: "where the server listens for QUIC",
+  }),
+  serverName: stringFlag("server-name", {
+    default: "quic-tunnel-server",
+    valueName: "name",
+    help: "name verified in the certificate of the server and sent as SNI, whatever --server says",
+  }),
+  caFile: stringFlag("ca-file", {
+    required: true,
+    valueName: "path",
+    help: "CA certificates that the certificate of the server is verified against, PEM",
+  }),
+  certFile: stringFlag("cert-file", {
+    required: true,
+    valueName: "path",
+    help: "certificate chain shown to the server, PEM",
+  }),
+  certKey: stringFlag("cert-key", {
+    required: true,
+    valueName: "path",
+    help: "private key of --cert-file, PEM",
+  }),
+  dialTimeoutMs: durationFlag("dial-timeout", {
+    default: "10s",
+    // Not 0: it could only mean a dial without a bound, or none at all.
+    minMs: 1,
+    help: "how long connecting to a target by TCP may take",
+  }),
+  ...commonFlags,
+} as const satisfies FlagTable;
+
+/** The flags of the passthrough agent. */
+export const passthroughFlags = {
+  upstream: addressFlag("upstream", {
+    required: true,
+    help: "where every stream is connected to by TCP",
+  }),
+  ...agentFlags,
+} as const satisfies FlagTable;
+
+/** The values of `serverFlags`. */
+export type ServerFlagValues = FlagValues<typeof serverFlags>;
+/** The values of `agentFlags`. */
+export type AgentFlagValues = FlagValues<typeof agentFlags>;
+/** The values of `passthroughFlags`. */
+export type PassthroughFlagValues = FlagValues<typeof passthroughFlags>;

@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What the registry wants to know of an agent. */
+export interface Agent {
+  /** Whether a stream can be opened without waiting. */
+  readonly hasCredit: boolean;
+}
+
+/** There is no agent, and there was none for as long as the caller wanted to wait. */
+export class NoAgentError extends Error {
+  override readonly name = "NoAgentError";
+}
+
+interface Waiter<A> {
+  resolve(agent: A): void;
+}
+
+/** The agents that are connected, handed out in turn. */
+export class AgentRegistry<A extends Agent> {
+  readonly #agents: A[] = [];
+  readonly #waiters = new Set<Waiter<A>>();
+  readonly #maxWaiters: number;
+  #next = 0;
+
+  /** @param options.maxWaiters callers that may wait for an agent at a time, default 1000 */
+  constructor(options: { maxWaiters?: number } = {}) {
+    this.#maxWaiters = options.maxWaiters ?? 1000;
+  }
+
+  get size(): number {
+    return this.#agents.length;
+  }
+
+  /** Callers that wait for an agent. */
+  get waiting(): number {
+    return this.#waiters.size;
+  }
+
+  add(agent: A): void {
+    this.#agents.push(agent);
+    for (const waiter of [...this.#waiters]) waiter.resolve(this.#take()!);
+  }
+
+  remove(agent: A): void {
+    const index = this.#agents.indexOf(agent);
+    if (index < 0) return;
+    this.#agents.splice(index, 1);
+    if (index < this.#next) this.#next--;
+  }
+
+  /**
+   * The agent whose turn it is; one without stream credit is passed over while another has some.
+   *
+   * @param waitMs how long to wait for an agent when there is none; 0 for not at all
+   * @throws {NoAgentError} when there was none in that time, or too many callers wait for one already
+   */
+  pick(waitMs: number): Promise<A> {
+    const agent = this.#take();
+    if (agent) return Promise.resolve(agent);
+    if (waitMs === 0) return Promise.reject(new NoAgentError("no agent is connected"));
+    if (this.#waiters.size >= this.#maxWaiters) {
+      return Promise.reject(
+        new NoAgentError(`no agent is connected, and ${this.#maxWaiters} connections wait for one`),
+      );
+    }
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        this.#waiters.delete(waiter);
+        reject(new NoAgentError(`no agent connected within ${waitMs} ms`));
+      }, waitMs);
+      const waiter: Waiter<A> = {
+        resolve: (agent) => {
+          clearTimeout(timer);
+          this.#waiters.delete(waiter);
+          resolve(agent);
+        },
+      };
+      this.#waiters.add(waiter);
+    });
+  }
+
+  #take(): A | undefined {
+    const count = this.#agents.length;
+    if (count === 0) return undefined;
+    let index = this.#next % count;
+    for (let tried = 0; tried < count && !this.#agents[index]!.hasCredit; tried++) {
+      index = (index + 1) % count;
+    }
+    this.#next = (index + 1) % count;
+    return this.#agents[index];
+  }
+}
