@@ -1,0 +1,69 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assertEquals } from "@std/assert";
+import {
+  type HostPort,
+  type ListenOptions,
+  live,
+  type QuicConnection,
+  QuicEndpoint,
+  type TransportOptions,
+} from "../../lib/quic/mod.ts";
+import { TestCa } from "./tls.ts";
+
+/** The ALPN name of the wire that the tests speak. */
+export const ALPN = ["quic-echo-example"];
+
+const ca = await TestCa.create();
+
+/** Identities of one CA that both ends accept. */
+export const serverTls = await ca.server();
+export const clientTls = await ca.client();
+
+/** Two ends on loopback, connected; `via` lets a relay sit between. Everything ends with the disposal. */
+export interface QuicPair extends AsyncDisposable {
+  readonly serverEndpoint: QuicEndpoint;
+  readonly clientEndpoint: QuicEndpoint;
+  readonly server: QuicConnection;
+  readonly client: QuicConnection;
+}
+
+/** @param options.via maps the server's address to the one that the client connects to */
+export async function connectPair(options: {
+  server?: Partial<ListenOptions>;
+  client?: Partial<TransportOptions>;
+  via?: (server: HostPort) => HostPort | Promise<HostPort>;
+} = {}): Promise<QuicPair> {
+  const serverEndpoint = new QuicEndpoint({
+    hostname: "127.0.0.1",
+    port: 0,
+    listen: { tls: serverTls, alpn: ALPN, ...options.server },
+  });
+  const clientEndpoint = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
+  const close = async () => {
+    await clientEndpoint.close();
+    await serverEndpoint.close();
+  };
+  try {
+    const address = { host: "127.0.0.1", port: serverEndpoint.addr.port };
+    const peer = await options.via?.(address) ?? address;
+    const [server, client] = await Promise.all([
+      serverEndpoint.accept(),
+      clientEndpoint.connect(peer, "quic-tunnel-server", {
+        tls: clientTls,
+        alpn: ALPN,
+        ...options.client,
+      }),
+    ]);
+    return { serverEndpoint, clientEndpoint, server, client, [Symbol.asyncDispose]: close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+/** Asserts that no connection or stream of this process is left over. */
+export function assertNothingLive(): void {
+  assertEquals(live, { connections: 0, streams: 0 });
+}
