@@ -1,0 +1,27 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+// deno-lint-ignore-file no-console -- its port goes to stdout
+
+/**
+ * An HTTP server to fetch from, as a process of its own.
+ *
+ * `GET /bytes/N` answers N bytes of a fixed pattern, `POST /` the SHA-256 of the body.
+ */
+import { createHash } from "node:crypto";
+import { pattern } from "./pattern.ts";
+
+const server = Deno.serve({
+  hostname: "127.0.0.1",
+  port: 0,
+  onListen: ({ port }) => console.log(`origin on port ${port}`),
+}, async (request) => {
+  const size = /\/bytes\/(\d+)$/.exec(request.url)?.[1];
+  if (size !== undefined) {
+    return new Response(pattern(Number(size)), { headers: { "content-length": size } });
+  }
+  if (request.method !== "POST") return new Response("ok\n");
+  const hash = createHash("sha256");
+  for await (const chunk of request.body ?? []) hash.update(chunk);
+  return new Response(`${hash.digest("hex")}\n`);
+});
+await server.finished;
