@@ -3,7 +3,7 @@
 // deno-lint-ignore-file no-console -- its port goes to stdout
 
 /**
- * An HTTP server to fetch from, as a process of its own.
+ * An HTTP server to fetch from, as a process of its own. Its argument is the port, any free one by default.
  *
  * `GET /bytes/N` answers N bytes of a fixed pattern, `POST /` the SHA-256 of the body.
  */
@@ -12,7 +12,7 @@ import { pattern } from "./pattern.ts";
 
 const server = Deno.serve({
   hostname: "127.0.0.1",
-  port: 0,
+  port: Number(Deno.args[0] ?? 0),
   onListen: ({ port }) => console.log(`origin on port ${port}`),
 }, async (request) => {
   const size = /\/bytes\/(\d+)$/.exec(request.url)?.[1];
