@@ -538,17 +538,21 @@ function belongsTo(key: KeyObject, certificate: Certificate): boolean {
   }
 }
 
-function hasSigned(issuer: Certificate, subject: Certificate): boolean {
-  const { signedPart, signature } = subject;
+function hasSigned({ x509 }: Certificate, { signedPart, signature }: Certificate): boolean {
+  let key: KeyObject;
+  try {
+    key = x509.publicKey;
+  } catch {
+    return false; // of a kind that cannot be used
+  }
+  const kind = key.asymmetricKeyType;
   const attempt = (hash: string | null, padding?: number) => {
     try {
-      const key = issuer.x509.publicKey;
       return verify(hash, signedPart, padding === undefined ? key : { key, padding }, signature);
     } catch {
       return false; // not a way to sign with such a key
     }
   };
-  const kind = issuer.x509.publicKey.asymmetricKeyType;
   if (kind === "ed25519") return attempt(null);
   // Trying each is simpler than reading the algorithm, and for an explanation as good.
   return ["sha256", "sha384", "sha512", "sha1"].some((hash) =>
