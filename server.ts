@@ -3,6 +3,7 @@
 
 /** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
 import { type Authority, formatAuthority } from "./lib/authority.ts";
+import { describeCertificate } from "./lib/certificate.ts";
 import { tcpDuplex } from "./lib/duplex.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
@@ -20,7 +21,7 @@ import {
   type TlsIdentity,
 } from "./lib/quic/mod.ts";
 import { type Agent, AgentRegistry } from "./lib/registry.ts";
-import { describeCertificate, loadTlsMaterial } from "./lib/tls.ts";
+import { loadTlsMaterial } from "./lib/tls.ts";
 
 export interface ServerConfig {
   /** Where clients connect. */

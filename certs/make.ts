@@ -18,8 +18,8 @@
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { describeCertificate } from "../lib/certificate.ts";
 import { messageOf } from "../lib/errors.ts";
-import { describeCertificate } from "../lib/tls.ts";
 import { createCa, issueCertificate, type Issued } from "./issue.ts";
 
 const SERVER_NAMES = ["quic-tunnel-server", "localhost"];

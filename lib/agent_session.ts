@@ -4,6 +4,7 @@
 /** What both agents share: a connection to the server that is kept up, whose streams go to a handler. */
 import { lookup } from "node:dns/promises";
 import { type Authority, formatAuthority, isIpAddress } from "./authority.ts";
+import { explainServerCertificate } from "./certificate.ts";
 import { messageOf } from "./errors.ts";
 import type { Logger } from "./log.ts";
 import { reconnect } from "./reconnect.ts";
@@ -17,7 +18,7 @@ import {
   tlsAlertOf,
   type TlsIdentity,
 } from "./quic/mod.ts";
-import { explainServerCertificate, loadTlsMaterial } from "./tls.ts";
+import { loadTlsMaterial } from "./tls.ts";
 
 export interface AgentConfig {
   /** Where the server listens for QUIC. */

@@ -16,7 +16,8 @@ import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
 import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
 import { makeCerts } from "../certs/make.ts";
-import { describeCertificate, explainServerCertificate, loadTlsMaterial } from "../lib/tls.ts";
+import { describeCertificate, explainServerCertificate } from "../lib/certificate.ts";
+import { loadTlsMaterial } from "../lib/tls.ts";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 const SET = ["ca.pem", "client.key", "client.pem", "server.key", "server.pem"];

@@ -19,14 +19,11 @@ import { native } from "@matrixai/quic";
 import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
 import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
+import { describeCertificate, explainServerCertificate } from "../lib/certificate.ts";
 import { UsageError } from "../lib/errors.ts";
-import {
-  describeCertificate,
-  explainServerCertificate,
-  loadTlsMaterial,
-  SIGNATURE_ALGORITHMS,
-  type TlsMaterial,
-} from "../lib/tls.ts";
+import { SIGNATURE_ALGORITHMS } from "../lib/quic/options.ts";
+import { loadTlsMaterial, type TlsMaterial } from "../lib/tls.ts";
+import { assertNothingLive, connectPair } from "./support/quic.ts";
 
 const SERVER_NAME = "quic-tunnel-server";
 const PAST = {
@@ -280,6 +277,24 @@ function handshakes(tls: TlsMaterial): boolean {
   }
   return client.isEstablished() && accepted.isEstablished();
 }
+
+Deno.test("QuicEndpoint completes a handshake of a server and a client with Ed25519 keys", async () => {
+  const identity = async (name: string) => {
+    const { publicKey, privateKey } = generateKeys("Ed25519");
+    const { certPem } = await issueFor(publicKey, [subjectAltName({ type: "dns", value: name })]);
+    const key = privateKey.export({ type: "pkcs8", format: "pem" }).toString();
+    return await load({ cert: certPem, key });
+  };
+  const tls = { server: await identity(SERVER_NAME), client: await identity("agent-1") };
+  {
+    await using pair = await connectPair({
+      server: { tls: tls.server },
+      client: { tls: tls.client },
+    });
+    assert(pair.server.isEstablished && pair.client.isEstablished);
+  }
+  assertNothingLive();
+});
 
 Deno.test("loadTlsMaterial() names flag and file when a file cannot be read", async () => {
   const missing = "No such file or directory";

@@ -69,13 +69,38 @@ export function transportSettings(options: TransportOptions): TransportSettings 
 const CONNECTION_CREDIT = 2 ** 50;
 
 /**
+ * What both ends sign handshakes with and accept, in BoringSSL's notation. Without it BoringSSL
+ * leaves Ed25519 and P-521 out, so that a certificate with such a key fails every handshake. The
+ * PKCS#1 schemes sign no TLS 1.3 handshake; they tell the peer that its chain may use them.
+ */
+export const SIGNATURE_ALGORITHMS = [
+  "ecdsa_secp256r1_sha256",
+  "ed25519",
+  "rsa_pss_rsae_sha256",
+  "ecdsa_secp384r1_sha384",
+  "rsa_pss_rsae_sha384",
+  "ecdsa_secp521r1_sha512",
+  "rsa_pss_rsae_sha512",
+  "rsa_pkcs1_sha256",
+  "rsa_pkcs1_sha384",
+  "rsa_pkcs1_sha512",
+].join(":");
+
+/**
  * Makes the native configuration of one end. Both ends demand and verify a certificate of the peer's.
  *
  * @throws {Error} when the certificates or the key cannot be used
  */
 export function nativeConfig(settings: TransportSettings): NativeConfig {
   const { tls } = settings;
-  const config = quiche.Config.withBoringSslCtx(true, false, tls.ca, [tls.key], [tls.cert], null);
+  const config = quiche.Config.withBoringSslCtx(
+    true,
+    false,
+    tls.ca,
+    [tls.key],
+    [tls.cert],
+    SIGNATURE_ALGORITHMS,
+  );
   config.setApplicationProtos([...settings.alpn]);
   config.setMaxIdleTimeout(settings.idleTimeoutMs);
   config.setMaxRecvUdpPayloadSize(MAX_RECEIVED_DATAGRAM_BYTES);
