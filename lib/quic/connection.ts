@@ -7,6 +7,7 @@ import type { TransportSettings } from "./options.ts";
 import { hasLongHeader } from "./packet.ts";
 import { LoneFins } from "./lone_fins.ts";
 import { QuicStream, type StreamTransport } from "./stream.ts";
+import { StreamQueue } from "./stream_queue.ts";
 import { StoppedStreams } from "./stopped_streams.ts";
 import type { UdpSocket } from "./udp.ts";
 
@@ -69,6 +70,9 @@ const decoder = new TextDecoder();
 /** Connections and streams of this process that have not ended, for leak checks. */
 export const live = { connections: 0, streams: 0 };
 
+const serveReader = (stream: QuicStream) => stream.onReadable();
+const serveWriter = (stream: QuicStream) => stream.onWritable();
+
 let lastNumber = 0;
 
 /** A QUIC connection (RFC 9000 §5) whose both ends have shown certificates. */
@@ -88,7 +92,8 @@ export class QuicConnection implements StreamTransport {
   readonly #settings: TransportSettings;
   readonly #local: HostPort;
   readonly #streams = new Map<number, QuicStream>();
-  readonly #waitWritable = new Set<QuicStream>();
+  readonly #readers = new StreamQueue<QuicStream>();
+  readonly #writers = new StreamQueue<QuicStream>();
   readonly #openWaiters = new Set<OpenWaiter>();
   readonly #acceptQueue: QuicStream[] = [];
   readonly #acceptWaiters: OpenWaiter[] = [];
@@ -266,11 +271,7 @@ export class QuicConnection implements StreamTransport {
   dispatch(): void {
     this.#noticeState();
     if (this.#closeInfo) return;
-    if (this.#native.isReadable()) {
-      for (const id of this.#native.readable()) {
-        (this.#streams.get(id) ?? this.#acceptId(id))?.onReadable();
-      }
-    }
+    this.#serveReaders();
     this.#serveWriters();
     while (this.#openWaiters.size > 0 && this.hasStreamCredit) {
       for (const waiter of this.#openWaiters) {
@@ -358,12 +359,25 @@ export class QuicConnection implements StreamTransport {
     }
   }
 
-  #serveWriters(): void {
-    if (this.#waitWritable.size === 0 || this.#flushCut || this.#closeInfo) return;
-    for (const stream of [...this.#waitWritable]) {
-      this.#waitWritable.delete(stream);
-      if (stream.onWritable()) this.#waitWritable.add(stream);
+  #serveReaders(): void {
+    this.#readers.serve(serveReader);
+    while (this.#native.streamReadable(this.#nextPeerId)) this.#acceptId(this.#nextPeerId);
+    // What is readable still has no reader, unless there are many, or a new stream has overtaken one before it.
+    if (!this.#native.isReadable()) return;
+    this.#readers.scan(performance.now(), serveReader, () => this.#readable());
+  }
+
+  *#readable(): Iterable<QuicStream> {
+    for (const id of this.#native.readable()) {
+      const stream = this.#streams.get(id) ?? this.#acceptId(id);
+      if (stream) yield stream;
     }
+  }
+
+  #serveWriters(): void {
+    if (this.#writers.size === 0 || this.#flushCut || this.#closeInfo) return;
+    this.#writers.serve(serveWriter);
+    if (this.#writers.hasOthers) this.#writers.scan(performance.now(), serveWriter);
   }
 
   streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null {
@@ -410,16 +424,19 @@ export class QuicConnection implements StreamTransport {
     }
   }
 
-  waitWritable(stream: QuicStream): void {
-    this.#waitWritable.add(stream);
+  waitReadable(stream: QuicStream): void {
+    this.#readers.add(stream);
   }
 
-  forgetWritable(stream: QuicStream): void {
-    this.#waitWritable.delete(stream);
+  waitWritable(stream: QuicStream): void {
+    this.#writers.add(stream);
   }
 
   streamDone(stream: QuicStream): void {
-    if (this.#streams.delete(stream.id)) live.streams--;
+    if (!this.#streams.delete(stream.id)) return;
+    live.streams--;
+    this.#readers.forget(stream);
+    this.#writers.forget(stream);
   }
 
   #noticeHandshake(bytes: Uint8Array): void {
@@ -474,7 +491,8 @@ export class QuicConnection implements StreamTransport {
     for (const waiter of [...this.#openWaiters]) waiter.reject(error);
     for (const waiter of this.#acceptWaiters.splice(0)) waiter.reject(error);
     this.#acceptQueue.length = 0;
-    this.#waitWritable.clear();
+    this.#readers.clear();
+    this.#writers.clear();
     this.#fins.clear();
     this.#skippedIds.clear();
     this.#confirmedSettled.reject(error);
@@ -514,6 +532,7 @@ export class QuicConnection implements StreamTransport {
     else {
       if (!this.#established) at = Math.min(at, this.#startedAt + handshakeTimeoutMs);
       else if (keepAliveMs > 0) at = Math.min(at, this.#keepAliveAt());
+      at = Math.min(at, this.#readers.dueAt(now), this.#writers.dueAt(now));
       if (this.#fins.pending) at = Math.min(at, Math.max(now, this.#fins.nextLookAt(this.#native)));
     }
     if (at >= this.#timerAt || at === Infinity) return;

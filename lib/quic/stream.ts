@@ -17,10 +17,10 @@ export interface StreamTransport {
   streamReset(id: number, code: number): void;
   /** Sends STOP_SENDING. */
   streamStop(id: number, code: number): void;
-  /** Calls `onWritable` of the stream whenever there may be room. */
+  /** Calls `onReadable` whenever there may be something, until it returns true or the stream is done. */
+  waitReadable(stream: QuicStream): void;
+  /** Calls `onWritable` whenever there may be room, until it returns true or the stream is done. */
   waitWritable(stream: QuicStream): void;
-  /** Takes that back. */
-  forgetWritable(stream: QuicStream): void;
   /** Both directions are done: the stream is no longer the connection's concern. */
   streamDone(stream: QuicStream): void;
 }
@@ -68,6 +68,7 @@ export class QuicStream implements Duplex {
     if (n !== undefined) return n;
     return new Promise<number | null>((resolve, reject) => {
       this.#reading = { bytes: buffer, resolve, reject };
+      this.#transport.waitReadable(this);
     });
   }
 
@@ -149,33 +150,34 @@ export class QuicStream implements Duplex {
     this.stop(0);
   }
 
-  /** @internal There may be something to read. */
-  onReadable(): void {
+  /** @internal There may be something to read. Returns whether the stream waits no longer. */
+  onReadable(): boolean {
     const reading = this.#reading;
-    if (!reading) return;
+    if (!reading) return true;
     try {
       const n = this.#tryRead(reading.bytes);
-      if (n === undefined) return;
+      if (n === undefined) return false;
       this.#reading = undefined;
       reading.resolve(n);
     } catch {
       // #endRead has told the reader.
     }
+    return true;
   }
 
-  /** @internal There may be room. Returns whether the stream still waits for some. */
+  /** @internal There may be room. Returns whether the stream waits no longer. */
   onWritable(): boolean {
     const writing = this.#writing;
-    if (!writing) return false;
+    if (!writing) return true;
     try {
       const n = this.#tryWrite(writing.bytes);
-      if (n === 0) return true;
+      if (n === 0) return false;
       this.#writing = undefined;
       writing.resolve(n);
     } catch {
       // #endWrite has told the writer.
     }
-    return false;
+    return true;
   }
 
   /** @internal The connection ended. */
@@ -207,7 +209,6 @@ export class QuicStream implements Duplex {
     if (this.#writing) {
       const { reject } = this.#writing;
       this.#writing = undefined;
-      this.#transport.forgetWritable(this);
       reject(end);
     }
     if (this.#readEnd) this.#transport.streamDone(this);

@@ -1,0 +1,110 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { createHash, randomBytes } from "node:crypto";
+import { messageOf } from "../lib/errors.ts";
+import { bounded } from "./bounded.ts";
+import { LARGE_BYTES, reprDigest } from "./digest.ts";
+import { type HttpRequest, type HttpResponse, send } from "./http.ts";
+import type { Stage } from "./stage.ts";
+
+/** A request, and what its answer must be. */
+export interface Check {
+  readonly name: string;
+  readonly request: HttpRequest;
+  judge(response: HttpResponse): Verdict;
+}
+
+export interface Verdict {
+  readonly ok: boolean;
+  /** What was seen, in a few words. */
+  readonly text: string;
+}
+
+/** How a check went; there is no measurement if there was no answer. */
+export interface Result extends Verdict {
+  readonly name: string;
+  readonly measured?: {
+    /** Bytes of the larger body, either way. */
+    readonly bytes: number;
+    readonly firstByteMs: number;
+    readonly totalMs: number;
+  };
+}
+
+const CHECK_TIMEOUT_MS = 60_000;
+
+/** Where nothing listens: a reserved port, since a free one may be taken before it is dialled. */
+const NOWHERE = { hostname: "127.0.0.1", port: 1 };
+
+/** The checks of the tunnel that serves CONNECT. */
+export function connectChecks({ connect, origin }: Stage): Check[] {
+  const tunnel = { via: connect.tcp, tunnelTo: origin.tcp };
+  const upload = randomBytes(LARGE_BYTES);
+  const uploadDigest = reprDigest(createHash("sha256").update(upload));
+  return [
+    { name: "GET /", request: { ...tunnel, method: "GET", path: "/" }, judge: isWhole },
+    { name: "GET /large", request: { ...tunnel, method: "GET", path: "/large" }, judge: isWhole },
+    {
+      name: "POST /upload",
+      request: { ...tunnel, method: "POST", path: "/upload", body: upload },
+      judge: (response) => compare(response, uploadDigest),
+    },
+    {
+      name: "CONNECT nowhere",
+      request: { ...tunnel, tunnelTo: NOWHERE, method: "GET", path: "/" },
+      judge: isRefused,
+    },
+  ];
+}
+
+/** The checks of the tunnel that has one upstream. */
+export function passthroughChecks({ passthrough }: Stage): Check[] {
+  const via = passthrough.tcp;
+  return [
+    { name: "GET /", request: { via, method: "GET", path: "/" }, judge: isWhole },
+    { name: "GET /large", request: { via, method: "GET", path: "/large" }, judge: isWhole },
+  ];
+}
+
+/** Does what a check says. Rejects only when the signal aborts. */
+export async function runCheck(check: Check, signal: AbortSignal): Promise<Result> {
+  const { name, request } = check;
+  try {
+    const response = await bounded(
+      `the answer to ${name}`,
+      CHECK_TIMEOUT_MS,
+      signal,
+      (signal) => send(request, signal),
+    );
+    const { firstByteMs, totalMs } = response;
+    const bytes = Math.max(response.length, request.body?.length ?? 0);
+    return { name, measured: { bytes, firstByteMs, totalMs }, ...check.judge(response) };
+  } catch (error) {
+    signal.throwIfAborted();
+    return { name, ok: false, text: messageOf(error) };
+  }
+}
+
+/** What the client got is what the origin says it has sent. */
+function isWhole(response: HttpResponse): Verdict {
+  return compare(response, response.digest);
+}
+
+function compare({ status, reason, fields }: HttpResponse, digest: string): Verdict {
+  if (status !== 200) return { ok: false, text: `${status} ${reason}` };
+  const theirs = fields.get("repr-digest");
+  return theirs === digest
+    ? { ok: true, text: `200, SHA-256 ${hex(digest).slice(0, 8)}… at both ends` }
+    : { ok: false, text: `SHA-256 ${hex(digest)} here, ${hex(theirs)} at the origin` };
+}
+
+function isRefused({ status, reason }: HttpResponse): Verdict {
+  const ok = status === 502 && reason.endsWith(": connection refused");
+  return { ok, text: `${status} ${reason}` };
+}
+
+function hex(digest = ""): string {
+  const base64 = digest.split(":")[1];
+  return base64 === undefined ? "none" : Uint8Array.fromBase64(base64).toHex();
+}

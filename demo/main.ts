@@ -1,0 +1,112 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * `deno task demo`: the server, an agent, a passthrough and an origin, as processes on this machine,
+ * and requests through both kinds of tunnel.
+ *
+ * Exit codes: 0 stopped by a signal, or with `--once` all checks were right; 1 failed; 2 usage.
+ */
+
+import { formatAuthority } from "../lib/authority.ts";
+import { messageOf } from "../lib/errors.ts";
+import { type Check, connectChecks, passthroughChecks, type Result, runCheck } from "./checks.ts";
+import * as screen from "./screen.ts";
+import { setStage, type Stage } from "./stage.ts";
+
+const USAGE = `Usage: deno task demo [--once]
+
+  --once  end after the checks, with exit code 0 if all were right, else 1`;
+
+/** The demo was told to stop. */
+class Stopped extends Error {
+  override readonly name = "Stopped";
+}
+
+async function main(args: readonly string[]): Promise<number> {
+  if (args[0] === "--help") {
+    screen.showNote(USAGE);
+    return 0;
+  }
+  const once = args[0] === "--once";
+  if (args.length > (once ? 1 : 0)) {
+    screen.showError(`unknown arguments: ${args.join(" ")}\n\n${USAGE}`);
+    return 2;
+  }
+  const end = new AbortController();
+  abortOnSignal(end);
+  try {
+    return await demo(once, end);
+  } catch (error) {
+    if (error instanceof Stopped) {
+      screen.showNote(`\n${error.message}, everything ended`);
+      return once ? 1 : 0;
+    }
+    screen.showError(messageOf(error));
+    return 1;
+  }
+}
+
+/** Ends in order whatever way it ends: the stack's processes first, then their files. */
+async function demo(once: boolean, end: AbortController): Promise<number> {
+  await using stack = new AsyncDisposableStack();
+  const { signal } = end;
+  screen.showNote("starting 2 servers, an agent, a passthrough and an origin …");
+  const stage = await setStage(stack, (error) => end.abort(error), signal);
+
+  screen.showTitle("Through the agent: the client names the target in a CONNECT request");
+  screen.showPath(stage.connect, stage);
+  const results = await runChecks(connectChecks(stage), signal);
+  screen.showTitle("Through the passthrough: every connection goes to one upstream");
+  screen.showPath(stage.passthrough, stage);
+  results.push(...await runChecks(passthroughChecks(stage), signal));
+
+  const right = results.filter(({ ok }) => ok).length;
+  screen.showNote(`\n${right} of ${results.length} requests went as they should`);
+  if (once) return right === results.length ? 0 : 1;
+  showWhatToTry(stage);
+  await new Promise((_, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason));
+    if (signal.aborted) reject(signal.reason);
+  });
+  return 0;
+}
+
+/** One after the other, so that each has the machine for itself. */
+async function runChecks(checks: Check[], signal: AbortSignal): Promise<Result[]> {
+  const results: Result[] = [];
+  screen.showResultHead();
+  for (const check of checks) {
+    const result = await runCheck(check, signal);
+    screen.showResult(result);
+    results.push(result);
+  }
+  return results;
+}
+
+/** The `--noproxy` overrules what the environment may say of proxies. */
+function showWhatToTry({ origin, connect, passthrough }: Stage): void {
+  const target = `http://${formatAuthority(origin.tcp)}/`;
+  screen.showTitle("All of it stays up. In another terminal, try");
+  screen.showCommand(
+    "through the agent",
+    `curl -p --noproxy "" --proxy ${formatAuthority(connect.tcp)} ${target}`,
+  );
+  screen.showCommand(
+    "through the passthrough",
+    `curl --noproxy "*" http://${formatAuthority(passthrough.tcp)}/`,
+  );
+  screen.showNote("\nCtrl-C ends everything.");
+}
+
+/** Signals to stop; a second one changes nothing, since every step of the end is bounded. */
+function abortOnSignal(end: AbortController): void {
+  const signals: Deno.Signal[] = Deno.build.os === "windows"
+    ? ["SIGINT"]
+    : ["SIGINT", "SIGTERM", "SIGHUP"];
+  for (const name of signals) {
+    Deno.addSignalListener(name, () => end.abort(new Stopped(`stopped by ${name}`)));
+  }
+}
+
+if (import.meta.main) Deno.exit(await main(Deno.args));

@@ -1,0 +1,128 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { join } from "node:path";
+import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
+import { type Authority, formatAuthority, parseAuthority } from "../lib/authority.ts";
+import { Child, type ChildEndedError } from "./child.ts";
+
+/** A server, and the program at the other end of its QUIC connection. */
+export interface Tunnel {
+  readonly server: Child;
+  /** Where clients connect. */
+  readonly tcp: Authority;
+  /** Where agents connect. */
+  readonly quic: Authority;
+  readonly agent: Child;
+  /** The agent's end of the QUIC connection, as the server sees it. */
+  readonly agentUdp: Authority;
+}
+
+/** All that runs in the demo. */
+export interface Stage {
+  readonly origin: { readonly child: Child; readonly tcp: Authority };
+  /** Serves CONNECT. */
+  readonly connect: Tunnel;
+  /** Leads to the origin and nowhere else. A server of its own: a shared one would mix the two. */
+  readonly passthrough: Tunnel;
+}
+
+/** Enough for a first run, which downloads packages. */
+const START_TIMEOUT_MS = 60_000;
+/** More than any run takes: should the files be left behind, they are soon of no use. */
+const CERTIFICATE_MS = 24 * 60 * 60 * 1000;
+
+/** A port of 0 has each program take a free one; its log tells which. */
+const ANY_PORT = "127.0.0.1:0";
+const LOOPBACK = "--allow-net=127.0.0.1";
+/** An agent's UDP socket is bound to all addresses. */
+const LOOPBACK_AND_ANY = "--allow-net=127.0.0.1,0.0.0.0";
+
+/**
+ * Starts everything, and returns once both agents are connected.
+ *
+ * @param stack takes what has to be ended or removed in the end
+ * @param failed called if a program ends on its own
+ * @param signal gives up
+ */
+export async function setStage(
+  stack: AsyncDisposableStack,
+  failed: (error: ChildEndedError) => void,
+  signal: AbortSignal,
+): Promise<Stage> {
+  const dir = await certificateDir(stack);
+  const addressIn = async (child: Child, pattern: RegExp) =>
+    parseAuthority(await child.logged(pattern, START_TIMEOUT_MS, signal));
+  const start = (name: string, module: string, permissions: string[], args: string[] = []) => {
+    signal.throwIfAborted();
+    if (stack.disposed) throw new Error("the demo is over");
+    return stack.use(new Child({ name, module, permissions, args }, failed));
+  };
+  const startProgram = (program: string, net: string, flags: Record<string, string>) =>
+    start(
+      `proxy-${program}`,
+      `../${program}.ts`,
+      [net, "--allow-ffi", "--allow-env=QRHT_*", `--allow-read=${dir}`],
+      Object.entries(flags).map(([name, value]) => `--${name}=${value}`),
+    );
+  const pem = (file: string) => join(dir, file);
+
+  const startTunnel = async (program: string, upstream?: Promise<Authority>): Promise<Tunnel> => {
+    const server = startProgram("server", LOOPBACK, {
+      "listen-tcp": ANY_PORT,
+      "listen-quic": ANY_PORT,
+      "cert-file": pem("server.pem"),
+      "cert-key": pem("server.key"),
+      "client-ca-file": pem("ca.pem"),
+    });
+    const tcp = await addressIn(server, /tcp listener on ([\d.:]+)/);
+    const quic = await addressIn(server, /quic listener on ([\d.:]+)/);
+    const agent = startProgram(program, LOOPBACK_AND_ANY, {
+      "server": formatAuthority(quic),
+      "cert-file": pem("client.pem"),
+      "cert-key": pem("client.key"),
+      "ca-file": pem("ca.pem"),
+      ...(upstream && { upstream: formatAuthority(await upstream) }),
+    });
+    const agentUdp = await addressIn(server, /agent connected.* remote=([\d.:]+)/);
+    return { server, tcp, quic, agent, agentUdp };
+  };
+
+  const child = start("origin", "./origin.ts", [LOOPBACK]);
+  const originTcp = addressIn(child, /http listener on ([\d.:]+)/);
+  const [tcp, connect, passthrough] = await Promise.all([
+    originTcp,
+    startTunnel("agent"),
+    startTunnel("passthrough", originTcp),
+  ]);
+  return { origin: { child, tcp }, connect, passthrough };
+}
+
+/** Certificates for this run alone, in a directory that goes with it. */
+async function certificateDir(stack: AsyncDisposableStack): Promise<string> {
+  const notAfter = new Date(Date.now() + CERTIFICATE_MS);
+  const ca = await createCa({ commonName: "demo CA", notAfter });
+  const server = await issueCertificate(ca, {
+    commonName: "quic-tunnel-server",
+    usage: "server",
+    dnsNames: ["quic-tunnel-server"],
+  });
+  const client = await issueCertificate(ca, {
+    commonName: "demo-agent",
+    usage: "client",
+    dnsNames: ["demo-agent"],
+  });
+  // Here and not in the system's place for such files: this one is known to the permissions.
+  const dir = await Deno.makeTempDir({ dir: import.meta.dirname!, prefix: `.run-${Deno.pid}-` });
+  stack.defer(() => Deno.remove(dir, { recursive: true }));
+  await Deno.writeTextFile(join(dir, ".gitignore"), "*\n");
+  await Deno.writeTextFile(join(dir, "ca.pem"), ca.certPem);
+  await writePair(dir, "server", server);
+  await writePair(dir, "client", client);
+  return dir;
+}
+
+async function writePair(dir: string, name: string, { certPem, keyPem }: Issued): Promise<void> {
+  await Deno.writeTextFile(join(dir, `${name}.pem`), certPem);
+  await Deno.writeTextFile(join(dir, `${name}.key`), keyPem, { mode: 0o600 });
+}

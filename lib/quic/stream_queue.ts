@@ -1,0 +1,94 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { Budget } from "./budget.ts";
+
+/** As many waiting streams are all tried each time. */
+const FEW = 64;
+
+/** Of more, these many that had something lately. */
+const MAX_HOT = 32;
+
+/** Share of the time that looking for others may take. */
+const SCAN_SHARE = 0.1;
+
+/**
+ * Streams that wait to be read, or written, of which few will be ready at a time.
+ *
+ * A few are tried whenever something was received. Of many, those that were ready lately are; the others are looked
+ * through as often as a share of the time allows. So thousands of streams whose peers have stalled cost the busy ones
+ * little.
+ */
+export class StreamQueue<S> {
+  readonly #waiting = new Set<S>();
+  readonly #hot = new Set<S>();
+  readonly #budget = new Budget(SCAN_SHARE);
+  #due = false;
+
+  get size(): number {
+    return this.#waiting.size;
+  }
+
+  add(stream: S): void {
+    this.#waiting.add(stream);
+  }
+
+  /** The stream no longer waits. */
+  remove(stream: S): void {
+    this.#waiting.delete(stream);
+  }
+
+  /** The stream has ended. */
+  forget(stream: S): void {
+    this.#waiting.delete(stream);
+    this.#hot.delete(stream);
+  }
+
+  clear(): void {
+    this.#waiting.clear();
+    this.#hot.clear();
+    this.#due = false;
+  }
+
+  /** Tries a few: calls `serve` with each, which tells whether it was ready. */
+  serve(serve: (stream: S) => boolean): void {
+    if (this.#waiting.size <= FEW) {
+      for (const stream of [...this.#waiting]) if (serve(stream)) this.#ready(stream);
+    } else {
+      for (const stream of this.#hot) {
+        if (this.#waiting.has(stream) && serve(stream)) this.#waiting.delete(stream);
+      }
+    }
+  }
+
+  /** Tries these others, or all, now if the budget allows it, else at {@linkcode dueAt}. */
+  scan(
+    now: number,
+    serve: (stream: S) => boolean,
+    others: () => Iterable<S> = () => [...this.#waiting],
+  ): void {
+    this.#due = !this.#budget.allows(now);
+    if (this.#due) return;
+    for (const stream of others()) {
+      if (this.#waiting.has(stream) && serve(stream)) this.#ready(stream);
+    }
+    this.#budget.spend(performance.now() - now);
+  }
+
+  /** Whether there are others than those that {@linkcode serve} tries. */
+  get hasOthers(): boolean {
+    return this.#waiting.size > FEW;
+  }
+
+  /** When a scan that was put off is to be made. */
+  dueAt(now: number): number {
+    return this.#due ? this.#budget.allowsAt(now) : Infinity;
+  }
+
+  #ready(stream: S): void {
+    this.#waiting.delete(stream);
+    this.#hot.delete(stream);
+    this.#hot.add(stream);
+    if (this.#hot.size > MAX_HOT) this.#hot.delete(this.#hot.values().next().value!);
+  }
+}
