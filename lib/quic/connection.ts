@@ -8,7 +8,7 @@ import { hasLongHeader } from "./packet.ts";
 import { LoneFins } from "./lone_fins.ts";
 import { QuicStream, type StreamTransport } from "./stream.ts";
 import { StreamQueue } from "./stream_queue.ts";
-import { StoppedStreams } from "./stopped_streams.ts";
+import { UncollectedStreams } from "./uncollected_streams.ts";
 import type { UdpSocket } from "./udp.ts";
 
 /** What a connection needs of its endpoint. */
@@ -100,7 +100,7 @@ export class QuicConnection implements StreamTransport {
   readonly #unsent = new Set<number>();
   readonly #fins = new LoneFins();
   readonly #skippedIds = new Set<number>();
-  readonly #stopped = new StoppedStreams();
+  readonly #uncollected = new UncollectedStreams();
   readonly #closedSettled = Promise.withResolvers<CloseInfo>();
   readonly #confirmedSettled = Promise.withResolvers<void>();
   readonly #startedAt = performance.now();
@@ -279,7 +279,7 @@ export class QuicConnection implements StreamTransport {
         break;
       }
     }
-    this.#stopped.release(this.#native, this.#receivedAt);
+    if (this.#uncollected.release(this.#native, performance.now())) this.#host.schedule(this);
   }
 
   /** @internal Sends what there is to send. */
@@ -390,7 +390,9 @@ export class QuicConnection implements StreamTransport {
 
   streamSend(id: number, bytes: Uint8Array): number | null {
     const taken = this.#native.streamSend(id, bytes, false);
-    if (taken) {
+    // A stream that quiche has dropped would never have room: throws what happened to it.
+    if (taken === null) this.#native.streamCapacity(id);
+    else {
       this.#unsent.add(id);
       this.#host.schedule(this);
     }
@@ -410,7 +412,7 @@ export class QuicConnection implements StreamTransport {
 
   streamStop(id: number, code: number): void {
     this.#shutdown(id, Shutdown.Read, code);
-    this.#stopped.add(id);
+    this.#uncollected.add(id, "stopped");
   }
 
   #shutdown(id: number, direction: number, code: number): void {
@@ -432,8 +434,9 @@ export class QuicConnection implements StreamTransport {
     this.#writers.add(stream);
   }
 
-  streamDone(stream: QuicStream): void {
+  streamDone(stream: QuicStream, wasReset: boolean): void {
     if (!this.#streams.delete(stream.id)) return;
+    if (wasReset && !this.#closeInfo) this.#uncollected.add(stream.id, "reset");
     live.streams--;
     this.#readers.forget(stream);
     this.#writers.forget(stream);
@@ -532,7 +535,12 @@ export class QuicConnection implements StreamTransport {
     else {
       if (!this.#established) at = Math.min(at, this.#startedAt + handshakeTimeoutMs);
       else if (keepAliveMs > 0) at = Math.min(at, this.#keepAliveAt());
-      at = Math.min(at, this.#readers.dueAt(now), this.#writers.dueAt(now));
+      at = Math.min(
+        at,
+        this.#readers.dueAt(now),
+        this.#writers.dueAt(now),
+        this.#uncollected.nextLookAt,
+      );
       if (this.#fins.pending) at = Math.min(at, Math.max(now, this.#fins.nextLookAt(this.#native)));
     }
     if (at >= this.#timerAt || at === Infinity) return;

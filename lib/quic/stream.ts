@@ -21,8 +21,12 @@ export interface StreamTransport {
   waitReadable(stream: QuicStream): void;
   /** Calls `onWritable` whenever there may be room, until it returns true or the stream is done. */
   waitWritable(stream: QuicStream): void;
-  /** Both directions are done: the stream is no longer the connection's concern. */
-  streamDone(stream: QuicStream): void;
+  /**
+   * Both directions are done: the stream is no longer the connection's concern.
+   *
+   * @param wasReset whether the peer had reset its direction
+   */
+  streamDone(stream: QuicStream, wasReset: boolean): void;
 }
 
 interface Waiting {
@@ -190,7 +194,17 @@ export class QuicStream implements Duplex {
     const { name, code } = nativeErrorOf(error);
     if (name === "StreamReset") return new StreamResetError(this.id, code);
     if (name === "StreamStopped") return new StreamStoppedError(this.id, code);
+    // quiche has dropped a stream that was stopped and whose other direction was over.
+    if (name === "InvalidStreamState") return new StreamStoppedError(this.id, this.#resetCode ?? 0);
     return error instanceof Error ? error : new Error(name);
+  }
+
+  get #resetCode(): number | undefined {
+    return this.#readEnd instanceof StreamResetError ? this.#readEnd.code : undefined;
+  }
+
+  #done(): void {
+    this.#transport.streamDone(this, this.#resetCode !== undefined);
   }
 
   #endRead<End extends "fin" | Error>(end: End): End {
@@ -200,7 +214,7 @@ export class QuicStream implements Duplex {
       this.#reading = undefined;
       reject(end);
     }
-    if (this.#writeEnd) this.#transport.streamDone(this);
+    if (this.#writeEnd) this.#done();
     return end;
   }
 
@@ -211,7 +225,7 @@ export class QuicStream implements Duplex {
       this.#writing = undefined;
       reject(end);
     }
-    if (this.#readEnd) this.#transport.streamDone(this);
+    if (this.#readEnd) this.#done();
     return end;
   }
 }
