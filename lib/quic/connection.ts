@@ -6,6 +6,7 @@ import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from ".
 import type { TransportSettings } from "./options.ts";
 import { hasLongHeader } from "./packet.ts";
 import { LoneFins } from "./lone_fins.ts";
+import { PeerAddress } from "./peer_address.ts";
 import { QuicStream, type StreamTransport } from "./stream.ts";
 import { StreamQueue } from "./stream_queue.ts";
 import { UncollectedStreams } from "./uncollected_streams.ts";
@@ -90,7 +91,8 @@ export class QuicConnection implements StreamTransport {
   readonly #host: ConnectionHost;
   readonly #native: NativeConnection;
   readonly #settings: TransportSettings;
-  readonly #local: HostPort;
+  /** The addresses that quiche knows, whatever the peer's is now. */
+  readonly #path: { readonly from: HostPort; readonly to: HostPort };
   readonly #streams = new Map<number, QuicStream>();
   readonly #readers = new StreamQueue<QuicStream>();
   readonly #writers = new StreamQueue<QuicStream>();
@@ -104,7 +106,7 @@ export class QuicConnection implements StreamTransport {
   readonly #closedSettled = Promise.withResolvers<CloseInfo>();
   readonly #confirmedSettled = Promise.withResolvers<void>();
   readonly #startedAt = performance.now();
-  #peer: HostPort;
+  readonly #peer: PeerAddress;
   #nextLocalId: number;
   #nextPeerId: number;
   #established = false;
@@ -132,8 +134,8 @@ export class QuicConnection implements StreamTransport {
     this.#host = options.host;
     this.#native = options.native;
     this.#settings = options.settings;
-    this.#local = options.local;
-    this.#peer = { ...options.peer };
+    this.#path = { from: { ...options.peer }, to: options.local };
+    this.#peer = new PeerAddress(options.peer);
     this.#nextLocalId = this.role === "server" ? 1 : 0;
     this.#nextPeerId = this.role === "server" ? 0 : 1;
     this.closed = this.#closedSettled.promise;
@@ -144,7 +146,7 @@ export class QuicConnection implements StreamTransport {
 
   /** Address the peer sends from; a NAT may change it while the connection goes on. */
   get remoteAddr(): HostPort {
-    return this.#peer;
+    return this.#peer.current;
   }
 
   /** How the connection ended, once it has. */
@@ -256,13 +258,18 @@ export class QuicConnection implements StreamTransport {
     if (!this.#established && (this.#handshakeBytes += bytes.length) > MAX_HANDSHAKE_BYTES) {
       return this.#closeTransport("the peer sent too much before it authenticated itself");
     }
-    const movedFrom = from.port !== this.#peer.port || from.host !== this.#peer.host;
+    // A client's server stays where it is.
+    const check = this.#established && this.role === "server" && this.#peer.mustCheck(from);
+    const before = check ? this.#native.stats().recv : 0;
     try {
-      this.#native.recv(bytes, { from, to: this.#local });
+      this.#native.recv(bytes, this.#path);
     } catch {
       // quiche has closed the connection with the fitting code, and #noticeState tells so.
     }
-    if (movedFrom) { while (this.#native.pathEventNext()); }
+    if (check && this.#native.stats().recv > before && this.#peer.authentic(from, bytes.length)) {
+      // Its answer proves the address.
+      this.#native.sendAckEliciting();
+    }
     if (!this.#established || !this.#isConfirmed) this.#noticeHandshake(bytes);
     this.#host.schedule(this);
   }
@@ -299,7 +306,8 @@ export class QuicConnection implements StreamTransport {
     const { socket } = this.#host;
     this.#flushCut = false;
     for (let packets = 0;; packets++) {
-      if (packets === MAX_BURST_PACKETS || !socket.hasRoom) {
+      const { maxPacketBytes } = this.#peer;
+      if (packets === MAX_BURST_PACKETS || !socket.hasRoom || maxPacketBytes === 0) {
         this.#flushCut = true;
         if (packets === MAX_BURST_PACKETS) this.#host.schedule(this);
         return;
@@ -307,14 +315,15 @@ export class QuicConnection implements StreamTransport {
       const buffer = socket.take();
       let sent;
       try {
-        sent = this.#native.send(buffer);
+        sent = this.#native.send(
+          maxPacketBytes < buffer.length ? buffer.subarray(0, maxPacketBytes) : buffer,
+        );
       } catch {
         // Cannot be sent: quiche says so for good reasons of its own, and #noticeState tells if they were fatal.
       }
       if (!sent) return socket.release(buffer);
-      const { to } = sent[1];
-      if (to.port !== this.#peer.port || to.host !== this.#peer.host) this.#peer = to;
-      socket.send(buffer, sent[0], to);
+      this.#peer.sent(sent[0]);
+      socket.send(buffer, sent[0], this.#peer.current);
     }
   }
 

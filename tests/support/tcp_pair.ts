@@ -1,0 +1,92 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { once } from "node:events";
+import { connect, type Socket } from "node:net";
+import type { Duplex } from "../../lib/duplex.ts";
+
+/** Two ends of one TCP connection on loopback; whoever asked for them closes both. */
+export async function tcpPair(): Promise<[Deno.TcpConn, Deno.TcpConn]> {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  return await Promise.all([Deno.connect({ hostname: "127.0.0.1", port }), listener.accept()]);
+}
+
+/** The same, where one end can reset the connection. */
+export async function resettableTcpPair(): Promise<[Deno.TcpConn, ResettableTcp]> {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  return await Promise.all([listener.accept(), ResettableTcp.connect(port)]);
+}
+
+/**
+ * A TCP connection whose `abort` is seen as ECONNRESET by the other end.
+ *
+ * `Deno.TcpConn` cannot do that: it has no linger option, and its `close()` sends FIN before anything else, so that the
+ * other end reads an orderly end even where bytes are left unread.
+ */
+export class ResettableTcp implements Duplex {
+  readonly #socket: Socket;
+  readonly #closed: Promise<unknown>;
+  #error: Error | undefined;
+
+  /** @param socket made with `allowHalfOpen` */
+  constructor(socket: Socket) {
+    this.#socket = socket;
+    this.#closed = new Promise((resolve) => socket.once("close", resolve));
+    socket.on("error", (error) => this.#error = error);
+  }
+
+  static async connect(port: number): Promise<ResettableTcp> {
+    const socket = connect({ host: "127.0.0.1", port, allowHalfOpen: true, noDelay: true });
+    await once(socket, "connect");
+    return new ResettableTcp(socket);
+  }
+
+  async read(buffer: Uint8Array): Promise<number | null> {
+    const socket = this.#socket;
+    for (;;) {
+      if (this.#error) throw this.#error;
+      const size = Math.min(buffer.length, socket.readableLength);
+      const chunk: Uint8Array | null = socket.read(size || undefined);
+      if (chunk) {
+        buffer.set(chunk);
+        return chunk.length;
+      }
+      if (socket.readableEnded) return null;
+      if (socket.destroyed) throw new Error("the connection is closed");
+      await this.#next(["readable", "end", "close", "error"]);
+    }
+  }
+
+  async write(bytes: Uint8Array): Promise<number> {
+    if (this.#socket.destroyed) throw this.#error ?? new Error("the connection is closed");
+    const written = Promise.withResolvers<void>();
+    this.#socket.write(bytes, (error) => error ? written.reject(error) : written.resolve());
+    await written.promise;
+    return bytes.length;
+  }
+
+  async closeWrite(): Promise<void> {
+    await new Promise<void>((resolve) => this.#socket.end(resolve));
+  }
+
+  abort(): void {
+    this.#socket.resetAndDestroy();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#socket.destroy();
+    await this.#closed;
+  }
+
+  #next(events: readonly string[]): Promise<void> {
+    return new Promise((resolve) => {
+      const done = () => {
+        for (const event of events) this.#socket.off(event, done);
+        resolve();
+      };
+      for (const event of events) this.#socket.once(event, done);
+    });
+  }
+}

@@ -1,0 +1,351 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { HostPort, ListenOptions, TransportOptions } from "../../lib/quic/mod.ts";
+import { connectPair, type QuicPair } from "./quic.ts";
+
+/** What happens to packets on their way; shares are from 0 to 1. */
+export interface Impairment {
+  /** Share of the packets that are dropped. @default {0} */
+  readonly loss?: number;
+  /** Share of the packets that arrive twice. @default {0} */
+  readonly duplicate?: number;
+  /** Share of the packets that are held back until some later ones have passed. @default {0} */
+  readonly reorder?: number;
+  /** Packets that pass one that is held back, at most. @default {8} */
+  readonly reorderDepth?: number;
+  /** Time on the way. @default {0} */
+  readonly delayMs?: number;
+  /** Up to this much more time, drawn for each packet. @default {0} */
+  readonly jitterMs?: number;
+}
+
+/** The relay's own fields count for both ways; `toServer` and `toClient` overrule them for one. */
+export interface UdpRelayOptions extends Impairment {
+  readonly toServer?: Impairment;
+  readonly toClient?: Impairment;
+  /** Starts the random numbers. @default {} one of 2^32, drawn */
+  readonly seed?: number;
+  /** Packets on their way at most, each way; further ones are dropped. @default {4096} */
+  readonly maxQueued?: number;
+  /** Packets to the server of which copies are kept in `captured`, the first ones. @default {0} */
+  readonly capture?: number;
+}
+
+/** Packets of one way since the beginning. */
+export interface RelayCounters {
+  received: number;
+  /** Handed on, copies included. */
+  forwarded: number;
+  lost: number;
+  duplicated: number;
+  reordered: number;
+  /** Dropped while the relay was cut. */
+  cut: number;
+  /** Dropped because too many were on their way. */
+  overflowed: number;
+}
+
+/** Clients at most; packets of further ones are ignored. */
+const MAX_CLIENTS = 64;
+
+/** A packet that is held back goes on after this time even if nothing passes it. */
+const MAX_HOLD_MS = 25;
+
+const MAX_DATAGRAM_BYTES = 65_535;
+
+/** Numbers from 0 up to 1, the same ones for the same seed (xorshift, 32 bits). */
+export function seededRandom(seed: number): () => number {
+  let state = (seed ^ 0x9e3779b9) | 0 || 1;
+  return () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) / 2 ** 32;
+  };
+}
+
+/** One way through the relay. */
+class Lane {
+  readonly counters: RelayCounters = {
+    received: 0,
+    forwarded: 0,
+    lost: 0,
+    duplicated: 0,
+    reordered: 0,
+    cut: 0,
+    overflowed: 0,
+  };
+  isCut = false;
+  readonly #random: () => number;
+  readonly #impairment: Required<Impairment>;
+  readonly #maxQueued: number;
+  /** By the time at which they go on. */
+  readonly #delayed: { at: number; forward: () => void }[] = [];
+  #heldBack: { passes: number; forward: () => void }[] = [];
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #holdTimer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(impairment: Impairment, random: () => number, maxQueued: number) {
+    this.#impairment = {
+      loss: 0,
+      duplicate: 0,
+      reorder: 0,
+      reorderDepth: 8,
+      delayMs: 0,
+      jitterMs: 0,
+      ...impairment,
+    };
+    this.#random = random;
+    this.#maxQueued = maxQueued;
+  }
+
+  /** Takes a packet in; `send` is called for each copy that gets through. */
+  take(send: () => void): void {
+    const { loss, duplicate, reorder, reorderDepth } = this.#impairment;
+    this.counters.received++;
+    if (this.isCut) {
+      this.counters.cut++;
+      return;
+    }
+    if (this.#chance(loss)) {
+      this.counters.lost++;
+      return;
+    }
+    const forward = () => {
+      this.counters[this.isCut ? "cut" : "forwarded"]++;
+      if (!this.isCut) send();
+    };
+    if (this.#chance(duplicate)) {
+      this.counters.duplicated++;
+      this.#delay(forward);
+    }
+    if (this.#chance(reorder) && this.#heldBack.length < this.#maxQueued) {
+      this.counters.reordered++;
+      this.#heldBack.push({ passes: 1 + Math.floor(this.#random() * reorderDepth), forward });
+      this.#holdTimer ??= setTimeout(() => this.#release(true), MAX_HOLD_MS);
+      return;
+    }
+    this.#delay(forward);
+    this.#release(false);
+  }
+
+  /** Draws for shares above zero only, so that one impairment more leaves the others' draws alone. */
+  #chance(share: number): boolean {
+    return share > 0 && this.#random() < share;
+  }
+
+  #release(all: boolean): void {
+    if (this.#heldBack.length === 0 && !all) return;
+    const held = this.#heldBack;
+    this.#heldBack = held.filter((packet) => !all && --packet.passes > 0);
+    if (this.#heldBack.length === 0) {
+      clearTimeout(this.#holdTimer);
+      this.#holdTimer = undefined;
+    }
+    for (const packet of held) if (all || packet.passes === 0) this.#delay(packet.forward);
+  }
+
+  #delay(forward: () => void): void {
+    const { delayMs, jitterMs } = this.#impairment;
+    if (delayMs === 0 && jitterMs === 0) return forward();
+    if (this.#delayed.length >= this.#maxQueued) {
+      this.counters.overflowed++;
+      return;
+    }
+    const at = performance.now() + delayMs + jitterMs * this.#random();
+    let index = this.#delayed.length;
+    while (index > 0 && this.#delayed[index - 1]!.at > at) index--;
+    this.#delayed.splice(index, 0, { at, forward });
+    if (index === 0) this.#arm();
+  }
+
+  #arm(): void {
+    clearTimeout(this.#timer);
+    const next = this.#delayed[0];
+    this.#timer = next &&
+      setTimeout(() => this.#forwardDue(), Math.max(0, next.at - performance.now()));
+  }
+
+  #forwardDue(): void {
+    const now = performance.now();
+    const waiting = this.#delayed.findIndex(({ at }) => at > now);
+    const due = this.#delayed.splice(0, waiting < 0 ? this.#delayed.length : waiting);
+    for (const { forward } of due) forward();
+    this.#arm();
+  }
+
+  stop(): void {
+    this.isCut = true;
+    clearTimeout(this.#timer);
+    clearTimeout(this.#holdTimer);
+  }
+}
+
+/** A client, and the socket through which the server sees it. */
+interface Link {
+  readonly client: Deno.NetAddr;
+  upstream: Deno.DatagramConn;
+}
+
+/**
+ * A network between clients and one server, on loopback: each client's packets come to the server from a port of the
+ * relay's own, as through a NAT, and may be lost, doubled, reordered and delayed on their way.
+ */
+export class UdpRelay implements AsyncDisposable {
+  readonly seed: number;
+  /** Copies of the first packets to the server. */
+  readonly captured: Uint8Array<ArrayBuffer>[] = [];
+  readonly #options: UdpRelayOptions;
+  readonly #server: Deno.NetAddr;
+  readonly #downstream: Deno.DatagramConn;
+  readonly #links = new Map<number, Link>();
+  readonly #toServer: Lane;
+  readonly #toClient: Lane;
+  readonly #pumps = new Set<Promise<void>>();
+  readonly #sends = new Set<Promise<void>>();
+  readonly #maxQueued: number;
+  #closed = false;
+
+  constructor(server: HostPort, options: UdpRelayOptions = {}) {
+    const { toServer, toClient, ...both } = options;
+    this.#options = options;
+    this.seed = options.seed ?? Math.floor(Math.random() * 2 ** 32);
+    this.#maxQueued = options.maxQueued ?? 4096;
+    this.#server = { transport: "udp", hostname: server.host, port: server.port };
+    // Each way has numbers of its own: how the two interleave does not depend on the seed.
+    this.#toServer = new Lane({ ...both, ...toServer }, seededRandom(this.seed), this.#maxQueued);
+    this.#toClient = new Lane({ ...both, ...toClient }, seededRandom(~this.seed), this.#maxQueued);
+    this.#downstream = bind();
+    this.#pump(this.#downstream, (bytes, from) => this.#fromClient(bytes, from));
+  }
+
+  /** Where clients send to. */
+  get addr(): HostPort {
+    const { hostname, port } = this.#downstream.addr as Deno.NetAddr;
+    return { host: hostname, port };
+  }
+
+  /** Ports that the server sees the clients at. */
+  get ports(): number[] {
+    return [...this.#links.values()].map(({ upstream }) => (upstream.addr as Deno.NetAddr).port);
+  }
+
+  get counters(): { readonly toServer: RelayCounters; readonly toClient: RelayCounters } {
+    return { toServer: this.#toServer.counters, toClient: this.#toClient.counters };
+  }
+
+  /** Gives every client a new port towards the server, and forgets the old one. */
+  rebind(): void {
+    for (const link of this.#links.values()) {
+      link.upstream.close();
+      this.#connect(link);
+    }
+  }
+
+  /** Drops everything from now on, and what is on its way. */
+  cut(way: "both" | "toServer" | "toClient" = "both"): void {
+    if (way !== "toClient") this.#toServer.isCut = true;
+    if (way !== "toServer") this.#toClient.isCut = true;
+  }
+
+  /** Lets everything through again. */
+  restore(): void {
+    this.#toServer.isCut = this.#toClient.isCut = false;
+  }
+
+  /** Sends a packet of the test's own to every client, as if it came from the server. */
+  injectToClients(bytes: Uint8Array): void {
+    for (const { client } of this.#links.values()) this.#send(this.#downstream, bytes, client);
+  }
+
+  #connect(link: Link): void {
+    link.upstream = bind();
+    this.#pump(link.upstream, (bytes) => {
+      this.#toClient.take(() => this.#send(this.#downstream, bytes, link.client));
+    });
+  }
+
+  #fromClient(bytes: Uint8Array<ArrayBuffer>, client: Deno.NetAddr): void {
+    let link = this.#links.get(client.port);
+    if (!link) {
+      if (this.#links.size === MAX_CLIENTS) return;
+      // #connect sets the other field.
+      link = { client } as Link;
+      this.#connect(link);
+      this.#links.set(client.port, link);
+    }
+    const known = link;
+    if (this.captured.length < (this.#options.capture ?? 0)) this.captured.push(bytes);
+    this.#toServer.take(() => this.#send(known.upstream, bytes, this.#server));
+  }
+
+  #pump(
+    socket: Deno.DatagramConn,
+    take: (bytes: Uint8Array<ArrayBuffer>, from: Deno.NetAddr) => void,
+  ): void {
+    const run = async () => {
+      const buffer = new Uint8Array(MAX_DATAGRAM_BYTES);
+      try {
+        while (!this.#closed) {
+          const [bytes, from] = await socket.receive(buffer);
+          take(bytes.slice() as Uint8Array<ArrayBuffer>, from as Deno.NetAddr);
+        }
+      } catch {
+        // Closed: by rebind(), or with the relay.
+      }
+    };
+    const pump = run().finally(() => this.#pumps.delete(pump));
+    this.#pumps.add(pump);
+  }
+
+  #send(socket: Deno.DatagramConn, bytes: Uint8Array, to: Deno.NetAddr): void {
+    if (this.#closed || this.#sends.size >= this.#maxQueued) return;
+    // A socket that rebind() has closed loses its packets, as the NAT's old port does.
+    const send = socket.send(bytes, to).then(() => {}, () => {}).finally(() =>
+      this.#sends.delete(send)
+    );
+    this.#sends.add(send);
+  }
+
+  /** The seed and what was done, for the message of a failure. */
+  toString(): string {
+    return `relay with seed ${this.seed}: ${JSON.stringify(this.counters)}`;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
+    this.#toServer.stop();
+    this.#toClient.stop();
+    this.#downstream.close();
+    for (const { upstream } of this.#links.values()) upstream.close();
+    await Promise.all([...this.#pumps, ...this.#sends]);
+  }
+}
+
+function bind(): Deno.DatagramConn {
+  return Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
+}
+
+/**
+ * Runs a test's body with two ends that are connected through a relay; both are gone when it settles.
+ *
+ * @throws {Error} the body's failure, with the relay's seed and counters in the message
+ */
+export async function withRelayedPair<T>(
+  options: UdpRelayOptions,
+  ends: { server?: Partial<ListenOptions>; client?: Partial<TransportOptions> },
+  body: (pair: QuicPair, relay: UdpRelay) => Promise<T>,
+): Promise<T> {
+  let relay: UdpRelay | undefined;
+  const via = (server: HostPort) => (relay = new UdpRelay(server, options)).addr;
+  try {
+    await using pair = await connectPair({ ...ends, via });
+    return await body(pair, relay!);
+  } catch (error) {
+    const message = error instanceof Error ? error.message : String(error);
+    throw new Error(`${message} (${relay})`, { cause: error });
+  } finally {
+    await relay?.[Symbol.asyncDispose]();
+  }
+}
