@@ -73,7 +73,7 @@ async function serveConnect(
   let target = "";
   try {
     const request = await readHead(stream);
-    if (!request) return;
+    if (!request) return await stream[Symbol.asyncDispose]();
     target = request.authority;
     log.trace("connect request", { stream: stream.id, target });
     const connection = await dial(request.target, dialTimeoutMs, signal).catch(refuseDial);

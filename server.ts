@@ -100,6 +100,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
 
   const stop = () => {
     listener.close();
+    registry.stopWaiting();
     void endpoint.close(SERVER_STOPS, "server stopped");
   };
   signal.addEventListener("abort", stop);

@@ -109,6 +109,7 @@ async function serve(
   log.info("connected to quic server", { ...fields, alpn: connection.alpn });
   const leave = () => connection.close(AGENT_LEAVES, "agent stopped");
   signal.addEventListener("abort", leave);
+  if (signal.aborted) leave();
   const ended = new AbortController();
   const serving = new Set<Promise<void>>();
   try {

@@ -91,6 +91,8 @@ function classify(error: unknown): readonly [DialFailure, string] {
   if (known) return known;
   const message = messageOf(error);
   // Failed name resolution comes without a code.
-  if (/lookup address|resolve/i.test(message)) return ["dns_error", "name does not resolve"];
+  if (/lookup address|resolve|no such host|no data of the requested type/i.test(message)) {
+    return ["dns_error", "name does not resolve"];
+  }
   return ["proxy_internal_error", message];
 }

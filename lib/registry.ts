@@ -14,6 +14,7 @@ export class NoAgentError extends Error {
 
 interface Waiter<A> {
   resolve(agent: A): void;
+  reject(error: NoAgentError): void;
 }
 
 /** The agents that are connected, handed out in turn. */
@@ -65,19 +66,27 @@ export class AgentRegistry<A extends Agent> {
       );
     }
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
+      const settle = () => {
+        clearTimeout(timer);
         this.#waiters.delete(waiter);
-        reject(new NoAgentError(`no agent connected within ${waitMs} ms`));
-      }, waitMs);
-      const waiter: Waiter<A> = {
-        resolve: (agent) => {
-          clearTimeout(timer);
-          this.#waiters.delete(waiter);
-          resolve(agent);
-        },
       };
+      const waiter: Waiter<A> = {
+        resolve: (agent) => (settle(), resolve(agent)),
+        reject: (error) => (settle(), reject(error)),
+      };
+      const timer = setTimeout(
+        () => waiter.reject(new NoAgentError(`no agent connected within ${waitMs} ms`)),
+        waitMs,
+      );
       this.#waiters.add(waiter);
     });
+  }
+
+  /** Nobody waits any longer: whoever does is refused. */
+  stopWaiting(): void {
+    for (const waiter of [...this.#waiters]) {
+      waiter.reject(new NoAgentError("no agent is connected"));
+    }
   }
 
   #take(): A | undefined {

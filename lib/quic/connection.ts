@@ -259,18 +259,20 @@ export class QuicConnection implements StreamTransport {
       return this.#closeTransport("the peer sent too much before it authenticated itself");
     }
     // A client's server stays where it is.
-    const check = this.#established && this.role === "server" && this.#peer.mustCheck(from);
-    const before = check ? this.#native.stats().recv : 0;
+    const mayMove = this.#established && this.role === "server" && this.#peer.concerns(from);
+    const count = mayMove || !this.#isConfirmed;
+    const before = count ? this.#native.stats().recv : 0;
     try {
       this.#native.recv(bytes, this.#path);
     } catch {
       // quiche has closed the connection with the fitting code, and #noticeState tells so.
     }
-    if (check && this.#native.stats().recv > before && this.#peer.authentic(from, bytes.length)) {
+    const authentic = count && this.#native.stats().recv > before;
+    if (mayMove && authentic && this.#peer.authentic(from, bytes.length, this.#receivedAt)) {
       // Its answer proves the address.
       this.#native.sendAckEliciting();
     }
-    if (!this.#established || !this.#isConfirmed) this.#noticeHandshake(bytes);
+    if (!this.#isConfirmed && authentic) this.#noticeHandshake(bytes);
     this.#host.schedule(this);
   }
 
@@ -292,6 +294,7 @@ export class QuicConnection implements StreamTransport {
   /** @internal Sends what there is to send. */
   flush(): void {
     const now = performance.now();
+    this.#peer.settle(now);
     this.#sendPackets();
     if (!this.#flushCut) {
       this.#unsent.clear();
@@ -323,6 +326,11 @@ export class QuicConnection implements StreamTransport {
       }
       if (!sent) return socket.release(buffer);
       this.#peer.sent(sent[0]);
+      if (this.#peer.previous) {
+        const copy = socket.take();
+        copy.set(buffer);
+        socket.send(copy, sent[0], this.#peer.previous);
+      }
       socket.send(buffer, sent[0], this.#peer.current);
     }
   }
@@ -542,13 +550,14 @@ export class QuicConnection implements StreamTransport {
     let at = timeout === null ? Infinity : now + timeout;
     if (this.#closeInfo) at = Math.min(at, this.#closedAt + MAX_DRAIN_MS);
     else {
-      if (!this.#established) at = Math.min(at, this.#startedAt + handshakeTimeoutMs);
+      if (!this.#isConfirmed) at = Math.min(at, this.#startedAt + handshakeTimeoutMs);
       else if (keepAliveMs > 0) at = Math.min(at, this.#keepAliveAt());
       at = Math.min(
         at,
         this.#readers.dueAt(now),
         this.#writers.dueAt(now),
         this.#uncollected.nextLookAt,
+        this.#peer.movingUntil,
       );
       if (this.#fins.pending) at = Math.min(at, Math.max(now, this.#fins.nextLookAt(this.#native)));
     }
@@ -569,7 +578,7 @@ export class QuicConnection implements StreamTransport {
     const now = performance.now();
     if (this.#native.timeout() === 0) this.#native.onTimeout();
     const { handshakeTimeoutMs, keepAliveMs } = this.#settings;
-    if (!this.#established && !this.#closeInfo && now >= this.#startedAt + handshakeTimeoutMs) {
+    if (!this.#isConfirmed && !this.#closeInfo && now >= this.#startedAt + handshakeTimeoutMs) {
       const reason = `handshake not complete after ${handshakeTimeoutMs} ms`;
       this.#closeNative(false, 0, reason);
       this.#finish({ by: "timeout", application: false, code: 0, reason });

@@ -25,7 +25,7 @@ import { UdpSocket } from "./udp.ts";
 
 /** How an endpoint takes connections. */
 export interface ListenOptions extends TransportOptions {
-  /** Handshakes under way from which on clients have to prove their address first (Retry). @default {100} */
+  /** Handshakes under way, or failed in the last second, from which on clients have to prove their address first (Retry). @default {100} */
   readonly retryAfterHalfOpen?: number;
   /** Handshakes under way at most; further ones are not answered. @default {1000} */
   readonly maxHalfOpen?: number;
@@ -70,6 +70,8 @@ interface Listener {
   readonly queue: QuicConnection[];
   readonly waiters: { resolve: (c: QuicConnection) => void; reject: (e: Error) => void }[];
   halfOpen: number;
+  /** When handshakes failed, lately: whoever has many fail must show addresses first, too. */
+  readonly failures: number[];
 }
 
 /**
@@ -117,6 +119,7 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
         queue: [],
         waiters: [],
         halfOpen: 0,
+        failures: [],
       };
     }
     this.socket = new UdpSocket(
@@ -264,8 +267,9 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
   /** @internal */
   closed(connection: QuicConnection, info: CloseInfo): void {
     const listener = this.#listener;
-    if (connection.role === "client" || !listener || connection.isEstablished) return;
+    if (connection.role === "client" || connection.isEstablished || !listener) return;
     listener.halfOpen--;
+    listener.failures.push(performance.now());
     listener.options.handshakeFailed?.(info, connection.remoteAddr);
   }
 
@@ -342,7 +346,7 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
       originalDcid = this.#validator.verify(token, from, header.dcid);
       if (!originalDcid) return this.#drop("droppedToken");
       cid = header.dcid.slice();
-    } else if (listener.halfOpen >= listener.options.retryAfterHalfOpen) {
+    } else if (listener.halfOpen + failedLately(listener) >= listener.options.retryAfterHalfOpen) {
       return this.#retry(header, derived, from);
     }
     const native = quiche.Connection.accept(cid, originalDcid, this.#local, from, listener.config);
@@ -383,6 +387,13 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
       this.socket.release(buffer);
     }
   }
+}
+
+/** Failed handshakes of the last second. */
+function failedLately({ failures }: Listener): number {
+  const since = performance.now() - 1_000;
+  while (failures.length > 0 && failures[0]! < since) failures.shift();
+  return failures.length;
 }
 
 const ENDPOINT_CLOSED = {

@@ -1,0 +1,188 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals } from "@std/assert";
+
+/**
+ * The architecture: every file of the programs, from the ground up. A name that ends in a slash is a folder.
+ *
+ * A file imports from its own layer and from those above it in this table, nothing else and never in a circle.
+ */
+const layers: readonly (readonly string[])[] = [
+  // Pure: values in, values out.
+  [
+    "lib/authority.ts",
+    "lib/backoff.ts",
+    "lib/connect_head.ts",
+    "lib/errors.ts",
+    "lib/pem.ts",
+    "lib/version.ts",
+  ],
+  // Pure as well: what a command line means.
+  ["lib/flags.ts", "lib/program_flags.ts"],
+  // The contracts that the rest is built on.
+  ["lib/certificate.ts", "lib/duplex.ts", "lib/log.ts"],
+  // One mechanism each.
+  ["lib/dial.ts", "lib/pipe.ts", "lib/quic/", "lib/tls.ts"],
+  // What keeps a program going.
+  ["lib/agent_session.ts", "lib/lifecycle.ts", "lib/reconnect.ts", "lib/registry.ts"],
+  // The programs.
+  ["agent.ts", "passthrough.ts", "server.ts"],
+];
+const PURE_LAYERS = 2;
+const PROGRAMS = layers.length - 1;
+
+/** Who may import the native binding. */
+const BINDING = { name: "@matrixai/quic", user: "lib/quic/native.ts" };
+/** Who may touch the process, beside the programs: its arguments, environment, signals and exit. */
+const LIFECYCLE = "lib/lifecycle.ts";
+/** Who must not know of QUIC, so as to be tested without a socket. */
+const KNOW_NO_QUIC = ["lib/pipe.ts", "lib/registry.ts"];
+
+const root = new URL("../", import.meta.url);
+const NOT_OURS = [".git", "node_modules", "dist", "coverage"];
+
+/** Paths, from the root of the project, of all files below a folder. */
+function filesBelow(folder: string): string[] {
+  const paths: string[] = [];
+  for (const entry of Deno.readDirSync(new URL(folder, root))) {
+    if (NOT_OURS.includes(entry.name)) continue;
+    if (entry.isDirectory) paths.push(...filesBelow(`${folder}${entry.name}/`));
+    else if (entry.isFile) paths.push(`${folder}${entry.name}`);
+  }
+  return paths.sort();
+}
+
+const read = (path: string) => Deno.readTextFileSync(new URL(path, root));
+
+/** A file's text without its comments. Strings are looked at only to tell what is no comment. */
+function codeOf(path: string): string {
+  const token = /"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`|\/\/[^\n]*|\/\*[\s\S]*?\*\//g;
+  return read(path).replace(token, (text) => text.startsWith("/") ? "" : text);
+}
+
+/** What a file imports or exports from, as it is written there; also types, and imports made in the course of things. */
+function importsOf(path: string): string[] {
+  const statement =
+    /^\s*(?:import|export)\b[^"'`;]*?\bfrom\s*["']([^"']+)["']|^\s*import\s*["']([^"']+)["']|\bimport\(\s*["'`]([^"'`]+)["'`]/gm;
+  return [...codeOf(path).matchAll(statement)].map((match) => match[1] ?? match[2] ?? match[3]!);
+}
+
+/** The files of the project among them, from the root. */
+function localImportsOf(path: string): string[] {
+  return importsOf(path)
+    .filter((name) => name.startsWith("."))
+    .map((name) => new URL(name, new URL(path, root)).href.slice(root.href.length));
+}
+
+function layerOf(path: string): number {
+  return layers.findIndex((names) =>
+    names.some((name) => name.endsWith("/") ? path.startsWith(name) : path === name)
+  );
+}
+
+const all = filesBelow("");
+const typescript = all.filter((path) => path.endsWith(".ts"));
+const programs = layers[PROGRAMS]!;
+/** Everything that the programs are made of. */
+const parts = typescript.filter((path) => path.startsWith("lib/") || !path.includes("/"));
+
+function test(name: string, fn: () => void): void {
+  Deno.test({ name: `the architecture ${name}`, permissions: { read: true }, fn });
+}
+
+test("names every file of lib/ and of the root, and no others", () => {
+  assertEquals(parts.filter((path) => layerOf(path) < 0), [], "to be placed in a layer");
+  const gone = layers.flat().filter((name) => !parts.some((path) => path.startsWith(name)));
+  assertEquals(gone, [], "in the table but not there");
+});
+
+test("is seen by its test as it is", () => {
+  // Were the regular expressions to miss an import, the other tests would hold nothing.
+  assert(localImportsOf("server.ts").includes("lib/quic/mod.ts"), "over several lines");
+  assert(localImportsOf("lib/quic/mod.ts").includes("lib/quic/native.ts"), "export type from");
+  assert(localImportsOf("lib/quic/stream.ts").includes("lib/duplex.ts"), "import type");
+  assert(importsOf(BINDING.user).includes(BINDING.name), "a package");
+  assert(/\bDeno\.args\b/.test(codeOf(LIFECYCLE)), "a use of Deno");
+});
+
+test("has imports go down, or stay in their layer", () => {
+  const wrong = parts.flatMap((path) =>
+    localImportsOf(path)
+      .filter((imported) => imported !== "deno.json")
+      .filter((imported) => layerOf(imported) < 0 || layerOf(imported) > layerOf(path))
+      .map((imported) => `${path} imports ${imported}`)
+  );
+  assertEquals(wrong, []);
+});
+
+test("has no programs that import each other", () => {
+  const wrong = programs.filter((path) =>
+    localImportsOf(path).some((imported) => programs.includes(imported))
+  );
+  assertEquals(wrong, []);
+});
+
+test("has no circles", () => {
+  const circles: string[] = [];
+  const done = new Set<string>();
+  const visit = (path: string, way: readonly string[]) => {
+    if (way.includes(path)) {
+      circles.push([...way.slice(way.indexOf(path)), path].join(" > "));
+    } else if (!done.has(path) && path.endsWith(".ts")) {
+      for (const imported of localImportsOf(path)) visit(imported, [...way, path]);
+      done.add(path);
+    }
+  };
+  for (const path of typescript) visit(path, []);
+  assertEquals(circles, []);
+});
+
+test("keeps its pure layers free of Deno and Node", () => {
+  const wrong = parts.filter((path) => layerOf(path) < PURE_LAYERS).filter((path) =>
+    /\bDeno\b/.test(codeOf(path)) || importsOf(path).some((name) => /^(?:node|npm|jsr):/.test(name))
+  );
+  assertEquals(wrong, []);
+});
+
+test("has one file that imports the native binding", () => {
+  const users = parts.filter((path) => importsOf(path).some((name) => name.includes(BINDING.name)));
+  assertEquals(users, [BINDING.user]);
+});
+
+test("has only the programs and their lifecycle touch the process", () => {
+  const wrong = parts
+    .filter((path) => !programs.includes(path) && path !== LIFECYCLE)
+    .filter((path) =>
+      /\bDeno\.(?:args|env|exit|exitCode|addSignalListener|removeSignalListener)\b/
+        .test(codeOf(path)) || importsOf(path).includes("node:process")
+    );
+  assertEquals(wrong, []);
+});
+
+test("keeps QUIC from those that only know carriers and agents", () => {
+  const wrong = KNOW_NO_QUIC.filter((path) =>
+    importsOf(path).some((name) => /\bquic\b/.test(name))
+  );
+  assertEquals(wrong, []);
+});
+
+test("has no default exports", () => {
+  const wrong = typescript.filter((path) =>
+    /\bexport\s+default\b|\bas\s+default\b/.test(codeOf(path))
+  );
+  assertEquals(wrong, []);
+});
+
+test("says in every source file under which licence it is", () => {
+  const sources = all.filter((path) =>
+    /\.(?:ts|js|sh|ya?ml)$|(?:^|\/)(?:Dockerfile|\.gitignore)$/.test(path) ||
+    (!/\.\w+$/.test(path) && read(path).startsWith("#!"))
+  );
+  const wrong = sources.filter((path) => {
+    const head = read(path).split("\n", 4).join("\n");
+    return !head.includes("SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors") ||
+      !head.includes("SPDX-License-Identifier: Apache-2.0");
+  });
+  assertEquals(wrong, []);
+});
