@@ -42,6 +42,9 @@ const MAX_BUFFER_BYTES = 128 << 10;
 /** Time that a side whose bytes go nowhere any more may go on sending them after everything else is done. */
 const LINGER_MS = 1_000;
 
+/** Time that bytes need to get ahead of the reset that follows them, which would overtake and drop them. */
+const DELIVERY_MS = 100;
+
 type Side = "a" | "b";
 
 interface Direction {
@@ -57,7 +60,7 @@ interface Direction {
  * Carries bytes between two carriers, both ways, until both directions have ended; both are closed then. Never rejects.
  *
  * - The end of `a`'s bytes closes the writing direction of `b`; the other direction goes on.
- * - A failed read, such as a reset by the peer, aborts both.
+ * - A failed read, such as a reset by the peer, aborts both, once the bytes before it have got through.
  * - A failed write ends its direction alone: a peer that takes no more bytes may still have an answer under way. The
  *   side they come from is told to stop, or its bytes are dropped.
  */
@@ -77,7 +80,7 @@ class Pair {
   #end: Pick<PipeResult, "reason" | "by" | "error"> | undefined;
   #failure: Pick<PipeResult, "reason" | "by" | "error"> | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #progressAt = 0;
+  #progressAt = -Infinity;
 
   constructor(a: Duplex, b: Duplex, options: PipeOptions) {
     this.#options = options;
@@ -106,7 +109,7 @@ class Pair {
       try {
         n = await from.read(buffer);
       } catch (error) {
-        return this.#abort({ reason: "error", by: fromSide, error });
+        return await this.#readFailed(direction, error);
       }
       if (n === null) break;
       try {
@@ -128,6 +131,17 @@ class Pair {
       this.#failure ??= { reason: "error", by: fromSide === "a" ? "b" : "a", error };
     }
     this.#over(direction);
+  }
+
+  /** Aborts both, the writer a little later: what it was given just before is not to be lost with the rest. */
+  async #readFailed({ from, to, fromSide }: Direction, error: unknown): Promise<void> {
+    if (this.#end) return;
+    // A failed write comes first, and explains the read that fails after it.
+    this.#end = this.#failure ?? { reason: "error", by: fromSide, error };
+    from.abort(this.#options.abortCode);
+    const left = this.#progressAt + DELIVERY_MS - performance.now();
+    if (left > 0) await new Promise((resolve) => setTimeout(resolve, left));
+    to.abort(this.#options.abortCode);
   }
 
   /** The writer takes no more: has the reader's peer stop, or drops what it sends, while the other direction goes on. */
@@ -167,8 +181,7 @@ class Pair {
 
   #abort(end: Pick<PipeResult, "reason" | "by" | "error">): void {
     if (this.#end) return;
-    // A failed write comes first, and explains the read that fails after it.
-    this.#end = end.reason === "error" ? this.#failure ?? end : end;
+    this.#end = end;
     this.#aToB.from.abort(this.#options.abortCode);
     this.#bToA.from.abort(this.#options.abortCode);
   }
