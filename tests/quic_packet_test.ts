@@ -202,7 +202,10 @@ pureTest(
         }
         for (let length = 0; length < token.length; length++) {
           assertEquals(validator.verify(token.subarray(0, length), peer, retryCid), undefined);
-          assertEquals(validator.verify(token.subarray(token.length - length), peer, retryCid), undefined);
+          assertEquals(
+            validator.verify(token.subarray(token.length - length), peer, retryCid),
+            undefined,
+          );
         }
         assertEquals(validator.verify(new Uint8Array([...token, 0]), peer, retryCid), undefined);
         assertEquals(validator.verify(token, peer, retryCid), originalDcid);

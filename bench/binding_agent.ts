@@ -1,0 +1,46 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What `passthrough.ts` does, on the binding's own `QUICClient`: the yardstick of the benchmark. */
+import quic, { events, type QUICStream } from "@matrixai/quic";
+import { loadAgentTls } from "../lib/agent_session.ts";
+import type { Authority } from "../lib/authority.ts";
+import { runProgram } from "../lib/lifecycle.ts";
+import { logger } from "../lib/log.ts";
+import { passthroughFlags } from "../lib/program_flags.ts";
+import { bindingConfig, carry, containErrors } from "./binding_common.ts";
+
+const log = logger("binding");
+
+async function serve(stream: QUICStream, { hostname, port }: Authority): Promise<void> {
+  await carry(await Deno.connect({ hostname, port }), stream, log);
+}
+
+function randomBytes(data: ArrayBuffer): Promise<void> {
+  crypto.getRandomValues(new Uint8Array(data));
+  return Promise.resolve();
+}
+
+await runProgram({
+  name: "binding-agent",
+  summary: "Dials a binding-server and connects every stream it opens to one upstream.",
+  flags: passthroughFlags,
+  async run(values, signal) {
+    containErrors(log);
+    const client = await quic.QUICClient.createQUICClient({
+      // The name that is verified and sent as SNI; where it is, the resolver says.
+      host: values.serverName,
+      port: values.server.port,
+      resolveHostname: () => values.server.hostname,
+      localHost: "127.0.0.1",
+      crypto: { ops: { randomBytes } },
+      config: bindingConfig(await loadAgentTls(values), values.alpn),
+    });
+    client.connection.addEventListener(
+      events.EventQUICConnectionStream.name,
+      (event) => void serve((event as events.EventQUICConnectionStream).detail, values.upstream),
+    );
+    log.info("connected to quic server");
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  },
+});

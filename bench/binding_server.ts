@@ -1,0 +1,63 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What `server.ts` does for one agent, on the binding's own `QUICServer`: the yardstick of the benchmark. */
+import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
+import quic, { events, type QUICConnection } from "@matrixai/quic";
+import { formatAuthority } from "../lib/authority.ts";
+import { runProgram } from "../lib/lifecycle.ts";
+import { logger } from "../lib/log.ts";
+import { serverFlags } from "../lib/program_flags.ts";
+import { loadTlsMaterial } from "../lib/tls.ts";
+import { bindingConfig, carry, containErrors } from "./binding_common.ts";
+
+const log = logger("binding");
+
+/** Signs the tokens of address validation, as the binding wants it. */
+const crypto = {
+  key: new Uint8Array(randomBytes(32)).buffer,
+  ops: { sign, verify },
+};
+
+function sign(key: ArrayBuffer, data: ArrayBuffer): Promise<ArrayBuffer> {
+  const digest = createHmac("sha256", new Uint8Array(key)).update(new Uint8Array(data)).digest();
+  return Promise.resolve(new Uint8Array(digest).buffer);
+}
+
+async function verify(key: ArrayBuffer, data: ArrayBuffer, mac: ArrayBuffer): Promise<boolean> {
+  const expected = await sign(key, data);
+  return mac.byteLength === expected.byteLength &&
+    timingSafeEqual(new Uint8Array(mac), new Uint8Array(expected));
+}
+
+await runProgram({
+  name: "binding-server",
+  summary: "Takes TCP connections and carries each, on a QUIC stream, to the last binding-agent.",
+  flags: serverFlags,
+  async run(values, signal) {
+    containErrors(log);
+    const tls = await loadTlsMaterial({
+      caFile: values.clientCaFile,
+      caFlag: "--client-ca-file",
+      certFile: values.certFile,
+      keyFile: values.certKey,
+    });
+    const server = new quic.QUICServer({ crypto, config: bindingConfig(tls, values.alpn) });
+    let agent: QUICConnection | undefined;
+    server.addEventListener(events.EventQUICServerConnection.name, (event) => {
+      agent = (event as events.EventQUICServerConnection).detail;
+      log.info("agent connected");
+    });
+    await server.start({ host: values.listenQuic.hostname, port: values.listenQuic.port });
+    const { hostname, port } = values.listenTcp;
+    using listener = Deno.listen({ hostname, port });
+    const addressOf = (hostname: string, port: number) => formatAuthority({ hostname, port });
+    log.info("tcp listener on {address}", { address: addressOf(hostname, listener.addr.port) });
+    log.info("quic listener on {address}", { address: addressOf(server.host, server.port) });
+    signal.addEventListener("abort", () => listener.close());
+    for await (const client of listener) {
+      if (agent) void carry(client, agent.newStream(), log);
+      else client.close();
+    }
+  },
+});

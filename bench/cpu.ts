@@ -1,0 +1,50 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** USER_HZ, which is the same on every machine that Deno runs on. */
+const TICKS_PER_SECOND = 100;
+
+/** CPU time so far, in seconds. */
+export interface CpuTimes {
+  /** Of each process that was asked for. */
+  readonly processes: readonly number[];
+  /** Of the whole machine, all its CPUs together. */
+  readonly busy: number;
+  readonly idle: number;
+}
+
+/**
+ * Looks at the CPU time of some processes, and of the machine. Undefined where there is no `/proc`.
+ *
+ * By way of `cat`, since Deno lets nobody into `/proc` who is not allowed everything.
+ */
+export async function cpuTimes(pids: readonly number[] = []): Promise<CpuTimes | undefined> {
+  if (Deno.build.os !== "linux") return undefined;
+  const args = ["/proc/stat", ...pids.map((pid) => `/proc/${pid}/stat`)];
+  try {
+    const { stdout, success } = await new Deno.Command("cat", { args, stderr: "null" }).output();
+    if (!success) return undefined;
+    const lines = new TextDecoder().decode(stdout).trimEnd().split("\n");
+    // proc(5): user, nice, system, idle, iowait, irq, softirq, steal
+    const machine = lines[0]!.split(/ +/).slice(1, 9).map(Number);
+    const idle = machine[3]! + machine[4]!;
+    const busy = machine.reduce((sum, ticks) => sum + ticks) - idle;
+    return {
+      processes: lines.slice(lines.length - pids.length).map(processTicks).map(toSeconds),
+      busy: toSeconds(busy),
+      idle: toSeconds(idle),
+    };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Fields 14 and 15 of proc(5), user and system time; the name before them may hold anything. */
+function processTicks(stat: string): number {
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return Number(fields[11]) + Number(fields[12]);
+}
+
+function toSeconds(ticks: number): number {
+  return ticks / TICKS_PER_SECOND;
+}
