@@ -4,6 +4,7 @@
 /** The programs as processes, with the permissions of their tasks, and curl for a client. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { createHash } from "node:crypto";
+import { createCa, issueCertificate } from "../certs/issue.ts";
 import { makeCerts } from "../certs/make.ts";
 import { eventually } from "./support/eventually.ts";
 import { checkPattern, pattern } from "./support/pattern.ts";
@@ -292,6 +293,76 @@ Deno.test("an agent backs off from a server that is not there", async () => {
       delays.every((delay, attempt) => delay >= 62 && delay <= 250 * 2 ** attempt),
       `${delays}`,
     );
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+});
+
+Deno.test("certificates that do not fit get nowhere, and both ends say why", async (t) => {
+  await using tunnel = await startTunnel();
+  const { dir, quicPort, server } = tunnel;
+  const other = await Deno.makeTempDir();
+  try {
+    await makeCerts(other);
+    const cases: [string, Record<string, string>, RegExp, RegExp][] = [
+      [
+        "an agent of another CA",
+        { "cert-file": `${other}/client.pem`, "cert-key": `${other}/client.key` },
+        /cannot connect to the server.*closed by the peer: TLS alert 48, certificate of an unknown CA.*retryInMs=/,
+        /WRN server "agent refused" remote=127\.0\.0\.1:\d+ reason=.*TLS alert 48, certificate of an unknown CA/,
+      ],
+      [
+        "a server of another CA",
+        { "ca-file": `${other}/ca.pem` },
+        /cannot connect to the server.*TLS alert 48.*not signed by.*retryInMs=/,
+        /WRN server "agent refused" remote=127\.0\.0\.1:\d+ reason=.*closed by the peer: TLS alert 48/,
+      ],
+      [
+        "a server of another name",
+        { "server-name": "other.example" },
+        /cannot connect to the server.*certificate is for .*quic-tunnel-server.*, not for .*other\.example.*retryInMs=/,
+        /WRN server "agent refused" remote=127\.0\.0\.1:\d+ reason=.*closed by the peer: TLS alert/,
+      ],
+    ];
+    for (const [name, flags, atAgent, atServer] of cases) {
+      await t.step(name, async () => {
+        const before = server.lines.length;
+        await using agent = startProgram("agent", {
+          server: `127.0.0.1:${quicPort}`,
+          ...agentFlags(dir),
+          ...flags,
+        });
+        await agent.line(atAgent);
+        await eventually(
+          "the server's line",
+          () => server.lines.slice(before).some((line) => atServer.test(line)),
+        );
+        assert(!agent.lines.some((line) => line.includes("connected to quic server")));
+        assert(!server.lines.some((line) => line.includes("agents=2")));
+      });
+    }
+  } finally {
+    await Deno.remove(other, { recursive: true });
+  }
+});
+
+Deno.test("an expired certificate of its own keeps a program from starting", async () => {
+  const dir = await Deno.makeTempDir();
+  try {
+    const notBefore = new Date("2020-01-01"), notAfter = new Date("2021-01-01");
+    const ca = await createCa({ commonName: "CA", notBefore });
+    const client = await issueCertificate(ca, {
+      commonName: "agent",
+      usage: "client",
+      notBefore,
+      notAfter,
+    });
+    await Deno.writeTextFile(`${dir}/ca.pem`, ca.certPem);
+    await Deno.writeTextFile(`${dir}/client.pem`, client.certPem);
+    await Deno.writeTextFile(`${dir}/client.key`, client.keyPem);
+    await using agent = startProgram("agent", agentFlags(dir));
+    assertEquals((await agent.status).code, 2);
+    await agent.line(/^proxy-agent: .*--cert-file.*expired on 2021-01-01/);
   } finally {
     await Deno.remove(dir, { recursive: true });
   }
