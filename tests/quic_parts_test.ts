@@ -1,0 +1,129 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Parts of the driver that work without a peer. */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { Budget } from "../lib/quic/budget.ts";
+import { ConnectionClosedError, QuicEndpoint } from "../lib/quic/mod.ts";
+import { PeerAddress } from "../lib/quic/peer_address.ts";
+import { StreamQueue } from "../lib/quic/stream_queue.ts";
+import { ALPN, assertNothingLive, clientTls } from "./support/quic.ts";
+
+const home = { host: "192.0.2.1", port: 1000 };
+const away = { host: "192.0.2.1", port: 2000 };
+const stranger = { host: "198.51.100.1", port: 3000 };
+
+Deno.test("QuicEndpoint counts sends that the system refuses and goes on", async () => {
+  {
+    await using endpoint = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
+    // An IPv4 socket cannot send there.
+    const peer = { host: "::1", port: 9 };
+    const options = { tls: clientTls, alpn: ALPN, handshakeTimeoutMs: 100 };
+    const error = await assertRejects(
+      () => endpoint.connect(peer, "quic-tunnel-server", options),
+      ConnectionClosedError,
+    );
+    assertEquals(error.info.by, "timeout");
+    assert(endpoint.stats.sendErrors > 0);
+  }
+  assertNothingLive();
+});
+
+Deno.test("PeerAddress follows a peer that moves, and trusts the address from its second packet on", () => {
+  const address = new PeerAddress(home);
+  assert(!address.concerns(home));
+  assert(address.concerns(away));
+  assert(address.authentic(away, 100, 0));
+  assertEquals([address.current, address.previous], [away, home]);
+  assertEquals(address.maxPacketBytes, 300);
+  address.sent(280);
+  assertEquals(address.maxPacketBytes, 0);
+  assert(!address.authentic(away, 50, 10));
+  assertEquals(address.maxPacketBytes, Infinity);
+  address.settle(address.movingUntil);
+  assertEquals([address.current, address.previous], [away, undefined]);
+  assert(!address.concerns(away));
+});
+
+Deno.test("PeerAddress goes back when the new address does not prove itself", () => {
+  const address = new PeerAddress(home);
+  address.authentic(stranger, 1200, 0);
+  address.settle(address.movingUntil - 1);
+  assertEquals(address.current, stranger);
+  address.settle(address.movingUntil);
+  assertEquals([address.current, address.previous], [home, undefined]);
+  assertEquals(address.maxPacketBytes, Infinity);
+});
+
+Deno.test("PeerAddress goes back at once, without a limit, when the old address speaks", () => {
+  const address = new PeerAddress(home);
+  address.authentic(stranger, 1200, 0);
+  assert(!address.authentic(home, 40, 1));
+  assertEquals([address.current, address.maxPacketBytes], [home, Infinity]);
+});
+
+Deno.test("PeerAddress keeps the last proven address through several moves", () => {
+  const address = new PeerAddress(home);
+  address.authentic(away, 100, 0);
+  address.authentic(stranger, 100, 1);
+  assertEquals([address.current, address.previous], [stranger, home]);
+  address.settle(address.movingUntil);
+  assertEquals(address.current, home);
+});
+
+Deno.test("Budget lets work take its share of the time, and no more", () => {
+  const budget = new Budget(0.1);
+  let spent = 0;
+  for (let now = 0; now < 1000; now++) {
+    if (!budget.allows(now)) continue;
+    budget.spend(5);
+    spent += 5;
+  }
+  assert(spent >= 90 && spent <= 115, `${spent} of 1000 ms`);
+});
+
+Deno.test("Budget tells when it allows work again", () => {
+  const budget = new Budget(0.1);
+  assert(budget.allows(0));
+  budget.spend(12);
+  const at = budget.allowsAt(0);
+  assert(!budget.allows(at - 1));
+  assert(budget.allows(at + 1));
+});
+
+Deno.test("StreamQueue tries all of a few, and of many those that were ready lately", () => {
+  const queue = new StreamQueue<number>();
+  for (let i = 0; i < 10; i++) queue.add(i);
+  const tried: number[] = [];
+  queue.serve((stream) => (tried.push(stream), stream === 3));
+  assertEquals(tried, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+  assertEquals(queue.size, 9);
+  assert(!queue.hasOthers);
+
+  for (let i = 0; i < 1000; i++) queue.add(i);
+  assert(queue.hasOthers);
+  tried.length = 0;
+  queue.serve((stream) => (tried.push(stream), true));
+  assertEquals(tried, [3]);
+  assertEquals(queue.size, 999);
+});
+
+Deno.test("StreamQueue looks through the others, and puts it off when that takes too long", () => {
+  const queue = new StreamQueue<number>();
+  for (let i = 0; i < 1000; i++) queue.add(i);
+  const start = performance.now();
+  queue.scan(start, (stream) => {
+    // Longer than what a queue that was idle has saved up.
+    while (stream === 999 && performance.now() - start < 20);
+    return stream === 500;
+  });
+  assertEquals(queue.size, 999);
+  let tries = 0;
+  queue.scan(start + 1, () => (tries++, false));
+  assertEquals(tries, 0);
+  const dueAt = queue.dueAt(start + 1);
+  assert(dueAt > start + 100);
+  queue.scan(dueAt + 1, () => (tries++, false));
+  assertEquals(tries, 999);
+  assertEquals(queue.dueAt(dueAt + 1), Infinity);
+});
