@@ -16,7 +16,7 @@ import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
 import { messageOf } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
-import { pipeDuplex } from "./lib/pipe.ts";
+import { pipeDuplex, summarize } from "./lib/pipe.ts";
 import { agentFlags } from "./lib/program_flags.ts";
 import type { QuicStream } from "./lib/quic/mod.ts";
 
@@ -89,12 +89,8 @@ async function serveConnect(
     log.debug("tunnel ended", {
       stream: stream.id,
       target,
+      ...summarize(result, since, { a: "client", b: "target" }),
       sent: request.rest.length + result.aToB,
-      received: result.bToA,
-      durationMs: Math.round(performance.now() - since),
-      reason: result.reason,
-      by: result.by && { a: "client", b: "target" }[result.by],
-      error: result.error && messageOf(result.error),
     });
   } catch (error) {
     log.debug("tunnel refused", { stream: stream.id, target, error: messageOf(error) });

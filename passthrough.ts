@@ -9,7 +9,7 @@ import { tcpDuplex } from "./lib/duplex.ts";
 import { messageOf } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
-import { pipeDuplex } from "./lib/pipe.ts";
+import { pipeDuplex, summarize } from "./lib/pipe.ts";
 import { passthroughFlags } from "./lib/program_flags.ts";
 import type { QuicStream } from "./lib/quic/mod.ts";
 
@@ -60,12 +60,7 @@ async function carry(
   const result = await pipeDuplex(stream, tcpDuplex(connection), { signal });
   log.debug("tunnel ended", {
     stream: stream.id,
-    sent: result.aToB,
-    received: result.bToA,
-    durationMs: Math.round(performance.now() - since),
-    reason: result.reason,
-    by: result.by && { a: "client", b: "upstream" }[result.by],
-    error: result.error && messageOf(result.error),
+    ...summarize(result, since, { a: "client", b: "upstream" }),
   });
 }
 

@@ -8,7 +8,7 @@ import { tcpDuplex } from "./lib/duplex.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
-import { pipeDuplex } from "./lib/pipe.ts";
+import { pipeDuplex, summarize } from "./lib/pipe.ts";
 import { serverFlags } from "./lib/program_flags.ts";
 import {
   type CloseInfo,
@@ -221,12 +221,7 @@ async function serveClient(
     const result = await pipeDuplex(carrier, stream, { signal });
     log.debug("tunnel ended", {
       ...fields,
-      sent: result.aToB,
-      received: result.bToA,
-      durationMs: Math.round(performance.now() - since),
-      reason: result.reason,
-      by: result.by && { a: "client", b: "agent" }[result.by],
-      error: result.error && messageOf(result.error),
+      ...summarize(result, since, { a: "client", b: "agent" }),
     });
   } catch (error) {
     carrier.abort();

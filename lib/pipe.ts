@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { type Duplex, writeAll } from "./duplex.ts";
+import { messageOf } from "./errors.ts";
 
 export interface PipeOptions {
   /**
@@ -33,6 +34,23 @@ export interface PipeResult {
   readonly by?: "a" | "b";
   /** What it failed with. */
   readonly error?: unknown;
+}
+
+/**
+ * The fields of the line that sums up a tunnel at its end.
+ *
+ * @param since when it began, by `performance.now()`
+ * @param names what the two sides are called
+ */
+export function summarize(result: PipeResult, since: number, names: { a: string; b: string }) {
+  return {
+    sent: result.aToB,
+    received: result.bToA,
+    durationMs: Math.round(performance.now() - since),
+    reason: result.reason,
+    by: result.by && names[result.by],
+    error: result.error && messageOf(result.error),
+  };
 }
 
 /** An idle direction holds this much; it grows when reads fill it. */
