@@ -12,26 +12,26 @@ export class Budget {
   readonly #share: number;
   #creditMs = MAX_CREDIT_MS;
   #at = 0;
+  #putOff = false;
 
   /** @param share of the time, 0 to 1 */
   constructor(share: number) {
     this.#share = share;
   }
 
-  /** Whether the work may run now. */
-  allows(now: number): boolean {
+  /** Runs the work if there is credit for it, or else puts it off. */
+  run(now: number, work: () => void): void {
     this.#creditMs = Math.min(MAX_CREDIT_MS, this.#creditMs + (now - this.#at) * this.#share);
     this.#at = now;
-    return this.#creditMs > 0;
+    this.#putOff = this.#creditMs <= 0;
+    if (this.#putOff) return;
+    work();
+    this.#creditMs -= performance.now() - now;
   }
 
-  /** Takes what a run has cost. */
-  spend(ms: number): void {
-    this.#creditMs -= ms;
-  }
-
-  /** When the work may run again. */
-  allowsAt(now: number): number {
+  /** When work that was put off may run; Infinity if none was. */
+  dueAt(now: number): number {
+    if (!this.#putOff) return Infinity;
     return this.#creditMs > 0 ? now : now - this.#creditMs / this.#share;
   }
 }

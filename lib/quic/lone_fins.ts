@@ -6,16 +6,35 @@ import type { NativeConnection } from "./native.ts";
 /** Rounds after which everything before must have arrived: each is a time in which any loss is noticed and mended. */
 const MAX_ROUNDS = 4;
 
+/** Packets sent later that make a lost one known once they are acknowledged (RFC 9002 §6.1.1), and some. */
+const LATER_PACKETS = 8;
+
+/** quiche's timers are cut to whole milliseconds, and run a little behind this end's clock. */
+const CLOCK_SLACK_MS = 5;
+
 const nothing = new Uint8Array(0);
 
 interface Fin {
   /** Whether the peer's direction had ended before this one. */
   readonly readEnded: boolean;
   written: boolean;
-  /** Packets lost, and time, when the current round began. */
+  /** Packets sent and lost when the current round began. */
+  sent: number;
   lost: number;
-  since: number;
+  /** When enough had been sent after it. */
+  overtakenAt: number;
   rounds: number;
+}
+
+/** What there is to know of a connection. */
+interface State {
+  readonly now: number;
+  readonly sent: number;
+  readonly lost: number;
+  /** Nothing is under way. */
+  readonly quiet: boolean;
+  /** Time in which what was sent is acknowledged, if it has arrived. */
+  readonly answerMs: number;
 }
 
 /**
@@ -28,25 +47,22 @@ interface Fin {
  * - when the peer's direction is over, FIN is sent once all bytes before it have arrived, so that the next
  *   acknowledgement for the stream is that of the FIN.
  *
- * quiche does not tell what was acknowledged. Nothing is under way when its next timeout is that of idling; and a time
- * of several round trips without a loss will do on a connection that is never silent.
+ * quiche does not tell what was acknowledged. But nothing is under way when the only timer it has left is that of
+ * idling; and on a connection that is never silent, a packet has arrived when later ones were sent and a while after
+ * that none is known to be lost.
  */
 export class LoneFins {
   readonly #fins = new Map<number, Fin>();
+  #nextLookAt = Infinity;
 
   /** Whether there is anything to do. */
   get pending(): boolean {
     return this.#fins.size > 0;
   }
 
-  add(native: NativeConnection, id: number, readEnded: boolean, now: number): void {
-    this.#fins.set(id, {
-      readEnded,
-      written: false,
-      lost: native.stats().lost,
-      since: now,
-      rounds: 0,
-    });
+  add(native: NativeConnection, id: number, readEnded: boolean): void {
+    const { sent, lost } = native.stats();
+    this.#fins.set(id, { readEnded, written: false, sent, lost, overtakenAt: Infinity, rounds: 0 });
   }
 
   delete(id: number): void {
@@ -62,51 +78,67 @@ export class LoneFins {
     return this.#fins.size > 0 && this.#fins.get(id)?.readEnded === false;
   }
 
-  /** When to look again at the latest. */
-  nextLookAt(native: NativeConnection): number {
-    const [first] = this.#fins.values();
-    return first ? first.since + roundMs(native) : Infinity;
+  /** When to look again, if nothing happens before. */
+  get nextLookAt(): number {
+    return this.#fins.size > 0 ? this.#nextLookAt : Infinity;
   }
 
   /**
    * Hands over the FINs whose time has come. To be called when everything before them has been sent.
    *
+   * @param idleForMs time for which nothing was heard of the peer
+   * @param idleTimeoutMs this end's idle timeout
    * @param released told of each stream that may be read again
    * @returns whether there is something to send
    */
-  advance(native: NativeConnection, now: number, released: (id: number) => void): boolean {
-    const round = roundMs(native);
-    const quiet = (native.timeout() ?? 0) > round;
-    const { lost } = native.stats();
+  advance(
+    native: NativeConnection,
+    now: number,
+    idleForMs: number,
+    idleTimeoutMs: number,
+    released: (id: number) => void,
+  ): boolean {
+    const state = stateOf(native, now, idleForMs, idleTimeoutMs);
     let written = false;
+    this.#nextLookAt = Infinity;
     for (const [id, fin] of this.#fins) {
       if (!fin.written && !fin.readEnded) {
-        fin.since = now;
         if (!write(native, id)) continue;
         written = fin.written = true;
-        fin.lost = lost;
-      } else if (quiet || arrived(fin, lost, now, round)) {
-        fin.since = now;
+        Object.assign(fin, { sent: state.sent, lost: state.lost });
+      } else if (state.quiet || arrived(fin, state)) {
         if (fin.readEnded && !write(native, id)) continue;
         written ||= fin.readEnded;
         this.#fins.delete(id);
         released(id);
+      } else {
+        this.#nextLookAt = Math.min(this.#nextLookAt, fin.overtakenAt + state.answerMs);
       }
     }
     return written;
   }
 }
 
-/** A time in which a packet is acknowledged, or found lost by a probe (RFC 9002 §6.2). */
-function roundMs(native: NativeConnection): number {
-  return 4 * (native.pathStats()[0]?.rtt ?? 0) + 50;
+function stateOf(
+  native: NativeConnection,
+  now: number,
+  idleForMs: number,
+  idleTimeoutMs: number,
+): State {
+  const { sent, lost, peerMaxIdleTimeout } = native.stats();
+  const idleMs = peerMaxIdleTimeout > 0
+    ? Math.min(idleTimeoutMs, peerMaxIdleTimeout)
+    : idleTimeoutMs;
+  const quiet = (native.timeout() ?? 0) >= idleMs - idleForMs - CLOCK_SLACK_MS;
+  return { now, sent, lost, quiet, answerMs: 2 * (native.pathStats()[0]?.rtt ?? 0) + 50 };
 }
 
-function arrived(fin: Fin, lost: number, now: number, round: number): boolean {
-  if (now - fin.since < round) return false;
-  if (fin.lost === lost || ++fin.rounds === MAX_ROUNDS) return true;
-  fin.lost = lost;
-  fin.since = now;
+function arrived(fin: Fin, state: State): boolean {
+  if (state.sent - fin.sent < LATER_PACKETS) return false;
+  if (fin.overtakenAt === Infinity) fin.overtakenAt = state.now;
+  if (state.now - fin.overtakenAt < state.answerMs) return false;
+  if (fin.lost === state.lost || ++fin.rounds === MAX_ROUNDS) return true;
+  Object.assign(fin, { sent: state.sent, lost: state.lost, overtakenAt: Infinity });
   return false;
 }
 

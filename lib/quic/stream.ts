@@ -9,6 +9,8 @@ import { nativeErrorOf } from "./native.ts";
 export interface StreamTransport {
   /** Takes bytes off the stream: count and whether they were the last; null when there are none. Throws native errors. */
   streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null;
+  /** Whether the peer's direction has ended without anything left to read, which {@linkcode streamRecv} may not tell. */
+  streamEnded(id: number): boolean;
   /** Puts bytes on the stream: how many were taken, null when there is no room. Throws native errors. */
   streamSend(id: number, bytes: Uint8Array): number | null;
   /** Sends FIN behind all that was put on the stream; `readEnded` tells of the other direction. Throws native errors. */
@@ -24,9 +26,9 @@ export interface StreamTransport {
   /**
    * Both directions are done: the stream is no longer the connection's concern.
    *
-   * @param wasReset whether the peer had reset its direction
+   * @param unread how the peer's direction ended, if not by reading its end
    */
-  streamDone(stream: QuicStream, wasReset: boolean): void;
+  streamDone(stream: QuicStream, unread: "reset" | "stopped" | undefined): void;
 }
 
 interface Waiting {
@@ -57,6 +59,7 @@ export class QuicStream implements Duplex {
   #writing: Waiting | undefined;
   #readEnd: "fin" | Error | undefined;
   #writeEnd: Error | undefined;
+  #unread: "reset" | "stopped" | undefined;
 
   /** @internal Streams come from `QuicConnection`. */
   constructor(id: number, transport: StreamTransport) {
@@ -86,7 +89,12 @@ export class QuicStream implements Duplex {
     } catch (error) {
       throw this.#endRead(this.#errorOf(error));
     }
-    if (!got) return undefined;
+    if (!got) {
+      if (!this.#transport.streamEnded(this.id)) return undefined;
+      this.#unread = "stopped";
+      this.#endRead("fin");
+      return null;
+    }
     const [n, fin] = got;
     if (fin) this.#endRead("fin");
     return n > 0 ? n : fin ? null : undefined;
@@ -138,6 +146,7 @@ export class QuicStream implements Duplex {
   stop(code: number): void {
     if (this.#readEnd) return;
     this.#transport.streamStop(this.id, code);
+    this.#unread = "stopped";
     this.#endRead(new StreamEndedError(this.id, "was stopped"));
   }
 
@@ -192,7 +201,10 @@ export class QuicStream implements Duplex {
 
   #errorOf(error: unknown): Error {
     const { name, code } = nativeErrorOf(error);
-    if (name === "StreamReset") return new StreamResetError(this.id, code);
+    if (name === "StreamReset") {
+      this.#unread = "reset";
+      return new StreamResetError(this.id, code);
+    }
     if (name === "StreamStopped") return new StreamStoppedError(this.id, code);
     // quiche has dropped a stream that was stopped and whose other direction was over.
     if (name === "InvalidStreamState") return new StreamStoppedError(this.id, this.#resetCode ?? 0);
@@ -204,7 +216,7 @@ export class QuicStream implements Duplex {
   }
 
   #done(): void {
-    this.#transport.streamDone(this, this.#resetCode !== undefined);
+    this.#transport.streamDone(this, this.#unread);
   }
 
   #endRead<End extends "fin" | Error>(end: End): End {

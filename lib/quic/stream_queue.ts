@@ -22,8 +22,8 @@ const SCAN_SHARE = 0.1;
 export class StreamQueue<S> {
   readonly #waiting = new Set<S>();
   readonly #hot = new Set<S>();
-  readonly #budget = new Budget(SCAN_SHARE);
-  #due = false;
+  readonly #scanning = new Budget(SCAN_SHARE);
+  readonly #sweeping = new Budget(SCAN_SHARE);
 
   get size(): number {
     return this.#waiting.size;
@@ -47,7 +47,6 @@ export class StreamQueue<S> {
   clear(): void {
     this.#waiting.clear();
     this.#hot.clear();
-    this.#due = false;
   }
 
   /** Tries a few: calls `serve` with each, which tells whether it was ready. */
@@ -61,18 +60,20 @@ export class StreamQueue<S> {
     }
   }
 
-  /** Tries these others, or all, now if the budget allows it, else at {@linkcode dueAt}. */
-  scan(
-    now: number,
-    serve: (stream: S) => boolean,
-    others: () => Iterable<S> = () => [...this.#waiting],
-  ): void {
-    this.#due = !this.#budget.allows(now);
-    if (this.#due) return;
-    for (const stream of others()) {
+  /** Tries these others, now if the budget allows it, else at {@linkcode dueAt}. */
+  scan(now: number, serve: (stream: S) => boolean, others: () => Iterable<S>): void {
+    this.#scanning.run(now, () => this.#serveAll(others(), serve));
+  }
+
+  /** Tries all, in the same way. */
+  sweep(now: number, serve: (stream: S) => boolean): void {
+    this.#sweeping.run(now, () => this.#serveAll([...this.#waiting], serve));
+  }
+
+  #serveAll(streams: Iterable<S>, serve: (stream: S) => boolean): void {
+    for (const stream of streams) {
       if (this.#waiting.has(stream) && serve(stream)) this.#ready(stream);
     }
-    this.#budget.spend(performance.now() - now);
   }
 
   /** Whether there are others than those that {@linkcode serve} tries. */
@@ -80,9 +81,9 @@ export class StreamQueue<S> {
     return this.#waiting.size > FEW;
   }
 
-  /** When a scan that was put off is to be made. */
+  /** When what was put off is to be made up for. */
   dueAt(now: number): number {
-    return this.#due ? this.#budget.allowsAt(now) : Infinity;
+    return Math.min(this.#scanning.dueAt(now), this.#sweeping.dueAt(now));
   }
 
   #ready(stream: S): void {
