@@ -124,8 +124,8 @@ class Network implements AsyncDisposable {
     return this.own(tcpDuplex(await Deno.connect(loopback(server.tcpPort))));
   }
 
-  target(): Target {
-    const listener = Deno.listen(loopback(0));
+  target(options: { tcpBacklog?: number } = {}): Target {
+    const listener = Deno.listen({ ...loopback(0), ...options });
     this.#listeners.push(listener);
     const { port } = listener.addr as Deno.NetAddr;
     return {
@@ -208,6 +208,13 @@ function test(name: string, fn: (net: Network) => Promise<void>): void {
     }
     assertNothingLive();
   });
+}
+
+/** What the programs log meanwhile. */
+function logLines(verbosity: number): string[] & Disposable {
+  const lines: string[] = [];
+  configureLog(verbosity, (line) => lines.push(line));
+  return Object.assign(lines, { [Symbol.dispose]: resetLog });
 }
 
 const utf8 = new TextEncoder();
@@ -398,6 +405,48 @@ test("runAgent() tells in the reason phrase why a target was not reached", async
     "",
     "",
   ]);
+});
+
+/** A target whose system answers no attempt to connect, until what waits in its queue has been accepted. */
+async function silentTarget(net: Network): Promise<Target> {
+  const target = net.target({ tcpBacklog: 1 });
+  // One more than the backlog says.
+  for (let i = 0; i < 2; i++) net.own(tcpDuplex(await Deno.connect(loopback(target.port))));
+  return target;
+}
+
+/** Asserts that the connection which comes through at last, when nobody wants it any more, is closed. */
+async function assertLateIsClosed(target: Target): Promise<void> {
+  for (let i = 0; i < 2; i++) await target.accept();
+  const late = await soon("the attempt that comes through", target.accept());
+  assertEquals(await soon("its end", readUntilOver(late)), "");
+}
+
+// How a full queue is dealt with differs from system to system.
+const onlyOnLinux = Deno.build.os === "linux" ? test : () => {};
+
+onlyOnLinux("runAgent() answers 504 when a target does not answer in time", async (net) => {
+  const server = await net.server();
+  net.agent(server, { dialTimeoutMs: 50 });
+  const target = await silentTarget(net);
+  const answer = await ask(net, server, requestFor(target.authority));
+  const cause = `${target.authority}: no answer in 50 ms`;
+  assert(answer.startsWith(`HTTP/1.1 504 ${cause}\r\n`), answer);
+  assertStringIncludes(answer, `; error=connection_timeout; details="${cause}"\r\n`);
+  await assertLateIsClosed(target);
+});
+
+onlyOnLinux("runAgent() stops while it waits for a target", async (net) => {
+  using lines = logLines(4);
+  const server = await net.server();
+  const agent = net.agent(server, { dialTimeoutMs: 15_000 });
+  const target = await silentTarget(net);
+  const client = await net.client(server);
+  await sendText(client, requestFor(target.authority));
+  await eventually("the agent dials", () => lines.some((line) => line.includes("connect request")));
+  await agent.stop();
+  assertEquals(await soon("the client's end", readUntilOver(client)), "");
+  await assertLateIsClosed(target);
 });
 
 test("runAgent() answers also a client that sends on and on", async (net) => {
@@ -622,13 +671,6 @@ test("runServer() serves a client whose agent comes within agentWaitMs", async (
   assertEquals(await asking, `${OK}here`);
 });
 
-/** What the programs log meanwhile. */
-function logLines(verbosity: number): string[] & Disposable {
-  const lines: string[] = [];
-  configureLog(verbosity, (line) => lines.push(line));
-  return Object.assign(lines, { [Symbol.dispose]: resetLog });
-}
-
 async function clientsAccepted(lines: readonly string[], count: number): Promise<void> {
   await eventually(
     `${count} clients are accepted`,
@@ -713,6 +755,22 @@ test("runServer() spreads clients over agents in turn, and over those that are l
   assertEquals(await names(3), "BBB");
 });
 
+test("runServer() waits for an agent anew when all have gone", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server();
+  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const first = net.agent(server);
+  assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
+  await first.stop();
+  await eventually(
+    "the server has noticed",
+    () => lines.some((line) => line.includes('"agent disconnected"')),
+  );
+  const asking = ask(net, server, requestFor(target.authority));
+  net.agent(server);
+  assertEquals(await asking, `${OK}here`);
+});
+
 test("runPassthrough() connects each client to the upstream, both ways", async (net) => {
   const server = await net.server();
   const upstream = net.target();
@@ -754,21 +812,19 @@ test("runPassthrough() ends clients while the upstream cannot be reached", async
   }
 });
 
-test("runAgent() that stops ends its tunnels at both ends", async (net) => {
-  const { agent, client, atTarget } = await openTunnel(net);
-  net.flood(atTarget);
-  await readExactly(client, 100_000);
-  await agent.stop();
-  await soon("both ends", Promise.all([readUntilOver(client), readUntilOver(atTarget)]));
-});
-
-test("runServer() that stops ends its tunnels at both ends", async (net) => {
-  const { server, client, atTarget } = await openTunnel(net);
-  net.flood(client);
-  await readExactly(atTarget, 100_000);
-  await server.stop();
-  await soon("both ends", Promise.all([readUntilOver(client), readUntilOver(atTarget)]));
-});
+for (const program of ["agent", "server"] as const) {
+  test(`the ${program} ends its tunnels at both ends before it has stopped`, async (net) => {
+    using lines = logLines(2);
+    const tunnel = await openTunnel(net);
+    const { client, atTarget } = tunnel;
+    net.flood(atTarget);
+    await readExactly(client, 100_000);
+    await tunnel[program].stop();
+    const [ending] = lines.filter((line) => line.includes(` DBG ${program} "tunnel ended" `));
+    assertMatch(ending ?? "no line about the tunnel", / reason=(?:aborted|error)/);
+    await soon("both ends", Promise.all([readUntilOver(client), readUntilOver(atTarget)]));
+  });
+}
 
 test("the programs stop while neither end of a tunnel reads", async (net) => {
   const { server, agent, client, atTarget } = await openTunnel(net);

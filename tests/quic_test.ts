@@ -22,6 +22,7 @@ import {
   QuicEndpoint,
   type QuicStream,
   StreamEndedError,
+  StreamOpenError,
   StreamResetError,
   StreamStoppedError,
 } from "../lib/quic/mod.ts";
@@ -581,6 +582,15 @@ quicTest("QuicConnection openStream() is not disturbed by a signal that aborts l
   controller.abort();
   await here.write(text("fine"));
   assertEquals(await read(await pair.client.acceptStream(), 4), text("fine"));
+});
+
+quicTest("QuicConnection openStream() refuses more than 10 000 callers that wait", async () => {
+  await using pair = await connectPair({ client: { maxStreams: 1 } });
+  await openEnds(pair.server, pair.client);
+  const waiting = Array.from({ length: 10_000 }, () => pair.server.openStream());
+  await assertRejects(() => pair.server.openStream(), StreamOpenError);
+  pair.server.close(0);
+  for (const { status } of await Promise.allSettled(waiting)) assertEquals(status, "rejected");
 });
 
 /** Ways in which a stream may end; `here` is the end that opened it, and `there` gives the credit. */

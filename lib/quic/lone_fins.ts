@@ -9,6 +9,9 @@ const MAX_ROUNDS = 4;
 /** Packets sent later that make a lost one known once they are acknowledged (RFC 9002 §6.1.1), and some. */
 const LATER_PACKETS = 8;
 
+/** Time after a loss for which more of it is expected. */
+const LOSSY_MS = 5_000;
+
 /** quiche's timers are cut to whole milliseconds, and run a little behind this end's clock. */
 const CLOCK_SLACK_MS = 5;
 
@@ -31,6 +34,8 @@ interface State {
   readonly now: number;
   readonly sent: number;
   readonly lost: number;
+  /** Packets were lost lately. */
+  readonly lossy: boolean;
   /** Nothing is under way. */
   readonly quiet: boolean;
   /** Time in which what was sent is acknowledged, if it has arrived. */
@@ -42,10 +47,11 @@ interface State {
  *
  * quiche 0.18.0 takes a stream for complete as soon as all its *bytes* are acknowledged, whether or not such a FIN was
  * acknowledged, or even sent. Once the peer's direction is over too, it drops the stream, and the FIN with it if that
- * was lost: the peer would wait for ever. Two rules keep that from happening:
- * - while the peer's direction goes on, FIN is sent at once, and the stream is not read until it has arrived;
+ * was lost: the peer would wait for ever. Rules keep that from happening:
+ * - while the peer's direction goes on, the stream is not read from FIN's leaving to its arrival;
  * - when the peer's direction is over, FIN is sent once all bytes before it have arrived, so that the next
- *   acknowledgement for the stream is that of the FIN.
+ *   acknowledgement for the stream is that of the FIN. So it is, too, while packets are being lost: bytes that are sent
+ *   once more would carry FIN along, and where they have been read before, nobody is told.
  *
  * quiche does not tell what was acknowledged. But nothing is under way when the only timer it has left is that of
  * idling; and on a connection that is never silent, a packet has arrived when later ones were sent and a while after
@@ -54,6 +60,8 @@ interface State {
 export class LoneFins {
   readonly #fins = new Map<number, Fin>();
   #nextLookAt = Infinity;
+  #lost = 0;
+  #lossyUntil = -Infinity;
 
   /** Whether there is anything to do. */
   get pending(): boolean {
@@ -75,7 +83,9 @@ export class LoneFins {
 
   /** Whether the stream must not be read now. */
   holds(id: number): boolean {
-    return this.#fins.size > 0 && this.#fins.get(id)?.readEnded === false;
+    if (this.#fins.size === 0) return false;
+    const fin = this.#fins.get(id);
+    return fin !== undefined && fin.written && !fin.readEnded;
   }
 
   /** When to look again, if nothing happens before. */
@@ -98,39 +108,47 @@ export class LoneFins {
     idleTimeoutMs: number,
     released: (id: number) => void,
   ): boolean {
-    const state = stateOf(native, now, idleForMs, idleTimeoutMs);
+    const state = this.#look(native, now, idleForMs, idleTimeoutMs);
     let written = false;
     this.#nextLookAt = Infinity;
     for (const [id, fin] of this.#fins) {
-      if (!fin.written && !fin.readEnded) {
-        if (!write(native, id)) continue;
+      const mayLeave = fin.written || (!fin.readEnded && !state.lossy) || state.quiet ||
+        arrived(fin, state);
+      if (!fin.written && mayLeave && write(native, id)) {
         written = fin.written = true;
-        Object.assign(fin, { sent: state.sent, lost: state.lost });
-      } else if (state.quiet || arrived(fin, state)) {
-        if (fin.readEnded && !write(native, id)) continue;
-        written ||= fin.readEnded;
+        Object.assign(fin, {
+          sent: state.sent,
+          lost: state.lost,
+          overtakenAt: Infinity,
+          rounds: 0,
+        });
+        if (fin.readEnded) this.#fins.delete(id);
+      } else if (fin.written && (state.quiet || arrived(fin, state))) {
         this.#fins.delete(id);
         released(id);
       } else {
-        this.#nextLookAt = Math.min(this.#nextLookAt, fin.overtakenAt + state.answerMs);
+        this.#nextLookAt = Math.min(
+          this.#nextLookAt,
+          Math.max(fin.overtakenAt + state.answerMs, now + 5),
+        );
       }
     }
     return written;
   }
-}
 
-function stateOf(
-  native: NativeConnection,
-  now: number,
-  idleForMs: number,
-  idleTimeoutMs: number,
-): State {
-  const { sent, lost, peerMaxIdleTimeout } = native.stats();
-  const idleMs = peerMaxIdleTimeout > 0
-    ? Math.min(idleTimeoutMs, peerMaxIdleTimeout)
-    : idleTimeoutMs;
-  const quiet = (native.timeout() ?? 0) >= idleMs - idleForMs - CLOCK_SLACK_MS;
-  return { now, sent, lost, quiet, answerMs: 2 * (native.pathStats()[0]?.rtt ?? 0) + 50 };
+  #look(native: NativeConnection, now: number, idleForMs: number, idleTimeoutMs: number): State {
+    const { sent, lost, peerMaxIdleTimeout } = native.stats();
+    if (lost !== this.#lost) {
+      this.#lost = lost;
+      this.#lossyUntil = now + LOSSY_MS;
+    }
+    const idleMs = peerMaxIdleTimeout > 0
+      ? Math.min(idleTimeoutMs, peerMaxIdleTimeout)
+      : idleTimeoutMs;
+    const quiet = (native.timeout() ?? 0) >= idleMs - idleForMs - CLOCK_SLACK_MS;
+    const answerMs = 2 * (native.pathStats()[0]?.rtt ?? 0) + 50;
+    return { now, sent, lost, lossy: now < this.#lossyUntil, quiet, answerMs };
+  }
 }
 
 function arrived(fin: Fin, state: State): boolean {
