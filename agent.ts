@@ -2,7 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-agent: dials the server and serves HTTP CONNECT on every stream that the server opens. */
-import { type AgentConfig, loadAgentTls, runAgentSession } from "./lib/agent_session.ts";
+import {
+  type AgentConfig,
+  loadAgentTls,
+  runAgentSession,
+  type ServedTunnel,
+} from "./lib/agent_session.ts";
 import { formatAuthority } from "./lib/authority.ts";
 import {
   CONNECT_OK,
@@ -11,20 +16,24 @@ import {
   formatConnectResponse,
   formatProxyStatus,
 } from "./lib/connect_head.ts";
-import { dial, DialError, type DialFailure } from "./lib/dial.ts";
+import { dial, DialError, type DialFailure, failureOf } from "./lib/dial.ts";
 import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
 import { messageOf } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex, summarize } from "./lib/pipe.ts";
 import { agentFlags } from "./lib/program_flags.ts";
-import type { QuicStream } from "./lib/quic/mod.ts";
+import type { Failure, FailureCode } from "./lib/tunnel.ts";
+import { within } from "./lib/within.ts";
 
 /** Time a client has for the head of its request. */
 const HEAD_TIMEOUT_MS = 10_000;
 
 /** Name of this proxy in Proxy-Status (RFC 9209). */
 const PROXY_NAME = "quic-tunnel-agent";
+
+/** A client that leaves without having asked for anything. */
+const NO_REQUEST: Failure = { code: "bad-request", text: "the client has not asked for anything" };
 
 const log = logger("agent");
 
@@ -36,6 +45,7 @@ class Refusal extends Error {
   constructor(
     readonly status: number,
     reason: string,
+    readonly code: FailureCode = "bad-request",
     readonly proxyError?: DialFailure | "http_request_error",
   ) {
     super(reason);
@@ -56,98 +66,89 @@ export async function runAgent(
   const { signal } = options;
   log.info("agent started", { server: formatAuthority(config.server) });
   await runAgentSession(config, {
+    program: "proxy-agent",
     log,
     signal,
-    serve: (stream, ended) => serveConnect(stream, config.dialTimeoutMs, ended),
+    serve: (tunnel, ended) => serveConnect(tunnel, config.dialTimeoutMs, ended),
+    refuse: (tunnel, { code, text }) => refuse(tunnel, new Refusal(503, text, code)),
   });
   log.info("agent stopped");
 }
 
 /** Serves one CONNECT request to the end of its tunnel. */
 async function serveConnect(
-  stream: QuicStream,
+  tunnel: ServedTunnel,
   dialTimeoutMs: number,
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
+  const { carrier, fields } = tunnel;
   let target = "";
   try {
-    const request = await readHead(stream);
-    if (!request) return await stream[Symbol.asyncDispose]();
+    const request = await readHead(carrier);
+    if (!request) return await tunnel.failed(NO_REQUEST, new Uint8Array(0));
     target = request.authority;
-    log.trace("connect request", { stream: stream.id, target });
+    log.trace("connect request", { ...fields, target });
     const connection = await dial(request.target, dialTimeoutMs, signal).catch(refuseDial);
     const upstream = tcpDuplex(connection);
     try {
+      await tunnel.connected();
       await writeAll(upstream, request.rest);
-      await writeAll(stream, CONNECT_OK);
+      await writeAll(carrier, CONNECT_OK);
     } catch (error) {
       upstream.abort();
       throw error;
     }
-    const result = await pipeDuplex(stream, upstream, { signal });
+    const result = await pipeDuplex(carrier, upstream, { signal });
     log.debug("tunnel ended", {
-      stream: stream.id,
+      ...fields,
       target,
       ...summarize(result, since, { a: "client", b: "target" }),
       sent: request.rest.length + result.aToB,
     });
   } catch (error) {
-    log.debug("tunnel refused", { stream: stream.id, target, error: messageOf(error) });
-    if (error instanceof Refusal) await refuse(stream, error);
-    else stream.abort();
+    log.debug("tunnel refused", { ...fields, target, error: messageOf(error) });
+    if (error instanceof Refusal) await refuse(tunnel, error);
+    else carrier.abort();
   }
 }
 
 /** Undefined when the client left before it had asked for anything. */
-async function readHead(stream: Duplex): Promise<Answer | undefined> {
+async function readHead(carrier: Duplex): Promise<Answer | undefined> {
   const parser = new ConnectHeadParser();
   const buffer = new Uint8Array(4096);
-  const late = Symbol();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const timeout = new Promise<typeof late>((resolve) => {
-    timer = setTimeout(() => resolve(late), HEAD_TIMEOUT_MS);
-  });
-  try {
-    for (;;) {
-      const reading = stream.read(buffer);
-      const n = await Promise.race([reading, timeout]);
-      if (n === late) {
-        reading.catch(() => {});
-        throw new Refusal(408, `request head not complete in ${HEAD_TIMEOUT_MS} ms`);
-      }
-      if (n === null && parser.byteLength === 0) return undefined;
-      if (n === null) throw new Refusal(400, "the request ends within its head");
-      const result = parser.push(buffer.subarray(0, n));
-      if (result.kind === "connect") return result;
-      if (result.kind === "reject") {
-        throw new Refusal(result.status, result.reason, "http_request_error");
-      }
+  const giveUpAt = performance.now() + HEAD_TIMEOUT_MS;
+  const late = () => new Refusal(408, `request head not complete in ${HEAD_TIMEOUT_MS} ms`);
+  for (;;) {
+    const n = await within(giveUpAt - performance.now(), carrier.read(buffer), late);
+    if (n === null && parser.byteLength === 0) return undefined;
+    if (n === null) throw new Refusal(400, "the request ends within its head");
+    const result = parser.push(buffer.subarray(0, n));
+    if (result.kind === "connect") return result;
+    if (result.kind === "reject") {
+      throw new Refusal(result.status, result.reason, "bad-request", "http_request_error");
     }
-  } finally {
-    clearTimeout(timer);
   }
 }
 
 function refuseDial(error: unknown): never {
   if (!(error instanceof DialError)) throw error;
-  throw new Refusal(dialStatus[error.failure] ?? 502, error.message, error.failure);
+  const { message, failure } = error;
+  throw new Refusal(dialStatus[failure] ?? 502, message, failureOf(error).code, failure);
 }
 
-/** Answers with the cause, in the reason phrase since that is all that kube-apiserver shows, and ends the stream. */
-async function refuse(stream: QuicStream, refusal: Refusal): Promise<void> {
-  const { status, message, proxyError } = refusal;
+/** Answers with the cause, in the reason phrase since that is all that kube-apiserver shows, and ends the tunnel. */
+async function refuse(tunnel: ServedTunnel, refusal: Refusal): Promise<void> {
+  const { status, message, code, proxyError } = refusal;
   const proxyStatus = formatProxyStatus({
     proxy: PROXY_NAME,
     ...(proxyError && { error: proxyError }),
     details: message,
   });
-  try {
-    await writeAll(stream, formatConnectResponse(status, message, [["Proxy-Status", proxyStatus]]));
-    await stream[Symbol.asyncDispose]();
-  } catch {
-    stream.abort();
-  }
+  await tunnel.failed(
+    { code, text: message },
+    formatConnectResponse(status, message, [["Proxy-Status", proxyStatus]]),
+  );
 }
 
 if (import.meta.main) {

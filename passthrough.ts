@@ -2,24 +2,29 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-passthrough: dials the server and connects every stream that the server opens to one fixed upstream. */
-import { type AgentConfig, loadAgentTls, runAgentSession } from "./lib/agent_session.ts";
+import {
+  type AgentConfig,
+  loadAgentTls,
+  runAgentSession,
+  type ServedTunnel,
+} from "./lib/agent_session.ts";
 import { type Authority, formatAuthority } from "./lib/authority.ts";
-import { dial } from "./lib/dial.ts";
-import { tcpDuplex } from "./lib/duplex.ts";
+import { dial, failureOf } from "./lib/dial.ts";
+import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
 import { messageOf } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex, summarize } from "./lib/pipe.ts";
 import { passthroughFlags } from "./lib/program_flags.ts";
-import type { QuicStream } from "./lib/quic/mod.ts";
+import { formatProxyHeader } from "./lib/proxy_protocol.ts";
+import type { Failure } from "./lib/tunnel.ts";
 
 export interface PassthroughConfig extends AgentConfig {
   /** Where every stream goes. */
   readonly upstream: Authority;
+  /** Version of the PROXY protocol that tells the upstream who the client is. @default {"off"} */
+  readonly proxyProtocol?: "off" | "v1" | "v2";
 }
-
-/** Application error code of a stream whose upstream could not be reached. */
-const UPSTREAM_UNREACHABLE = 1;
 
 const log = logger("passthrough");
 
@@ -35,33 +40,63 @@ export async function runPassthrough(
   };
   log.info("passthrough started", fields);
   await runAgentSession(config, {
+    program: "proxy-passthrough",
     log,
     signal,
-    serve: (stream, ended) => carry(stream, config, ended),
+    serve: (tunnel, ended) => carry(tunnel, config, ended),
+    refuse,
   });
   log.info("passthrough stopped");
 }
 
-/** Carries one stream to the upstream, to its end. */
+/** Carries one tunnel to the upstream, to its end. */
 async function carry(
-  stream: QuicStream,
+  tunnel: ServedTunnel,
   config: PassthroughConfig,
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
-  let connection: Deno.TcpConn;
+  const { carrier, fields } = tunnel;
+  let upstream: Duplex;
   try {
-    connection = await dial(config.upstream, config.dialTimeoutMs, signal);
+    upstream = tcpDuplex(await dial(config.upstream, config.dialTimeoutMs, signal));
   } catch (error) {
-    stream.abort(UPSTREAM_UNREACHABLE);
-    log.warn("cannot reach the upstream", { stream: stream.id, error: messageOf(error) });
+    return await refuse(tunnel, failureOf(error));
+  }
+  try {
+    await tunnel.connected();
+    await introduceClient(upstream, tunnel, config.proxyProtocol);
+  } catch (error) {
+    upstream.abort();
+    carrier.abort();
+    log.debug("tunnel refused", { ...fields, error: messageOf(error) });
     return;
   }
-  const result = await pipeDuplex(stream, tcpDuplex(connection), { signal });
+  const result = await pipeDuplex(carrier, upstream, { signal });
   log.debug("tunnel ended", {
-    stream: stream.id,
+    ...fields,
     ...summarize(result, since, { a: "client", b: "upstream" }),
   });
+}
+
+/** Sends the header of the PROXY protocol, before anything else. */
+async function introduceClient(
+  upstream: Duplex,
+  { open: { client, listener, tunnelId } }: ServedTunnel,
+  version: PassthroughConfig["proxyProtocol"] = "off",
+): Promise<void> {
+  if (version === "off") return;
+  const header = {
+    ...(client && { client }),
+    ...(listener && { listener }),
+    ...(tunnelId && { uniqueId: tunnelId }),
+  };
+  await writeAll(upstream, formatProxyHeader(version === "v1" ? 1 : 2, header));
+}
+
+async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
+  log.warn("cannot reach the upstream", { ...tunnel.fields, error: failure.text });
+  await tunnel.failed(failure);
 }
 
 if (import.meta.main) {

@@ -3,37 +3,44 @@
 
 /** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
 import { type Authority, formatAuthority } from "./lib/authority.ts";
-import { describeCertificate } from "./lib/certificate.ts";
+import type { Cidr } from "./lib/cidr.ts";
+import { identifyClient } from "./lib/client.ts";
+import { ConnectedAgent } from "./lib/connected_agent.ts";
+import { DialectCount, speaksQrht } from "./lib/dialect.ts";
 import { tcpDuplex } from "./lib/duplex.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex, summarize } from "./lib/pipe.ts";
+import { formatSocketAddress } from "./lib/ip_address.ts";
 import { serverFlags } from "./lib/program_flags.ts";
+import { Control, refuseUniStreams } from "./lib/qrht/control.ts";
 import {
   type CloseInfo,
   ConnectionClosedError,
   describeClose,
   type QuicConnection,
   QuicEndpoint,
-  type QuicStream,
   tlsAlertOf,
   type TlsIdentity,
 } from "./lib/quic/mod.ts";
-import { type Agent, AgentRegistry } from "./lib/registry.ts";
+import { AgentRegistry } from "./lib/registry.ts";
+import { Route, type RoutePolicy } from "./lib/route.ts";
 import { loadTlsMaterial } from "./lib/tls.ts";
+import { openFields } from "./lib/tunnel.ts";
+import { version } from "./lib/version.ts";
 
-export interface ServerConfig {
+export interface ServerConfig extends RoutePolicy {
   /** Where clients connect. */
   readonly listenTcp: Authority;
   /** Where agents connect. */
   readonly listenQuic: Authority;
   readonly tls: TlsIdentity;
   readonly alpn: readonly string[];
-  /** Time a client waits for an agent when there is none; 0 for not at all. */
-  readonly agentWaitMs: number;
-  /** Time a client waits for a stream of an agent that has no credit left. @default {10000} */
-  readonly openTimeoutMs?: number;
+  /** Networks whose connections begin with a header of the PROXY protocol. @default {[]} */
+  readonly acceptProxyProtocol?: readonly Cidr[];
+  /** What the agents' logs are to call this server. */
+  readonly name?: string | undefined;
 }
 
 export interface ServerOptions {
@@ -43,9 +50,6 @@ export interface ServerOptions {
   readonly ready?: (addresses: { tcp: Deno.NetAddr; quic: Deno.NetAddr }) => void;
 }
 
-/** Agents that a connection is offered to, when one after the other goes away just then. */
-const MAX_ATTEMPTS = 3;
-
 /** Pause after a failed accept, such as one for want of file descriptors. */
 const ACCEPT_RETRY_MS = 50;
 
@@ -53,36 +57,6 @@ const ACCEPT_RETRY_MS = 50;
 const SERVER_STOPS = 0;
 
 const log = logger("server");
-
-/** An agent that is connected. */
-class ConnectedAgent implements Agent {
-  readonly name: string;
-  constructor(readonly connection: QuicConnection) {
-    this.name = nameOf(connection.peerCertificates?.[0]);
-  }
-
-  get hasCredit(): boolean {
-    return this.connection.hasStreamCredit;
-  }
-
-  get fields() {
-    const { host, port } = this.connection.remoteAddr;
-    return {
-      agent: this.name,
-      remote: formatAuthority({ hostname: host, port }),
-      connection: this.connection.number,
-    };
-  }
-}
-
-function nameOf(certificate: Uint8Array | undefined): string {
-  try {
-    return certificate ? describeCertificate(certificate).names[0] ?? "" : "";
-  } catch {
-    // BoringSSL has accepted it; that this end cannot read its names takes nothing from that.
-    return "";
-  }
-}
 
 /**
  * Runs a server until the signal aborts.
@@ -106,7 +80,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   signal.addEventListener("abort", stop);
   if (signal.aborted) stop();
   await Promise.all([
-    acceptAgents(endpoint, registry),
+    acceptAgents(endpoint, registry, config),
     acceptClients(listener, registry, config, signal),
   ]);
   signal.removeEventListener("abort", stop);
@@ -154,7 +128,9 @@ function logFailedHandshake(info: CloseInfo, { host, port }: { host: string; por
 async function acceptAgents(
   endpoint: QuicEndpoint,
   registry: AgentRegistry<ConnectedAgent>,
+  config: ServerConfig,
 ): Promise<void> {
+  const dialects = new DialectCount();
   for (;;) {
     log.info("waiting for new quic client session");
     let connection: QuicConnection;
@@ -164,18 +140,56 @@ async function acceptAgents(
       if (error instanceof ConnectionClosedError) return;
       throw error;
     }
-    const agent = new ConnectedAgent(connection);
-    registry.add(agent);
-    log.info("agent connected", { ...agent.fields, alpn: connection.alpn, agents: registry.size });
-    connection.closed.then((info) => {
-      registry.remove(agent);
-      log.info("agent disconnected", {
-        ...agent.fields,
-        reason: describeClose(info),
-        agents: registry.size,
-      });
-    });
+    serveAgent(new ConnectedAgent(connection), registry, dialects, config);
   }
+}
+
+/** Offers an agent clients until it drains or its connection ends. */
+function serveAgent(
+  agent: ConnectedAgent,
+  registry: AgentRegistry<ConnectedAgent>,
+  dialects: DialectCount,
+  config: ServerConfig,
+): void {
+  const { connection, fields } = agent;
+  const { alpn } = connection;
+  registry.add(agent);
+  dialects.opened(alpn);
+  log.info("agent connected", {
+    ...fields,
+    alpn,
+    agents: registry.size,
+    speaking: dialects.of(alpn).now,
+    connections: dialects.of(alpn).ever,
+  });
+  if (speaksQrht(alpn)) listenTo(agent, registry, config);
+  else void refuseUniStreams(connection);
+  connection.closed.then((info) => {
+    registry.remove(agent);
+    dialects.closed(alpn);
+    log.info("agent disconnected", {
+      ...agent.fields,
+      reason: describeClose(info),
+      agents: registry.size,
+    });
+  });
+}
+
+/** What an agent says on its control stream. */
+function listenTo(
+  agent: ConnectedAgent,
+  registry: AgentRegistry<ConnectedAgent>,
+  { name }: ServerConfig,
+): void {
+  new Control(agent.connection, { program: "proxy-server", version, ...(name && { name }) }, {
+    hello: (hello) => log.info("agent says hello", { ...agent.fields, ...hello }),
+    drain: () => {
+      registry.remove(agent);
+      log.info("agent drains", { ...agent.fields, agents: registry.size });
+    },
+    violated: (error) =>
+      log.error("agent violates the protocol", { ...agent.fields, error: messageOf(error) }),
+  });
 }
 
 async function acceptClients(
@@ -205,60 +219,36 @@ async function acceptClients(
 
 /** Finds an agent for a client and carries its bytes, to their end. */
 async function serveClient(
-  client: Deno.TcpConn,
+  connection: Deno.TcpConn,
   registry: AgentRegistry<ConnectedAgent>,
   config: ServerConfig,
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
-  const from = addressOf(client.remoteAddr);
-  const carrier = tcpDuplex(client);
+  const carrier = tcpDuplex(connection);
+  const tunnelId = crypto.getRandomValues(new Uint8Array(16));
+  let fields: Record<string, unknown> = { client: addressOf(connection.remoteAddr) };
+  const leave = () => carrier.abort();
+  signal.addEventListener("abort", leave);
   try {
-    log.debug("accepted tcp connection", { client: from });
-    const { agent, stream } = await openStream(registry, config, signal);
-    const fields = { client: from, ...agent.fields, stream: stream.id };
-    log.trace("stream opened", fields);
-    const result = await pipeDuplex(carrier, stream, { signal });
+    const client = await identifyClient(carrier, connection, config.acceptProxyProtocol ?? []);
+    const { address, listener, via } = client;
+    const open = { tunnelId, client: address, listener };
+    fields = { ...openFields(open), via: via && formatSocketAddress(via) };
+    log.debug("accepted tcp connection", fields);
+    const route = new Route(open, { ...config, registry, log, fields, signal });
+    const result = await pipeDuplex(client.carrier, await route.connect(), { signal });
     log.debug("tunnel ended", {
       ...fields,
+      ...route.fields,
       ...summarize(result, since, { a: "client", b: "agent" }),
     });
   } catch (error) {
     carrier.abort();
-    if (!signal.aborted) log.warn("client refused", { client: from, error: messageOf(error) });
+    if (!signal.aborted) log.warn("client refused", { ...fields, error: messageOf(error) });
+  } finally {
+    signal.removeEventListener("abort", leave);
   }
-}
-
-async function openStream(
-  registry: AgentRegistry<ConnectedAgent>,
-  config: ServerConfig,
-  signal: AbortSignal,
-): Promise<{ agent: ConnectedAgent; stream: QuicStream }> {
-  const { agentWaitMs, openTimeoutMs = 10_000 } = config;
-  for (let attempt = 1;; attempt++) {
-    const agent = await registry.pick(agentWaitMs);
-    const late = deadline(
-      openTimeoutMs,
-      `no stream credit from agent ${agent.name} in ${openTimeoutMs} ms`,
-    );
-    try {
-      const stream = await agent.connection.openStream({
-        signal: AbortSignal.any([signal, late.signal]),
-      });
-      return { agent, stream };
-    } catch (error) {
-      if (!(error instanceof ConnectionClosedError) || attempt === MAX_ATTEMPTS) throw error;
-    } finally {
-      late.clear();
-    }
-  }
-}
-
-/** A signal that aborts with an error after a time, unless it is cleared before. */
-function deadline(ms: number, message: string): { signal: AbortSignal; clear: () => void } {
-  const controller = new AbortController();
-  const timer = setTimeout(() => controller.abort(new Error(message)), ms);
-  return { signal: controller.signal, clear: () => clearTimeout(timer) };
 }
 
 function addressOf(addr: Deno.NetAddr): string {

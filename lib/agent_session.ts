@@ -5,8 +5,10 @@
 import { lookup } from "node:dns/promises";
 import { type Authority, formatAuthority, isIpAddress } from "./authority.ts";
 import { explainServerCertificate } from "./certificate.ts";
+import { DialectCount, speaksQrht } from "./dialect.ts";
 import { messageOf } from "./errors.ts";
 import type { Logger } from "./log.ts";
+import { Control, refuseUniStreams } from "./qrht/control.ts";
 import { reconnect } from "./reconnect.ts";
 import {
   ConnectionClosedError,
@@ -19,6 +21,9 @@ import {
   type TlsIdentity,
 } from "./quic/mod.ts";
 import { loadTlsMaterial } from "./tls.ts";
+import { acceptTunnel, type Failure, type IncomingTunnel, openFields } from "./tunnel.ts";
+import { version } from "./version.ts";
+import { within } from "./within.ts";
 
 export interface AgentConfig {
   /** Where the server listens for QUIC. */
@@ -29,14 +34,28 @@ export interface AgentConfig {
   readonly alpn: readonly string[];
   /** Time that connecting to a target may take. */
   readonly dialTimeoutMs: number;
+  /** Time that tunnels may go on when the agent is told to stop; 0 for none. @default {0} */
+  readonly drainTimeoutMs?: number;
+  /** What the server's log is to call this agent, beside the name in its certificate. */
+  readonly name?: string | undefined;
+}
+
+/** A tunnel as the program behind an agent sees it. */
+export interface ServedTunnel extends IncomingTunnel {
+  /** What the log says of it: stream, and tunnel id and client where the server tells them. */
+  readonly fields: Readonly<Record<string, unknown>>;
 }
 
 export interface AgentSessionOptions {
+  /** Name of the program. */
+  readonly program: string;
   readonly log: Logger;
-  /** Ends everything. */
+  /** Ends everything, after the drain. */
   readonly signal: AbortSignal;
-  /** Serves one stream to its end, or to that of the session, which aborts the signal. Must not throw. */
-  serve(stream: QuicStream, signal: AbortSignal): Promise<void>;
+  /** Serves one tunnel to its end, or to that of the session, which aborts the signal. Must not throw. */
+  serve(tunnel: ServedTunnel, signal: AbortSignal): Promise<void>;
+  /** Refuses a tunnel. Must not throw. */
+  refuse(tunnel: ServedTunnel, failure: Failure): Promise<void>;
 }
 
 /** Application error code of an agent that leaves. */
@@ -46,6 +65,9 @@ export const AGENT_LEAVES = 100;
 const KEEPALIVE_MS = 2_000;
 
 const RESOLVE_TIMEOUT_MS = 5_000;
+
+/** Connections of this process to servers. */
+const dialects = new DialectCount();
 
 interface Session {
   readonly endpoint: QuicEndpoint;
@@ -104,19 +126,32 @@ async function serve(
 ): Promise<{ healthyMs: number }> {
   const { endpoint, connection } = session;
   const { log, signal } = options;
+  const { alpn } = connection;
   const fields = { server: formatAuthority(config.server), connection: connection.number };
   const since = performance.now();
-  log.info("connected to quic server", { ...fields, alpn: connection.alpn });
-  const leave = () => connection.close(AGENT_LEAVES, "agent stopped");
-  signal.addEventListener("abort", leave);
-  if (signal.aborted) leave();
+  dialects.opened(alpn);
+  log.info("connected to quic server", { ...fields, alpn, connections: dialects.of(alpn).ever });
+  const control = listen(connection, config, options, fields);
   const ended = new AbortController();
   const serving = new Set<Promise<void>>();
+  const leave = async () => {
+    const { drainTimeoutMs = 0 } = config;
+    if (drainTimeoutMs > 0 && serving.size > 0) {
+      log.info("draining", { ...fields, tunnels: serving.size, drainTimeoutMs });
+      control?.drain();
+      await within(drainTimeoutMs, allSettled(serving), () => new Error("too late"))
+        .catch(() => {});
+    }
+    connection.close(AGENT_LEAVES, "agent stopped");
+  };
+  signal.addEventListener("abort", leave);
+  if (signal.aborted) void leave();
   try {
     for (;;) {
       const stream = await connection.acceptStream();
       log.trace("stream accepted", { ...fields, stream: stream.id });
-      const served = options.serve(stream, ended.signal).finally(() => serving.delete(served));
+      const served = serveStream(stream, alpn, options, ended.signal)
+        .finally(() => serving.delete(served));
       serving.add(served);
     }
   } catch (error) {
@@ -124,6 +159,7 @@ async function serve(
     const level = signal.aborted ? "info" : "warn";
     log[level]("disconnected from quic server", { ...fields, reason: describeClose(error.info) });
   } finally {
+    dialects.closed(alpn);
     signal.removeEventListener("abort", leave);
     ended.abort(new Error("the connection to the server is closed"));
     await Promise.all(serving);
@@ -132,24 +168,56 @@ async function serve(
   return { healthyMs: performance.now() - since };
 }
 
+/** Waits until all have ended, those included that are added meanwhile. */
+async function allSettled(running: ReadonlySet<Promise<void>>): Promise<void> {
+  while (running.size > 0) await Promise.all(running);
+}
+
+/** The control streams of a connection, where its dialect has some. */
+function listen(
+  connection: QuicConnection,
+  config: AgentConfig,
+  { program, log }: AgentSessionOptions,
+  fields: Record<string, unknown>,
+): Control | undefined {
+  if (!speaksQrht(connection.alpn)) return void refuseUniStreams(connection);
+  return new Control(connection, { program, version, ...(config.name && { name: config.name }) }, {
+    hello: (hello) => log.info("server says hello", { ...fields, ...hello }),
+    drain: () => log.info("server drains", fields),
+    violated: (error) =>
+      log.error("server violates the protocol", { ...fields, error: messageOf(error) }),
+  });
+}
+
+async function serveStream(
+  stream: QuicStream,
+  alpn: string,
+  options: AgentSessionOptions,
+  signal: AbortSignal,
+): Promise<void> {
+  try {
+    const accepted = await acceptTunnel(stream, alpn);
+    if (!accepted) return;
+    const fields = { stream: stream.id, ...openFields(accepted.open) };
+    const tunnel = { ...accepted, fields };
+    if (!options.signal.aborted) return await options.serve(tunnel, signal);
+    await options.refuse(tunnel, { code: "draining", text: "the agent takes no further tunnels" });
+  } catch (error) {
+    stream.abort();
+    options.log.warn("stream refused", { stream: stream.id, error: messageOf(error) });
+  }
+}
+
 async function resolve(server: Authority): Promise<HostPort> {
   if (isIpAddress(server.hostname)) return { host: server.hostname, port: server.port };
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () => reject(new Error(`no answer in ${RESOLVE_TIMEOUT_MS} ms`)),
-      RESOLVE_TIMEOUT_MS,
-    );
-  });
+  const late = () => new Error(`no answer in ${RESOLVE_TIMEOUT_MS} ms`);
   try {
-    const { address } = await Promise.race([lookup(server.hostname), late]);
+    const { address } = await within(RESOLVE_TIMEOUT_MS, lookup(server.hostname), late);
     return { host: address, port: server.port };
   } catch (error) {
     throw new Error(`cannot resolve ${JSON.stringify(server.hostname)}: ${messageOf(error)}`, {
       cause: error,
     });
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -3,6 +3,7 @@
 
 import { type Authority, formatAuthority } from "./authority.ts";
 import { messageOf } from "./errors.ts";
+import type { Failure, FailureCode } from "./tunnel.ts";
 
 /** Proxy error types of RFC 9209 §2.3 that a dial can end in. */
 export type DialFailure =
@@ -19,6 +20,21 @@ export class DialError extends Error {
   constructor(readonly failure: DialFailure, message: string, options?: ErrorOptions) {
     super(message, options);
   }
+}
+
+const failureCodes: Readonly<Record<DialFailure, FailureCode>> = {
+  connection_refused: "refused",
+  connection_timeout: "timeout",
+  connection_limit_reached: "overloaded",
+  destination_ip_unroutable: "unreachable",
+  dns_error: "unknown-name",
+  proxy_internal_error: "internal-error",
+};
+
+/** What a server is told of a dial that failed. */
+export function failureOf(error: unknown): Failure {
+  const code = error instanceof DialError ? failureCodes[error.failure] : "internal-error";
+  return { code, text: messageOf(error) };
 }
 
 /** Refuses, drops or takes connections: `Deno.connect`, or a test's own. */

@@ -63,3 +63,24 @@ export function tcpDuplex(connection: Deno.TcpConn): Duplex {
     [Symbol.asyncDispose]: () => Promise.resolve(close()),
   };
 }
+
+/** A carrier whose first bytes have been read already: reads give them before all others. */
+export function prepend(first: Uint8Array, carrier: Duplex): Duplex {
+  if (first.length === 0) return carrier;
+  let left = first;
+  const { stop } = carrier;
+  return {
+    read(buffer) {
+      if (left.length === 0) return carrier.read(buffer);
+      const n = Math.min(left.length, buffer.length);
+      buffer.set(left.subarray(0, n));
+      left = left.subarray(n);
+      return Promise.resolve(n);
+    },
+    write: (bytes) => carrier.write(bytes),
+    closeWrite: () => carrier.closeWrite(),
+    abort: (code) => carrier.abort(code),
+    ...(stop && { stop: (code: number) => stop.call(carrier, code) }),
+    [Symbol.asyncDispose]: () => carrier[Symbol.asyncDispose](),
+  };
+}

@@ -15,6 +15,7 @@ import {
   parseAuthority,
   type ParseAuthorityOptions,
 } from "./authority.ts";
+import { type Cidr, CidrError, parseCidr } from "./cidr.ts";
 import { UsageError } from "./errors.ts";
 
 /** What a value is written as, and so how it is read. */
@@ -47,6 +48,7 @@ export interface Flag<V> {
    *
    * @throws {UsageError} with the bare reason when `text` is no such value.
    * @throws {AuthorityError} when it is no address.
+   * @throws {CidrError} when it is no network.
    */
   add(text: string, before: V | undefined): V;
 }
@@ -223,6 +225,34 @@ export function addressFlag<const O extends FlagOptions<string> & Readonly<Parse
   });
 }
 
+/** A flag whose value is the items of one occurrence, or with `multiple` of all of them. */
+function makeListFlag<T>(
+  name: string,
+  options: FlagOptions<readonly string[]>,
+  kind: Omit<Kind<readonly T[]>, "kind">,
+): Flag<readonly T[]> {
+  const notes = [...(kind.notes ?? ["comma separated"])];
+  if (options.multiple) notes.push("may be repeated");
+  return checked<readonly T[]>({
+    name,
+    kind: "list",
+    help: options.help,
+    valueName: options.valueName ?? kind.valueName,
+    notes: [notes.join(", ")],
+    required: options.required === true,
+    defaultText: kind.defaultText,
+    initial: [],
+    add: (text, before = []) =>
+      options.multiple ? [...before, ...kind.parse(text)] : kind.parse(text),
+  });
+}
+
+function itemsOf(text: string): string[] {
+  const items = text.split(",");
+  if (items.includes("")) throw new UsageError("has an empty item");
+  return items;
+}
+
 /**
  * Comma separated texts, none of them empty. The value is an empty array without a default;
  * `multiple` appends the items of every occurrence.
@@ -231,21 +261,56 @@ export function listFlag(
   name: string,
   options: FlagOptions<readonly string[]> & { readonly check?: FlagCheck },
 ): Flag<readonly string[]> {
-  return checked<readonly string[]>({
-    name,
-    kind: "list",
-    help: options.help,
-    valueName: options.valueName ?? "list",
-    notes: [options.multiple ? "comma separated, may be repeated" : "comma separated"],
-    required: options.required === true,
+  return makeListFlag<string>(name, options, {
+    valueName: "list",
     defaultText: options.default?.join(","),
-    initial: [],
-    add(text, before = []) {
-      const items = text.split(",").map((item) => {
-        if (item === "") throw new UsageError("has an empty item");
-        return passing(options.check, item);
-      });
-      return options.multiple ? [...before, ...items] : items;
+    parse: (text) => itemsOf(text).map((item) => passing(options.check, item)),
+  });
+}
+
+/**
+ * Comma separated networks, as `parseCidr()` takes them. The default is written the same way.
+ * Otherwise like `listFlag()`.
+ */
+export function cidrListFlag(
+  name: string,
+  options: FlagOptions<readonly string[]>,
+): Flag<readonly Cidr[]> {
+  return makeListFlag<Cidr>(name, options, {
+    valueName: "cidrs",
+    defaultText: options.default?.join(","),
+    parse: (text) => itemsOf(text).map(parseCidr),
+  });
+}
+
+/** Written where a list of choices is to be empty; no choice itself. */
+const NO_CHOICE = "none";
+
+/**
+ * Some of a few words, comma separated, or `none` alone. The value has each word once, in the order
+ * of the choices; it is an empty array without a default. The last occurrence wins.
+ */
+export function choiceListFlag<const C extends readonly string[]>(
+  name: string,
+  options: FlagOptions<readonly C[number][]> & {
+    readonly choices: C;
+    readonly multiple?: never;
+  },
+): Flag<readonly C[number][]> {
+  const choices: readonly C[number][] = options.choices;
+  return makeListFlag<C[number]>(name, options, {
+    valueName: "list",
+    notes: [`${NO_CHOICE} or some of ${choices.join(", ")}`, "comma separated"],
+    defaultText: options.default?.length === 0 ? NO_CHOICE : options.default?.join(","),
+    parse(text) {
+      if (text === NO_CHOICE) return [];
+      const items = itemsOf(text);
+      const unknown = items.find((item) => !choices.includes(item));
+      if (unknown === NO_CHOICE) throw new UsageError(`${quote(NO_CHOICE)} must stand alone`);
+      if (unknown !== undefined) {
+        throw new UsageError(`${quote(unknown)} is not one of ${choices.join(", ")}`);
+      }
+      return choices.filter((choice) => items.includes(choice));
     },
   });
 }
@@ -429,7 +494,7 @@ function addFrom(source: string, flag: Flag<unknown>, text: string, before: unkn
   try {
     return flag.add(text, before);
   } catch (error) {
-    if (error instanceof AuthorityError) {
+    if (error instanceof AuthorityError || error instanceof CidrError) {
       // It names the text itself.
       throw new UsageError(`${source}: ${oneLine(error.message)}`, { cause: error });
     }

@@ -53,9 +53,10 @@ export function summarize(result: PipeResult, since: number, names: { a: string;
   };
 }
 
-/** An idle direction holds this much; it grows when reads fill it. */
+/** An idle direction holds this much; it grows when reads fill most of it. */
 const MIN_BUFFER_BYTES = 4 << 10;
 const MAX_BUFFER_BYTES = 128 << 10;
+const FULL_SHARE = 0.75;
 
 /** Time that a side whose bytes go nowhere any more may go on sending them after everything else is done. */
 const LINGER_MS = 1_000;
@@ -138,8 +139,8 @@ class Pair {
       }
       direction.bytes += n;
       this.#progressAt = performance.now();
-      if (n === buffer.length && n < MAX_BUFFER_BYTES) {
-        buffer = new Uint8Array(Math.min(n * 4, MAX_BUFFER_BYTES));
+      if (n >= buffer.length * FULL_SHARE && buffer.length < MAX_BUFFER_BYTES) {
+        buffer = new Uint8Array(Math.min(buffer.length * 4, MAX_BUFFER_BYTES));
       }
     }
     try {

@@ -3,8 +3,12 @@
 
 /** The flags of the three programs. */
 
+import { QRHT_ALPN, RAW_ALPN } from "./dialect.ts";
 import {
   addressFlag,
+  choiceFlag,
+  choiceListFlag,
+  cidrListFlag,
   durationFlag,
   type FlagTable,
   type FlagValues,
@@ -19,13 +23,37 @@ function checkAlpn(name: string): string | undefined {
   return length >= 1 && length <= 255 ? undefined : "must be names of 1 to 255 bytes";
 }
 
+/** A name travels in a field of at most 255 bytes. */
+function checkName(name: string): string | undefined {
+  return new TextEncoder().encode(name).length <= 255 ? undefined : "must be at most 255 bytes";
+}
+
+/** Why a tunnel may be tried with another agent. */
+const RETRY_CAUSES = [
+  "draining",
+  "overloaded",
+  "gone",
+  "refused",
+  "timeout",
+  "unreachable",
+  "unknown-name",
+  "denied",
+  "internal-error",
+] as const;
+
 /** The flags that all programs have. */
 export const commonFlags = {
   alpn: listFlag("alpn", {
-    default: ["quic-echo-example"],
+    default: [QRHT_ALPN, RAW_ALPN],
     valueName: "names",
-    help: "ALPN names to offer or accept on QUIC, the preferred one first",
+    help:
+      "ALPN names to offer or accept on QUIC; an agent's preferred one first. All but qrht/1 stand for the dialect of the Go programs",
     check: checkAlpn,
+  }),
+  name: stringFlag("name", {
+    valueName: "name",
+    help: "what the log of the other end is to call this one, beside the name in its certificate",
+    check: checkName,
   }),
   v: integerFlag("v", {
     default: 0,
@@ -69,6 +97,27 @@ export const serverFlags = {
     default: "2s",
     help: "how long a TCP connection waits for an agent when none is connected; 0 refuses at once",
   }),
+  connectTimeoutMs: durationFlag("connect-timeout", {
+    default: "30s",
+    minMs: 1,
+    help: "how long it may take until an agent has connected a tunnel, all attempts together",
+  }),
+  maxAttempts: integerFlag("max-attempts", {
+    default: 3,
+    min: 1,
+    max: 100,
+    valueName: "count",
+    help: "agents that a tunnel is tried with, the first included",
+  }),
+  retryOn: choiceListFlag("retry-on", {
+    choices: RETRY_CAUSES,
+    default: ["draining", "overloaded", "gone"],
+    help: "why a tunnel that an agent has not connected is tried with another one",
+  }),
+  acceptProxyProtocol: cidrListFlag("accept-proxy-protocol", {
+    help:
+      "networks of load balancers, whose connections begin with a PROXY protocol header that says who the client is",
+  }),
   ...commonFlags,
 } as const satisfies FlagTable;
 
@@ -104,6 +153,10 @@ export const agentFlags = {
     minMs: 1,
     help: "how long connecting to a target by TCP may take",
   }),
+  drainTimeoutMs: durationFlag("drain-timeout", {
+    default: "0s",
+    help: "how long tunnels may go on when the agent is told to stop; no new ones are taken",
+  }),
   ...commonFlags,
 } as const satisfies FlagTable;
 
@@ -112,6 +165,10 @@ export const passthroughFlags = {
   upstream: addressFlag("upstream", {
     required: true,
     help: "where every stream is connected to by TCP",
+  }),
+  proxyProtocol: choiceFlag("proxy-protocol", ["off", "v1", "v2"], {
+    default: "off",
+    help: "version of the PROXY protocol header that tells the upstream who the client is",
   }),
   ...agentFlags,
 } as const satisfies FlagTable;

@@ -13,6 +13,7 @@ export class NoAgentError extends Error {
 }
 
 interface Waiter<A> {
+  readonly except: ReadonlySet<A>;
   resolve(agent: A): void;
   reject(error: NoAgentError): void;
 }
@@ -23,6 +24,7 @@ export class AgentRegistry<A extends Agent> {
   readonly #waiters = new Set<Waiter<A>>();
   readonly #maxWaiters: number;
   #next = 0;
+  #stopped = false;
 
   /** @param options.maxWaiters callers that may wait for an agent at a time, default 1000 */
   constructor(options: { maxWaiters?: number } = {}) {
@@ -40,7 +42,10 @@ export class AgentRegistry<A extends Agent> {
 
   add(agent: A): void {
     this.#agents.push(agent);
-    for (const waiter of [...this.#waiters]) waiter.resolve(this.#take()!);
+    for (const waiter of [...this.#waiters]) {
+      const taken = this.#take(waiter.except);
+      if (taken) waiter.resolve(taken);
+    }
   }
 
   remove(agent: A): void {
@@ -54,15 +59,17 @@ export class AgentRegistry<A extends Agent> {
    * The agent whose turn it is; one without stream credit is passed over while another has some.
    *
    * @param waitMs how long to wait for an agent when there is none; 0 for not at all
+   * @param except agents that will not do
    * @throws {NoAgentError} when there was none in that time, or too many callers wait for one already
    */
-  pick(waitMs: number): Promise<A> {
-    const agent = this.#take();
+  pick(waitMs: number, except: ReadonlySet<A> = new Set()): Promise<A> {
+    const agent = this.#take(except);
     if (agent) return Promise.resolve(agent);
-    if (waitMs === 0) return Promise.reject(new NoAgentError("no agent is connected"));
+    const none = except.size > 0 ? "no other agent is connected" : "no agent is connected";
+    if (waitMs === 0 || this.#stopped) return Promise.reject(new NoAgentError(none));
     if (this.#waiters.size >= this.#maxWaiters) {
       return Promise.reject(
-        new NoAgentError(`no agent is connected, and ${this.#maxWaiters} connections wait for one`),
+        new NoAgentError(`${none}, and ${this.#maxWaiters} connections wait for one`),
       );
     }
     return new Promise((resolve, reject) => {
@@ -71,6 +78,7 @@ export class AgentRegistry<A extends Agent> {
         this.#waiters.delete(waiter);
       };
       const waiter: Waiter<A> = {
+        except,
         resolve: (agent) => (settle(), resolve(agent)),
         reject: (error) => (settle(), reject(error)),
       };
@@ -82,21 +90,29 @@ export class AgentRegistry<A extends Agent> {
     });
   }
 
-  /** Nobody waits any longer: whoever does is refused. */
+  /** Nobody waits any longer, from now on: whoever does is refused. */
   stopWaiting(): void {
+    this.#stopped = true;
     for (const waiter of [...this.#waiters]) {
       waiter.reject(new NoAgentError("no agent is connected"));
     }
   }
 
-  #take(): A | undefined {
+  #take(except: ReadonlySet<A>): A | undefined {
     const count = this.#agents.length;
-    if (count === 0) return undefined;
-    let index = this.#next % count;
-    for (let tried = 0; tried < count && !this.#agents[index]!.hasCredit; tried++) {
-      index = (index + 1) % count;
+    let full: number | undefined;
+    for (let tried = 0; tried < count; tried++) {
+      const index = (this.#next + tried) % count;
+      const agent = this.#agents[index]!;
+      if (except.has(agent)) continue;
+      if (agent.hasCredit) return this.#handOut(index);
+      full ??= index;
     }
-    this.#next = (index + 1) % count;
-    return this.#agents[index];
+    return full === undefined ? undefined : this.#handOut(full);
+  }
+
+  #handOut(index: number): A {
+    this.#next = (index + 1) % this.#agents.length;
+    return this.#agents[index]!;
   }
 }

@@ -13,19 +13,41 @@ const layers: readonly (readonly string[])[] = [
   [
     "lib/authority.ts",
     "lib/backoff.ts",
+    "lib/cidr.ts",
     "lib/connect_head.ts",
+    "lib/dialect.ts",
     "lib/errors.ts",
+    "lib/ip_address.ts",
     "lib/pem.ts",
+    "lib/proxy_protocol.ts",
     "lib/version.ts",
+    "lib/within.ts",
   ],
   // Pure as well: what a command line means.
   ["lib/flags.ts", "lib/program_flags.ts"],
   // The contracts that the rest is built on.
   ["lib/certificate.ts", "lib/duplex.ts", "lib/log.ts"],
   // One mechanism each.
-  ["lib/dial.ts", "lib/pipe.ts", "lib/quic/", "lib/tls.ts"],
+  [
+    "lib/client.ts",
+    "lib/dial.ts",
+    "lib/pipe.ts",
+    "lib/qrht/",
+    "lib/quic/",
+    "lib/replay.ts",
+    "lib/retrying_tunnel.ts",
+    "lib/tls.ts",
+    "lib/tunnel.ts",
+  ],
   // What keeps a program going.
-  ["lib/agent_session.ts", "lib/lifecycle.ts", "lib/reconnect.ts", "lib/registry.ts"],
+  [
+    "lib/agent_session.ts",
+    "lib/connected_agent.ts",
+    "lib/lifecycle.ts",
+    "lib/reconnect.ts",
+    "lib/registry.ts",
+    "lib/route.ts",
+  ],
   // The programs.
   ["agent.ts", "passthrough.ts", "server.ts"],
 ];
@@ -37,7 +59,15 @@ const BINDING = { name: "@matrixai/quic", user: "lib/quic/native.ts" };
 /** Who may touch the process, beside the programs: its arguments, environment, signals and exit. */
 const LIFECYCLE = "lib/lifecycle.ts";
 /** Who must not know of QUIC, so as to be tested without a socket. */
-const KNOW_NO_QUIC = ["lib/pipe.ts", "lib/registry.ts"];
+const KNOW_NO_QUIC = [
+  "lib/pipe.ts",
+  "lib/qrht/control.ts",
+  "lib/qrht/tunnel_stream.ts",
+  "lib/registry.ts",
+  "lib/replay.ts",
+  "lib/retrying_tunnel.ts",
+  "lib/tunnel.ts",
+];
 
 const root = new URL("../", import.meta.url);
 const NOT_OURS = [".git", "node_modules", "dist", "coverage"];

@@ -35,6 +35,8 @@ const loopback = (port: number) => ({ hostname: "127.0.0.1", port });
 /** Port 1 is privileged, and outside of what systems hand out: nothing listens there by chance. */
 const NOBODY = "127.0.0.1:1";
 
+const dialect = { server: ["qrht/1", "quic-echo-example"], agent: ["qrht/1", "quic-echo-example"] };
+
 const OK = "HTTP/1.1 200 OK\r\n\r\n";
 
 /** Waits for what has nothing left to wait for. */
@@ -98,7 +100,7 @@ class Network implements AsyncDisposable {
         listenTcp: loopback(0),
         listenQuic: loopback(0),
         tls: serverTls,
-        alpn: ALPN,
+        alpn: dialect.server,
         agentWaitMs: 20_000,
         ...config,
       }, {
@@ -194,7 +196,7 @@ function agentConfig(server: Server): AgentConfig {
     server: loopback(server.quicPort),
     serverName: "quic-tunnel-server",
     tls: clientTls,
-    alpn: ALPN,
+    alpn: dialect.agent,
     dialTimeoutMs: 10_000,
   };
 }

@@ -4,11 +4,14 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import type { Authority } from "../lib/authority.ts";
+import { type Cidr, parseCidr } from "../lib/cidr.ts";
 import { UsageError } from "../lib/errors.ts";
 import {
   addressFlag,
   booleanFlag,
   choiceFlag,
+  choiceListFlag,
+  cidrListFlag,
   durationFlag,
   envNameOf,
   type FlagTable,
@@ -571,5 +574,162 @@ Deno.test({
     const long = "é".repeat(128);
     assertStringIncludes(messageFor([`--alpn=h3,${long}`], {}, agentFlags), "1 to 255 bytes");
     assertEquals(parseFlags(serverFlags, ["--agent-wait=0", "-h"], noEnv), { kind: "help" });
+  },
+});
+
+const listFlags = {
+  allowed: cidrListFlag("allow", { default: ["10.0.0.0/8", "::1"], help: "networks" }),
+  denied: cidrListFlag("deny", { multiple: true, help: "networks" }),
+  fields: choiceListFlag("fields", {
+    choices: ["client", "listener", "id"],
+    default: ["client"],
+    help: "what to tell",
+  }),
+  extras: choiceListFlag("extras", { choices: ["a", "b"], default: [], help: "more" }),
+  others: choiceListFlag("others", { choices: ["a", "b"], help: "others" }),
+} as const satisfies FlagTable;
+
+function runLists(
+  args: readonly string[],
+  env: Readonly<Record<string, string>> = {},
+): FlagValues<typeof listFlags> {
+  const parsed = parseFlags(listFlags, args, (name) => env[name]);
+  if (parsed.kind !== "run") throw new Error(`Expected values, got ${parsed.kind}`);
+  return parsed.values;
+}
+
+Deno.test({
+  name: "cidrListFlag() and choiceListFlag() give lists of networks and of the choices",
+  permissions: "none",
+  fn() {
+    const same: Same<FlagValues<typeof listFlags>, {
+      readonly allowed: readonly Cidr[];
+      readonly denied: readonly Cidr[];
+      readonly fields: readonly ("client" | "listener" | "id")[];
+      readonly extras: readonly ("a" | "b")[];
+      readonly others: readonly ("a" | "b")[];
+    }> = true;
+    assert(same);
+    assertEquals(runLists([]), {
+      allowed: [parseCidr("10.0.0.0/8"), parseCidr("::1/128")],
+      denied: [],
+      fields: ["client"],
+      extras: [],
+      others: [],
+    });
+  },
+});
+
+Deno.test({
+  name: "cidrListFlag() lets the last occurrence win unless it is multiple",
+  permissions: "none",
+  fn() {
+    const [a, b, c] = ["192.0.2.0/24", "2001:db8::/32", "127.0.0.1"];
+    const { allowed, denied } = runLists([
+      `--allow=${a}`,
+      `--allow=${b}`,
+      `--deny=${a},${b}`,
+      "--deny",
+      c!,
+    ]);
+    assertEquals(allowed, [parseCidr(b!)]);
+    assertEquals(denied, [a, b, c].map((text) => parseCidr(text!)));
+    assertEquals(runLists([], { QRHT_ALLOW: c! }).allowed, [parseCidr(c!)]);
+  },
+});
+
+Deno.test({
+  name: "cidrListFlag() names the flag or variable, the network and what is wrong with it",
+  permissions: "none",
+  fn() {
+    assertEquals(
+      messageFor(["--allow=::1,10.1.0.0/8"], {}, listFlags),
+      'flag --allow: bad network "10.1.0.0/8": ' +
+        "bits beyond the prefix are set, the network is 10.0.0.0/8",
+    );
+    assertMatch(
+      messageFor([], { QRHT_DENY: "localhost" }, listFlags),
+      /^environment variable QRHT_DENY: bad network "localhost": /,
+    );
+    for (const text of ["", ",", "::1,", ",::1", "::1,,::2"]) {
+      assertStringIncludes(messageFor([`--allow=${text}`], {}, listFlags), "has an empty item");
+    }
+    assertStringIncludes(messageFor(["--allow=::1, ::2"], {}, listFlags), 'bad network " ::2"');
+    assert(messageFor([`--allow=${"x".repeat(10_000)}`], {}, listFlags).length < 300);
+    assertThrows(() => cidrListFlag("x", { default: ["10.0.0.1/8"], help: "x" }));
+  },
+});
+
+Deno.test({
+  name: "choiceListFlag() takes none alone, and any of the choices, once and in their order",
+  permissions: "none",
+  fn() {
+    assertEquals(runLists(["--fields=none"]).fields, []);
+    assertEquals(runLists(["--fields=id,client,id"]).fields, ["client", "id"]);
+    assertEquals(runLists(["--fields=id", "--fields", "listener"]).fields, ["listener"]);
+    assertEquals(runLists([], { QRHT_FIELDS: "none" }).fields, []);
+    assertEquals(runLists([], { QRHT_FIELDS: "" }).fields, ["client"]);
+  },
+});
+
+Deno.test({
+  name: "choiceListFlag() names the word that is no choice, and the choices",
+  permissions: "none",
+  fn() {
+    const cases: [text: string, problem: string][] = [
+      ["client,ip", '"ip" is not one of client, listener, id'],
+      ["Client", '"Client" is not one of client, listener, id'],
+      ["client, id", '" id" is not one of client, listener, id'],
+      ["client,none", '"none" must stand alone'],
+      ["none,none", '"none" must stand alone'],
+      ["", "has an empty item"],
+      ["client,", "has an empty item"],
+    ];
+    for (const [text, problem] of cases) {
+      assertEquals(
+        messageFor([`--fields=${text}`], {}, listFlags),
+        `invalid value "${text}" for flag --fields: ${problem}`,
+      );
+    }
+    // @ts-expect-error: not one of the choices
+    assertThrows(() => choiceListFlag("x", { choices: ["a"], default: ["b"], help: "x" }));
+    const message = messageFor([`--fields=${"x".repeat(10_000)}`], {}, listFlags);
+    assert(message.length < 400);
+  },
+});
+
+Deno.test({
+  name: "cidrListFlag() and choiceListFlag() throw nothing but a UsageError of one line",
+  permissions: "none",
+  fn() {
+    const part = fc.oneof(
+      fc.string({ unit: "binary" }),
+      fc.constantFrom("::1", "10.0.0.0/8", "10.0.0.1/8", "none", "client", "id", "a", "", "\n"),
+    );
+    const name = fc.constantFrom(...Object.values(listFlags).map((flag) => flag.name));
+    fc.assert(
+      fc.property(name, fc.array(part), (name, parts) => {
+        try {
+          runLists([`--${name}=${parts.join(",")}`]);
+        } catch (error) {
+          if (!(error instanceof UsageError)) throw error;
+          assertMatch(error.message, /^[^\p{Cc}\p{Zl}\p{Zp}]+$/u);
+        }
+      }),
+      { numRuns: 1000 },
+    );
+  },
+});
+
+Deno.test({
+  name: "formatHelp() shows lists as they are written",
+  permissions: "none",
+  fn() {
+    const help = formatHelp({ name: "p", summary: "Does it." }, listFlags);
+    assertStringIncludes(help, "--allow cidrs");
+    assertStringIncludes(help, "[comma separated] [default: 10.0.0.0/8,::1]");
+    assertStringIncludes(help, "[comma separated, may be repeated]");
+    assertStringIncludes(help, "[none or some of client, listener, id, comma separated]");
+    assertStringIncludes(help, "[default: none]");
   },
 });

@@ -4,10 +4,11 @@
 import { type CloseInfo, ConnectionClosedError, StreamOpenError } from "./errors.ts";
 import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from "./native.ts";
 import type { TransportSettings } from "./options.ts";
-import { hasLongHeader } from "./packet.ts";
+import { IncomingStreams } from "./incoming_streams.ts";
 import { LoneFins } from "./lone_fins.ts";
+import { hasLongHeader } from "./packet.ts";
 import { PeerAddress } from "./peer_address.ts";
-import { QuicStream, type StreamTransport } from "./stream.ts";
+import { QuicStream, type StreamDirection, type StreamTransport } from "./stream.ts";
 import { StreamQueue } from "./stream_queue.ts";
 import { UncollectedStreams } from "./uncollected_streams.ts";
 import type { UdpSocket } from "./udp.ts";
@@ -68,8 +69,14 @@ const nothing = new Uint8Array(0);
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** Connections and streams of this process that have not ended, for leak checks. */
-export const live = { connections: 0, streams: 0 };
+/** Connections, bidirectional and unidirectional streams of this process that have not ended, for leak checks. */
+export const live = { connections: 0, streams: 0, uniStreams: 0 };
+
+/** Type of a stream, the two low bits of its id (RFC 9000 §2.1). */
+const SERVER_INITIATED = 0b01;
+const UNIDIRECTIONAL = 0b10;
+
+const isUni = (id: number) => (id & UNIDIRECTIONAL) !== 0;
 
 const serveReader = (stream: QuicStream) => stream.onReadable();
 const serveWriter = (stream: QuicStream) => stream.onWritable();
@@ -97,18 +104,17 @@ export class QuicConnection implements StreamTransport {
   readonly #readers = new StreamQueue<QuicStream>();
   readonly #writers = new StreamQueue<QuicStream>();
   readonly #openWaiters = new Set<OpenWaiter>();
-  readonly #acceptQueue: QuicStream[] = [];
-  readonly #acceptWaiters: OpenWaiter[] = [];
+  readonly #incoming: IncomingStreams<QuicStream>;
+  readonly #incomingUni: IncomingStreams<QuicStream>;
   readonly #unsent = new Set<number>();
   readonly #fins = new LoneFins();
-  readonly #skippedIds = new Set<number>();
   readonly #uncollected = new UncollectedStreams();
   readonly #closedSettled = Promise.withResolvers<CloseInfo>();
   readonly #confirmedSettled = Promise.withResolvers<void>();
   readonly #startedAt = performance.now();
   readonly #peer: PeerAddress;
   #nextLocalId: number;
-  #nextPeerId: number;
+  #nextLocalUniId: number;
   #established = false;
   #isConfirmed = false;
   #closeInfo: CloseInfo | undefined;
@@ -136,8 +142,11 @@ export class QuicConnection implements StreamTransport {
     this.#settings = options.settings;
     this.#path = { from: { ...options.peer }, to: options.local };
     this.#peer = new PeerAddress(options.peer);
-    this.#nextLocalId = this.role === "server" ? 1 : 0;
-    this.#nextPeerId = this.role === "server" ? 0 : 1;
+    const [own, peers] = this.role === "server" ? [SERVER_INITIATED, 0] : [0, SERVER_INITIATED];
+    this.#nextLocalId = own;
+    this.#nextLocalUniId = own | UNIDIRECTIONAL;
+    this.#incoming = new IncomingStreams(peers);
+    this.#incomingUni = new IncomingStreams(peers | UNIDIRECTIONAL);
     this.closed = this.#closedSettled.promise;
     this.confirmed = this.#confirmedSettled.promise;
     this.confirmed.catch(() => {});
@@ -234,10 +243,34 @@ export class QuicConnection implements StreamTransport {
    * @throws {ConnectionClosedError} when the connection has ended
    */
   acceptStream(): Promise<QuicStream> {
-    const stream = this.#acceptQueue.shift();
-    if (stream) return Promise.resolve(stream);
+    return this.#accept(this.#incoming);
+  }
+
+  /**
+   * The next unidirectional stream that the peer has opened. At most `maxUniStreams` wait to be accepted.
+   *
+   * @throws {ConnectionClosedError} when the connection has ended
+   */
+  acceptUniStream(): Promise<QuicStream> {
+    return this.#accept(this.#incomingUni);
+  }
+
+  #accept(streams: IncomingStreams<QuicStream>): Promise<QuicStream> {
     if (this.#closeInfo) return Promise.reject(new ConnectionClosedError(this.#closeInfo));
-    return new Promise((resolve, reject) => this.#acceptWaiters.push({ resolve, reject }));
+    return streams.take();
+  }
+
+  /**
+   * Opens a unidirectional stream; undefined when the peer's credit allows none now.
+   *
+   * @throws {ConnectionClosedError} when the connection has ended
+   */
+  openUniStream(): QuicStream | undefined {
+    if (this.#closeInfo) throw new ConnectionClosedError(this.#closeInfo);
+    if (!this.#established || this.#native.peerStreamsLeftUni() === 0) return undefined;
+    const id = this.#nextLocalUniId;
+    this.#nextLocalUniId += 4;
+    return this.#open(id, "send");
   }
 
   /**
@@ -344,28 +377,29 @@ export class QuicConnection implements StreamTransport {
   #openNow(): QuicStream {
     const id = this.#nextLocalId;
     this.#nextLocalId += 4;
-    // Takes the credit; nothing is sent.
-    this.#native.streamSend(id, nothing, false);
-    return this.#addStream(id);
+    return this.#open(id, "both");
   }
 
-  #addStream(id: number): QuicStream {
-    const stream = new QuicStream(id, this);
+  #open(id: number, direction: StreamDirection): QuicStream {
+    // Takes the credit; nothing is sent.
+    this.#native.streamSend(id, nothing, false);
+    return this.#addStream(id, direction);
+  }
+
+  #addStream(id: number, direction: StreamDirection): QuicStream {
+    const stream = new QuicStream(id, this, direction);
     this.#streams.set(id, stream);
-    live.streams++;
+    live[isUni(id) ? "uniStreams" : "streams"]++;
     return stream;
   }
 
   /** A readable stream that is not open here: new, unless it was opened and ended before. */
   #acceptId(id: number): QuicStream | undefined {
-    const byPeer = (id & 0b11) === (this.#nextPeerId & 0b11);
-    if (!byPeer || (id < this.#nextPeerId && !this.#skippedIds.delete(id))) return undefined;
-    for (; this.#nextPeerId < id; this.#nextPeerId += 4) this.#skippedIds.add(this.#nextPeerId);
-    if (id === this.#nextPeerId) this.#nextPeerId += 4;
-    const stream = this.#addStream(id);
-    const waiter = this.#acceptWaiters.shift();
-    if (waiter) waiter.resolve(stream);
-    else this.#acceptQueue.push(stream);
+    const uni = isUni(id);
+    const streams = uni ? this.#incomingUni : this.#incoming;
+    if (!streams.isNew(id)) return undefined;
+    const stream = this.#addStream(id, uni ? "receive" : "both");
+    streams.add(stream);
     return stream;
   }
 
@@ -380,7 +414,9 @@ export class QuicConnection implements StreamTransport {
 
   #serveReaders(): void {
     this.#readers.serve(serveReader);
-    while (this.#native.streamReadable(this.#nextPeerId)) this.#acceptId(this.#nextPeerId);
+    for (const { nextId } of [this.#incoming, this.#incomingUni]) {
+      for (let id = nextId; this.#native.streamReadable(id); id += 4) this.#acceptId(id);
+    }
     // What is readable still has no reader, unless there are many, or a new stream has overtaken one before it.
     const now = performance.now();
     if (this.#native.isReadable()) this.#readers.scan(now, serveReader, () => this.#readable());
@@ -413,8 +449,8 @@ export class QuicConnection implements StreamTransport {
     return !this.#fins.holds(id) && this.#native.streamFinished(id);
   }
 
-  streamSend(id: number, bytes: Uint8Array): number | null {
-    const taken = this.#native.streamSend(id, bytes, false);
+  streamSend(id: number, bytes: Uint8Array, fin: boolean): number | null {
+    const taken = this.#native.streamSend(id, bytes, fin);
     // A stream that quiche has dropped would never have room: throws what happened to it.
     if (taken === null) this.#native.streamCapacity(id);
     else {
@@ -464,7 +500,7 @@ export class QuicConnection implements StreamTransport {
       this.#uncollected.add(stream.id, unread);
       this.#host.schedule(this);
     }
-    live.streams--;
+    live[isUni(stream.id) ? "uniStreams" : "streams"]--;
     this.#readers.forget(stream);
     this.#writers.forget(stream);
   }
@@ -519,12 +555,10 @@ export class QuicConnection implements StreamTransport {
     const error = new ConnectionClosedError(info, this.#isConfirmed ? null : this.peerCertificates);
     for (const stream of [...this.#streams.values()]) stream.onClosed(error);
     for (const waiter of [...this.#openWaiters]) waiter.reject(error);
-    for (const waiter of this.#acceptWaiters.splice(0)) waiter.reject(error);
-    this.#acceptQueue.length = 0;
+    for (const streams of [this.#incoming, this.#incomingUni]) streams.end(error);
     this.#readers.clear();
     this.#writers.clear();
     this.#fins.clear();
-    this.#skippedIds.clear();
     this.#confirmedSettled.reject(error);
     this.#closedSettled.resolve(info);
     this.#host.closed(this, info);

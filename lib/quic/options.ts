@@ -27,6 +27,8 @@ export interface TransportOptions {
   readonly keepAliveMs?: number;
   /** Bidirectional streams the peer may have open at a time. @default {10000} */
   readonly maxStreams?: number;
+  /** Unidirectional streams the peer may have open at a time, each with 16 KiB under way. @default {3} */
+  readonly maxUniStreams?: number;
   /** Bytes of one stream that the peer may have under way at first. @default {262144} */
   readonly streamWindowBytes?: number;
   /**
@@ -52,6 +54,7 @@ export function transportSettings(options: TransportOptions): TransportSettings 
     handshakeTimeoutMs: 2000,
     keepAliveMs: 0,
     maxStreams: 10_000,
+    maxUniStreams: 3,
     streamWindowBytes: 256 << 10,
     maxStreamWindowBytes: 8 << 20,
     maxDatagramBytes: 1350,
@@ -67,6 +70,9 @@ export function transportSettings(options: TransportOptions): TransportSettings 
  * then use it up, and stall every other stream of the connection. Memory is bounded per stream instead.
  */
 const CONNECTION_CREDIT = 2 ** 50;
+
+/** Unidirectional streams carry control messages, which are read as they come. */
+const UNI_STREAM_WINDOW_BYTES = 16 << 10;
 
 /**
  * What both ends sign handshakes with and accept, in BoringSSL's notation. Without it BoringSSL
@@ -111,7 +117,8 @@ export function nativeConfig(settings: TransportSettings): NativeConfig {
   config.setInitialMaxStreamDataBidiRemote(settings.streamWindowBytes);
   config.setMaxStreamWindow(settings.maxStreamWindowBytes);
   config.setInitialMaxStreamsBidi(settings.maxStreams);
-  config.setInitialMaxStreamsUni(0);
+  config.setInitialMaxStreamsUni(settings.maxUniStreams);
+  config.setInitialMaxStreamDataUni(UNI_STREAM_WINDOW_BYTES);
   // Without these two, quiche 0.18.0 keeps state for as many addresses and connection ids as the peer likes.
   config.setActiveConnectionIdLimit(2);
   config.setDisableActiveMigration(true);

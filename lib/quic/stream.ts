@@ -11,8 +11,11 @@ export interface StreamTransport {
   streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null;
   /** Whether the peer's direction has ended without anything left to read, which {@linkcode streamRecv} may not tell. */
   streamEnded(id: number): boolean;
-  /** Puts bytes on the stream: how many were taken, null when there is no room. Throws native errors. */
-  streamSend(id: number, bytes: Uint8Array): number | null;
+  /**
+   * Puts bytes on the stream: how many were taken, null when there is no room. With `fin`, the last byte takes FIN
+   * along. Throws native errors.
+   */
+  streamSend(id: number, bytes: Uint8Array, fin: boolean): number | null;
   /** Sends FIN behind all that was put on the stream; `readEnded` tells of the other direction. Throws native errors. */
   streamFinish(id: number, readEnded: boolean): void;
   /** Sends RESET_STREAM. */
@@ -31,17 +34,20 @@ export interface StreamTransport {
   streamDone(stream: QuicStream, unread: "reset" | "stopped" | undefined): void;
 }
 
-interface Waiting {
+interface Waiting<T> {
   readonly bytes: Uint8Array;
-  readonly resolve: (value: number | null) => void;
+  readonly resolve: (value: T) => void;
   readonly reject: (error: Error) => void;
 }
 
+/** What this end may do with a stream: one that goes one way only has its other direction ended from the start. */
+export type StreamDirection = "both" | "send" | "receive";
+
 /**
- * A bidirectional QUIC stream (RFC 9000 §2).
+ * A QUIC stream (RFC 9000 §2).
  *
  * Each direction ends in one of these ways, and on its own:
- * - *finish* ({@linkcode closeWrite}): the peer reads everything and then the end (FIN);
+ * - *finish* ({@linkcode finish}, {@linkcode closeWrite}): the peer reads everything and then the end (FIN);
  * - *reset* ({@linkcode reset}): what was not delivered yet is dropped, the peer's reads throw {@linkcode StreamResetError};
  * - *stop* ({@linkcode stop}): the peer's bytes are dropped from here on, its writes throw {@linkcode StreamStoppedError};
  * - *close*: the connection ended, everything throws `ConnectionClosedError`.
@@ -55,16 +61,18 @@ export class QuicStream implements Duplex {
   /** Stream id (RFC 9000 §2.1), unique in its connection. */
   readonly id: number;
   readonly #transport: StreamTransport;
-  #reading: Waiting | undefined;
-  #writing: Waiting | undefined;
+  #reading: Waiting<number | null> | undefined;
+  #writing: Waiting<number> & { readonly fin: boolean } | undefined;
   #readEnd: "fin" | Error | undefined;
   #writeEnd: Error | undefined;
   #unread: "reset" | "stopped" | undefined;
 
   /** @internal Streams come from `QuicConnection`. */
-  constructor(id: number, transport: StreamTransport) {
+  constructor(id: number, transport: StreamTransport, direction: StreamDirection = "both") {
     this.id = id;
     this.#transport = transport;
+    if (direction === "send") this.#readEnd = new StreamEndedError(id, "is for writing only");
+    if (direction === "receive") this.#writeEnd = new StreamEndedError(id, "is for reading only");
   }
 
   /** @throws {StreamResetError | StreamEndedError | ConnectionClosedError} see the class */
@@ -105,24 +113,51 @@ export class QuicStream implements Duplex {
   async write(bytes: Uint8Array): Promise<number> {
     if (this.#writing) throw new TypeError(`stream ${this.id} is being written already`);
     if (bytes.length === 0 && !this.#writeEnd) return 0;
-    const n = this.#tryWrite(bytes);
+    return this.#put(bytes, false);
+  }
+
+  /**
+   * Writes these last bytes, at least one, and finishes the writing direction: FIN goes in one frame with the last byte.
+   *
+   * @throws {StreamStoppedError | StreamEndedError | ConnectionClosedError} see the class
+   */
+  async finish(last: Uint8Array): Promise<void> {
+    if (this.#writing) throw new TypeError(`stream ${this.id} is being written already`);
+    if (last.length === 0) throw new TypeError("there is no last byte");
+    for (let offset = 0; offset < last.length;) {
+      offset += await this.#put(last.subarray(offset), true);
+    }
+  }
+
+  #put(bytes: Uint8Array, fin: boolean): number | Promise<number> {
+    const n = this.#tryWrite(bytes, fin);
     if (n > 0) return n;
     return new Promise<number>((resolve, reject) => {
-      this.#writing = { bytes, resolve: resolve as Waiting["resolve"], reject };
+      this.#writing = { bytes, fin, resolve, reject };
       this.#transport.waitWritable(this);
     });
   }
 
-  #tryWrite(bytes: Uint8Array): number {
+  #tryWrite(bytes: Uint8Array, fin: boolean): number {
     if (this.#writeEnd) throw this.#writeEnd;
+    let n: number;
     try {
-      return this.#transport.streamSend(this.id, bytes) ?? 0;
+      n = this.#transport.streamSend(this.id, bytes, fin) ?? 0;
     } catch (error) {
       throw this.#endWrite(this.#errorOf(error));
     }
+    if (fin && n === bytes.length) {
+      this.#writeEnd = this.#finished();
+      if (this.#readEnd) this.#done();
+    }
+    return n;
   }
 
-  /** Finishes the writing direction (FIN). Does nothing when it has ended already. */
+  #finished(): StreamEndedError {
+    return new StreamEndedError(this.id, "is closed for writing");
+  }
+
+  /** Finishes the writing direction (FIN, in a frame of its own). Does nothing when it has ended already. */
   // deno-lint-ignore require-await
   async closeWrite(): Promise<void> {
     if (this.#writing) throw new TypeError(`stream ${this.id} is being written`);
@@ -132,7 +167,7 @@ export class QuicStream implements Duplex {
     } catch (error) {
       throw this.#endWrite(this.#errorOf(error));
     }
-    this.#endWrite(new StreamEndedError(this.id, "is closed for writing"));
+    this.#endWrite(this.#finished());
   }
 
   /** Resets the writing direction. @param code application error code for the peer */
@@ -183,7 +218,7 @@ export class QuicStream implements Duplex {
     const writing = this.#writing;
     if (!writing) return true;
     try {
-      const n = this.#tryWrite(writing.bytes);
+      const n = this.#tryWrite(writing.bytes, writing.fin);
       if (n === 0) return false;
       this.#writing = undefined;
       writing.resolve(n);

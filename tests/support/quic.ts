@@ -65,5 +65,5 @@ export async function connectPair(options: {
 
 /** Asserts that no connection or stream of this process is left over. */
 export function assertNothingLive(): void {
-  assertEquals(live, { connections: 0, streams: 0 });
+  assertEquals(live, { connections: 0, streams: 0, uniStreams: 0 });
 }

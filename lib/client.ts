@@ -1,0 +1,80 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Who a client of the server is: the peer of its TCP connection, or who a load balancer in front says it is. */
+import { type Cidr, cidrContains } from "./cidr.ts";
+import { type Duplex, prepend } from "./duplex.ts";
+import { type SocketAddress, socketAddress } from "./ip_address.ts";
+import { ProxyHeaderParser, type ProxyHeaderResult } from "./proxy_protocol.ts";
+import { within } from "./within.ts";
+
+export interface Client {
+  readonly address: SocketAddress;
+  /** Where it has connected to. */
+  readonly listener: SocketAddress;
+  /** The load balancer that it has come through. */
+  readonly via?: SocketAddress;
+  /** Its bytes, without the header of the PROXY protocol. */
+  readonly carrier: Duplex;
+}
+
+/** A trusted source has not begun with a header of the PROXY protocol. */
+export class ProxyHeaderError extends Error {
+  override readonly name = "ProxyHeaderError";
+}
+
+/** Room for a header and what comes with it. */
+const READ_BYTES = 4096;
+
+/** Time that a load balancer has for its header. */
+const HEADER_TIMEOUT_MS = 5_000;
+
+/**
+ * Finds out who the client is.
+ *
+ * @param carrier the accepted connection
+ * @param addresses of that connection
+ * @param trusted sources whose connections must begin with a header of the PROXY protocol; others are not looked into
+ * @param timeoutMs time for that header
+ * @throws {ProxyHeaderError} when there is none in time, or it is wrong
+ */
+export async function identifyClient(
+  carrier: Duplex,
+  addresses: { readonly remoteAddr: Deno.NetAddr; readonly localAddr: Deno.NetAddr },
+  trusted: readonly Cidr[],
+  timeoutMs = HEADER_TIMEOUT_MS,
+): Promise<Client> {
+  const address = toSocketAddress(addresses.remoteAddr);
+  const listener = toSocketAddress(addresses.localAddr);
+  if (!trusted.some((network) => cidrContains(network, address.ip))) {
+    return { address, listener, carrier };
+  }
+  const late = () => new ProxyHeaderError(`no PROXY header in ${timeoutMs} ms`);
+  const header = await within(timeoutMs, readHeader(carrier), late);
+  return {
+    address: header.client ?? address,
+    listener: header.listener ?? listener,
+    via: address,
+    carrier: prepend(header.rest, carrier),
+  };
+}
+
+async function readHeader(
+  carrier: Duplex,
+): Promise<Extract<ProxyHeaderResult, { kind: "header" }>> {
+  const parser = new ProxyHeaderParser();
+  const buffer = new Uint8Array(READ_BYTES);
+  for (let n; (n = await carrier.read(buffer)) !== null;) {
+    const result = parser.push(buffer.subarray(0, n));
+    if (result.kind === "reject") throw new ProxyHeaderError(result.reason);
+    if (result.kind === "header") return result;
+  }
+  throw new ProxyHeaderError("the connection ends within its PROXY header");
+}
+
+function toSocketAddress({ hostname, port }: Deno.NetAddr): SocketAddress {
+  // The system's own form of an IPv6 address may carry a zone, which no other machine understands.
+  const address = socketAddress(hostname.replace(/%.*$/, ""), port);
+  if (!address) throw new TypeError(`${hostname} is no IP address`);
+  return address;
+}

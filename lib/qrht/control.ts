@@ -1,0 +1,125 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { messageOf } from "../errors.ts";
+import { writeAll } from "../duplex.ts";
+import { encodeFrame, type FrameEvent, FrameParser, FrameType, ProtocolError } from "./frame.ts";
+import { decodeDrain, decodeHello, encodeDrain, encodeHello, type Hello } from "./messages.ts";
+import type { Carrier } from "./tunnel_stream.ts";
+
+/** What control streams need of a QUIC connection. */
+export interface ControlConnection {
+  /** Undefined when the peer takes no such streams. */
+  openUniStream(): Pick<Carrier, "write"> | undefined;
+  acceptUniStream(): Promise<Pick<Carrier, "read" | "stop">>;
+  close(code: number, reason: string): void;
+}
+
+/** What the peer says. */
+export interface ControlEvents {
+  hello(hello: Hello): void;
+  /** The peer takes no further tunnels. */
+  drain(): void;
+  /** The peer has violated the dialect; the connection is closed. */
+  violated(error: ProtocolError): void;
+}
+
+/** Application error code of a connection whose peer has violated the dialect. */
+export const CONNECTION_PROTOCOL_ERROR = 101;
+
+/** What this end understands, beyond what every end does. */
+const DRAIN_FEATURE = "drain";
+
+const READ_BYTES = 2048;
+
+/** The control streams of a connection (docs/protocol.md, "Control streams"): this end's and the peer's. */
+export class Control {
+  readonly #connection: ControlConnection;
+  readonly #events: ControlEvents;
+  readonly #stream: Pick<Carrier, "write"> | undefined;
+  /** Frames are sent one after the other. */
+  #sent: Promise<void> = Promise.resolve();
+  #peer: Hello | undefined;
+  #drains = false;
+
+  /** Sends HELLO, and listens until the connection ends. */
+  constructor(
+    connection: ControlConnection,
+    hello: Omit<Hello, "features">,
+    events: ControlEvents,
+  ) {
+    this.#connection = connection;
+    this.#events = events;
+    this.#stream = connection.openUniStream();
+    this.#send(FrameType.Hello, encodeHello({ ...hello, features: [DRAIN_FEATURE] }));
+    void this.#listen();
+  }
+
+  /** Tells the peer, if it understands that, that this end takes no further tunnels. */
+  drain(): void {
+    this.#drains = true;
+    if (this.#peer?.features.includes(DRAIN_FEATURE)) this.#send(FrameType.Drain, encodeDrain());
+  }
+
+  #send(type: number, payload: Uint8Array): void {
+    const stream = this.#stream;
+    if (!stream) return;
+    this.#sent = this.#sent.then(() => writeAll(stream, encodeFrame(type, payload)))
+      // The peer does not listen, or the connection has ended: both are no reason to fail.
+      .catch(() => {});
+  }
+
+  async #listen(): Promise<void> {
+    try {
+      const first = await this.#connection.acceptUniStream();
+      void refuseUniStreams(this.#connection);
+      await this.#read(first);
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) return; // The connection has ended, or the stream was reset.
+      this.#connection.close(CONNECTION_PROTOCOL_ERROR, messageOf(error));
+      this.#events.violated(error);
+    }
+  }
+
+  async #read(stream: Pick<Carrier, "read">): Promise<void> {
+    const parser = new FrameParser(FrameType.Hello);
+    const buffer = new Uint8Array(READ_BYTES);
+    for (let n; (n = await stream.read(buffer)) !== null;) {
+      for (let at = 0; at < n;) {
+        const { event, taken } = parser.next(buffer.subarray(at, n));
+        at += taken;
+        if (event) this.#take(event);
+      }
+    }
+  }
+
+  #take(event: FrameEvent): void {
+    if (event.kind === "data") throw new ProtocolError("DATA on a control stream");
+    const { type, payload } = event;
+    switch (type) {
+      case FrameType.Hello: {
+        if (this.#peer) throw new ProtocolError("HELLO twice");
+        this.#peer = decodeHello(payload);
+        this.#events.hello(this.#peer);
+        if (this.#drains) this.drain();
+        return;
+      }
+      case FrameType.Drain:
+        decodeDrain(payload);
+        return this.#events.drain();
+      default:
+        throw new ProtocolError(`a frame of type ${type} on a control stream`);
+    }
+  }
+}
+
+/** Stops whatever unidirectional streams the peer opens: the raw dialect has none. */
+export async function refuseUniStreams(
+  connection: Pick<ControlConnection, "acceptUniStream">,
+): Promise<void> {
+  try {
+    for (;;) (await connection.acceptUniStream()).stop(0);
+  } catch {
+    // The connection has ended.
+  }
+}

@@ -1,0 +1,134 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
+
+/** What every stream of the dialect is made of (docs/protocol.md, "Frames"). */
+export const FrameType = {
+  Data: 0x00,
+  End: 0x01,
+  Open: 0x02,
+  Result: 0x03,
+  Hello: 0x10,
+  Drain: 0x11,
+} as const;
+
+/** Longest payload of a frame that is not DATA, in bytes. */
+export const MAX_PAYLOAD_BYTES = 4096;
+
+/** Longest payload of a DATA frame, in bytes. */
+export const MAX_DATA_BYTES = 2 ** 30 - 1;
+
+const known: readonly number[] = Object.values(FrameType);
+
+/** The peer has sent what the dialect does not allow. */
+export class ProtocolError extends Error {
+  override readonly name = "ProtocolError";
+}
+
+/** Type and length of a frame, to be followed by as many bytes. */
+export function frameHead(type: number, payloadBytes: number): number[] {
+  return [...encodeVarint(type), ...encodeVarint(payloadBytes)];
+}
+
+/** A whole frame. */
+export function encodeFrame(type: number, payload: Uint8Array): Uint8Array {
+  return Uint8Array.from([...frameHead(type, payload.length), ...payload]);
+}
+
+/** A frame that was read, or the next piece of a DATA frame. */
+export type FrameEvent =
+  | { readonly kind: "data"; readonly bytes: Uint8Array }
+  | { readonly kind: "frame"; readonly type: number; readonly payload: Uint8Array };
+
+/**
+ * Reads frames from bytes as they come, however they are cut. Holds one payload at most; DATA goes through as it is,
+ * and frames of unknown types are skipped.
+ */
+export class FrameParser {
+  readonly #head = new Uint8Array(16);
+  #first: number | undefined;
+  #headBytes = 0;
+  #type = 0;
+  #payload: Uint8Array | undefined;
+  #payloadBytes = 0;
+  /** Bytes of the present frame that are still to come. */
+  #left = 0;
+
+  /** @param first type of the frame that must be the first */
+  constructor(first: number) {
+    this.#first = first;
+  }
+
+  /** Whether no byte has come yet. */
+  get isFresh(): boolean {
+    return this.#first !== undefined && this.#headBytes === 0;
+  }
+
+  /**
+   * Reads up to the next event.
+   *
+   * @param bytes what has come; `data` events point into it, other payloads are copies
+   * @returns the event, if there is one, and how many bytes it took; without one, all were taken
+   * @throws {ProtocolError} at another frame than the first is to be, or one that is longer than its type may be
+   */
+  next(bytes: Uint8Array): { readonly event?: FrameEvent; readonly taken: number } {
+    let at = 0;
+    while (at < bytes.length) {
+      if (this.#left === 0) {
+        at += this.#takeHead(bytes.subarray(at));
+        if (this.#headBytes > 0) break;
+        if (this.#left > 0) continue;
+      }
+      const piece = bytes.subarray(at, at + this.#left);
+      at += piece.length;
+      this.#left -= piece.length;
+      const event = this.#takePayload(piece);
+      if (event) return { event, taken: at };
+    }
+    return { taken: at };
+  }
+
+  /** Takes bytes up to the end of the head; `#headBytes` is 0 again when that has come. */
+  #takeHead(bytes: Uint8Array): number {
+    for (let at = 0; at < bytes.length;) {
+      this.#head[this.#headBytes++] = bytes[at++]!;
+      const typeBytes = varintLength(this.#head[0]!);
+      if (this.#headBytes <= typeBytes) continue;
+      const lengthBytes = varintLength(this.#head[typeBytes]!);
+      if (this.#headBytes < typeBytes + lengthBytes) continue;
+      this.#begin(decodeVarint(this.#head), decodeVarint(this.#head.subarray(typeBytes)));
+      return at;
+    }
+    return bytes.length;
+  }
+
+  #begin(type: number, length: number): void {
+    if (this.#first !== undefined && type !== this.#first) {
+      throw new ProtocolError(`the first frame has type ${type}, not ${this.#first}`);
+    }
+    this.#first = undefined;
+    const most = type === FrameType.Data ? MAX_DATA_BYTES : MAX_PAYLOAD_BYTES;
+    if (length > most) {
+      throw new ProtocolError(`a frame of type ${type} has ${length} bytes, more than ${most}`);
+    }
+    this.#headBytes = 0;
+    this.#type = type;
+    this.#left = length;
+    this.#payloadBytes = 0;
+    this.#payload = type !== FrameType.Data && known.includes(type)
+      ? new Uint8Array(length)
+      : undefined;
+  }
+
+  #takePayload(piece: Uint8Array): FrameEvent | undefined {
+    if (this.#type === FrameType.Data) {
+      return piece.length > 0 ? { kind: "data", bytes: piece } : undefined;
+    }
+    if (!this.#payload) return undefined;
+    this.#payload.set(piece, this.#payloadBytes);
+    this.#payloadBytes += piece.length;
+    if (this.#left > 0) return undefined;
+    return { kind: "frame", type: this.#type, payload: this.#payload };
+  }
+}

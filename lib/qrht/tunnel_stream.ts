@@ -1,0 +1,184 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { type Duplex, writeAll } from "../duplex.ts";
+import {
+  encodeFrame,
+  frameHead,
+  FrameParser,
+  FrameType,
+  MAX_DATA_BYTES,
+  ProtocolError,
+} from "./frame.ts";
+
+/** What tunnel streams need of a QUIC stream. */
+export interface Carrier extends Duplex {
+  /** Writes these last bytes and the end with them. */
+  finish(last: Uint8Array): Promise<void>;
+  reset(code: number): void;
+  stop(code: number): void;
+}
+
+/** Application error codes of tunnel streams. */
+export const StreamCode = { Aborted: 0, ProtocolError: 2, Moved: 3 } as const;
+
+/** DATA of up to this many bytes is copied behind its head, and so goes in one piece. */
+const MAX_COPIED_BYTES = 4096;
+
+/** Room for the first frame of the peer's and what comes with it. */
+const FIRST_READ_BYTES = 2048;
+
+const END = encodeFrame(FrameType.End, new Uint8Array(0));
+
+/**
+ * One end of a tunnel stream (docs/protocol.md, "Tunnel streams"): its bytes travel in DATA frames and end with END.
+ *
+ * Each end sends its first frame before anything else, and takes the peer's first before it reads.
+ */
+export class TunnelStream implements Duplex {
+  readonly #carrier: Carrier;
+  readonly #parser: FrameParser;
+  readonly #first: number;
+  #awaitsFirst = true;
+  /** What came with the first frame. */
+  #pending = new Uint8Array(0);
+  /** Whether END has come. */
+  #ended = false;
+  /** Whether END was sent, or is not to be any more. */
+  #finished = false;
+
+  /** @param first type of the frame that the peer begins with */
+  constructor(carrier: Carrier, first: typeof FrameType.Open | typeof FrameType.Result) {
+    this.#carrier = carrier;
+    this.#first = first;
+    this.#parser = new FrameParser(first);
+  }
+
+  /** Sends this end's first frame. */
+  sendFirst(type: typeof FrameType.Open | typeof FrameType.Result, payload: Uint8Array) {
+    return writeAll(this.#carrier, encodeFrame(type, payload));
+  }
+
+  /**
+   * The payload of the peer's first frame; undefined when the peer ended the stream without any byte.
+   *
+   * @throws {ProtocolError} when it sent something else
+   */
+  async receiveFirst(): Promise<Uint8Array | undefined> {
+    const buffer = new Uint8Array(FIRST_READ_BYTES);
+    for (;;) {
+      const n = await this.#carrier.read(buffer);
+      if (n === null) {
+        if (this.#parser.isFresh) return undefined;
+        throw this.#violation(new ProtocolError("the stream ends within its first frame"));
+      }
+      const bytes = buffer.subarray(0, n);
+      const { event, taken } = this.understand(() => this.#parser.next(bytes));
+      if (event?.kind !== "frame") continue;
+      this.#awaitsFirst = false;
+      this.#pending = bytes.slice(taken);
+      return event.payload;
+    }
+  }
+
+  /** @throws {ProtocolError} when the peer violates the dialect, or ends the stream without END */
+  async read(buffer: Uint8Array): Promise<number | null> {
+    if (this.#awaitsFirst) throw new TypeError(`frame ${this.#first} has not been received`);
+    while (!this.#ended) {
+      const n = await this.#fill(buffer);
+      if (n === null) throw this.#violation(new ProtocolError("the stream ends without END"));
+      const kept = this.understand(() => this.#unframe(buffer.subarray(0, n)));
+      if (kept > 0) return kept;
+    }
+    return null;
+  }
+
+  #fill(buffer: Uint8Array): number | Promise<number | null> {
+    if (this.#pending.length === 0) return this.#carrier.read(buffer);
+    const n = Math.min(buffer.length, this.#pending.length);
+    buffer.set(this.#pending.subarray(0, n));
+    this.#pending = this.#pending.subarray(n);
+    return n;
+  }
+
+  /** Moves the payloads of DATA frames to the front. Returns how many bytes they are. */
+  #unframe(bytes: Uint8Array): number {
+    let kept = 0;
+    for (let at = 0; at < bytes.length;) {
+      const { event, taken } = this.#parser.next(bytes.subarray(at));
+      at += taken;
+      if (event?.kind === "data") {
+        const from = at - event.bytes.length;
+        if (from !== kept) bytes.copyWithin(kept, from, at);
+        kept += event.bytes.length;
+      } else if (event) {
+        this.#takeEnd(event.type, event.payload);
+        if (at < bytes.length || this.#pending.length > 0) {
+          throw new ProtocolError("bytes after END");
+        }
+      }
+    }
+    return kept;
+  }
+
+  #takeEnd(type: number, payload: Uint8Array): void {
+    if (type !== FrameType.End) throw new ProtocolError(`a frame of type ${type} in a tunnel`);
+    if (payload.length > 0) throw new ProtocolError("END has a payload");
+    this.#ended = true;
+  }
+
+  /** Takes all of `bytes`, or as many as fit a frame. */
+  async write(bytes: Uint8Array): Promise<number> {
+    const data = bytes.length > MAX_DATA_BYTES ? bytes.subarray(0, MAX_DATA_BYTES) : bytes;
+    if (data.length === 0) return 0;
+    const head = frameHead(FrameType.Data, data.length);
+    if (data.length <= MAX_COPIED_BYTES) {
+      const frame = new Uint8Array(head.length + data.length);
+      frame.set(head);
+      frame.set(data, head.length);
+      await writeAll(this.#carrier, frame);
+    } else {
+      await writeAll(this.#carrier, Uint8Array.from(head));
+      await writeAll(this.#carrier, data);
+    }
+    return data.length;
+  }
+
+  /** Sends END, waiting for room. Does nothing when the direction has ended already. */
+  async closeWrite(): Promise<void> {
+    if (this.#finished) return;
+    this.#finished = true;
+    await this.#carrier.finish(END);
+  }
+
+  abort(code: number = StreamCode.Aborted): void {
+    this.#finished = true;
+    this.#carrier.abort(code);
+  }
+
+  stop(code: number): void {
+    this.#carrier.stop(code);
+  }
+
+  /** Ends a direction that is still open for writing, by a reset if there is no room for END, and stops the other. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const finished = this.closeWrite().catch(() => {});
+    this.#carrier.reset(StreamCode.Aborted);
+    await finished;
+    this.#carrier.stop(StreamCode.Aborted);
+  }
+
+  /** Runs what may find the peer's bytes in violation of the dialect: the stream is reset then. */
+  understand<T>(parse: () => T): T {
+    try {
+      return parse();
+    } catch (error) {
+      throw this.#violation(error);
+    }
+  }
+
+  #violation(error: unknown): unknown {
+    this.abort(StreamCode.ProtocolError);
+    return error;
+  }
+}

@@ -1,0 +1,154 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { Duplex } from "./duplex.ts";
+import { Replay } from "./replay.ts";
+
+/** One attempt: a way to an agent that is asked to connect the tunnel. */
+export interface Attempt<Cause extends string> {
+  /** Takes the client's bytes at once; gives the target's, or the agent's own answer, once there is a result. */
+  readonly carrier: Duplex & Required<Pick<Duplex, "stop">>;
+  /** `connected`, or why not, as the agent says. Rejects when the agent is gone without having said anything. */
+  readonly result: Promise<{ readonly code: Cause | "connected" }>;
+}
+
+export interface RetryOptions<Cause extends string> {
+  /** Time for all attempts together; 0 for any. */
+  readonly timeoutMs: number;
+  /**
+   * Bytes of the client's that are kept for another attempt. A client that sends more has no further one.
+   *
+   * @default {65536}
+   */
+  readonly replayBytes?: number;
+  /** Application error code for an attempt that another one has replaced. @default {0} */
+  readonly movedCode?: number;
+  /** Makes another attempt, with another agent; undefined when there is none, or the cause is not worth it. */
+  retry(cause: Cause | "gone"): Promise<Attempt<Cause> | undefined>;
+}
+
+/**
+ * A tunnel that is tried with another agent when one cannot connect it.
+ *
+ * The client's bytes are handed on as they come, and kept as well until an attempt has succeeded: the next attempt gets
+ * them from the first. Reads wait for the end of the trying, so that the client gets bytes of one attempt only: of the
+ * one that has succeeded, or else of the last that has answered.
+ */
+export class RetryingTunnel<Cause extends string> implements Duplex {
+  readonly #options: RetryOptions<Cause>;
+  readonly #replay: Replay;
+  readonly #settled = Promise.withResolvers<void>();
+  #isSettled = false;
+  #current: Attempt<Cause>;
+  /** An attempt that has failed, but has an answer for the client. */
+  #answered: Attempt<Cause> | undefined;
+  /** The client's bytes on their way to the present attempt. Rejects when that takes no more. */
+  #feeding: Promise<void>;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(first: Attempt<Cause>, options: RetryOptions<Cause>) {
+    this.#options = options;
+    this.#replay = new Replay(options.replayBytes ?? 64 << 10);
+    this.#settled.promise.catch(() => {});
+    this.#current = first;
+    this.#feeding = this.#feed();
+    const { timeoutMs } = options;
+    if (timeoutMs > 0) {
+      this.#timer = setTimeout(() => {
+        this.#giveUp(new Error(`no agent has connected the tunnel within ${timeoutMs} ms`));
+      }, timeoutMs);
+    }
+    void this.#try();
+  }
+
+  async #try(): Promise<void> {
+    while (!this.#isSettled) {
+      const result = await this.#current.result.then(({ code }) => code, () => "gone" as const);
+      const next = result === "connected" ? undefined : await this.#next(result);
+      if (!next) return this.#settle(result === "gone" ? this.#answered : undefined);
+      if (result === "gone") this.#leave(this.#current);
+      else this.#keepAnswer(this.#current);
+      this.#current = next;
+      this.#feeding = this.#feed();
+    }
+  }
+
+  async #next(cause: Cause | "gone"): Promise<Attempt<Cause> | undefined> {
+    if (this.#replay.isFixed) return undefined;
+    const next = await this.#options.retry(cause).catch(() => undefined);
+    if (!this.#replay.isFixed) return next;
+    // Meanwhile the client has left, or has sent more than can be repeated.
+    this.#leave(next);
+    return undefined;
+  }
+
+  #feed(): Promise<void> {
+    const feeding = this.#replay.feed(this.#current.carrier);
+    // Whoever writes next is told, and the attempt's result says why.
+    feeding.catch(() => {});
+    return feeding;
+  }
+
+  #keepAnswer(attempt: Attempt<Cause> | undefined): void {
+    this.#leave(this.#answered);
+    this.#answered = attempt;
+  }
+
+  #leave(attempt: Attempt<Cause> | undefined): void {
+    attempt?.carrier.abort(this.#options.movedCode);
+  }
+
+  /** @param instead the attempt that the client gets in place of the present one */
+  #settle(instead: Attempt<Cause> | undefined): void {
+    if (this.#isSettled) return;
+    this.#isSettled = true;
+    clearTimeout(this.#timer);
+    if (instead) {
+      this.#leave(this.#current);
+      this.#current = instead;
+      this.#answered = undefined;
+    }
+    this.#keepAnswer(undefined);
+    this.#replay.fix();
+    this.#feeding.then(() => this.#replay.clear(), () => this.#replay.clear());
+    this.#settled.resolve();
+  }
+
+  #giveUp(reason: Error, code?: number): void {
+    this.#settled.reject(reason);
+    this.#settle(undefined);
+    this.#current.carrier.abort(code);
+  }
+
+  /** @throws when there is no attempt left, or the one that the client has got fails */
+  async read(buffer: Uint8Array): Promise<number | null> {
+    if (!this.#isSettled) await this.#settled.promise;
+    return await this.#current.carrier.read(buffer);
+  }
+
+  async write(bytes: Uint8Array): Promise<number> {
+    if (this.#replay.add(bytes)) return bytes.length;
+    this.#replay.fix();
+    await this.#feeding;
+    return await this.#current.carrier.write(bytes);
+  }
+
+  async closeWrite(): Promise<void> {
+    if (!this.#replay.isFixed) return this.#replay.end();
+    await this.#feeding;
+    await this.#current.carrier.closeWrite();
+  }
+
+  abort(code?: number): void {
+    this.#giveUp(new Error("the tunnel was aborted"), code);
+  }
+
+  stop(code: number): void {
+    this.#current.carrier.stop(code);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (!this.#isSettled) this.abort();
+    await this.#current.carrier[Symbol.asyncDispose]();
+  }
+}

@@ -1,0 +1,134 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { ConnectedAgent } from "./connected_agent.ts";
+import type { Duplex } from "./duplex.ts";
+import type { Logger } from "./log.ts";
+import type { Open } from "./qrht/messages.ts";
+import { StreamCode } from "./qrht/tunnel_stream.ts";
+import { ConnectionClosedError, type QuicStream } from "./quic/mod.ts";
+import type { AgentRegistry } from "./registry.ts";
+import { RetryingTunnel } from "./retrying_tunnel.ts";
+import { type FailureCode, openTunnel, type OutgoingTunnel } from "./tunnel.ts";
+
+/** Why a tunnel was not connected: what the agent said, or `gone` when it said nothing any more. */
+export type Cause = FailureCode | "gone";
+
+/** How a tunnel finds its agent. */
+export interface RoutePolicy {
+  /** Time a tunnel waits for an agent when there is none; 0 for not at all. */
+  readonly agentWaitMs: number;
+  /** Time a tunnel waits for a stream of an agent that has no credit left. @default {10000} */
+  readonly openTimeoutMs?: number;
+  /** Time until an agent has connected a tunnel, all attempts together. @default {30000} */
+  readonly connectTimeoutMs?: number;
+  /** Agents that a tunnel is tried with, the first included. @default {3} */
+  readonly maxAttempts?: number;
+  /** Why a tunnel is tried with another agent. @default {["draining", "overloaded", "gone"]} */
+  readonly retryOn?: readonly Cause[];
+}
+
+export interface RouteOptions extends RoutePolicy {
+  readonly registry: AgentRegistry<ConnectedAgent>;
+  readonly log: Logger;
+  /** What the log says of the client. */
+  readonly fields: Readonly<Record<string, unknown>>;
+  /** Gives up waiting for an agent. */
+  readonly signal: AbortSignal;
+}
+
+const defaults = {
+  openTimeoutMs: 10_000,
+  connectTimeoutMs: 30_000,
+  maxAttempts: 3,
+  retryOn: ["draining", "overloaded", "gone"] satisfies Cause[] as readonly Cause[],
+};
+
+/** Causes for which the wait for an agent begins anew: the one that was there is none any more. */
+const LEFT: readonly Cause[] = ["draining", "gone"];
+
+/** The way of one tunnel to an agent: to one, and when that cannot connect it perhaps to another. */
+export class Route {
+  readonly #open: Open;
+  readonly #options: RouteOptions & typeof defaults;
+  readonly #tried = new Set<ConnectedAgent>();
+  #fields: Record<string, unknown> = {};
+
+  constructor(open: Open, options: RouteOptions) {
+    this.#open = open;
+    this.#options = { ...defaults, ...options };
+  }
+
+  /** What the log says of the agent that the tunnel has got to. */
+  get fields(): Readonly<Record<string, unknown>> {
+    return this.#fields;
+  }
+
+  /**
+   * Opens a stream to an agent, and has others tried as long as agents say that they have not connected the tunnel.
+   *
+   * @throws when there is no agent, or none with room for a stream
+   */
+  async connect(): Promise<Duplex> {
+    const { agentWaitMs, connectTimeoutMs } = this.#options;
+    const first = await this.#attempt(agentWaitMs);
+    return new RetryingTunnel<FailureCode>(first, {
+      timeoutMs: connectTimeoutMs,
+      movedCode: StreamCode.Moved,
+      retry: (cause) => this.#retry(cause),
+    });
+  }
+
+  async #retry(cause: Cause): Promise<OutgoingTunnel | undefined> {
+    const { retryOn, agentWaitMs } = this.#options;
+    if (!retryOn.includes(cause)) return undefined;
+    return await this.#attempt(LEFT.includes(cause) ? agentWaitMs : 0);
+  }
+
+  /** The agent whose turn it is, without those that had the tunnel already. */
+  async #attempt(waitMs: number): Promise<OutgoingTunnel> {
+    const { registry, maxAttempts } = this.#options;
+    for (;;) {
+      if (this.#tried.size >= maxAttempts) throw new Error(`${maxAttempts} agents were tried`);
+      const agent = await registry.pick(waitMs, this.#tried);
+      this.#tried.add(agent);
+      try {
+        return this.#tunnel(agent, await this.#openStream(agent));
+      } catch (error) {
+        if (!(error instanceof ConnectionClosedError)) throw error;
+      }
+    }
+  }
+
+  async #openStream(agent: ConnectedAgent): Promise<QuicStream> {
+    const { openTimeoutMs, signal } = this.#options;
+    const late = new AbortController();
+    const timer = setTimeout(() => {
+      late.abort(new Error(`no stream credit from agent ${agent.name} in ${openTimeoutMs} ms`));
+    }, openTimeoutMs);
+    try {
+      return await agent.connection.openStream({ signal: AbortSignal.any([signal, late.signal]) });
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #tunnel(agent: ConnectedAgent, stream: QuicStream): OutgoingTunnel {
+    const { log } = this.#options;
+    this.#fields = {
+      ...agent.fields,
+      stream: stream.id,
+      ...(this.#tried.size > 1 && { attempts: this.#tried.size }),
+    };
+    const fields = { ...this.#options.fields, ...this.#fields };
+    log.trace("stream opened", fields);
+    const tunnel = openTunnel(stream, agent.connection.alpn, this.#open);
+    tunnel.result.then(
+      ({ code, text }) => {
+        if (code !== "connected") log.debug("agent cannot connect", { ...fields, code, text });
+      },
+      (error) => log.debug("agent is gone", { ...fields, error }),
+    );
+    return tunnel;
+  }
+}

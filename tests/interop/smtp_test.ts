@@ -1,0 +1,61 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** SMTP through passthrough: the server greets before the client has said anything. */
+import { assertEquals, assertMatch } from "@std/assert";
+import { writeAll } from "../../lib/duplex.ts";
+import { freePort, Service } from "./support/service.ts";
+import { startTunnel, temporaryDirectory } from "./support/tunnel.ts";
+
+const NAME = "mail.interop.example";
+/** How long the server may leave the client without an answer. */
+const ANSWER_TIMEOUT_MS = 10_000;
+
+/** OpenSMTPD, which has to be started by root, and takes no mail. */
+async function startSmtpd() {
+  await using stack = new AsyncDisposableStack();
+  const { path: dir } = stack.use(await temporaryDirectory());
+  const port = freePort();
+  await Deno.writeTextFile(
+    `${dir}/smtpd.conf`,
+    `
+listen on 127.0.0.1 port ${port} hostname ${NAME}
+match from any for any reject
+`,
+  );
+  const service = stack.use(await Service.start("smtpd", ["-d", "-f", `${dir}/smtpd.conf`], port));
+  const rest = stack.move();
+  return { port, service, [Symbol.asyncDispose]: () => rest.disposeAsync() };
+}
+
+/** Reads until the last line of an answer, which has a space after its code. */
+async function answer(connection: Deno.TcpConn): Promise<string> {
+  const buffer = new Uint8Array(4096);
+  let text = "";
+  const timer = setTimeout(() => connection.close(), ANSWER_TIMEOUT_MS);
+  try {
+    while (!/^\d{3} .*\r\n$/m.test(text)) {
+      const n = await connection.read(buffer);
+      if (n === null) throw new Error("the server closed the connection");
+      text += new TextDecoder().decode(buffer.subarray(0, n));
+    }
+    return text;
+  } catch (error) {
+    const within = `within ${ANSWER_TIMEOUT_MS} ms`;
+    throw new Error(`no whole answer ${within}, only "${text}"`, { cause: error });
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+Deno.test("an SMTP server behind passthrough greets a client that has sent nothing", async () => {
+  await using smtpd = await startSmtpd();
+  await using tunnel = await startTunnel({ upstream: smtpd.port });
+  using connection = await Deno.connect({ hostname: tunnel.host, port: tunnel.port });
+  assertMatch(await answer(connection), new RegExp(`^220 ${NAME} ESMTP`));
+  await writeAll(connection, new TextEncoder().encode("EHLO client.interop.example\r\n"));
+  assertMatch(await answer(connection), new RegExp(`^250-${NAME} Hello client.interop.example `));
+  await writeAll(connection, new TextEncoder().encode("QUIT\r\n"));
+  assertMatch(await answer(connection), /^221 /);
+  assertEquals(await connection.read(new Uint8Array(1)), null);
+});

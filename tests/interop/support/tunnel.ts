@@ -1,0 +1,85 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { ChildProgram, startProgram } from "../../support/processes.ts";
+import { TestCa } from "../../support/tls.ts";
+
+type Flags = Record<string, string | number>;
+
+/** Options of {@linkcode startTunnel}. */
+export interface TunnelOptions {
+  /** The port on 127.0.0.1 that everything goes to; without one the agent serves CONNECT. */
+  readonly upstream?: number;
+  /** Where clients connect. @default "127.0.0.1" */
+  readonly host?: "127.0.0.1" | "[::1]";
+  /** Flags of proxy-server beside the usual. */
+  readonly server?: Flags;
+  /** Flags of the agent beside the usual. */
+  readonly agent?: Flags;
+}
+
+/** A server, and an agent or passthrough that is connected to it. */
+export interface Tunnel extends AsyncDisposable {
+  readonly server: ChildProgram;
+  readonly agent: ChildProgram;
+  /** Where clients connect. */
+  readonly host: string;
+  readonly port: number;
+}
+
+/** Starts the programs with certificates of their own, and waits for the agent to be connected. */
+export async function startTunnel(options: TunnelOptions = {}): Promise<Tunnel> {
+  const { upstream, host = "127.0.0.1" } = options;
+  await using stack = new AsyncDisposableStack();
+  const { path: dir } = stack.use(await temporaryDirectory());
+  await writeCertificates(dir);
+  const programs: ChildProgram[] = [];
+  const start = (task: Parameters<typeof startProgram>[0], flags: Flags) => {
+    const program = stack.use(startProgram(task, { v: 2, ...flags }));
+    programs.push(program);
+    return program;
+  };
+  try {
+    const server = start("server", {
+      "listen-tcp": `${host}:0`,
+      "listen-quic": "127.0.0.1:0",
+      "cert-file": `${dir}/server.pem`,
+      "cert-key": `${dir}/server.key`,
+      "client-ca-file": `${dir}/ca.pem`,
+      ...options.server,
+    });
+    const [, port] = await server.line(/tcp listener on \S*:(\d+)/);
+    const [, quic] = await server.line(/quic listener on 127\.0\.0\.1:(\d+)/);
+    const agent = start(upstream === undefined ? "agent" : "passthrough", {
+      server: `127.0.0.1:${quic}`,
+      "cert-file": `${dir}/client.pem`,
+      "cert-key": `${dir}/client.key`,
+      "ca-file": `${dir}/ca.pem`,
+      ...(upstream !== undefined && { upstream: `127.0.0.1:${upstream}` }),
+      ...options.agent,
+    });
+    await server.line(/agent connected/);
+    const rest = stack.move();
+    const dispose = () => rest.disposeAsync();
+    return { server, agent, host, port: Number(port), [Symbol.asyncDispose]: dispose };
+  } catch (error) {
+    const lines = programs.flatMap((program) => program.lines).join("\n");
+    throw new Error(`the tunnel did not start:\n${lines}`, { cause: error });
+  }
+}
+
+async function writeCertificates(dir: string): Promise<void> {
+  const ca = await TestCa.create();
+  const server = await ca.server(), client = await ca.client();
+  await Deno.writeFile(`${dir}/ca.pem`, ca.pem);
+  await Deno.writeFile(`${dir}/server.pem`, server.cert);
+  await Deno.writeFile(`${dir}/server.key`, server.key, { mode: 0o600 });
+  await Deno.writeFile(`${dir}/client.pem`, client.cert);
+  await Deno.writeFile(`${dir}/client.key`, client.key, { mode: 0o600 });
+}
+
+/** A directory that goes with the disposal. */
+export async function temporaryDirectory(): Promise<AsyncDisposable & { readonly path: string }> {
+  const path = await Deno.makeTempDir({ prefix: "qrht-interop-" });
+  return { path, [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }) };
+}
