@@ -26,9 +26,6 @@ import { agentFlags } from "./lib/program_flags.ts";
 import type { Failure, FailureCode } from "./lib/tunnel.ts";
 import { within } from "./lib/within.ts";
 
-/** Time a client has for the head of its request. */
-const HEAD_TIMEOUT_MS = 10_000;
-
 /** Name of this proxy in Proxy-Status (RFC 9209). */
 const PROXY_NAME = "quic-tunnel-agent";
 
@@ -69,7 +66,7 @@ export async function runAgent(
     program: "proxy-agent",
     log,
     signal,
-    serve: (tunnel, ended) => serveConnect(tunnel, config.dialTimeoutMs, ended),
+    serve: (tunnel, ended) => serveConnect(tunnel, config, ended),
     refuse: (tunnel, { code, text }) => refuse(tunnel, new Refusal(503, text, code)),
   });
   log.info("agent stopped");
@@ -78,14 +75,14 @@ export async function runAgent(
 /** Serves one CONNECT request to the end of its tunnel. */
 async function serveConnect(
   tunnel: ServedTunnel,
-  dialTimeoutMs: number,
+  { dialTimeoutMs, headTimeoutMs = 10_000 }: AgentConfig,
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
   const { carrier, fields } = tunnel;
   let target = "";
   try {
-    const request = await readHead(carrier);
+    const request = await readHead(carrier, headTimeoutMs);
     if (!request) return await tunnel.failed(NO_REQUEST, new Uint8Array(0));
     target = request.authority;
     log.trace("connect request", { ...fields, target });
@@ -114,11 +111,11 @@ async function serveConnect(
 }
 
 /** Undefined when the client left before it had asked for anything. */
-async function readHead(carrier: Duplex): Promise<Answer | undefined> {
+async function readHead(carrier: Duplex, timeoutMs: number): Promise<Answer | undefined> {
   const parser = new ConnectHeadParser();
   const buffer = new Uint8Array(4096);
-  const giveUpAt = performance.now() + HEAD_TIMEOUT_MS;
-  const late = () => new Refusal(408, `request head not complete in ${HEAD_TIMEOUT_MS} ms`);
+  const giveUpAt = performance.now() + timeoutMs;
+  const late = () => new Refusal(408, `request head not complete in ${timeoutMs} ms`);
   for (;;) {
     const n = await within(giveUpAt - performance.now(), carrier.read(buffer), late);
     if (n === null && parser.byteLength === 0) return undefined;

@@ -34,6 +34,8 @@ export interface AgentConfig {
   readonly alpn: readonly string[];
   /** Time that connecting to a target may take. */
   readonly dialTimeoutMs: number;
+  /** Time a client has for the head of its CONNECT request. @default {10000} */
+  readonly headTimeoutMs?: number;
   /** Time that tunnels may go on when the agent is told to stop; 0 for none. @default {0} */
   readonly drainTimeoutMs?: number;
   /** What the server's log is to call this agent, beside the name in its certificate. */

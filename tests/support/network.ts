@@ -1,0 +1,317 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** The three programs together, in this process and on loopback: what a client of the server sees, and what a target. */
+
+import { assertEquals } from "@std/assert";
+import { deadline } from "@std/async/deadline";
+import { runAgent } from "../../agent.ts";
+import type { AgentConfig } from "../../lib/agent_session.ts";
+import { QRHT_ALPN, RAW_ALPN } from "../../lib/dialect.ts";
+import { type Duplex, tcpDuplex, writeAll } from "../../lib/duplex.ts";
+import { configureLog, resetLog } from "../../lib/log.ts";
+import { live } from "../../lib/quic/mod.ts";
+import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
+import { runServer, type ServerConfig } from "../../server.ts";
+import { eventually } from "./eventually.ts";
+import { readExactly, readToEnd } from "./memory_duplex.ts";
+import { assertNothingLive, clientTls, serverTls } from "./quic.ts";
+
+/** Time after which a test, or a program that was told to stop, is taken to hang. */
+const TEST_MS = 30_000;
+export const PROMPT_MS = 5_000;
+
+export const loopback = (port: number) => ({ hostname: "127.0.0.1", port });
+
+/** Port 1 is privileged, and outside of what systems hand out: nothing listens there by chance. */
+export const NOBODY = "127.0.0.1:1";
+
+export const OK = "HTTP/1.1 200 OK\r\n\r\n";
+
+/** Waits for what has nothing left to wait for. */
+export function soon<T>(what: string, promise: Promise<T>): Promise<T> {
+  return within(PROMPT_MS, what, promise);
+}
+
+export async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {
+  try {
+    return await deadline(promise, ms);
+  } catch (error) {
+    if (!(error instanceof DOMException && error.name === "TimeoutError")) throw error;
+    throw new Error(`not within ${ms} ms: ${what}`);
+  }
+}
+
+/** A program under way. */
+export class Running {
+  readonly done: Promise<void>;
+  readonly #stop = new AbortController();
+
+  constructor(run: (signal: AbortSignal) => Promise<void>) {
+    this.done = run(this.#stop.signal);
+    this.done.catch(() => {});
+  }
+
+  abort(): void {
+    this.#stop.abort();
+  }
+
+  /** @throws when it does not stop soon */
+  async stop(): Promise<void> {
+    this.abort();
+    await soon("the program's stop", this.done);
+  }
+}
+
+export interface Server extends Running {
+  readonly tcpPort: number;
+  readonly quicPort: number;
+}
+
+export interface Target {
+  /** Its address, as a request has it. */
+  readonly authority: string;
+  readonly port: number;
+  accept(): Promise<Duplex>;
+}
+
+/** ALPN names of the two ends. */
+export interface Dialects {
+  readonly server: readonly string[];
+  readonly agent: readonly string[];
+}
+
+const OWN = [QRHT_ALPN, RAW_ALPN];
+const RAW = [RAW_ALPN];
+
+/** Every combination of ends that know this project's dialect with ends that do not, as the Go programs. */
+export const combinations: Readonly<Record<string, Dialects>> = {
+  "qrht/1": { server: OWN, agent: OWN },
+  "raw by the server": { server: RAW, agent: OWN },
+  "raw by the agent": { server: OWN, agent: RAW },
+  "raw": { server: RAW, agent: RAW },
+};
+
+/** Programs, clients and targets of one test. */
+export class Network implements AsyncDisposable {
+  /** What server and agents that follow the combination speak. */
+  readonly isRaw: boolean;
+  readonly #programs: Running[] = [];
+  readonly #ends: Duplex[] = [];
+  readonly #listeners: Deno.TcpListener[] = [];
+  readonly #serving: Promise<void>[] = [];
+  readonly #dialects: Dialects;
+
+  constructor(dialects: Dialects) {
+    this.#dialects = dialects;
+    this.isRaw = [dialects.server, dialects.agent].includes(RAW);
+  }
+
+  async server(config: Partial<ServerConfig> = {}): Promise<Server> {
+    const ready = Promise.withResolvers<{ tcpPort: number; quicPort: number }>();
+    const program = this.#start((signal) =>
+      runServer({
+        listenTcp: loopback(0),
+        listenQuic: loopback(0),
+        tls: serverTls,
+        alpn: this.#dialects.server,
+        agentWaitMs: 20_000,
+        ...config,
+      }, {
+        signal,
+        ready: ({ tcp, quic }) => ready.resolve({ tcpPort: tcp.port, quicPort: quic.port }),
+      })
+    );
+    program.done.catch(ready.reject);
+    return Object.assign(program, await ready.promise);
+  }
+
+  agent(server: Server, config: Partial<AgentConfig> = {}): Running {
+    return this.#start((signal) =>
+      runAgent({ ...this.#agentConfig(server), ...config }, { signal })
+    );
+  }
+
+  passthrough(
+    server: Server,
+    upstreamPort: number,
+    config: Partial<PassthroughConfig> = {},
+  ): Running {
+    const upstream = loopback(upstreamPort);
+    return this.#start((signal) =>
+      runPassthrough({ ...this.#agentConfig(server), upstream, ...config }, { signal })
+    );
+  }
+
+  /** A TCP connection to the server. */
+  async client(server: Server): Promise<Duplex> {
+    return this.own(tcpDuplex(await Deno.connect(loopback(server.tcpPort))));
+  }
+
+  target(options: { tcpBacklog?: number } = {}): Target {
+    const listener = Deno.listen({ ...loopback(0), ...options });
+    this.#listeners.push(listener);
+    const { port } = listener.addr as Deno.NetAddr;
+    return {
+      port,
+      authority: `127.0.0.1:${port}`,
+      accept: async () => this.own(tcpDuplex(await listener.accept())),
+    };
+  }
+
+  /** A target that serves each connection in the same way; one that fails is its own concern. */
+  servingTarget(serve: (connection: Duplex) => Promise<void>): Target {
+    const target = this.target();
+    const acceptAll = async () => {
+      for (;;) {
+        const connection = await target.accept();
+        this.#serving.push(serve(connection).catch(() => {}).finally(() => connection.abort()));
+      }
+    };
+    this.#serving.push(acceptAll().catch(() => {}));
+    return target;
+  }
+
+  /** Writes without an end, until that fails. */
+  flood(to: Duplex): void {
+    const bytes = pattern(1 << 20);
+    const send = async () => {
+      for (;;) await writeAll(to, bytes);
+    };
+    this.#serving.push(send().catch(() => {}));
+  }
+
+  /** Aborts a carrier at the end of the test. */
+  own<T extends Duplex>(end: T): T {
+    this.#ends.push(end);
+    return end;
+  }
+
+  /** Asserts that no tunnel outlives the connections at its ends. */
+  async end(): Promise<void> {
+    await this.#endConnections();
+    await eventually("all tunnels have ended", () => live.streams === 0, PROMPT_MS);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#endConnections();
+    for (const program of this.#programs.toReversed()) program.abort();
+    for (const program of this.#programs) await program.done.catch(() => {});
+  }
+
+  async #endConnections(): Promise<void> {
+    for (const listener of this.#listeners.splice(0)) listener.close();
+    for (const end of this.#ends) end.abort();
+    for (const end of this.#ends.splice(0)) await end[Symbol.asyncDispose]();
+    for (const served of this.#serving.splice(0)) await served;
+  }
+
+  #agentConfig(server: Server): AgentConfig {
+    return {
+      server: loopback(server.quicPort),
+      serverName: "quic-tunnel-server",
+      tls: clientTls,
+      alpn: this.#dialects.agent,
+      dialTimeoutMs: 10_000,
+    };
+  }
+
+  #start(run: (signal: AbortSignal) => Promise<void>): Running {
+    const program = new Running(run);
+    this.#programs.push(program);
+    return program;
+  }
+}
+
+/** Registers a test in every combination of dialects, or in those that are told. */
+export function test(
+  name: string,
+  fn: (net: Network) => Promise<void>,
+  only: readonly string[] = Object.keys(combinations),
+): void {
+  for (const combination of only) {
+    Deno.test(`${name} (${combination})`, async () => {
+      {
+        await using net = new Network(combinations[combination]!);
+        await within(TEST_MS, "the test", fn(net));
+        await net.end();
+      }
+      assertNothingLive();
+    });
+  }
+}
+
+/** What the programs log meanwhile. */
+export function logLines(verbosity: number): string[] & Disposable {
+  const lines: string[] = [];
+  configureLog(verbosity, (line) => lines.push(line));
+  return Object.assign(lines, { [Symbol.dispose]: resetLog });
+}
+
+export const utf8 = new TextEncoder();
+export const text = new TextDecoder();
+
+export async function sendText(to: Duplex, message: string): Promise<void> {
+  await writeAll(to, utf8.encode(message));
+}
+
+export async function assertReads(from: Duplex, message: string): Promise<void> {
+  assertEquals(text.decode(await readExactly(from, message.length)), message);
+}
+
+export async function readText(from: Duplex): Promise<string> {
+  return text.decode(await readToEnd(from));
+}
+
+/** Reads up to the end of any sort. */
+export async function readUntilOver(from: Duplex): Promise<string> {
+  let read = "";
+  const buffer = new Uint8Array(64 << 10);
+  try {
+    for (let n; (n = await from.read(buffer)) !== null;) read += text.decode(buffer.subarray(0, n));
+  } catch {
+    // Reset: also an end.
+  }
+  return read;
+}
+
+export function requestFor(authority: string): string {
+  return `CONNECT ${authority} HTTP/1.1\r\nHost: ${authority}\r\n\r\n`;
+}
+
+/** A server with an agent and a target, and a tunnel through them. */
+export async function openTunnel(net: Network) {
+  const server = await net.server();
+  const agent = net.agent(server);
+  const target = net.target();
+  const client = await net.client(server);
+  await sendText(client, requestFor(target.authority));
+  await assertReads(client, OK);
+  return { server, agent, target, client, atTarget: await target.accept() };
+}
+
+/** What a client reads that sends a request and then waits for the end. */
+export async function ask(net: Network, server: Server, request: string): Promise<string> {
+  const client = await net.client(server);
+  await sendText(client, request);
+  const answer = await readText(client);
+  client.abort();
+  return answer;
+}
+
+/** Bytes in which a lost, doubled or misplaced piece shows. */
+export function pattern(length: number, seed = 1): Uint8Array {
+  const bytes = new Uint8Array(length);
+  for (let i = 0, x = seed; i < length; i++) {
+    x = (Math.imul(x, 1_103_515_245) + 12_345) >>> 0;
+    bytes[i] = x >>> 16;
+  }
+  return bytes;
+}
+
+/** Compares fast: `assertEquals()` takes seconds for megabytes. */
+export function assertSameBytes(actual: Uint8Array, expected: Uint8Array): void {
+  assertEquals(actual.length, expected.length);
+  const wrong = actual.findIndex((byte, i) => byte !== expected[i]);
+  assertEquals(wrong, -1, `wrong byte at offset ${wrong}`);
+}
