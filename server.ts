@@ -53,6 +53,13 @@ export interface ServerOptions {
 /** Pause after a failed accept, such as one for want of file descriptors. */
 const ACCEPT_RETRY_MS = 50;
 
+/** Errors of accepting that concern one client only: a load balancer's health check may end by a reset. */
+const goneBeforeAccepted = [
+  Deno.errors.NotConnected,
+  Deno.errors.ConnectionAborted,
+  Deno.errors.ConnectionReset,
+];
+
 /** Application error code of a server that stops. */
 const SERVER_STOPS = 0;
 
@@ -205,6 +212,10 @@ async function acceptClients(
       client = await listener.accept();
     } catch (error) {
       if (signal.aborted) break;
+      if (goneBeforeAccepted.some((type) => error instanceof type)) {
+        log.debug("client left before it was accepted", { error: messageOf(error) });
+        continue;
+      }
       log.error("cannot accept a connection", { error: messageOf(error) });
       await new Promise((resolve) => setTimeout(resolve, ACCEPT_RETRY_MS));
       continue;
@@ -232,6 +243,10 @@ async function serveClient(
   signal.addEventListener("abort", leave);
   try {
     const client = await identifyClient(carrier, connection, config.acceptProxyProtocol ?? []);
+    if (!client) {
+      log.debug("health check", fields);
+      return carrier.abort();
+    }
     const { address, listener, via } = client;
     const open = { tunnelId, client: address, listener };
     fields = { ...openFields(open), via: via && formatSocketAddress(via) };

@@ -36,6 +36,7 @@ const HEADER_TIMEOUT_MS = 5_000;
  * @param addresses of that connection
  * @param trusted sources whose connections must begin with a header of the PROXY protocol; others are not looked into
  * @param timeoutMs time for that header
+ * @returns undefined for a trusted source that leaves without a byte, as the health checks of load balancers do
  * @throws {ProxyHeaderError} when there is none in time, or it is wrong
  */
 export async function identifyClient(
@@ -43,7 +44,7 @@ export async function identifyClient(
   addresses: { readonly remoteAddr: Deno.NetAddr; readonly localAddr: Deno.NetAddr },
   trusted: readonly Cidr[],
   timeoutMs = HEADER_TIMEOUT_MS,
-): Promise<Client> {
+): Promise<Client | undefined> {
   const address = toSocketAddress(addresses.remoteAddr);
   const listener = toSocketAddress(addresses.localAddr);
   if (!trusted.some((network) => cidrContains(network, address.ip))) {
@@ -51,6 +52,7 @@ export async function identifyClient(
   }
   const late = () => new ProxyHeaderError(`no PROXY header in ${timeoutMs} ms`);
   const header = await within(timeoutMs, readHeader(carrier), late);
+  if (!header) return undefined;
   return {
     address: header.client ?? address,
     listener: header.listener ?? listener,
@@ -61,14 +63,17 @@ export async function identifyClient(
 
 async function readHeader(
   carrier: Duplex,
-): Promise<Extract<ProxyHeaderResult, { kind: "header" }>> {
+): Promise<Extract<ProxyHeaderResult, { kind: "header" }> | undefined> {
   const parser = new ProxyHeaderParser();
   const buffer = new Uint8Array(READ_BYTES);
+  let received = 0;
   for (let n; (n = await carrier.read(buffer)) !== null;) {
+    received += n;
     const result = parser.push(buffer.subarray(0, n));
     if (result.kind === "reject") throw new ProxyHeaderError(result.reason);
     if (result.kind === "header") return result;
   }
+  if (received === 0) return undefined;
   throw new ProxyHeaderError("the connection ends within its PROXY header");
 }
 

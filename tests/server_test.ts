@@ -3,7 +3,7 @@
 
 /** What proxy-server does with its clients. */
 
-import { assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { UsageError } from "../lib/errors.ts";
 import { QuicEndpoint } from "../lib/quic/mod.ts";
 import { eventually } from "./support/eventually.ts";
@@ -158,3 +158,23 @@ test("runServer() waits for an agent anew when all have gone", async (net) => {
   net.agent(server);
   assertEquals(await asking, `${OK}here`);
 });
+
+test("runServer() is not held up by clients that leave before they are accepted", async (net) => {
+  using lines = logLines(2);
+  const server = await net.server();
+  net.agent(server);
+  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
+  const script = new URL("support/reset_clients.ts", import.meta.url);
+  // Nothing is accepted meanwhile: this thread waits.
+  const { success } = new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--allow-net=127.0.0.1", script.href, `${server.tcpPort}`, "100"],
+  }).outputSync();
+  assert(success);
+  assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
+  await eventually(
+    "all who left were counted",
+    () => lines.filter((line) => line.includes("left before it was accepted")).length === 100,
+  );
+  assertEquals(lines.filter((line) => line.includes(" ERR ")), []);
+}, ["qrht/1"]);

@@ -7,7 +7,12 @@ import { createHash, randomBytes } from "node:crypto";
 import { Dialogue } from "./support/dialogue.ts";
 import { run } from "./support/programs.ts";
 import { freePort, Service } from "./support/service.ts";
-import { startTunnel, temporaryDirectory } from "./support/tunnel.ts";
+import {
+  lineAbout,
+  startTunnel,
+  temporaryDirectory,
+  type TunnelOptions,
+} from "./support/tunnel.ts";
 
 const ROWS = 10_000;
 const BLOB_BYTES = 4 * 1024 * 1024;
@@ -15,7 +20,7 @@ const BLOB_BYTES = 4 * 1024 * 1024;
 const MAX_PACKET = "--max-allowed-packet=32M";
 
 /** A MariaDB server with no data yet, and how to log in to it through passthrough. */
-async function startMariaDb() {
+async function startMariaDb(options: Omit<TunnelOptions, "upstream"> = {}) {
   await using stack = new AsyncDisposableStack();
   const { path: dir } = stack.use(await temporaryDirectory());
   const data = ["--no-defaults", `--datadir=${dir}/data`];
@@ -35,14 +40,16 @@ async function startMariaDb() {
       `--socket=${dir}/socket`,
       `--pid-file=${dir}/pid`,
       "--skip-name-resolve",
+      "--proxy-protocol-networks=127.0.0.1", // from there, a PROXY header is read where there is one
     ], port),
   );
-  const tunnel = stack.use(await startTunnel({ upstream: port }));
+  const tunnel = stack.use(await startTunnel({ ...options, upstream: port }));
   const client = [
     "--no-defaults",
     MAX_PACKET,
     "--protocol=tcp",
-    `--host=${tunnel.host}`,
+    "--skip-ssl", // what newer clients demand of a server's certificate is not looked at here
+    `--host=${tunnel.host.replace(/[[\]]/g, "")}`,
     `--port=${tunnel.port}`,
     "--user=root",
     "--connect-timeout=10",
@@ -54,14 +61,15 @@ async function startMariaDb() {
   await query("CREATE DATABASE interop");
   client.push("--database=interop");
   const rest = stack.move();
-  return { client, query, [Symbol.asyncDispose]: () => rest.disposeAsync() };
+  return { tunnel, client, query, [Symbol.asyncDispose]: () => rest.disposeAsync() };
 }
 
 Deno.test(`the mariadb client through passthrough inserts ${ROWS} rows and sums them up`, async () => {
   await using db = await startMariaDb();
   const values = Array.from({ length: ROWS }, (_, i) => `(${i + 1}, 'row number ${i + 1}')`);
   await db.query(`CREATE TABLE t (n INT PRIMARY KEY, words TEXT)`);
-  await db.query(values.map((value) => `INSERT INTO t VALUES ${value};\n`).join(""));
+  const inserts = values.map((value) => `INSERT INTO t VALUES ${value};\n`).join("");
+  await db.query(`START TRANSACTION;\n${inserts}COMMIT;\n`);
   const { text } = await db.query("SELECT COUNT(*), SUM(n), MAX(words) FROM t");
   assertEquals(text, `${ROWS}\t${ROWS * (ROWS + 1) / 2}\trow number 9999`);
 });
@@ -104,3 +112,13 @@ Deno.test("two mariadb clients at once through passthrough have sessions of thei
   await b.close();
   assertEquals((await b.status).code, 0, b.heard);
 });
+
+for (const [version, host] of [["v1", "127.0.0.1"], ["v2", "[::1]"]] as const) {
+  Deno.test(`MariaDB behind passthrough --proxy-protocol ${version} knows its client as ${host}`, async () => {
+    await using db = await startMariaDb({ host, agent: { "proxy-protocol": version } });
+    const { text } = await db.query(
+      "SELECT host FROM information_schema.processlist WHERE id = CONNECTION_ID()",
+    );
+    await lineAbout(db.tunnel.server, text);
+  });
+}

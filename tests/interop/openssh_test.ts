@@ -68,9 +68,10 @@ Deno.test("scp of 200 MB through passthrough, up and down, leaves every byte as 
   const [original, up, down] = ["original", "up", "down"].map((name) => `${ssh.dir}/${name}`);
   await Deno.writeFile(original!, pattern(FILE_BYTES));
   const expected = await sha256OfFile(original!);
-  await run("scp", [...ssh.args, "-q", original!, `${ssh.host}:${up}`]);
+  const slow = { timeoutMs: 60_000 };
+  await run("scp", [...ssh.args, "-q", original!, `${ssh.host}:${up}`], slow);
   assertEquals(await sha256OfFile(up!), expected);
-  await run("scp", [...ssh.args, "-q", `${ssh.host}:${up}`, down!]);
+  await run("scp", [...ssh.args, "-q", `${ssh.host}:${up}`, down!], slow);
   assertEquals(await sha256OfFile(down!), expected);
 });
 

@@ -3,8 +3,7 @@
 
 /** The PROXY protocol as nginx and HAProxy read and write it. */
 import { assertEquals, assertMatch } from "@std/assert";
-import { eventually } from "../support/eventually.ts";
-import { startTunnel, type Tunnel } from "./support/tunnel.ts";
+import { lineAbout, startTunnel, type Tunnel } from "./support/tunnel.ts";
 import {
   fetchWithCurl,
   startHaproxyFront,
@@ -15,6 +14,8 @@ import {
 
 const HOSTS = ["127.0.0.1", "[::1]"] as const;
 const VERSIONS = ["v1", "v2"] as const;
+/** How HAProxy is told to send them. */
+const SEND = { v1: "send-proxy", v2: "send-proxy-v2" } as const;
 /** Of this loopback address nobody but `curl --interface` makes use. */
 const OTHER_HOST = "127.0.0.2";
 
@@ -79,20 +80,14 @@ for (const version of VERSIONS) {
 }
 
 /** The identifier that both ends give to the tunnel of a client in their logs. */
-async function tunnelIdOf({ server, agent, host }: Tunnel, client: string): Promise<string> {
-  const colon = client.lastIndexOf(":");
-  const address = host.startsWith("[")
-    ? `[${client.slice(0, colon)}]${client.slice(colon)}`
-    : client;
-  const id = await eventually(
-    `the agent's line for client=${address}`,
-    () =>
-      agent.lines.filter((line) => line.includes(`client=${address} `) || line.endsWith(address))
-        .map((line) => /\btunnel=([0-9a-f]{32})\b/.exec(line)?.[1])
-        .find((id) => id !== undefined),
+async function tunnelIdOf({ server, agent }: Tunnel, client: string): Promise<string> {
+  const [atServer, atAgent] = await Promise.all(
+    [server, agent].map(async (program) =>
+      /\btunnel=([0-9a-f]{32})\b/.exec(await lineAbout(program, client))?.[1]
+    ),
   );
-  await server.line(new RegExp(`\\btunnel=${id}\\b`));
-  return id;
+  assertEquals(atServer, atAgent);
+  return atServer!;
 }
 
 for (const version of VERSIONS) {
@@ -103,7 +98,7 @@ for (const version of VERSIONS) {
       server: { "accept-proxy-protocol": "127.0.0.1/32" },
       agent: { "proxy-protocol": "v2" },
     });
-    await using haproxy = await startHaproxyFront(tunnel.port, version);
+    await using haproxy = await startHaproxyFront(tunnel.port, SEND[version]);
     for (const host of HOSTS) {
       await t.step(host, async () => {
         const path = `/front-${HOSTS.indexOf(host)}`;
@@ -118,6 +113,23 @@ for (const version of VERSIONS) {
     }
   });
 }
+
+Deno.test("the health checks of an HAProxy in front of the server are no errors to it", async () => {
+  await using nginx = await startNginx({ proxyProtocol: true });
+  await using tunnel = await startTunnel({
+    upstream: nginx.port,
+    server: { "accept-proxy-protocol": "127.0.0.1/32" },
+    agent: { "proxy-protocol": "v2" },
+  });
+  // A check connects, sends a header, and resets the connection. Each that succeeds raises the
+  // health of the server, which is logged.
+  const options = `${SEND.v2} check inter 20ms fall 10`;
+  await using haproxy = await startHaproxyFront(tunnel.port, options);
+  await haproxy.service.line(/check for server front\/s1 succeeded.* status: 10\/10 UP/);
+  const { status } = await fetchWithCurl({ host: "127.0.0.1", port: haproxy.port }, "/checked");
+  assertEquals(status, 200);
+  assertEquals(tunnel.server.lines.filter((line) => / (?:ERR|WRN) /.test(line)), []);
+});
 
 Deno.test("the server takes a PROXY header from a source that it does not trust for what it carries", async (t) => {
   await using nginx = await startNginx({ proxyProtocol: true });
@@ -139,7 +151,7 @@ Deno.test("the server takes a PROXY header from a source that it does not trust 
   await t.step(
     "an untrusted HAProxy's header gets to nginx, which cannot make sense of it",
     async () => {
-      await using haproxy = await startHaproxyFront(tunnel.port, "v1");
+      await using haproxy = await startHaproxyFront(tunnel.port, SEND.v1);
       const front = { host: "127.0.0.1", port: haproxy.port };
       const { status, client } = await fetchWithCurl(front, "/forged");
       assertEquals(status, 400);

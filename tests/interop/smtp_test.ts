@@ -12,14 +12,14 @@ const NAME = "mail.interop.example";
 const ANSWER_TIMEOUT_MS = 10_000;
 
 /** OpenSMTPD, which has to be started by root, and takes no mail. */
-async function startSmtpd() {
+async function startSmtpd(option = "") {
   await using stack = new AsyncDisposableStack();
   const { path: dir } = stack.use(await temporaryDirectory());
   const port = freePort();
   await Deno.writeTextFile(
     `${dir}/smtpd.conf`,
     `
-listen on 127.0.0.1 port ${port} hostname ${NAME}
+listen on 127.0.0.1 port ${port} ${option} hostname ${NAME}
 match from any for any reject
 `,
   );
@@ -58,4 +58,16 @@ Deno.test("an SMTP server behind passthrough greets a client that has sent nothi
   await writeAll(connection, new TextEncoder().encode("QUIT\r\n"));
   assertMatch(await answer(connection), /^221 /);
   assertEquals(await connection.read(new Uint8Array(1)), null);
+});
+
+Deno.test("an SMTP server behind passthrough --proxy-protocol v2 knows the client before it speaks", async () => {
+  await using smtpd = await startSmtpd("proxy-v2");
+  await using tunnel = await startTunnel({
+    host: "[::1]",
+    upstream: smtpd.port,
+    agent: { "proxy-protocol": "v2" },
+  });
+  using connection = await Deno.connect({ hostname: "::1", port: tunnel.port });
+  assertMatch(await answer(connection), /^220 /);
+  await smtpd.service.line(/smtp connected address=.*::1/);
 });

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { ChildProgram, startProgram } from "../../support/processes.ts";
+import { eventually } from "../../support/eventually.ts";
+import { type ChildProgram, startProgram } from "../../support/processes.ts";
 import { TestCa } from "../../support/tls.ts";
 
 type Flags = Record<string, string | number>;
@@ -66,6 +67,19 @@ export async function startTunnel(options: TunnelOptions = {}): Promise<Tunnel> 
     const lines = programs.flatMap((program) => program.lines).join("\n");
     throw new Error(`the tunnel did not start:\n${lines}`, { cause: error });
   }
+}
+
+/**
+ * The first line that a program of ours writes about a client.
+ *
+ * @param client its address and port, as others write them: `::1:49152`
+ */
+export function lineAbout(program: ChildProgram, client: string): Promise<string> {
+  const field = ` client=${client.replace(/^(.*:.*):(\d+)$/, "[$1]:$2")} `;
+  return eventually(
+    `a line with${field}`,
+    () => program.lines.find((line) => `${line} `.includes(field)),
+  );
 }
 
 async function writeCertificates(dir: string): Promise<void> {

@@ -67,10 +67,12 @@ frontend origin
 }
 
 /**
- * HAProxy in front of a server on 127.0.0.1: each connection goes there with a PROXY protocol header.
- * It listens on 127.0.0.1 and on [::1]. Its lines are `<client> from <HAProxy's own address>`.
+ * HAProxy in front of a server on 127.0.0.1. It listens on 127.0.0.1 and on [::1]. Its lines are
+ * `<client> from <HAProxy's own address>`.
+ *
+ * @param options what it does with the server, such as `send-proxy-v2`
  */
-export function startHaproxyFront(to: number, version: "v1" | "v2"): Promise<WebServer> {
+export function startHaproxyFront(to: number, options: string): Promise<WebServer> {
   return start("haproxy", haproxyArgs, (_dir, port) =>
     `${HAPROXY_COMMON}
 listen front
@@ -78,7 +80,8 @@ listen front
   bind 127.0.0.1:${port}
   bind [::1]:${port}
   log-format "%ci:%cp from %bi:%bp"
-  server s1 127.0.0.1:${to} ${version === "v1" ? "send-proxy" : "send-proxy-v2"}
+  option log-health-checks
+  server s1 127.0.0.1:${to} ${options}
 `);
 }
 

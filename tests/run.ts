@@ -1,0 +1,76 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+// deno-lint-ignore-file no-console -- its results go to stdout
+
+/**
+ * Runs the test files, all of this folder or those that the arguments name, as many at a time as there are cores.
+ *
+ * Each has a process of its own: `deno test --parallel` would load the native binding into several isolates of one
+ * process, which ends in a segmentation fault now and then when one of them goes away.
+ */
+const FILE_TIMEOUT_S = 300;
+
+const folder = new URL("./", import.meta.url);
+const permissions = ["net", "read", "write", "run", "ffi", "env", "sys"];
+const flags = ["--no-prompt", "--no-check", ...permissions.map((name) => `--allow-${name}`)];
+
+interface Outcome {
+  readonly ok: boolean;
+  readonly passed: number;
+  readonly failed: number;
+  readonly ignored: number;
+}
+
+function filesToRun(): string[] {
+  if (Deno.args.length > 0) return Deno.args;
+  return Array.from(Deno.readDirSync(folder), ({ name }) => name)
+    .filter((name) => name.endsWith("_test.ts"))
+    .map((name) => `tests/${name}`)
+    .sort();
+}
+
+async function run(file: string): Promise<Outcome> {
+  const began = performance.now();
+  const { success, code, signal, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["test", ...flags, file],
+    cwd: new URL("../", folder),
+    env: { NO_COLOR: "1" },
+    signal: AbortSignal.timeout(FILE_TIMEOUT_S * 1_000),
+  }).output();
+  const text = new TextDecoder().decode(stdout);
+  const summary = text.split("\n").findLast((line) => / \d+ passed/.test(line)) ?? "";
+  const count = (what: string) => Number(new RegExp(`(\\d+) ${what}`).exec(summary)?.[1] ?? 0);
+  const outcome = {
+    ok: success && summary !== "",
+    passed: count("passed"),
+    failed: count("failed"),
+    ignored: count("ignored"),
+  };
+  const seconds = ((performance.now() - began) / 1_000).toFixed(1);
+  const { ok, passed, failed } = outcome;
+  console.log(
+    `${ok ? "ok    " : "FAILED"} ${file}: ${passed} passed, ${failed} failed, ${seconds} s`,
+  );
+  if (!ok) {
+    console.log(`${text}${new TextDecoder().decode(stderr)}\nexit code ${code}, signal ${signal}`);
+  }
+  return outcome;
+}
+
+const began = performance.now();
+const outcomes: Outcome[] = [];
+const files = filesToRun();
+await Promise.all(Array.from({ length: navigator.hardwareConcurrency }, async () => {
+  for (let file; (file = files.shift()) !== undefined;) outcomes.push(await run(file));
+}));
+
+const sum = (of: "passed" | "failed" | "ignored") =>
+  outcomes.reduce((total, outcome) => total + outcome[of], 0);
+// A file that did not get to its summary counts as one failure.
+const failed = sum("failed") + outcomes.filter(({ ok, failed }) => !ok && failed === 0).length;
+const seconds = Math.round((performance.now() - began) / 1_000);
+console.log(
+  `${failed ? "FAILED" : "ok"} | ${sum("passed")} passed | ${failed} failed | ` +
+    `${sum("ignored")} ignored (${outcomes.length} files, ${seconds}s)`,
+);
+Deno.exit(failed ? 1 : 0);
