@@ -552,6 +552,9 @@ function quote(text: string): string {
 }
 
 const HELP_COLUMNS = 100;
+/** A longer note than this may go over several lines. */
+const MAX_WHOLE_NOTE_COLUMNS = 50;
+
 /** A longer label than this has its text below it, or one flag would squeeze the text of all. */
 const MAX_LABEL_COLUMNS = 30;
 
@@ -571,8 +574,7 @@ export function formatHelp(
     if (flag.required) notes.push("required");
     if (flag.defaultText !== undefined) notes.push(`default: ${flag.defaultText}`);
     notes.push(`env: ${envNameOf(flag.name)}`);
-    // A note is one word to the wrapping: none is torn.
-    const words = [...flag.help.split(" "), ...notes.map((note) => `[${note}]`)];
+    const words = [...flag.help.split(" "), ...notes.flatMap(wordsOfNote)];
     return [`--${flag.name} ${flag.valueName}`.trimEnd(), words];
   });
   rows.push(["--help, -h", help.help.split(" ")], ["--version", version.help.split(" ")]);
@@ -598,6 +600,11 @@ export function formatHelp(
     "",
     ...notes.flatMap((note) => wrap(note.split(" "), HELP_COLUMNS)),
   ].join("\n");
+}
+
+/** A short note is one word to the wrapping: it is not torn. */
+function wordsOfNote(note: string): string[] {
+  return note.length <= MAX_WHOLE_NOTE_COLUMNS ? [`[${note}]`] : `[${note}]`.split(" ");
 }
 
 /** Fills lines with words; a word longer than a line gets one of its own. */

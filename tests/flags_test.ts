@@ -535,7 +535,12 @@ Deno.test({
         certKey: "k",
         clientCaFile: "a",
         agentWaitMs: 2000,
-        alpn: ["quic-echo-example"],
+        connectTimeoutMs: 30_000,
+        maxAttempts: 3,
+        retryOn: ["draining", "overloaded", "gone"],
+        acceptProxyProtocol: [],
+        alpn: ["qrht/1", "quic-echo-example"],
+        name: undefined,
         v: 0,
       },
     });
@@ -546,14 +551,16 @@ Deno.test({
       certFile: "c",
       certKey: "k",
       dialTimeoutMs: 10_000,
-      alpn: ["quic-echo-example"],
+      drainTimeoutMs: 0,
+      alpn: ["qrht/1", "quic-echo-example"],
+      name: undefined,
       v: 0,
     };
     const agentArgs = [...files, "-ca-file", "a"];
     assertEquals(parseFlags(agentFlags, agentArgs, noEnv), { kind: "run", values });
     assertEquals(parseFlags(passthroughFlags, [...agentArgs, "--upstream=h:1"], noEnv), {
       kind: "run",
-      values: { ...values, upstream: { hostname: "h", port: 1 } },
+      values: { ...values, upstream: { hostname: "h", port: 1 }, proxyProtocol: "off" },
     });
     assertEquals(
       messageFor(agentArgs, {}, passthroughFlags),
@@ -573,6 +580,14 @@ Deno.test({
     assertStringIncludes(messageFor(["--server=h:0"], {}, agentFlags), "--server");
     const long = "é".repeat(128);
     assertStringIncludes(messageFor([`--alpn=h3,${long}`], {}, agentFlags), "1 to 255 bytes");
+    assertStringIncludes(messageFor([`--name=${long}`], {}, agentFlags), "at most 255 bytes");
+    assertStringIncludes(messageFor(["--max-attempts=0"], {}, serverFlags), "must be at least 1");
+    assertStringIncludes(messageFor(["--retry-on=always"], {}, serverFlags), "not one of draining");
+    assertStringIncludes(
+      messageFor(["--accept-proxy-protocol=10.0.0.1/8"], {}, serverFlags),
+      "--accept-proxy-protocol",
+    );
+    assertStringIncludes(messageFor(["--proxy-protocol=v3"], {}, passthroughFlags), "off, v1, v2");
     assertEquals(parseFlags(serverFlags, ["--agent-wait=0", "-h"], noEnv), { kind: "help" });
   },
 });
