@@ -33,8 +33,8 @@ export interface Result {
   readonly busy: number;
 }
 
-/** The driver, the binding's classes, and no tunnel. */
-export type Results = readonly [Result, Result, Result];
+/** The tunnel, the same in the raw dialect, the binding's classes, and no tunnel. */
+export type Results = readonly [Result, Result, Result, Result];
 
 export function spreadOf(values: readonly number[]): Spread {
   const sorted = values.toSorted((a, b) => a - b);
@@ -79,29 +79,39 @@ export function formatTable(results: readonly Result[]): string {
       cpu?.agent.toFixed(1) ?? "-",
     ]);
   }
+  return alignColumns(rows);
+}
+
+/** The first column to the left, the others to the right. */
+export function alignColumns(rows: readonly string[][]): string {
   const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)));
   const line = (row: string[]) =>
     row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  ");
   return rows.map(line).join("\n");
 }
 
+/** A ratio with its extremes. */
+export function formatRatio(name: string, { median, min, max }: Spread, digits = 1): string {
+  const [middle, low, high] = [median, min, max].map((value) => value.toFixed(digits));
+  return `${name}: ${middle} [${low} to ${high}]`;
+}
+
 /** The lines below the table. */
-export function formatNotes([ours, theirs, direct]: Results): string {
-  const ratio = (name: string, { median, min, max }: Spread) =>
-    `${name}: ${median.toFixed(1)} [${min.toFixed(1)} to ${max.toFixed(1)}]`;
+export function formatNotes([ours, raw, theirs, direct]: Results): string {
   const lines = [
-    ratio("throughput, the driver / the binding's classes", ratioOf(ours, theirs)),
-    ratio("throughput, no tunnel / the driver", ratioOf(direct, ours)),
+    formatRatio("throughput, the driver / the binding's classes", ratioOf(ours, theirs)),
+    formatRatio("throughput, no tunnel / the driver", ratioOf(direct, ours)),
+    formatRatio("throughput, qrht/1 / the raw dialect", ratioOf(ours, raw), 2),
   ];
   const cpu = cpuRatioOf(theirs, ours);
   if (cpu !== undefined) {
     lines.push(`CPU a byte, the binding's classes / the driver: ${cpu.toFixed(1)}`);
   }
-  for (const { name, failed, uncaught } of [ours, theirs, direct]) {
+  for (const { name, failed, uncaught } of [ours, raw, theirs, direct]) {
     for (const reason of failed) lines.push(`repeated with ${name}: ${reason}`);
     if (uncaught > 0) lines.push(`errors that nothing caught in ${name}: ${uncaught}`);
   }
-  const busy = ours.busy + theirs.busy + direct.busy;
+  const busy = ours.busy + raw.busy + theirs.busy + direct.busy;
   if (busy > 0) lines.push(`the machine had other things to do when ${busy} of the runs began`);
   return lines.join("\n");
 }

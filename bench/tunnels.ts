@@ -37,13 +37,17 @@ export async function makeCertificates(directory: string): Promise<void> {
  *
  * @param scripts of both ends, which take the same flags
  * @param originPort where the agent connects its streams to
+ * @param options.alpn what the agent offers, where it is a program of this project
+ * @param options.via maps the server's UDP port to that which the agent connects to
  */
 export async function startTunnel(
   scripts: { readonly server: string; readonly agent: string },
   originPort: number,
   certificates: string,
   signal: AbortSignal,
+  options: { readonly alpn?: string; readonly via?: (quicPort: number) => number } = {},
 ): Promise<Tunnel> {
+  const { alpn, via = (quicPort) => quicPort } = options;
   await using started = new AsyncDisposableStack();
   const server = started.use(
     new Program(scripts.server, {
@@ -58,11 +62,12 @@ export async function startTunnel(
   const [, port] = await server.said(/tcp listener on 127\.0\.0\.1:(\d+)/, signal);
   const agent = started.use(
     new Program(scripts.agent, {
-      "server": `127.0.0.1:${quicPort}`,
+      "server": `127.0.0.1:${via(Number(quicPort))}`,
       "upstream": `127.0.0.1:${originPort}`,
       "ca-file": join(certificates, "ca.pem"),
       "cert-file": join(certificates, "client.pem"),
       "cert-key": join(certificates, "client.key"),
+      ...(alpn && { alpn }),
     }),
   );
   await server.said(/agent connected/, signal);

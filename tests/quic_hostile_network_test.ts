@@ -10,12 +10,8 @@ import { writeAll } from "../lib/duplex.ts";
 import type { QuicConnection, QuicStream } from "../lib/quic/mod.ts";
 import { eventually } from "./support/eventually.ts";
 import { ALPN, assertNothingLive, clientTls, type QuicPair } from "./support/quic.ts";
-import {
-  seededRandom,
-  type UdpRelay,
-  type UdpRelayOptions,
-  withRelayedPair,
-} from "./support/udp_relay.ts";
+import { withRelayedPair } from "./support/relayed_pair.ts";
+import { seededRandom, type UdpRelay, type UdpRelayOptions } from "./support/udp_relay.ts";
 
 /** Nothing here takes this long unless it hangs. */
 const STUCK_MS = 30_000;

@@ -35,7 +35,8 @@ import {
   type QuicPair,
   serverTls,
 } from "./support/quic.ts";
-import { seededRandom, withRelayedPair } from "./support/udp_relay.ts";
+import { withRelayedPair } from "./support/relayed_pair.ts";
+import { seededRandom } from "./support/udp_relay.ts";
 
 /** Nothing here takes this long unless it hangs. */
 const STUCK_MS = 15_000;

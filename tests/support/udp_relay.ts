@@ -1,8 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { HostPort, ListenOptions, TransportOptions } from "../../lib/quic/mod.ts";
-import { connectPair, type QuicPair } from "./quic.ts";
+import type { HostPort } from "../../lib/quic/mod.ts";
 
 /** What happens to packets on their way; shares are from 0 to 1. */
 export interface Impairment {
@@ -325,27 +324,4 @@ export class UdpRelay implements AsyncDisposable {
 
 function bind(): Deno.DatagramConn {
   return Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
-}
-
-/**
- * Runs a test's body with two ends that are connected through a relay; both are gone when it settles.
- *
- * @throws {Error} the body's failure, with the relay's seed and counters in the message
- */
-export async function withRelayedPair<T>(
-  options: UdpRelayOptions,
-  ends: { server?: Partial<ListenOptions>; client?: Partial<TransportOptions> },
-  body: (pair: QuicPair, relay: UdpRelay) => Promise<T>,
-): Promise<T> {
-  let relay: UdpRelay | undefined;
-  const via = (server: HostPort) => (relay = new UdpRelay(server, options)).addr;
-  try {
-    await using pair = await connectPair({ ...ends, via });
-    return await body(pair, relay!);
-  } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    throw new Error(`${message} (${relay})`, { cause: error });
-  } finally {
-    await relay?.[Symbol.asyncDispose]();
-  }
 }
