@@ -115,19 +115,18 @@ export class Route {
 
   #tunnel(agent: ConnectedAgent, stream: QuicStream): OutgoingTunnel {
     const { log } = this.#options;
-    this.#fields = {
-      ...agent.fields,
-      stream: stream.id,
-      ...(this.#tried.size > 1 && { attempts: this.#tried.size }),
-    };
-    const fields = { ...this.#options.fields, ...this.#fields };
+    const own: Record<string, unknown> = this.#fields = { ...agent.fields, stream: stream.id };
+    if (this.#tried.size > 1) own.attempts = this.#tried.size;
+    const fields = { ...this.#options.fields, ...own };
     log.trace("stream opened", fields);
     const tunnel = openTunnel(stream, agent.connection.alpn, this.#open);
     tunnel.result.then(
       ({ code, text }) => {
-        if (code !== "connected") log.debug("agent cannot connect", { ...fields, code, text });
+        if (code === "connected") return;
+        own.result = code;
+        log.debug("agent cannot connect", { ...fields, code, text });
       },
-      (error) => log.debug("agent is gone", { ...fields, error }),
+      (error) => log.debug("no result of the agent", { ...fields, error }),
     );
     return tunnel;
   }
