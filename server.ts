@@ -7,14 +7,14 @@ import type { Cidr } from "./lib/cidr.ts";
 import { identifyClient } from "./lib/client.ts";
 import { ConnectedAgent } from "./lib/connected_agent.ts";
 import { DialectCount, speaksQrht } from "./lib/dialect.ts";
-import { tcpDuplex } from "./lib/duplex.ts";
+import { type Duplex, tcpDuplex } from "./lib/duplex.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex, summarize } from "./lib/pipe.ts";
 import { formatSocketAddress } from "./lib/ip_address.ts";
 import { serverFlags } from "./lib/program_flags.ts";
-import { Control, refuseUniStreams } from "./lib/qrht/control.ts";
+import { Control, ignoreUniStreams } from "./lib/qrht/control.ts";
 import {
   type CloseInfo,
   ConnectionClosedError,
@@ -85,12 +85,15 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     void endpoint.close(SERVER_STOPS, "server stopped");
   };
   signal.addEventListener("abort", stop);
-  if (signal.aborted) stop();
-  await Promise.all([
-    acceptAgents(endpoint, registry, config),
-    acceptClients(listener, registry, config, signal),
-  ]);
-  signal.removeEventListener("abort", stop);
+  try {
+    if (signal.aborted) stop();
+    await Promise.all([
+      acceptAgents(endpoint, registry, config),
+      acceptClients(listener, registry, config, signal),
+    ]);
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
   log.info("server stopped");
 }
 
@@ -170,7 +173,7 @@ function serveAgent(
     connections: dialects.of(alpn).ever,
   });
   if (speaksQrht(alpn)) listenTo(agent, registry, config);
-  else void refuseUniStreams(connection);
+  else void ignoreUniStreams(connection);
   connection.closed.then((info) => {
     registry.remove(agent);
     dialects.closed(alpn);
@@ -192,6 +195,7 @@ function listenTo(
     hello: (hello) => log.info("agent says hello", { ...agent.fields, ...hello }),
     drain: () => {
       registry.remove(agent);
+      agent.drain();
       log.info("agent drains", { ...agent.fields, agents: registry.size });
     },
     violated: (error) =>
@@ -236,12 +240,13 @@ async function serveClient(
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
-  const carrier = tcpDuplex(connection);
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   let fields: Record<string, unknown> = { client: addressOf(connection.remoteAddr) };
-  const leave = () => carrier.abort();
+  const leave = () => carrier?.abort();
   signal.addEventListener("abort", leave);
+  let carrier: Duplex | undefined;
   try {
+    carrier = tcpDuplex(connection);
     const client = await identifyClient(carrier, connection, config.acceptProxyProtocol ?? []);
     if (!client) {
       log.debug("health check", fields);
@@ -259,7 +264,7 @@ async function serveClient(
       ...summarize(result, since, { a: "client", b: "agent" }),
     });
   } catch (error) {
-    carrier.abort();
+    carrier?.abort();
     if (!signal.aborted) log.warn("client refused", { ...fields, error: messageOf(error) });
   } finally {
     signal.removeEventListener("abort", leave);

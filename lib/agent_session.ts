@@ -8,7 +8,7 @@ import { explainServerCertificate } from "./certificate.ts";
 import { DialectCount, speaksQrht } from "./dialect.ts";
 import { messageOf } from "./errors.ts";
 import type { Logger } from "./log.ts";
-import { Control, refuseUniStreams } from "./qrht/control.ts";
+import { Control, ignoreUniStreams } from "./qrht/control.ts";
 import { reconnect } from "./reconnect.ts";
 import {
   ConnectionClosedError,
@@ -133,22 +133,17 @@ async function serve(
   const since = performance.now();
   dialects.opened(alpn);
   log.info("connected to quic server", { ...fields, alpn, connections: dialects.of(alpn).ever });
-  const control = listen(connection, config, options, fields);
   const ended = new AbortController();
   const serving = new Set<Promise<void>>();
+  let control: Control | undefined;
   const leave = async () => {
-    const { drainTimeoutMs = 0 } = config;
-    if (drainTimeoutMs > 0 && serving.size > 0) {
-      log.info("draining", { ...fields, tunnels: serving.size, drainTimeoutMs });
-      control?.drain();
-      await within(drainTimeoutMs, allSettled(serving), () => new Error("too late"))
-        .catch(() => {});
-    }
+    await drain(connection, control, config, { log, serving, fields });
     connection.close(AGENT_LEAVES, "agent stopped");
   };
-  signal.addEventListener("abort", leave);
-  if (signal.aborted) void leave();
   try {
+    control = listen(connection, config, options, fields);
+    signal.addEventListener("abort", leave);
+    if (signal.aborted) void leave();
     for (;;) {
       const stream = await connection.acceptStream();
       log.trace("stream accepted", { ...fields, stream: stream.id });
@@ -170,6 +165,26 @@ async function serve(
   return { healthyMs: performance.now() - since };
 }
 
+/** Lets tunnels go on for a time, and what they have sent last be delivered; new ones are refused meanwhile. */
+async function drain(
+  connection: QuicConnection,
+  control: Control | undefined,
+  { drainTimeoutMs = 0 }: AgentConfig,
+  { log, serving, fields }: {
+    readonly log: Logger;
+    readonly serving: ReadonlySet<Promise<void>>;
+    readonly fields: Readonly<Record<string, unknown>>;
+  },
+): Promise<void> {
+  if (drainTimeoutMs === 0 || serving.size === 0) return;
+  const giveUpAt = performance.now() + drainTimeoutMs;
+  log.info("draining", { ...fields, tunnels: serving.size, drainTimeoutMs });
+  control?.drain();
+  const late = () => new Error("too late");
+  await within(drainTimeoutMs, allSettled(serving), late).catch(() => {});
+  await connection.settled(giveUpAt - performance.now());
+}
+
 /** Waits until all have ended, those included that are added meanwhile. */
 async function allSettled(running: ReadonlySet<Promise<void>>): Promise<void> {
   while (running.size > 0) await Promise.all(running);
@@ -182,7 +197,7 @@ function listen(
   { program, log }: AgentSessionOptions,
   fields: Record<string, unknown>,
 ): Control | undefined {
-  if (!speaksQrht(connection.alpn)) return void refuseUniStreams(connection);
+  if (!speaksQrht(connection.alpn)) return void ignoreUniStreams(connection);
   return new Control(connection, { program, version, ...(config.name && { name: config.name }) }, {
     hello: (hello) => log.info("server says hello", { ...fields, ...hello }),
     drain: () => log.info("server drains", fields),

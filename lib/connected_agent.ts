@@ -9,12 +9,23 @@ import type { Agent } from "./registry.ts";
 /** An agent that is connected to this server. */
 export class ConnectedAgent implements Agent {
   readonly name: string;
+  readonly #draining = new AbortController();
+
   constructor(readonly connection: QuicConnection) {
     this.name = nameOf(connection.peerCertificates?.[0]);
   }
 
   get hasCredit(): boolean {
     return this.connection.hasStreamCredit;
+  }
+
+  /** Aborts when the agent takes no further tunnels. */
+  get draining(): AbortSignal {
+    return this.#draining.signal;
+  }
+
+  drain(): void {
+    this.#draining.abort(new Error(`agent ${this.name} drains`));
   }
 
   get fields() {

@@ -55,7 +55,8 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
     const { timeoutMs } = options;
     if (timeoutMs > 0) {
       this.#timer = setTimeout(() => {
-        this.#giveUp(new Error(`no agent has connected the tunnel within ${timeoutMs} ms`));
+        if (this.#answered) this.#settle(this.#answered);
+        else this.#giveUp(new Error(`no agent has connected the tunnel within ${timeoutMs} ms`));
       }, timeoutMs);
     }
     void this.#try();

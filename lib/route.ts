@@ -95,7 +95,8 @@ export class Route {
       try {
         return this.#tunnel(agent, await this.#openStream(agent));
       } catch (error) {
-        if (!(error instanceof ConnectionClosedError)) throw error;
+        const left = error instanceof ConnectionClosedError || agent.draining.aborted;
+        if (!left) throw error;
       }
     }
   }
@@ -107,7 +108,9 @@ export class Route {
       late.abort(new Error(`no stream credit from agent ${agent.name} in ${openTimeoutMs} ms`));
     }, openTimeoutMs);
     try {
-      return await agent.connection.openStream({ signal: AbortSignal.any([signal, late.signal]) });
+      return await agent.connection.openStream({
+        signal: AbortSignal.any([signal, agent.draining, late.signal]),
+      });
     } finally {
       clearTimeout(timer);
     }

@@ -11,7 +11,7 @@ import type { Carrier } from "./tunnel_stream.ts";
 export interface ControlConnection {
   /** Undefined when the peer takes no such streams. */
   openUniStream(): Pick<Carrier, "write"> | undefined;
-  acceptUniStream(): Promise<Pick<Carrier, "read" | "stop">>;
+  acceptUniStream(): Promise<Pick<Carrier, "read">>;
   close(code: number, reason: string): void;
 }
 
@@ -50,7 +50,7 @@ export class Control {
   ) {
     this.#connection = connection;
     this.#events = events;
-    this.#stream = connection.openUniStream();
+    this.#stream = openOwn(connection);
     this.#send(FrameType.Hello, encodeHello({ ...hello, features: [DRAIN_FEATURE] }));
     void this.#listen();
   }
@@ -72,7 +72,7 @@ export class Control {
   async #listen(): Promise<void> {
     try {
       const first = await this.#connection.acceptUniStream();
-      void refuseUniStreams(this.#connection);
+      void ignoreUniStreams(this.#connection);
       await this.#read(first);
     } catch (error) {
       if (!(error instanceof ProtocolError)) return; // The connection has ended, or the stream was reset.
@@ -113,13 +113,31 @@ export class Control {
   }
 }
 
-/** Stops whatever unidirectional streams the peer opens: the raw dialect has none. */
-export async function refuseUniStreams(
+function openOwn(connection: ControlConnection): Pick<Carrier, "write"> | undefined {
+  try {
+    return connection.openUniStream();
+  } catch {
+    // The connection has ended already.
+    return undefined;
+  }
+}
+
+/** Reads and forgets whatever unidirectional streams the peer opens beside its control stream, if it has one. */
+export async function ignoreUniStreams(
   connection: Pick<ControlConnection, "acceptUniStream">,
 ): Promise<void> {
   try {
-    for (;;) (await connection.acceptUniStream()).stop(0);
+    for (;;) void readAway(await connection.acceptUniStream());
   } catch {
     // The connection has ended.
+  }
+}
+
+async function readAway(stream: Pick<Carrier, "read">): Promise<void> {
+  const buffer = new Uint8Array(READ_BYTES);
+  try {
+    while (await stream.read(buffer) !== null);
+  } catch {
+    // Reset, or the connection has ended.
   }
 }

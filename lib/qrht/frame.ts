@@ -123,7 +123,7 @@ export class FrameParser {
 
   #takePayload(piece: Uint8Array): FrameEvent | undefined {
     if (this.#type === FrameType.Data) {
-      return piece.length > 0 ? { kind: "data", bytes: piece } : undefined;
+      return { kind: "data", bytes: piece };
     }
     if (!this.#payload) return undefined;
     this.#payload.set(piece, this.#payloadBytes);

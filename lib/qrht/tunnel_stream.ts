@@ -42,6 +42,8 @@ export class TunnelStream implements Duplex {
   #awaitsFirst = true;
   /** What came with the first frame. */
   #pending = new Uint8Array(0);
+  /** This end's first frame while it waits for room. */
+  #opening: Promise<void> | undefined;
   /** Whether END has come. */
   #ended = false;
   /** Whether END was sent, or is not to be any more. */
@@ -54,9 +56,14 @@ export class TunnelStream implements Duplex {
     this.#parser = new FrameParser(first);
   }
 
-  /** Sends this end's first frame. */
-  sendFirst(type: typeof FrameType.Open | typeof FrameType.Result, payload: Uint8Array) {
-    return writeAll(this.#carrier, encodeFrame(type, payload));
+  /** Sends this end's first frame; whatever is written meanwhile follows it. */
+  async sendFirst(
+    type: typeof FrameType.Open | typeof FrameType.Result,
+    payload: Uint8Array,
+  ): Promise<void> {
+    this.#opening = writeAll(this.#carrier, encodeFrame(type, payload));
+    await this.#opening;
+    this.#opening = undefined;
   }
 
   /**
@@ -131,6 +138,7 @@ export class TunnelStream implements Duplex {
   async write(bytes: Uint8Array): Promise<number> {
     const data = bytes.length > MAX_DATA_BYTES ? bytes.subarray(0, MAX_DATA_BYTES) : bytes;
     if (data.length === 0) return 0;
+    if (this.#opening) await this.#opening;
     const head = frameHead(FrameType.Data, data.length);
     if (data.length <= MAX_COPIED_BYTES) {
       const frame = new Uint8Array(head.length + data.length);
@@ -148,6 +156,7 @@ export class TunnelStream implements Duplex {
   async closeWrite(): Promise<void> {
     if (this.#finished) return;
     this.#finished = true;
+    if (this.#opening) await this.#opening;
     await this.#carrier.finish(END);
   }
 

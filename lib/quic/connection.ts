@@ -8,6 +8,7 @@ import { IncomingStreams } from "./incoming_streams.ts";
 import { LoneFins } from "./lone_fins.ts";
 import { hasLongHeader } from "./packet.ts";
 import { PeerAddress } from "./peer_address.ts";
+import { isQuiet } from "./quiet.ts";
 import { QuicStream, type StreamDirection, type StreamTransport } from "./stream.ts";
 import { StreamQueue } from "./stream_queue.ts";
 import { UncollectedStreams } from "./uncollected_streams.ts";
@@ -37,7 +38,7 @@ export interface ConnectionStats {
   readonly sentBytes: number;
   readonly receivedBytes: number;
   readonly lostBytes: number;
-  /** Streams open now, both ways. */
+  /** Bidirectional streams open now, of either end. */
   readonly streams: number;
   /** Streams that this end may open right now. */
   readonly streamCredit: number;
@@ -61,6 +62,9 @@ const MAX_OPEN_WAITERS = 10_000;
 
 /** Time that the packets of a closed connection are still answered at most. */
 const MAX_DRAIN_MS = 1_000;
+
+/** Time between two looks whether all was acknowledged. */
+const SETTLED_LOOK_MS = 5;
 
 /** What a peer may send before it has authenticated itself: a long certificate chain fits many times. */
 const MAX_HANDSHAKE_BYTES = 256 << 10;
@@ -195,7 +199,7 @@ export class QuicConnection implements StreamTransport {
       sentBytes: total.sentBytes,
       receivedBytes: total.recvBytes,
       lostBytes: total.lostBytes,
-      streams: this.#streams.size,
+      streams: [...this.#streams.keys()].filter((id) => !isUni(id)).length,
       streamCredit: this.#established ? this.#native.peerStreamsLeftBidi() : 0,
     };
   }
@@ -271,6 +275,24 @@ export class QuicConnection implements StreamTransport {
     const id = this.#nextLocalUniId;
     this.#nextLocalUniId += 4;
     return this.#open(id, "send");
+  }
+
+  /**
+   * Waits until the peer has acknowledged all that was written, the connection has ended, or the time is over: what is
+   * under way when the connection is closed is lost.
+   */
+  async settled(timeoutMs: number): Promise<void> {
+    const giveUpAt = performance.now() + timeoutMs;
+    let now: number;
+    do {
+      await new Promise((resolve) => setTimeout(resolve, SETTLED_LOOK_MS));
+      now = performance.now();
+    } while (!this.#closeInfo && now < giveUpAt && !this.#isSettled(now));
+  }
+
+  #isSettled(now: number): boolean {
+    return !this.#flushCut && !this.#fins.pending &&
+      isQuiet(this.#native, now - this.#receivedAt, this.#settings.idleTimeoutMs);
   }
 
   /**

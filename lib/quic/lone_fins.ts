@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { NativeConnection } from "./native.ts";
+import { isQuiet } from "./quiet.ts";
 
 /** Rounds after which everything before must have arrived: each is a time in which any loss is noticed and mended. */
 const MAX_ROUNDS = 4;
@@ -11,9 +12,6 @@ const LATER_PACKETS = 8;
 
 /** Time after a loss for which more of it is expected. */
 const LOSSY_MS = 5_000;
-
-/** quiche's timers are cut to whole milliseconds, and run a little behind this end's clock. */
-const CLOCK_SLACK_MS = 5;
 
 const nothing = new Uint8Array(0);
 
@@ -53,8 +51,7 @@ interface State {
  *   acknowledgement for the stream is that of the FIN. So it is, too, while packets are being lost: bytes that are sent
  *   once more would carry FIN along, and where they have been read before, nobody is told.
  *
- * quiche does not tell what was acknowledged. But nothing is under way when the only timer it has left is that of
- * idling; and on a connection that is never silent, a packet has arrived when later ones were sent and a while after
+ * quiche does not tell what was acknowledged. But it can be told that nothing is under way; and on a connection that is never silent, a packet has arrived when later ones were sent and a while after
  * that none is known to be lost.
  */
 export class LoneFins {
@@ -137,15 +134,12 @@ export class LoneFins {
   }
 
   #look(native: NativeConnection, now: number, idleForMs: number, idleTimeoutMs: number): State {
-    const { sent, lost, peerMaxIdleTimeout } = native.stats();
+    const { sent, lost } = native.stats();
     if (lost !== this.#lost) {
       this.#lost = lost;
       this.#lossyUntil = now + LOSSY_MS;
     }
-    const idleMs = peerMaxIdleTimeout > 0
-      ? Math.min(idleTimeoutMs, peerMaxIdleTimeout)
-      : idleTimeoutMs;
-    const quiet = (native.timeout() ?? 0) >= idleMs - idleForMs - CLOCK_SLACK_MS;
+    const quiet = isQuiet(native, idleForMs, idleTimeoutMs);
     const answerMs = 2 * (native.pathStats()[0]?.rtt ?? 0) + 50;
     return { now, sent, lost, lossy: now < this.#lossyUntil, quiet, answerMs };
   }

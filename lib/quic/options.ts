@@ -27,7 +27,12 @@ export interface TransportOptions {
   readonly keepAliveMs?: number;
   /** Bidirectional streams the peer may have open at a time. @default {10000} */
   readonly maxStreams?: number;
-  /** Unidirectional streams the peer may have open at a time, each with 16 KiB under way. @default {3} */
+  /**
+   * Unidirectional streams the peer may have open at a time, each with 16 KiB under way. quiche 0.18.0 counts one that
+   * this end has stopped for ever.
+   *
+   * @default {3}
+   */
   readonly maxUniStreams?: number;
   /** Bytes of one stream that the peer may have under way at first. @default {262144} */
   readonly streamWindowBytes?: number;

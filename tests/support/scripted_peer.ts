@@ -1,0 +1,288 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Peers of the programs, on the driver itself: they do what a test says, and nothing of their own accord. */
+
+import { runAgent } from "../../agent.ts";
+import type { AgentConfig } from "../../lib/agent_session.ts";
+import { QRHT_ALPN } from "../../lib/dialect.ts";
+import { type Duplex, tcpDuplex, writeAll } from "../../lib/duplex.ts";
+import { encodeFrame, FrameParser, FrameType } from "../../lib/qrht/frame.ts";
+import {
+  decodeResult,
+  encodeHello,
+  encodeResult,
+  type Result,
+  type ResultCode,
+} from "../../lib/qrht/messages.ts";
+import {
+  type CloseInfo,
+  type ListenOptions,
+  type QuicConnection,
+  QuicEndpoint,
+  type QuicStream,
+  type TransportOptions,
+} from "../../lib/quic/mod.ts";
+import { acceptTunnel, type IncomingTunnel } from "../../lib/tunnel.ts";
+import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
+import { readToEnd } from "./memory_duplex.ts";
+import {
+  combinations,
+  loopback,
+  Network,
+  Running,
+  type Server,
+  soon,
+  text,
+  utf8,
+  within,
+} from "./network.ts";
+import { assertNothingLive, clientTls, serverTls } from "./quic.ts";
+
+/** Time after which a test is taken to hang. */
+const TEST_MS = 25_000;
+
+const empty = new Uint8Array(0);
+
+/** One end of a connection whose other end is one of the programs. */
+export class ScriptedPeer {
+  readonly connection: QuicConnection;
+  readonly #streams: QuicStream[] = [];
+
+  constructor(connection: QuicConnection) {
+    this.connection = connection;
+  }
+
+  /** The next stream of the program's. @throws when none comes soon */
+  async stream(): Promise<QuicStream> {
+    return this.#own(await soon("a stream", this.connection.acceptStream()));
+  }
+
+  /** The next stream of the program's, as an agent of `qrht/1` takes it. */
+  async tunnel(): Promise<IncomingTunnel & { readonly stream: QuicStream }> {
+    const stream = await this.stream();
+    const tunnel = await soon("OPEN", acceptTunnel(stream, QRHT_ALPN));
+    if (!tunnel) throw new Error("the stream ended without a word");
+    return { ...tunnel, stream };
+  }
+
+  /** Serves whatever tunnels come in the same way, until the connection ends. Returns what it has served. */
+  serve(handle: (tunnel: IncomingTunnel, stream: QuicStream) => Promise<void>): QuicStream[] {
+    const streams: QuicStream[] = [];
+    const serveAll = async () => {
+      for (;;) {
+        const stream = this.#own(await this.connection.acceptStream());
+        streams.push(stream);
+        acceptTunnel(stream, this.connection.alpn)
+          .then((tunnel) => tunnel && handle(tunnel, stream))
+          .catch(() => stream.abort());
+      }
+    };
+    void serveAll().catch(() => {});
+    return streams;
+  }
+
+  /** A stream to the program. */
+  async open(): Promise<QuicStream> {
+    return this.#own(await this.connection.openStream());
+  }
+
+  /** A control stream, with this much said on it. */
+  async control(...frames: Uint8Array[]): Promise<QuicStream> {
+    const stream = this.connection.openUniStream();
+    if (!stream) throw new Error("there is no credit for a control stream");
+    for (const frame of frames) await writeAll(stream, frame);
+    return stream;
+  }
+
+  /** Leaves without a word, as a machine does that loses its power. */
+  vanish(): void {
+    this.connection.destroy("scripted to vanish");
+  }
+
+  /** How the program has closed the connection. @throws when it does not soon */
+  closed(): Promise<CloseInfo> {
+    return soon("the end of the connection", this.connection.closed);
+  }
+
+  abortStreams(): void {
+    for (const stream of this.#streams.splice(0)) stream.abort();
+  }
+
+  #own(stream: QuicStream): QuicStream {
+    this.#streams.push(stream);
+    return stream;
+  }
+}
+
+/** A server that agents dial. */
+export interface ScriptedServer {
+  readonly quicPort: number;
+  /** The next agent that has connected. */
+  accept(): Promise<ScriptedPeer>;
+}
+
+/** A network in which one side is scripted. */
+export class ScriptedNetwork extends Network {
+  readonly #peers: ScriptedPeer[] = [];
+  readonly #endpoints: QuicEndpoint[] = [];
+  readonly #programs: Running[] = [];
+
+  constructor() {
+    super(combinations["qrht/1"]!);
+  }
+
+  /** An agent of a server's; it knows `qrht/1` only unless told otherwise. */
+  async scriptedAgent(
+    server: Pick<Server, "quicPort">,
+    options: Partial<TransportOptions> = {},
+  ): Promise<ScriptedPeer> {
+    const endpoint = this.#endpoint(new QuicEndpoint({ hostname: "127.0.0.1", port: 0 }));
+    const peer = { host: "127.0.0.1", port: server.quicPort };
+    return this.#peer(
+      await endpoint.connect(peer, "quic-tunnel-server", {
+        tls: clientTls,
+        alpn: [QRHT_ALPN],
+        keepAliveMs: 1_000,
+        ...options,
+      }),
+    );
+  }
+
+  /** A server; it knows `qrht/1` only unless told otherwise. */
+  scriptedServer(options: Partial<ListenOptions> = {}): ScriptedServer {
+    const listen = { tls: serverTls, alpn: [QRHT_ALPN], ...options };
+    const endpoint = this.#endpoint(new QuicEndpoint({ hostname: "127.0.0.1", port: 0, listen }));
+    return {
+      quicPort: endpoint.addr.port,
+      accept: async () => this.#peer(await soon("an agent", endpoint.accept())),
+    };
+  }
+
+  /** proxy-agent, at a scripted server. */
+  agentOf(server: Pick<Server, "quicPort">, config: Partial<AgentConfig> = {}): Running {
+    return this.#start((signal) => runAgent({ ...agentConfig(server), ...config }, { signal }));
+  }
+
+  /** proxy-passthrough, at a scripted server. */
+  passthroughOf(
+    server: Pick<Server, "quicPort">,
+    upstreamPort: number,
+    config: Partial<PassthroughConfig> = {},
+  ): Running {
+    const upstream = loopback(upstreamPort);
+    return this.#start((signal) =>
+      runPassthrough({ ...agentConfig(server), upstream, ...config }, { signal })
+    );
+  }
+
+  /** A client, and the addresses of its connection. */
+  async clientWithAddresses(
+    server: Server,
+    hostname = "127.0.0.1",
+  ): Promise<{ client: Duplex; from: Deno.NetAddr; to: Deno.NetAddr }> {
+    const connection = await Deno.connect({ hostname, port: server.tcpPort });
+    const { localAddr: from, remoteAddr: to } = connection;
+    return { client: this.own(tcpDuplex(connection)), from, to };
+  }
+
+  /** As in {@linkcode Network}; connections stay open meanwhile, so that they hide no stream that was left over. */
+  override async end(): Promise<void> {
+    for (const peer of this.#peers) peer.abortStreams();
+    await super.end();
+  }
+
+  override async [Symbol.asyncDispose](): Promise<void> {
+    for (const program of this.#programs) program.abort();
+    for (const endpoint of this.#endpoints) await endpoint.close();
+    await super[Symbol.asyncDispose]();
+    for (const program of this.#programs) await program.done.catch(() => {});
+  }
+
+  #start(run: (signal: AbortSignal) => Promise<void>): Running {
+    const program = new Running(run);
+    this.#programs.push(program);
+    return program;
+  }
+
+  #endpoint(endpoint: QuicEndpoint): QuicEndpoint {
+    this.#endpoints.push(endpoint);
+    return endpoint;
+  }
+
+  #peer(connection: QuicConnection): ScriptedPeer {
+    const peer = new ScriptedPeer(connection);
+    this.#peers.push(peer);
+    return peer;
+  }
+}
+
+function agentConfig(server: Pick<Server, "quicPort">): AgentConfig {
+  return {
+    server: loopback(server.quicPort),
+    serverName: "quic-tunnel-server",
+    tls: clientTls,
+    alpn: combinations["qrht/1"]!.agent,
+    dialTimeoutMs: 10_000,
+  };
+}
+
+/** Registers a test in which one side is scripted; nothing is live at its end. */
+export function scriptedTest(name: string, fn: (net: ScriptedNetwork) => Promise<void>): void {
+  Deno.test(name, async () => {
+    {
+      await using net = new ScriptedNetwork();
+      await within(TEST_MS, "the test", fn(net));
+      await net.end();
+    }
+    assertNothingLive();
+  });
+}
+
+/** Frames as they go over the wire. */
+export const frames = {
+  hello: (features: readonly string[] = ["drain"]) =>
+    encodeFrame(FrameType.Hello, encodeHello({ features })),
+  drain: encodeFrame(FrameType.Drain, empty),
+  end: encodeFrame(FrameType.End, empty),
+  data: (message: string) => encodeFrame(FrameType.Data, utf8.encode(message)),
+  result: (code: ResultCode, message = "") =>
+    encodeFrame(FrameType.Result, encodeResult({ code, text: message })),
+};
+
+/** What is on an agent's stream up to its end: the RESULT, the DATA after it, and whether END came. */
+export interface AgentFrames {
+  readonly result: Result;
+  readonly data: string;
+  readonly ended: boolean;
+}
+
+/** Reads a stream that an agent writes to, up to FIN. @throws when it does not begin with RESULT */
+export async function readAgentFrames(stream: Pick<QuicStream, "read">): Promise<AgentFrames> {
+  const bytes = await soon("the end of the stream", readToEnd(stream));
+  const parser = new FrameParser(FrameType.Result);
+  let result: Result | undefined;
+  let data = "", ended = false;
+  for (let at = 0; at < bytes.length;) {
+    const { event, taken } = parser.next(bytes.subarray(at));
+    at += taken;
+    if (!event) continue;
+    if (ended) throw new Error("a frame after END");
+    if (event.kind === "data") data += text.decode(event.bytes);
+    else if (event.type === FrameType.End) ended = true;
+    else if (!result && event.type === FrameType.Result) result = decodeResult(event.payload);
+    else throw new Error(`a frame of type ${event.type}`);
+  }
+  if (!result) throw new Error("no RESULT");
+  return { result, data, ended };
+}
+
+/** Bytes as hexadecimal digits. */
+export function hex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** Lines of a log that have all of these in them. */
+export function linesWith(lines: readonly string[], ...parts: readonly string[]): string[] {
+  return lines.filter((line) => parts.every((part) => line.includes(part)));
+}
