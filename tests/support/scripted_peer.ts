@@ -7,11 +7,13 @@ import { runAgent } from "../../agent.ts";
 import type { AgentConfig } from "../../lib/agent_session.ts";
 import { QRHT_ALPN } from "../../lib/dialect.ts";
 import { type Duplex, tcpDuplex, writeAll } from "../../lib/duplex.ts";
+import { ipBytes } from "../../lib/ip_address.ts";
 import { encodeFrame, FrameParser, FrameType } from "../../lib/qrht/frame.ts";
 import {
   decodeResult,
   encodeHello,
   encodeResult,
+  type Open,
   type Result,
   type ResultCode,
 } from "../../lib/qrht/messages.ts";
@@ -30,7 +32,9 @@ import {
   combinations,
   loopback,
   Network,
+  readUntilOver,
   Running,
+  sendText,
   type Server,
   soon,
   text,
@@ -285,4 +289,58 @@ export function hex(bytes: Uint8Array): string {
 /** Lines of a log that have all of these in them. */
 export function linesWith(lines: readonly string[], ...parts: readonly string[]): string[] {
   return lines.filter((line) => parts.every((part) => line.includes(part)));
+}
+
+/** What a client gets that sends a message and its end. */
+export async function exchange(
+  net: ScriptedNetwork,
+  server: Server,
+  message: string,
+): Promise<string> {
+  const client = await net.client(server);
+  await sendText(client, message);
+  await client.closeWrite();
+  const answer = await soon("the client's end", readUntilOver(client));
+  client.abort();
+  return answer;
+}
+
+/** Bytes that are nothing in any dialect. */
+export const garbage = Uint8Array.of(
+  0xff,
+  0xfe,
+  1,
+  2,
+  3,
+  4,
+  5,
+  6,
+  7,
+  8,
+  9,
+  10,
+  11,
+  12,
+  13,
+  14,
+  15,
+  16,
+);
+
+/** Addresses that a PROXY header may tell of. */
+export const elsewhere: Readonly<Record<string, Pick<Open, "client" | "listener">>> = {
+  "IPv4": {
+    client: { ip: ipBytes("192.0.2.7")!, port: 1234 },
+    listener: { ip: ipBytes("198.51.100.1")!, port: 443 },
+  },
+  "IPv6": {
+    client: { ip: ipBytes("2001:db8::7")!, port: 65_535 },
+    listener: { ip: ipBytes("2001:db8::1")!, port: 8443 },
+  },
+};
+
+/** Sends nothing and takes nothing for a while, so that what arrives meanwhile is found all at once. */
+export function block(ms: number): void {
+  const until = performance.now() + ms;
+  while (performance.now() < until);
 }
