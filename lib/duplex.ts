@@ -68,6 +68,7 @@ export function tcpDuplex(connection: Deno.TcpConn): Duplex {
 export function prepend(first: Uint8Array, carrier: Duplex): Duplex {
   if (first.length === 0) return carrier;
   let left = first;
+  const drop = () => left = left.subarray(left.length);
   const { stop } = carrier;
   return {
     read(buffer) {
@@ -79,8 +80,19 @@ export function prepend(first: Uint8Array, carrier: Duplex): Duplex {
     },
     write: (bytes) => carrier.write(bytes),
     closeWrite: () => carrier.closeWrite(),
-    abort: (code) => carrier.abort(code),
-    ...(stop && { stop: (code: number) => stop.call(carrier, code) }),
-    [Symbol.asyncDispose]: () => carrier[Symbol.asyncDispose](),
+    abort(code) {
+      drop();
+      carrier.abort(code);
+    },
+    ...(stop && {
+      stop(code: number) {
+        drop();
+        stop.call(carrier, code);
+      },
+    }),
+    [Symbol.asyncDispose]() {
+      drop();
+      return carrier[Symbol.asyncDispose]();
+    },
   };
 }

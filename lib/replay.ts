@@ -3,11 +3,14 @@
 
 import { type Duplex, writeAll } from "./duplex.ts";
 
+/** A request fits mostly. */
+const MIN_ROOM_BYTES = 512;
+
 /** Bytes that are handed on as they come, and kept as long as they may have to be handed on once more. */
 export class Replay {
   readonly #maxBytes: number;
-  readonly #pieces: Uint8Array[] = [];
-  #bytes = 0;
+  #kept = new Uint8Array(0);
+  #length = 0;
   #ended = false;
   #fixed = false;
   #changed = Promise.withResolvers<void>();
@@ -24,11 +27,20 @@ export class Replay {
 
   /** Takes a copy of the next bytes, unless that would be too much. Returns whether it did. */
   add(bytes: Uint8Array): boolean {
-    if (this.#fixed || this.#ended || this.#bytes + bytes.length > this.#maxBytes) return false;
-    this.#bytes += bytes.length;
-    this.#pieces.push(bytes.slice());
+    const length = this.#length + bytes.length;
+    if (this.#fixed || this.#ended || length > this.#maxBytes) return false;
+    if (length > this.#kept.length) this.#grow(length);
+    this.#kept.set(bytes, this.#length);
+    this.#length = length;
     this.#change();
     return true;
+  }
+
+  /** Whoever hands on bytes meanwhile goes on with the old room, in which they stay. */
+  #grow(length: number): void {
+    const kept = new Uint8Array(Math.min(Math.max(2 * length, MIN_ROOM_BYTES), this.#maxBytes));
+    kept.set(this.#kept.subarray(0, this.#length));
+    this.#kept = kept;
   }
 
   /** No bytes follow: the end is handed on, too. */
@@ -50,8 +62,11 @@ export class Replay {
    */
   async feed(to: Duplex): Promise<void> {
     for (let next = 0;;) {
-      if (next < this.#pieces.length) await writeAll(to, this.#pieces[next++]!);
-      else if (this.#ended) return await to.closeWrite();
+      if (next < this.#length) {
+        const piece = this.#kept.subarray(next, this.#length);
+        next += piece.length;
+        await writeAll(to, piece);
+      } else if (this.#ended) return await to.closeWrite();
       else if (this.#fixed) return;
       else await this.#changed.promise;
     }
@@ -59,7 +74,8 @@ export class Replay {
 
   /** Forgets what was kept. */
   clear(): void {
-    this.#pieces.length = 0;
+    this.#kept = new Uint8Array(0);
+    this.#length = 0;
   }
 
   #change(): void {

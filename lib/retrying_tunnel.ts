@@ -65,7 +65,12 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
   async #try(): Promise<void> {
     while (!this.#isSettled) {
       const result = await this.#current.result.then(({ code }) => code, () => "gone" as const);
-      const next = result === "connected" ? undefined : await this.#next(result);
+      let next = result === "connected" ? undefined : await this.#next(result);
+      if (next && this.#replay.isFixed) {
+        // Meanwhile the client has left, or has sent more than can be repeated.
+        this.#leave(next);
+        next = undefined;
+      }
       if (!next) return this.#settle(result === "gone" ? this.#answered : undefined);
       if (result === "gone") this.#leave(this.#current);
       else this.#keepAnswer(this.#current);
@@ -76,11 +81,7 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
 
   async #next(cause: Cause | "gone"): Promise<Attempt<Cause> | undefined> {
     if (this.#replay.isFixed) return undefined;
-    const next = await this.#options.retry(cause).catch(() => undefined);
-    if (!this.#replay.isFixed) return next;
-    // Meanwhile the client has left, or has sent more than can be repeated.
-    this.#leave(next);
-    return undefined;
+    return await this.#options.retry(cause).catch(() => undefined);
   }
 
   #feed(): Promise<void> {
@@ -134,10 +135,15 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
     return await this.#current.carrier.write(bytes);
   }
 
+  /** Resolves when the attempt that the client has got has taken everything. */
   async closeWrite(): Promise<void> {
-    if (!this.#replay.isFixed) return this.#replay.end();
+    const inReplay = !this.#replay.isFixed;
+    if (inReplay) {
+      this.#replay.end();
+      await this.#settled.promise;
+    }
     await this.#feeding;
-    await this.#current.carrier.closeWrite();
+    if (!inReplay) await this.#current.carrier.closeWrite();
   }
 
   abort(code?: number): void {

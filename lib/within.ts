@@ -14,7 +14,7 @@ export async function within<T>(ms: number, promise: Promise<T>, late: () => Err
     timer = setTimeout(() => {
       promise.catch(() => {});
       reject(late());
-    }, ms);
+    }, Math.max(0, ms));
   });
   try {
     return await Promise.race([promise, timeout]);

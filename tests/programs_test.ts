@@ -249,6 +249,7 @@ Deno.test("flags come from QRHT_ variables, and Go's single dash works", async (
 
 Deno.test("the first SIGTERM stops a program in order, and its peers see why", async () => {
   await using tunnel = await startTunnel();
+  await tunnel.agent.line(/connected to quic server/);
   tunnel.agent.kill("SIGTERM");
   assertEquals((await tunnel.agent.status).code, 0);
   await tunnel.server.line(/agent disconnected.*code 100.*agents=0/);

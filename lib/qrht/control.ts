@@ -41,6 +41,7 @@ export class Control {
   #sent: Promise<void> = Promise.resolve();
   #peer: Hello | undefined;
   #drains = false;
+  #peerDrains = false;
 
   /** Sends HELLO, and listens until the connection ends. */
   constructor(
@@ -106,7 +107,9 @@ export class Control {
       }
       case FrameType.Drain:
         decodeDrain(payload);
-        return this.#events.drain();
+        if (!this.#peerDrains) this.#events.drain();
+        this.#peerDrains = true;
+        return;
       default:
         throw new ProtocolError(`a frame of type ${type} on a control stream`);
     }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The payloads of the frames (docs/protocol.md): what they say, and how that is written. */
-import type { SocketAddress } from "../ip_address.ts";
+import { type SocketAddress, unmapIp } from "../ip_address.ts";
 import { ProtocolError } from "./frame.ts";
 import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
 
@@ -162,7 +162,7 @@ function readAddress(reader: Reader, value: Uint8Array): SocketAddress {
     throw reader.error(`has an address of ${value.length} bytes`);
   }
   const end = value.length - 2;
-  return { ip: value.slice(0, end), port: value[end]! * 256 + value[end + 1]! };
+  return { ip: unmapIp(value.slice(0, end)), port: value[end]! * 256 + value[end + 1]! };
 }
 
 /** The text in UTF-8, cut between two characters when it is too long. */

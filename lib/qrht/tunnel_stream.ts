@@ -44,6 +44,8 @@ export class TunnelStream implements Duplex {
   #pending = new Uint8Array(0);
   /** This end's first frame while it waits for room. */
   #opening: Promise<void> | undefined;
+  /** What the peer has done wrong. */
+  #violated: unknown;
   /** Whether END has come. */
   #ended = false;
   /** Whether END was sent, or is not to be any more. */
@@ -91,6 +93,7 @@ export class TunnelStream implements Duplex {
   /** @throws {ProtocolError} when the peer violates the dialect, or ends the stream without END */
   async read(buffer: Uint8Array): Promise<number | null> {
     if (this.#awaitsFirst) throw new TypeError(`frame ${this.#first} has not been received`);
+    if (this.#violated) throw this.#violated;
     while (!this.#ended) {
       const n = await this.#fill(buffer);
       if (n === null) throw this.#violation(new ProtocolError("the stream ends without END"));
@@ -162,10 +165,12 @@ export class TunnelStream implements Duplex {
 
   abort(code: number = StreamCode.Aborted): void {
     this.#finished = true;
+    this.#drop();
     this.#carrier.abort(code);
   }
 
   stop(code: number): void {
+    this.#drop();
     this.#carrier.stop(code);
   }
 
@@ -174,7 +179,11 @@ export class TunnelStream implements Duplex {
     const finished = this.closeWrite().catch(() => {});
     this.#carrier.reset(StreamCode.Aborted);
     await finished;
-    this.#carrier.stop(StreamCode.Aborted);
+    this.stop(StreamCode.Aborted);
+  }
+
+  #drop(): void {
+    this.#pending = new Uint8Array(0);
   }
 
   /** Runs what may find the peer's bytes in violation of the dialect: the stream is reset then. */
@@ -187,6 +196,7 @@ export class TunnelStream implements Duplex {
   }
 
   #violation(error: unknown): unknown {
+    this.#violated ??= error;
     this.abort(StreamCode.ProtocolError);
     return error;
   }
