@@ -89,9 +89,9 @@ async function serveConnect(
     const connection = await dial(request.target, dialTimeoutMs, signal).catch(refuseDial);
     const upstream = tcpDuplex(connection);
     try {
-      await tunnel.connected();
-      await writeAll(upstream, request.rest);
+      tunnel.connected();
       await writeAll(carrier, CONNECT_OK);
+      await writeAll(upstream, request.rest);
     } catch (error) {
       upstream.abort();
       throw error;

@@ -11,7 +11,6 @@ import {
 import { type Authority, formatAuthority } from "./lib/authority.ts";
 import { dial, failureOf } from "./lib/dial.ts";
 import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
-import { messageOf } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex, summarize } from "./lib/pipe.ts";
@@ -64,14 +63,12 @@ async function carry(
     return await refuse(tunnel, failureOf(error));
   }
   try {
-    await tunnel.connected();
     await introduceClient(upstream, tunnel, config.proxyProtocol);
   } catch (error) {
     upstream.abort();
-    carrier.abort();
-    log.debug("tunnel refused", { ...fields, error: messageOf(error) });
-    return;
+    return await refuse(tunnel, failureOf(error));
   }
+  tunnel.connected();
   const result = await pipeDuplex(carrier, upstream, { signal });
   log.debug("tunnel ended", {
     ...fields,

@@ -109,6 +109,8 @@ class Pair {
 
   async run(): Promise<PipeResult> {
     const { signal } = this.#options;
+    // What either side was given before counts as well.
+    this.#progressAt = performance.now();
     const onAbort = () => this.#abort({ reason: "aborted", error: signal?.reason });
     signal?.addEventListener("abort", onAbort);
     if (signal?.aborted) onAbort();

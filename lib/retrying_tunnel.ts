@@ -64,13 +64,18 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
 
   async #try(): Promise<void> {
     while (!this.#isSettled) {
-      const result = await this.#current.result.then(({ code }) => code, () => "gone" as const);
+      let error: unknown;
+      const result = await this.#current.result.then(({ code }) => code, (reason) => {
+        error = reason;
+        return "gone" as const;
+      });
       let next = result === "connected" ? undefined : await this.#next(result);
       if (next && this.#replay.isFixed) {
         // Meanwhile the client has left, or has sent more than can be repeated.
         this.#leave(next);
         next = undefined;
       }
+      if (!next && result === "gone" && !this.#answered) return this.#giveUp(error);
       if (!next) return this.#settle(result === "gone" ? this.#answered : undefined);
       if (result === "gone") this.#leave(this.#current);
       else this.#keepAnswer(this.#current);
@@ -116,7 +121,7 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
     this.#settled.resolve();
   }
 
-  #giveUp(reason: Error, code?: number): void {
+  #giveUp(reason: unknown, code?: number): void {
     this.#settled.reject(reason);
     this.#settle(undefined);
     this.#current.carrier.abort(code);

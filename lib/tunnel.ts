@@ -38,8 +38,8 @@ export interface IncomingTunnel {
   readonly carrier: Duplex;
   /** What the server tells of it; nothing in the raw dialect. */
   readonly open: Partial<Open>;
-  /** Tells the server that the target is connected. */
-  connected(): Promise<void>;
+  /** Tells the server that the target is connected, together with the first bytes if they come soon. */
+  connected(): void;
   /**
    * Tells the server why the target is not connected, and ends the tunnel. Never rejects.
    *
@@ -97,7 +97,7 @@ function rawTunnel(stream: Carrier): IncomingTunnel {
   return {
     carrier: stream,
     open: {},
-    connected: () => Promise.resolve(),
+    connected: () => {},
     failed: async (_, answer) => {
       if (!answer) return stream.abort(UPSTREAM_UNREACHABLE);
       await orAbort(stream, async () => {
@@ -113,7 +113,8 @@ function framedTunnel(carrier: TunnelStream, open: Open): IncomingTunnel {
   return {
     carrier,
     open,
-    connected: () => tell({ code: "connected", text: "" }),
+    connected: () =>
+      carrier.holdFirst(FrameType.Result, encodeResult({ code: "connected", text: "" })),
     failed: (failure, answer) =>
       orAbort(carrier, async () => {
         await tell(failure);

@@ -11,10 +11,7 @@
 export async function within<T>(ms: number, promise: Promise<T>, late: () => Error): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const timeout = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => {
-      promise.catch(() => {});
-      reject(late());
-    }, Math.max(0, ms));
+    timer = setTimeout(() => reject(late()), Math.max(0, ms));
   });
   try {
     return await Promise.race([promise, timeout]);

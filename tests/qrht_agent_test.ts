@@ -386,7 +386,9 @@ for (const program of ["agent", "passthrough"] as const) {
         await target.accept();
       }
       const late = await soon("the attempt that comes through", target.accept());
-      assertEquals(await soon("its end", readUntilOver(late)), "");
+      // A passthrough may hand on what it had got before.
+      const got = await soon("its end", readUntilOver(late));
+      assert(program === "passthrough" ? requestFor(target.authority).startsWith(got) : got === "");
       // And it serves others.
       const good = await ask(agent, requestFor(target.authority));
       assertEquals((await soon("RESULT", framed(good).result)).code, "connected");

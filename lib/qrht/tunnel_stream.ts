@@ -25,10 +25,14 @@ export const StreamCode = { Aborted: 0, ProtocolError: 2, Moved: 3 } as const;
 /** DATA of up to this many bytes is copied behind its head, and so goes in one piece. */
 const MAX_COPIED_BYTES = 4096;
 
+/** Time that a first frame waits for something to go with. */
+const HOLD_MS = 2;
+
 /** Room for the first frame of the peer's and what comes with it. */
 const FIRST_READ_BYTES = 2048;
 
-const END = encodeFrame(FrameType.End, new Uint8Array(0));
+const nothing = new Uint8Array(0);
+const END = encodeFrame(FrameType.End, nothing);
 
 /**
  * One end of a tunnel stream (docs/protocol.md, "Tunnel streams"): its bytes travel in DATA frames and end with END.
@@ -41,9 +45,12 @@ export class TunnelStream implements Duplex {
   readonly #first: number;
   #awaitsFirst = true;
   /** What came with the first frame. */
-  #pending = new Uint8Array(0);
+  #pending: Uint8Array = nothing;
   /** This end's first frame while it waits for room. */
   #opening: Promise<void> | undefined;
+  /** This end's first frame while it waits for something to go with. */
+  #held: Uint8Array = nothing;
+  #holding: ReturnType<typeof setTimeout> | undefined;
   /** What the peer has done wrong. */
   #violated: unknown;
   /** Whether END has come. */
@@ -63,9 +70,32 @@ export class TunnelStream implements Duplex {
     type: typeof FrameType.Open | typeof FrameType.Result,
     payload: Uint8Array,
   ): Promise<void> {
-    this.#opening = writeAll(this.#carrier, encodeFrame(type, payload));
+    await this.#open(encodeFrame(type, payload));
+  }
+
+  async #open(first: Uint8Array): Promise<void> {
+    this.#opening = writeAll(this.#carrier, first);
     await this.#opening;
     this.#opening = undefined;
+  }
+
+  /** Sends this end's first frame together with what is written next, or alone when that takes too long. */
+  holdFirst(
+    type: typeof FrameType.Open | typeof FrameType.Result,
+    payload: Uint8Array,
+  ): void {
+    this.#held = encodeFrame(type, payload);
+    this.#holding = setTimeout(() => {
+      // Whoever writes next is told when this fails.
+      this.#open(this.#takeHeld()).catch(() => {});
+    }, HOLD_MS);
+  }
+
+  #takeHeld(): Uint8Array {
+    const held = this.#held;
+    this.#held = nothing;
+    clearTimeout(this.#holding);
+    return held;
   }
 
   /**
@@ -94,6 +124,7 @@ export class TunnelStream implements Duplex {
   async read(buffer: Uint8Array): Promise<number | null> {
     if (this.#awaitsFirst) throw new TypeError(`frame ${this.#first} has not been received`);
     if (this.#violated) throw this.#violated;
+    if (buffer.length === 0) return 0;
     while (!this.#ended) {
       const n = await this.#fill(buffer);
       if (n === null) throw this.#violation(new ProtocolError("the stream ends without END"));
@@ -142,14 +173,11 @@ export class TunnelStream implements Duplex {
     const data = bytes.length > MAX_DATA_BYTES ? bytes.subarray(0, MAX_DATA_BYTES) : bytes;
     if (data.length === 0) return 0;
     if (this.#opening) await this.#opening;
-    const head = frameHead(FrameType.Data, data.length);
+    const head = join(this.#takeHeld(), frameHead(FrameType.Data, data.length));
     if (data.length <= MAX_COPIED_BYTES) {
-      const frame = new Uint8Array(head.length + data.length);
-      frame.set(head);
-      frame.set(data, head.length);
-      await writeAll(this.#carrier, frame);
+      await writeAll(this.#carrier, join(head, data));
     } else {
-      await writeAll(this.#carrier, Uint8Array.from(head));
+      await writeAll(this.#carrier, head);
       await writeAll(this.#carrier, data);
     }
     return data.length;
@@ -160,11 +188,12 @@ export class TunnelStream implements Duplex {
     if (this.#finished) return;
     this.#finished = true;
     if (this.#opening) await this.#opening;
-    await this.#carrier.finish(END);
+    await this.#carrier.finish(join(this.#takeHeld(), END));
   }
 
   abort(code: number = StreamCode.Aborted): void {
     this.#finished = true;
+    this.#takeHeld();
     this.#drop();
     this.#carrier.abort(code);
   }
@@ -177,13 +206,15 @@ export class TunnelStream implements Duplex {
   /** Ends a direction that is still open for writing, by a reset if there is no room for END, and stops the other. */
   async [Symbol.asyncDispose](): Promise<void> {
     const finished = this.closeWrite().catch(() => {});
+    // The first frame may have got its room just now.
+    if (this.#opening) await new Promise((resolve) => setTimeout(resolve, 0));
     this.#carrier.reset(StreamCode.Aborted);
     await finished;
     this.stop(StreamCode.Aborted);
   }
 
   #drop(): void {
-    this.#pending = new Uint8Array(0);
+    this.#pending = nothing;
   }
 
   /** Runs what may find the peer's bytes in violation of the dialect: the stream is reset then. */
@@ -200,4 +231,11 @@ export class TunnelStream implements Duplex {
     this.abort(StreamCode.ProtocolError);
     return error;
   }
+}
+
+function join(first: ArrayLike<number>, second: ArrayLike<number>): Uint8Array {
+  const bytes = new Uint8Array(first.length + second.length);
+  bytes.set(first);
+  bytes.set(second, first.length);
+  return bytes;
 }
