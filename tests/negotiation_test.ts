@@ -259,7 +259,7 @@ test("runServer() serves an agent of qrht/1 that has no control stream and lets 
     const { carrier, connected, open } = await agent.tunnel();
     assertEquals(open.tunnelId?.length, 16);
     await assertReads(carrier, "hello");
-    await connected();
+    connected();
     await sendText(carrier, "answer");
     await carrier.closeWrite();
     assertEquals(await readText(client), "answer");

@@ -110,7 +110,7 @@ test("runServer() gives each tunnel an id of its own, which its log has, too", a
 
 /** Reads what a tunnel's client sends, and answers with that. */
 async function echo({ carrier, connected }: IncomingTunnel): Promise<void> {
-  await connected();
+  connected();
   const bytes = await readToEnd(carrier);
   await sendText(carrier, "echo:");
   await writeAll(carrier, bytes);
@@ -266,7 +266,7 @@ test("runServer() tells the first agent that the tunnel goes on elsewhere", asyn
   const { stream } = await first.tunnel();
   await writeAll(stream, frames.result("overloaded"));
   const { connected, carrier } = await second.tunnel();
-  await connected();
+  connected();
   await sendText(carrier, "here");
   await assertReads(client, "here");
   const error = await soon("its end", readToEnd(stream).catch((error) => error));
@@ -478,7 +478,7 @@ test("runServer() loses nothing of a large upload that begins before RESULT", as
   const sending = writeAll(client, bytes).then(() => client.closeWrite());
   const { carrier, connected } = await agent.tunnel();
   const start = await readExactly(carrier, 150_000);
-  await connected();
+  connected();
   const answering = writeAll(carrier, bytes).then(() => carrier.closeWrite());
   const receiving = readToEnd(client);
   assertSameBytes(new Uint8Array([...start, ...await readToEnd(carrier)]), bytes);
@@ -505,7 +505,7 @@ test("runServer() holds back a client's bytes while its agent reads none before 
     await new Promise((resolve) => setTimeout(resolve, 100));
     return before === sent || (before = sent, false);
   });
-  await connected();
+  connected();
   await carrier.closeWrite();
   assertSameBytes(await soon("all bytes", readToEnd(carrier)), bytes);
   await sending;
@@ -535,7 +535,7 @@ test("runServer() lets go of the agent when a client is gone before RESULT", asy
   client.abort();
   // An orderly end at first, as a client's close looks like that; the target's bytes then find nobody.
   assertEquals(await soon("END", readText(carrier)), "");
-  await connected();
+  connected();
   const failure = await eventually(
     "the agent's bytes are refused",
     () => sendText(carrier, "is anybody there?").then(() => undefined, (error) => error),
@@ -559,7 +559,7 @@ test("runServer() sends no further clients to an agent that drains, and ends non
   const draining = await net.scriptedAgent(server);
   const { client } = await net.clientWithAddresses(server);
   const running = await draining.tunnel();
-  await running.connected();
+  running.connected();
   const other = await net.scriptedAgent(server);
   const atOther = other.serve(echo);
   const streams = draining.serve(echo);
@@ -625,7 +625,7 @@ test("runServer() opens no stream to an agent that drains, also for who waits fo
   const draining = await net.scriptedAgent(server, { maxStreams: 1 });
   const { client } = await net.clientWithAddresses(server);
   const running = await draining.tunnel();
-  await running.connected();
+  running.connected();
   const streams = draining.serve(refuse("draining"));
   const asking = exchange(net, server, "hello");
   await eventually(
@@ -744,7 +744,7 @@ for (const [what, bytes] of Object.entries(afterResult)) {
     const clients = [await net.client(server), await net.client(server)] as const;
     const tunnels = [await agent.tunnel(), await agent.tunnel()] as const;
     for (const [i, { connected, carrier }] of tunnels.entries()) {
-      await connected();
+      connected();
       await sendText(carrier, `ready ${i}`);
     }
     // Streams come in the order in which they were opened.
@@ -802,12 +802,9 @@ test("runServer() gives streams back whose END comes without FIN", async (net) =
   const server = await net.server();
   const agent = await net.scriptedAgent(server, { maxStreams: 3 });
   agent.serve(async ({ carrier, connected }, stream) => {
-    await connected();
-    const bytes = await readToEnd(carrier);
-    await writeAll(
-      stream,
-      Uint8Array.of(...frames.data(new TextDecoder().decode(bytes)), ...frames.end),
-    );
+    connected();
+    await writeAll(carrier, await readToEnd(carrier));
+    await writeAll(stream, frames.end);
   });
   for (let i = 0; i < 20; i++) assertEquals(await exchange(net, server, `${i}`), `${i}`);
 });

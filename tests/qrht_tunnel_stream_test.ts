@@ -769,7 +769,7 @@ test("acceptTunnel() gives what OPEN says, and the bytes behind it", async () =>
   );
   assertEquals(tunnel.open, open);
   assertEquals(text.decode(await readExactly(tunnel.carrier, 7)), "request");
-  await tunnel.connected();
+  tunnel.connected();
   await writeAll(tunnel.carrier, utf8.encode("answer"));
   await tunnel.carrier.closeWrite();
   assertEquals(await readToEnd(far), concat(CONNECTED, data("answer"), END));
@@ -788,7 +788,7 @@ test("acceptTunnel() reads and sends nothing of its own in the raw dialect", asy
   assert(tunnel);
   assertEquals(tunnel.open, {});
   assert(tunnel.carrier === stream);
-  await tunnel.connected();
+  tunnel.connected();
   await sendPieces(far, [OPEN, pattern(5_000)]);
   assertSameBytes(await readToEnd(tunnel.carrier), concat(OPEN, pattern(5_000)));
   await sendPieces(tunnel.carrier, [pattern(20)]);
@@ -942,7 +942,7 @@ test("IncomingTunnel.failed() does not reject when the server is gone", async ()
 test("IncomingTunnel.connected() is sent before the target's bytes, and without any soon", async () => {
   for (const [bytes, expected] of [["x", concat(CONNECTED, data("x"))], ["", CONNECTED]] as const) {
     const { tunnel, far } = await accepted(QRHT_ALPN, OPEN);
-    await tunnel.connected();
+    tunnel.connected();
     await writeAll(tunnel.carrier, utf8.encode(bytes));
     assertEquals(await readExactly(far, expected.length), expected);
     tunnel.carrier.abort();
@@ -953,7 +953,7 @@ test("IncomingTunnel.connected() is sent with END when the target ends without a
   for (const isLate of [false, true]) {
     for (const end of ["closeWrite", "dispose"] as const) {
       const { tunnel, stream, far } = await accepted(QRHT_ALPN, OPEN);
-      await tunnel.connected();
+      tunnel.connected();
       if (isLate) assertEquals(await readExactly(far, CONNECTED.length), CONNECTED);
       if (end === "closeWrite") await tunnel.carrier.closeWrite();
       else await tunnel.carrier[Symbol.asyncDispose]();
@@ -968,7 +968,7 @@ test("IncomingTunnel.connected() has whoever writes next told that the server is
   const { tunnel, far } = await accepted(QRHT_ALPN, OPEN);
   far.abort(3);
   const tell = async () => {
-    await tunnel.connected();
+    tunnel.connected();
     await writeAll(tunnel.carrier, utf8.encode("x"));
   };
   await assertRejects(tell, MemoryDuplexError, "code 3");
@@ -986,7 +986,7 @@ test("openTunnel() and acceptTunnel() understand each other in both dialects", a
       const fromTarget = pattern(back.reduce((sum, n) => sum + n, 0), 2);
       const serve = async () => {
         const tunnel = await acceptTunnel(far, alpn);
-        await tunnel!.connected();
+        tunnel!.connected();
         const [received] = await Promise.all([
           readToEnd(tunnel!.carrier, 1_000),
           sendPieces(tunnel!.carrier, cut(fromTarget, back)),
