@@ -8,17 +8,16 @@ import { tcpDuplex, writeAll } from "../lib/duplex.ts";
 import { configureLog, resetLog } from "../lib/log.ts";
 import { eventually } from "./support/eventually.ts";
 import { readToEnd } from "./support/memory_duplex.ts";
+import { assertSameBytes, pattern } from "./support/bytes.ts";
 import {
   ask,
   assertReads,
-  assertSameBytes,
   logLines,
   loopback,
   Network,
   NOBODY,
   OK,
   openTunnel,
-  pattern,
   readText,
   readUntilOver,
   requestFor,

@@ -19,6 +19,7 @@ import {
   formatConnectResponse,
   formatProxyStatus,
 } from "../lib/connect_head.ts";
+import { concat } from "./support/bytes.ts";
 
 /** One byte per character. */
 function bytesOf(text: string): Uint8Array<ArrayBuffer> {
@@ -36,10 +37,6 @@ function parse(text: string, maxHeadBytes = 16384): ConnectHeadResult {
 function connectOf(result: ConnectHeadResult) {
   if (result.kind !== "connect") throw new Error(`not a connect: ${JSON.stringify(result)}`);
   return result;
-}
-
-function concat(...parts: Uint8Array[]): Uint8Array {
-  return bytesOf(parts.map(textOf).join(""));
 }
 
 /** Pushes the pieces between `cuts`, and adds those after the head to its rest. */

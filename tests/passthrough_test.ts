@@ -6,15 +6,8 @@
 import { assertEquals } from "@std/assert";
 import { writeAll } from "../lib/duplex.ts";
 import { readToEnd } from "./support/memory_duplex.ts";
-import {
-  assertSameBytes,
-  pattern,
-  readText,
-  readUntilOver,
-  sendText,
-  soon,
-  test,
-} from "./support/network.ts";
+import { assertSameBytes, pattern } from "./support/bytes.ts";
+import { readText, readUntilOver, sendText, soon, test } from "./support/network.ts";
 
 test("runPassthrough() connects each client to the upstream, both ways", async (net) => {
   const server = await net.server();

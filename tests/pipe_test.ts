@@ -6,6 +6,7 @@ import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { type Duplex, tcpDuplex, writeAll } from "../lib/duplex.ts";
 import { pipeDuplex, type PipeOptions, type PipeResult, summarize } from "../lib/pipe.ts";
+import { assertSameBytes, pattern } from "./support/bytes.ts";
 import { eventually } from "./support/eventually.ts";
 import {
   MemoryDuplex,
@@ -178,23 +179,6 @@ class Piped implements AsyncDisposable {
 
 const utf8 = new TextEncoder();
 const text = new TextDecoder();
-
-/** Bytes in which a lost, doubled or misplaced piece shows. */
-function pattern(length: number, seed = 1): Uint8Array {
-  const bytes = new Uint8Array(length);
-  for (let i = 0, x = seed; i < length; i++) {
-    x = (Math.imul(x, 1_103_515_245) + 12_345) >>> 0;
-    bytes[i] = x >>> 16;
-  }
-  return bytes;
-}
-
-/** Compares fast: `assertEquals()` takes seconds for megabytes. */
-function assertSameBytes(actual: Uint8Array, expected: Uint8Array): void {
-  assertEquals(actual.length, expected.length);
-  const wrong = actual.findIndex((byte, i) => byte !== expected[i]);
-  assertEquals(wrong, -1, `wrong byte at offset ${wrong}`);
-}
 
 async function sendText(to: Duplex, message: string): Promise<void> {
   await writeAll(to, utf8.encode(message));

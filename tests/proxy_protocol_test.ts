@@ -10,6 +10,7 @@ import {
   ProxyHeaderParser,
   type ProxyHeaderResult,
 } from "../lib/proxy_protocol.ts";
+import { concat } from "./support/bytes.ts";
 
 /** One byte per character. */
 function bytesOf(text: string): Uint8Array<ArrayBuffer> {
@@ -30,10 +31,6 @@ function fromHex(digits: string): Uint8Array<ArrayBuffer> {
 
 function toHex(bytes: Uint8Array): string {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-function concat(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from(parts.flatMap((part) => [...part]));
 }
 
 function parse(bytes: Uint8Array): ProxyHeaderResult {

@@ -16,14 +16,13 @@ import { type QuicStream, StreamResetError, StreamStoppedError } from "../lib/qu
 import { acceptTunnel, type FailureCode, openTunnel } from "../lib/tunnel.ts";
 import { eventually } from "./support/eventually.ts";
 import { readExactly, readToEnd } from "./support/memory_duplex.ts";
+import { assertSameBytes, pattern } from "./support/bytes.ts";
 import {
   assertReads,
-  assertSameBytes,
   logLines,
   loopback,
   NOBODY,
   OK,
-  pattern,
   readText,
   readUntilOver,
   requestFor,

@@ -22,13 +22,12 @@ import {
 import { acceptTunnel, type FailureCode, type IncomingTunnel } from "../lib/tunnel.ts";
 import { eventually } from "./support/eventually.ts";
 import { readExactly, readToEnd } from "./support/memory_duplex.ts";
+import { assertSameBytes, pattern } from "./support/bytes.ts";
 import {
   assertReads,
-  assertSameBytes,
   logLines,
   loopback,
   OK,
-  pattern,
   readText,
   readUntilOver,
   sendText,

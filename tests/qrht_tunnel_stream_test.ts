@@ -17,6 +17,7 @@ import {
   openFields,
   openTunnel,
 } from "../lib/tunnel.ts";
+import { assertSameBytes, concat, pattern } from "./support/bytes.ts";
 import { eventually } from "./support/eventually.ts";
 import { carrierPair, cut, type MemoryCarrier, ScriptedCarrier } from "./support/memory_carrier.ts";
 import {
@@ -46,33 +47,6 @@ function data(bytes: Uint8Array | string): Uint8Array {
 
 const utf8 = new TextEncoder();
 const text = new TextDecoder();
-
-function concat(...parts: Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let offset = 0;
-  for (const part of parts) {
-    bytes.set(part, offset);
-    offset += part.length;
-  }
-  return bytes;
-}
-
-/** Bytes in which a lost, doubled or misplaced piece shows. */
-function pattern(length: number, seed = 1): Uint8Array {
-  const bytes = new Uint8Array(length);
-  for (let i = 0, x = seed; i < length; i++) {
-    x = (Math.imul(x, 1_103_515_245) + 12_345) >>> 0;
-    bytes[i] = x >>> 16;
-  }
-  return bytes;
-}
-
-/** Compares fast: `assertEquals()` takes seconds for megabytes. */
-function assertSameBytes(actual: Uint8Array, expected: Uint8Array): void {
-  assertEquals(actual.length, expected.length);
-  const wrong = actual.findIndex((byte, i) => byte !== expected[i]);
-  assertEquals(wrong, -1, `wrong byte at offset ${wrong}`);
-}
 
 /** Lets everything happen that needs no event of the system. */
 async function settled(): Promise<void> {

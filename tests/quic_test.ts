@@ -26,6 +26,7 @@ import {
   StreamResetError,
   StreamStoppedError,
 } from "../lib/quic/mod.ts";
+import { assertSameBytes, pattern } from "./support/bytes.ts";
 import { eventually } from "./support/eventually.ts";
 import {
   ALPN,
@@ -56,14 +57,6 @@ function quicTest(name: string, fn: () => Promise<void>): void {
   });
 }
 
-/** Bytes that differ with their place, so that none can be missing, twice, or in another's place. */
-function pattern(length: number, seed = 1): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(length);
-  const random = seededRandom(seed);
-  for (let i = 0; i < length; i++) bytes[i] = random() * 256;
-  return bytes;
-}
-
 /** Reads `length` bytes, or up to the end; in reads of `bufferBytes`. */
 async function read(
   stream: QuicStream,
@@ -90,12 +83,6 @@ async function read(
 
 function sha256(bytes: Uint8Array): string {
   return createHash("sha256").update(bytes).digest("hex");
-}
-
-/** Equality of many bytes without a page of differences. */
-function assertSameBytes(actual: Uint8Array, expected: Uint8Array): void {
-  assertEquals(actual.length, expected.length);
-  assertEquals(sha256(actual), sha256(expected));
 }
 
 /** Both ends of a stream. */

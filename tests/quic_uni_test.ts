@@ -17,7 +17,8 @@ import {
 } from "../lib/quic/mod.ts";
 import { eventually } from "./support/eventually.ts";
 import { readExactly, readToEnd } from "./support/memory_duplex.ts";
-import { assertSameBytes, pattern, soon } from "./support/network.ts";
+import { assertSameBytes, pattern } from "./support/bytes.ts";
+import { soon } from "./support/network.ts";
 import { assertNothingLive, connectPair, type QuicPair } from "./support/quic.ts";
 import { withRelayedPair } from "./support/relayed_pair.ts";
 import type { UdpRelay, UdpRelayOptions } from "./support/udp_relay.ts";

@@ -9,13 +9,12 @@ import { writeAll } from "../lib/duplex.ts";
 import { ConnectionClosedError, StreamResetError, StreamStoppedError } from "../lib/quic/mod.ts";
 import { eventually } from "./support/eventually.ts";
 import { readExactly, readToEnd } from "./support/memory_duplex.ts";
+import { assertSameBytes, pattern } from "./support/bytes.ts";
 import {
   assertReads,
-  assertSameBytes,
   logLines,
   NOBODY,
   OK,
-  pattern,
   readText,
   readUntilOver,
   requestFor,

@@ -10,6 +10,7 @@ import { pipeDuplex } from "../lib/pipe.ts";
 import { Replay } from "../lib/replay.ts";
 import { type Attempt, RetryingTunnel, type RetryOptions } from "../lib/retrying_tunnel.ts";
 import { acceptTunnel, type FailureCode, openTunnel } from "../lib/tunnel.ts";
+import { pattern } from "./support/bytes.ts";
 import { eventually } from "./support/eventually.ts";
 import { carrierPair, cut, type MemoryCarrier } from "./support/memory_carrier.ts";
 import {
@@ -39,16 +40,6 @@ function test(name: string, fn: () => Promise<void>): void {
 
 const utf8 = new TextEncoder();
 const text = new TextDecoder();
-
-/** Bytes in which a lost, doubled or misplaced piece shows. */
-function pattern(length: number, seed = 1): Uint8Array {
-  const bytes = new Uint8Array(length);
-  for (let i = 0, x = seed; i < length; i++) {
-    x = (Math.imul(x, 1_103_515_245) + 12_345) >>> 0;
-    bytes[i] = x >>> 16;
-  }
-  return bytes;
-}
 
 /** Lets so many microtasks pass. */
 async function turns(count: number): Promise<void> {

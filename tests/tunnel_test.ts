@@ -9,14 +9,13 @@ import { type AddressInfo, createServer, type Socket } from "node:net";
 import { type Duplex, writeAll } from "../lib/duplex.ts";
 import { eventually } from "./support/eventually.ts";
 import { readExactly, readToEnd } from "./support/memory_duplex.ts";
+import { assertSameBytes, pattern } from "./support/bytes.ts";
 import {
   assertReads,
-  assertSameBytes,
   logLines,
   Network,
   OK,
   openTunnel,
-  pattern,
   readText,
   readUntilOver,
   requestFor,

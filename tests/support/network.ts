@@ -13,6 +13,7 @@ import { configureLog, resetLog } from "../../lib/log.ts";
 import { live } from "../../lib/quic/mod.ts";
 import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
 import { runServer, type ServerConfig } from "../../server.ts";
+import { pattern } from "./bytes.ts";
 import { eventually } from "./eventually.ts";
 import { readExactly, readToEnd } from "./memory_duplex.ts";
 import { assertNothingLive, clientTls, serverTls } from "./quic.ts";
@@ -297,21 +298,4 @@ export async function ask(net: Network, server: Server, request: string): Promis
   const answer = await readText(client);
   client.abort();
   return answer;
-}
-
-/** Bytes in which a lost, doubled or misplaced piece shows. */
-export function pattern(length: number, seed = 1): Uint8Array {
-  const bytes = new Uint8Array(length);
-  for (let i = 0, x = seed; i < length; i++) {
-    x = (Math.imul(x, 1_103_515_245) + 12_345) >>> 0;
-    bytes[i] = x >>> 16;
-  }
-  return bytes;
-}
-
-/** Compares fast: `assertEquals()` takes seconds for megabytes. */
-export function assertSameBytes(actual: Uint8Array, expected: Uint8Array): void {
-  assertEquals(actual.length, expected.length);
-  const wrong = actual.findIndex((byte, i) => byte !== expected[i]);
-  assertEquals(wrong, -1, `wrong byte at offset ${wrong}`);
 }
