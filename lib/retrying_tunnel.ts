@@ -75,6 +75,7 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
         this.#leave(next);
         next = undefined;
       }
+      if (this.#isSettled) return;
       if (!next && result === "gone" && !this.#answered) return this.#giveUp(error);
       if (!next) return this.#settle(result === "gone" ? this.#answered : undefined);
       if (result === "gone") this.#leave(this.#current);
