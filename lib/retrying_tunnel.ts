@@ -21,6 +21,8 @@ export interface RetryOptions<Cause extends string> {
    * @default {65536}
    */
   readonly replayBytes?: number;
+  /** Time that an attempt which has failed has for all of its own answer. @default {10000} */
+  readonly answerTimeoutMs?: number;
   /** Application error code for an attempt that another one has replaced. @default {0} */
   readonly movedCode?: number;
   /** Makes another attempt, with another agent; undefined when there is none, or the cause is not worth it. */
@@ -55,7 +57,7 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
     const { timeoutMs } = options;
     if (timeoutMs > 0) {
       this.#timer = setTimeout(() => {
-        if (this.#answered) this.#settle(this.#answered);
+        if (this.#answered) this.#answer(this.#answered);
         else this.#giveUp(new Error(`no agent has connected the tunnel within ${timeoutMs} ms`));
       }, timeoutMs);
     }
@@ -77,7 +79,8 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
       }
       if (this.#isSettled) return;
       if (!next && result === "gone" && !this.#answered) return this.#giveUp(error);
-      if (!next) return this.#settle(result === "gone" ? this.#answered : undefined);
+      if (!next && result === "connected") return this.#settle();
+      if (!next) return this.#answer(result === "gone" ? this.#answered! : this.#current);
       if (result === "gone") this.#leave(this.#current);
       else this.#keepAnswer(this.#current);
       this.#current = next;
@@ -106,16 +109,22 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
     attempt?.carrier.abort(this.#options.movedCode);
   }
 
-  /** @param instead the attempt that the client gets in place of the present one */
-  #settle(instead: Attempt<Cause> | undefined): void {
+  /** The client gets the answer of an attempt that has failed. */
+  #answer(attempt: Attempt<Cause>): void {
+    if (attempt !== this.#current) {
+      this.#leave(this.#current);
+      this.#current = attempt;
+      this.#answered = undefined;
+    }
+    this.#settle();
+    this.#timer = setTimeout(() => this.abort(), this.#options.answerTimeoutMs ?? 10_000);
+  }
+
+  /** The client gets the present attempt. */
+  #settle(): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
     clearTimeout(this.#timer);
-    if (instead) {
-      this.#leave(this.#current);
-      this.#current = instead;
-      this.#answered = undefined;
-    }
     this.#keepAnswer(undefined);
     this.#replay.fix();
     this.#feeding.then(() => this.#replay.clear(), () => this.#replay.clear());
@@ -124,7 +133,8 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
 
   #giveUp(reason: unknown, code?: number): void {
     this.#settled.reject(reason);
-    this.#settle(undefined);
+    this.#settle();
+    clearTimeout(this.#timer);
     this.#current.carrier.abort(code);
   }
 
@@ -162,6 +172,7 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#isSettled) this.abort();
+    clearTimeout(this.#timer);
     await this.#current.carrier[Symbol.asyncDispose]();
   }
 }

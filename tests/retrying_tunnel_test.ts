@@ -87,9 +87,13 @@ class FakeAgent {
     this.#result.resolve({ code: "connected" });
   }
 
-  /** Says why it is not, and answers the client in its stead. */
-  async failed(cause: Cause, answer: string): Promise<void> {
+  fails(cause: Cause): void {
     this.#result.resolve({ code: cause });
+  }
+
+  /** Says why it is not connected, and answers the client in its stead. */
+  async failed(cause: Cause, answer: string): Promise<void> {
+    this.fails(cause);
     await this.says(answer);
   }
 
@@ -896,6 +900,16 @@ test("RetryingTunnel gives an answer that it has when another agent takes longer
   second.gone();
   await settled();
   assertEquals(await readText(tunnel), "503");
+  await tunnel[Symbol.asyncDispose]();
+});
+
+test("RetryingTunnel ends an answer that does not come to its end within answerTimeoutMs", async () => {
+  const agent = new FakeAgent();
+  const { tunnel } = tunnelTo([agent], { answerTimeoutMs: 20 });
+  agent.fails("refused");
+  await writeAll(agent.far, utf8.encode("502, and then nothing"));
+  await assertRejects(() => readToEnd(tunnel));
+  assert(agent.carrier.resetCode !== undefined);
   await tunnel[Symbol.asyncDispose]();
 });
 
