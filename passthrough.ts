@@ -83,11 +83,7 @@ async function introduceClient(
   version: PassthroughConfig["proxyProtocol"] = "off",
 ): Promise<void> {
   if (version === "off") return;
-  const header = {
-    ...(client && { client }),
-    ...(listener && { listener }),
-    ...(tunnelId && { uniqueId: tunnelId }),
-  };
+  const header = { client, listener, uniqueId: tunnelId };
   await writeAll(upstream, formatProxyHeader(version === "v1" ? 1 : 2, header));
 }
 

@@ -6,15 +6,15 @@ import { type Authority, formatAuthority } from "./lib/authority.ts";
 import type { Cidr } from "./lib/cidr.ts";
 import { identifyClient } from "./lib/client.ts";
 import { ConnectedAgent } from "./lib/connected_agent.ts";
-import { DialectCount, speaksQrht } from "./lib/dialect.ts";
+import { DialectCount } from "./lib/dialect.ts";
 import { type Duplex, tcpDuplex } from "./lib/duplex.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
+import { formatSocketAddress } from "./lib/ip_address.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex, summarize } from "./lib/pipe.ts";
-import { formatSocketAddress } from "./lib/ip_address.ts";
 import { serverFlags } from "./lib/program_flags.ts";
-import { Control, ignoreUniStreams } from "./lib/qrht/control.ts";
+import { startControl } from "./lib/qrht/control.ts";
 import {
   type CloseInfo,
   ConnectionClosedError,
@@ -28,7 +28,6 @@ import { AgentRegistry } from "./lib/registry.ts";
 import { Route, type RoutePolicy } from "./lib/route.ts";
 import { loadTlsMaterial } from "./lib/tls.ts";
 import { openFields } from "./lib/tunnel.ts";
-import { version } from "./lib/version.ts";
 
 export interface ServerConfig extends RoutePolicy {
   /** Where clients connect. */
@@ -172,8 +171,7 @@ function serveAgent(
     speaking: dialects.of(alpn).now,
     connections: dialects.of(alpn).ever,
   });
-  if (speaksQrht(alpn)) listenTo(agent, registry, config);
-  else void ignoreUniStreams(connection);
+  listenTo(agent, registry, config);
   connection.closed.then((info) => {
     registry.remove(agent);
     dialects.closed(alpn);
@@ -191,7 +189,7 @@ function listenTo(
   registry: AgentRegistry<ConnectedAgent>,
   { name }: ServerConfig,
 ): void {
-  new Control(agent.connection, { program: "proxy-server", version, ...(name && { name }) }, {
+  startControl(agent.connection, { program: "proxy-server", name }, {
     hello: (hello) => log.info("agent says hello", { ...agent.fields, ...hello }),
     drain: () => {
       registry.remove(agent);
@@ -242,9 +240,9 @@ async function serveClient(
   const since = performance.now();
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   let fields: Record<string, unknown> = { client: addressOf(connection.remoteAddr) };
+  let carrier: Duplex | undefined;
   const leave = () => carrier?.abort();
   signal.addEventListener("abort", leave);
-  let carrier: Duplex | undefined;
   try {
     carrier = tcpDuplex(connection);
     const client = await identifyClient(carrier, connection, config.acceptProxyProtocol ?? []);

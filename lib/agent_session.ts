@@ -5,10 +5,10 @@
 import { lookup } from "node:dns/promises";
 import { type Authority, formatAuthority, isIpAddress } from "./authority.ts";
 import { explainServerCertificate } from "./certificate.ts";
-import { DialectCount, speaksQrht } from "./dialect.ts";
+import { DialectCount } from "./dialect.ts";
 import { messageOf } from "./errors.ts";
 import type { Logger } from "./log.ts";
-import { Control, ignoreUniStreams } from "./qrht/control.ts";
+import { type Control, startControl } from "./qrht/control.ts";
 import { reconnect } from "./reconnect.ts";
 import {
   ConnectionClosedError,
@@ -22,7 +22,6 @@ import {
 } from "./quic/mod.ts";
 import { loadTlsMaterial } from "./tls.ts";
 import { acceptTunnel, type Failure, type IncomingTunnel, openFields } from "./tunnel.ts";
-import { version } from "./version.ts";
 import { within } from "./within.ts";
 
 export interface AgentConfig {
@@ -190,15 +189,14 @@ async function allSettled(running: ReadonlySet<Promise<void>>): Promise<void> {
   while (running.size > 0) await Promise.all(running);
 }
 
-/** The control streams of a connection, where its dialect has some. */
+/** What a server says on its control stream. */
 function listen(
   connection: QuicConnection,
-  config: AgentConfig,
+  { name }: AgentConfig,
   { program, log }: AgentSessionOptions,
   fields: Record<string, unknown>,
 ): Control | undefined {
-  if (!speaksQrht(connection.alpn)) return void ignoreUniStreams(connection);
-  return new Control(connection, { program, version, ...(config.name && { name: config.name }) }, {
+  return startControl(connection, { program, name }, {
     hello: (hello) => log.info("server says hello", { ...fields, ...hello }),
     drain: () => log.info("server drains", fields),
     violated: (error) =>

@@ -8,6 +8,8 @@
  * @module
  */
 
+import { quote } from "./errors.ts";
+
 /** A host and a port. */
 export interface Authority {
   /** An IPv4 address, an IPv6 address without brackets, or a name, in the letter case it came in. */
@@ -43,7 +45,6 @@ export class AuthorityError extends Error {
 
 const MAX_HOST_LENGTH = 255;
 const MAX_LABEL_LENGTH = 63;
-const MAX_QUOTED_LENGTH = 100;
 
 /**
  * Reads `host:port`, where host is an IPv4 address, an IPv6 address in brackets, or a name of letters,
@@ -148,9 +149,4 @@ function isIpv6(text: string): boolean {
   const groups = parts.flat();
   if (!groups.every((group) => /^[0-9a-fA-F]{1,4}$/.test(group))) return false;
   return halves.length === 2 ? groups.length <= 7 : groups.length === 8;
-}
-
-function quote(text: string): string {
-  const long = text.length > MAX_QUOTED_LENGTH;
-  return JSON.stringify(long ? `${text.slice(0, MAX_QUOTED_LENGTH)}...` : text);
 }

@@ -10,6 +10,7 @@
  * @module
  */
 
+import { quote } from "./errors.ts";
 import { formatIp, ipBytes, mapIp, unmapIp } from "./ip_address.ts";
 
 /** A network; made by {@linkcode parseCidr}. */
@@ -25,12 +26,10 @@ export class CidrError extends Error {
   override readonly name = "CidrError";
 
   constructor(text: string, problem: string) {
-    const short = text.length > MAX_QUOTED_LENGTH ? `${text.slice(0, MAX_QUOTED_LENGTH)}...` : text;
-    super(`bad network ${JSON.stringify(short)}: ${problem}`);
+    super(`bad network ${quote(text)}: ${problem}`);
   }
 }
 
-const MAX_QUOTED_LENGTH = 100;
 const MAPPED_PREFIX_LENGTH = 96;
 
 /**

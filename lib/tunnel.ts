@@ -16,6 +16,7 @@ import {
   type ResultCode,
 } from "./qrht/messages.ts";
 import { type Carrier, StreamCode, TunnelStream } from "./qrht/tunnel_stream.ts";
+import type { Attempt } from "./retrying_tunnel.ts";
 import { within } from "./within.ts";
 
 /** Why an agent has not connected a tunnel. */
@@ -25,9 +26,7 @@ export type FailureCode = Exclude<ResultCode, "connected">;
 export type Failure = Result & { readonly code: FailureCode };
 
 /** The server's end of a tunnel. */
-export interface OutgoingTunnel {
-  /** Takes the client's bytes at once. To be read once there is a result. */
-  readonly carrier: Duplex & Required<Pick<Duplex, "stop">>;
+export interface OutgoingTunnel extends Attempt<FailureCode> {
   /** What the agent says; in the raw dialect it says nothing, which counts as connected. Rejects when it is gone. */
   readonly result: Promise<Result>;
 }

@@ -1,8 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { messageOf } from "../errors.ts";
+import { speaksQrht } from "../dialect.ts";
 import { writeAll } from "../duplex.ts";
+import { messageOf } from "../errors.ts";
+import { version } from "../version.ts";
 import { encodeFrame, type FrameEvent, FrameParser, FrameType, ProtocolError } from "./frame.ts";
 import { decodeDrain, decodeHello, encodeDrain, encodeHello, type Hello } from "./messages.ts";
 import type { Carrier } from "./tunnel_stream.ts";
@@ -114,6 +116,16 @@ export class Control {
         throw new ProtocolError(`a frame of type ${type} on a control stream`);
     }
   }
+}
+
+/** The control streams of a connection whose dialect has some; the others' unidirectional streams mean nothing. */
+export function startControl(
+  connection: ControlConnection & { readonly alpn: string },
+  hello: Pick<Hello, "program" | "name">,
+  events: ControlEvents,
+): Control | undefined {
+  if (!speaksQrht(connection.alpn)) return void ignoreUniStreams(connection);
+  return new Control(connection, { ...hello, version }, events);
 }
 
 function openOwn(connection: ControlConnection): Pick<Carrier, "write"> | undefined {

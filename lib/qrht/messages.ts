@@ -55,10 +55,10 @@ export interface Result {
 
 /** What either end tells of itself. All of it is the peer's word, for logs. */
 export interface Hello {
-  readonly program?: string;
-  readonly version?: string;
+  readonly program?: string | undefined;
+  readonly version?: string | undefined;
   /** What its operator calls it. */
-  readonly name?: string;
+  readonly name?: string | undefined;
   readonly features: readonly string[];
 }
 

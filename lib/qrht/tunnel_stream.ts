@@ -22,6 +22,9 @@ export interface Carrier extends Duplex {
 /** Application error codes of tunnel streams. */
 export const StreamCode = { Aborted: 0, ProtocolError: 2, Moved: 3 } as const;
 
+/** Types of the frames that tunnel streams begin with. */
+type FirstFrame = typeof FrameType.Open | typeof FrameType.Result;
+
 /** DATA of up to this many bytes is copied behind its head, and so goes in one piece. */
 const MAX_COPIED_BYTES = 4096;
 
@@ -59,7 +62,7 @@ export class TunnelStream implements Duplex {
   #finished = false;
 
   /** @param first type of the frame that the peer begins with */
-  constructor(carrier: Carrier, first: typeof FrameType.Open | typeof FrameType.Result) {
+  constructor(carrier: Carrier, first: FirstFrame) {
     this.#carrier = carrier;
     this.#first = first;
     this.#parser = new FrameParser(first);
@@ -67,7 +70,7 @@ export class TunnelStream implements Duplex {
 
   /** Sends this end's first frame; whatever is written meanwhile follows it. */
   async sendFirst(
-    type: typeof FrameType.Open | typeof FrameType.Result,
+    type: FirstFrame,
     payload: Uint8Array,
   ): Promise<void> {
     await this.#open(encodeFrame(type, payload));
@@ -81,7 +84,7 @@ export class TunnelStream implements Duplex {
 
   /** Sends this end's first frame together with what is written next, or alone when that takes too long. */
   holdFirst(
-    type: typeof FrameType.Open | typeof FrameType.Result,
+    type: FirstFrame,
     payload: Uint8Array,
   ): void {
     this.#held = encodeFrame(type, payload);

@@ -292,7 +292,12 @@ export class QuicConnection implements StreamTransport {
 
   #isSettled(now: number): boolean {
     return !this.#flushCut && !this.#fins.pending &&
-      isQuiet(this.#native, now - this.#receivedAt, this.#settings.idleTimeoutMs);
+      isQuiet(
+        this.#native,
+        this.#native.stats(),
+        now - this.#receivedAt,
+        this.#settings.idleTimeoutMs,
+      );
   }
 
   /**
@@ -436,13 +441,16 @@ export class QuicConnection implements StreamTransport {
 
   #serveReaders(): void {
     this.#readers.serve(serveReader);
-    for (const { nextId } of [this.#incoming, this.#incomingUni]) {
-      for (let id = nextId; this.#native.streamReadable(id); id += 4) this.#acceptId(id);
-    }
+    this.#acceptReadable(this.#incoming);
+    this.#acceptReadable(this.#incomingUni);
     // What is readable still has no reader, unless there are many, or a new stream has overtaken one before it.
     const now = performance.now();
     if (this.#native.isReadable()) this.#readers.scan(now, serveReader, () => this.#readable());
     if (this.#readers.hasOthers) this.#readers.sweep(now, serveReader);
+  }
+
+  #acceptReadable(streams: IncomingStreams<QuicStream>): void {
+    while (this.#native.streamReadable(streams.nextId)) this.#acceptId(streams.nextId);
   }
 
   *#readable(): Iterable<QuicStream> {

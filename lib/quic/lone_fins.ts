@@ -134,12 +134,13 @@ export class LoneFins {
   }
 
   #look(native: NativeConnection, now: number, idleForMs: number, idleTimeoutMs: number): State {
-    const { sent, lost } = native.stats();
+    const stats = native.stats();
+    const { sent, lost } = stats;
     if (lost !== this.#lost) {
       this.#lost = lost;
       this.#lossyUntil = now + LOSSY_MS;
     }
-    const quiet = isQuiet(native, idleForMs, idleTimeoutMs);
+    const quiet = isQuiet(native, stats, idleForMs, idleTimeoutMs);
     const answerMs = 2 * (native.pathStats()[0]?.rtt ?? 0) + 50;
     return { now, sent, lost, lossy: now < this.#lossyUntil, quiet, answerMs };
   }

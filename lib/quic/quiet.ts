@@ -11,15 +11,16 @@ const CLOCK_SLACK_MS = 5;
  *
  * quiche does not tell what was acknowledged, but then the only timer it has left is that of idling.
  *
+ * @param stats the connection's, as they are now
  * @param idleForMs time for which nothing was heard of the peer
  * @param idleTimeoutMs this end's idle timeout
  */
 export function isQuiet(
   native: NativeConnection,
+  { peerMaxIdleTimeout }: ReturnType<NativeConnection["stats"]>,
   idleForMs: number,
   idleTimeoutMs: number,
 ): boolean {
-  const { peerMaxIdleTimeout } = native.stats();
   const idleMs = peerMaxIdleTimeout > 0
     ? Math.min(idleTimeoutMs, peerMaxIdleTimeout)
     : idleTimeoutMs;
