@@ -43,6 +43,23 @@ const RETRY_CAUSES = [
 
 /** The flags that all programs have. */
 export const commonFlags = {
+  halfOpenTimeoutMs: durationFlag("half-open-timeout", {
+    default: "5m",
+    help:
+      "how long a tunnel of which one direction has ended may be silent in the other; 0 for ever",
+  }),
+  idleTimeoutMs: durationFlag("idle-timeout", {
+    default: "0s",
+    help: "how long a tunnel may be silent in both directions; 0 for ever",
+  }),
+  writeTimeoutMs: durationFlag("write-timeout", {
+    default: "0s",
+    help: "how long a tunnel's peer may take none of the bytes that wait for it; 0 for ever",
+  }),
+  drainTimeoutMs: durationFlag("drain-timeout", {
+    default: "30s",
+    help: "how long tunnels may go on when the program is told to stop; no new ones are taken",
+  }),
   alpn: listFlag("alpn", {
     default: [QRHT_ALPN, RAW_ALPN],
     valueName: "names",
@@ -114,6 +131,28 @@ export const serverFlags = {
     default: ["draining", "overloaded", "gone"],
     help: "why a tunnel that an agent has not connected is tried with another one",
   }),
+  balance: choiceFlag("balance", ["round-robin", "least-streams", "random-two"], {
+    default: "round-robin",
+    help: "which agent a tunnel goes to",
+  }),
+  maxConnections: integerFlag("max-connections", {
+    default: 20_000,
+    min: 1,
+    valueName: "count",
+    help: "TCP connections served at a time; further ones are closed at once",
+  }),
+  maxAgents: integerFlag("max-agents", {
+    default: 1_000,
+    min: 1,
+    valueName: "count",
+    help: "agents connected at a time; further ones are sent away",
+  }),
+  maxPending: integerFlag("max-pending", {
+    default: 1_000,
+    min: 1,
+    valueName: "count",
+    help: "TCP connections that may wait at a time for an agent, or for a stream of one",
+  }),
   acceptProxyProtocol: cidrListFlag("accept-proxy-protocol", {
     help:
       "networks of load balancers, whose connections begin with a PROXY protocol header that says who the client is",
@@ -122,7 +161,7 @@ export const serverFlags = {
 } as const satisfies FlagTable;
 
 /** The flags that tell an agent of either sort how to reach the server and for how long to dial. */
-export const agentFlags = {
+const sessionFlags = {
   server: addressFlag("server", {
     default: "127.0.0.1:9999",
     help: "where the server listens for QUIC",
@@ -153,11 +192,12 @@ export const agentFlags = {
     minMs: 1,
     help: "how long connecting to a target by TCP may take",
   }),
-  drainTimeoutMs: durationFlag("drain-timeout", {
-    default: "0s",
-    help: "how long tunnels may go on when the agent is told to stop; no new ones are taken",
-  }),
   ...commonFlags,
+} as const satisfies FlagTable;
+
+/** The flags of the CONNECT agent. */
+export const agentFlags = {
+  ...sessionFlags,
 } as const satisfies FlagTable;
 
 /** The flags of the passthrough agent. */
@@ -170,7 +210,7 @@ export const passthroughFlags = {
     default: "off",
     help: "version of the PROXY protocol header that tells the upstream who the client is",
   }),
-  ...agentFlags,
+  ...sessionFlags,
 } as const satisfies FlagTable;
 
 /** The values of `serverFlags`. */

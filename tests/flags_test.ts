@@ -525,6 +525,12 @@ Deno.test({
   name: "serverFlags, agentFlags and passthroughFlags have the defaults of the programs",
   permissions: "none",
   fn() {
+    const common = {
+      halfOpenTimeoutMs: 300_000,
+      idleTimeoutMs: 0,
+      writeTimeoutMs: 0,
+      drainTimeoutMs: 30_000,
+    };
     const files = ["--cert-file=c", "--cert-key", "k"];
     assertEquals(parseFlags(serverFlags, [...files, "-client-ca-file=a"], noEnv), {
       kind: "run",
@@ -538,7 +544,12 @@ Deno.test({
         connectTimeoutMs: 30_000,
         maxAttempts: 3,
         retryOn: ["draining", "overloaded", "gone"],
+        balance: "round-robin",
+        maxConnections: 20_000,
+        maxAgents: 1000,
+        maxPending: 1000,
         acceptProxyProtocol: [],
+        ...common,
         alpn: ["qrht/1", "quic-echo-example"],
         name: undefined,
         v: 0,
@@ -551,7 +562,7 @@ Deno.test({
       certFile: "c",
       certKey: "k",
       dialTimeoutMs: 10_000,
-      drainTimeoutMs: 0,
+      ...common,
       alpn: ["qrht/1", "quic-echo-example"],
       name: undefined,
       v: 0,
