@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
+import { acceptEach } from "./lib/accept.ts";
 import { type Authority, formatAuthority } from "./lib/authority.ts";
 import type { Cidr } from "./lib/cidr.ts";
 import { identifyClient } from "./lib/client.ts";
@@ -21,15 +22,18 @@ import {
   describeClose,
   type QuicConnection,
   QuicEndpoint,
+  type QuicStream,
   tlsAlertOf,
   type TlsIdentity,
 } from "./lib/quic/mod.ts";
-import { AgentRegistry } from "./lib/registry.ts";
+import { AgentRegistry, type RegistryOptions } from "./lib/registry.ts";
 import { Route, type RoutePolicy } from "./lib/route.ts";
+import { Running } from "./lib/running.ts";
+import { Throttle } from "./lib/throttle.ts";
 import { loadTlsMaterial } from "./lib/tls.ts";
 import { openFields } from "./lib/tunnel.ts";
 
-export interface ServerConfig extends RoutePolicy {
+export interface ServerConfig extends RoutePolicy, Omit<RegistryOptions, "random"> {
   /** Where clients connect. */
   readonly listenTcp: Authority;
   /** Where agents connect. */
@@ -38,29 +42,42 @@ export interface ServerConfig extends RoutePolicy {
   readonly alpn: readonly string[];
   /** Networks whose connections begin with a header of the PROXY protocol. @default {[]} */
   readonly acceptProxyProtocol?: readonly Cidr[];
+  /** Clients served at a time; further ones are closed at once. @default {20000} */
+  readonly maxConnections?: number;
+  /** Agents connected at a time; further ones are sent away. @default {1000} */
+  readonly maxAgents?: number;
+  /** Time that tunnels may go on when the server is told to stop; 0 for none. @default {0} */
+  readonly drainTimeoutMs?: number;
   /** What the agents' logs are to call this server. */
   readonly name?: string | undefined;
 }
 
 export interface ServerOptions {
-  /** Stops the server. */
+  /** Stops the server, after the drain. */
   readonly signal: AbortSignal;
   /** Called once both listeners are bound. */
   readonly ready?: (addresses: { tcp: Deno.NetAddr; quic: Deno.NetAddr }) => void;
 }
 
-/** Pause after a failed accept, such as one for want of file descriptors. */
-const ACCEPT_RETRY_MS = 50;
+/** Application error codes of the server (docs/protocol.md, "Errors"). */
+const CloseCode = { Stopped: 0, NoFurtherAgents: 103 } as const;
 
-/** Errors of accepting that concern one client only: a load balancer's health check may end by a reset. */
-const goneBeforeAccepted = [
-  Deno.errors.NotConnected,
-  Deno.errors.ConnectionAborted,
-  Deno.errors.ConnectionReset,
-];
-
-/** Application error code of a server that stops. */
-const SERVER_STOPS = 0;
+/** What the parts of a running server share. */
+interface Server {
+  readonly config: ServerConfig;
+  /** The agents that take tunnels. */
+  readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
+  /** Every agent that is connected. */
+  readonly agents: Set<ConnectedAgent>;
+  readonly clients: Running;
+  readonly dialects: DialectCount;
+  /** Clients that were too many. */
+  readonly refusals: Throttle;
+  /** Aborts when the server is told to stop. */
+  readonly stopping: AbortSignal;
+  /** Aborts when what is still under way is cut off. */
+  readonly ended: AbortSignal;
+}
 
 const log = logger("server");
 
@@ -71,29 +88,54 @@ const log = logger("server");
  */
 export async function runServer(config: ServerConfig, options: ServerOptions): Promise<void> {
   const { signal } = options;
-  const registry = new AgentRegistry<ConnectedAgent>();
   await using endpoint = listenQuic(config);
   using listener = listenTcp(config.listenTcp);
   log.info("tcp listener on {address}", { address: addressOf(listener.addr as Deno.NetAddr) });
   log.info("quic listener on {address}", { address: addressOf(endpoint.addr) });
   options.ready?.({ tcp: listener.addr as Deno.NetAddr, quic: endpoint.addr });
 
-  const stop = () => {
-    listener.close();
-    registry.stopWaiting();
-    void endpoint.close(SERVER_STOPS, "server stopped");
+  const ended = new AbortController();
+  const server: Server = {
+    config,
+    registry: new AgentRegistry(config),
+    agents: new Set(),
+    clients: new Running(),
+    dialects: new DialectCount(),
+    refusals: new Throttle(),
+    stopping: signal,
+    ended: ended.signal,
   };
+  const serveClients = async () => {
+    await acceptEach(listener, log, signal, (client) => takeClient(client, server));
+    await drain(server);
+    server.registry.stopWaiting();
+    ended.abort(new Error("the server stops"));
+    await endpoint.close(CloseCode.Stopped, "server stopped");
+    await server.clients.ended();
+  };
+  const stop = () => listener.close();
   signal.addEventListener("abort", stop);
   try {
     if (signal.aborted) stop();
-    await Promise.all([
-      acceptAgents(endpoint, registry, config),
-      acceptClients(listener, registry, config, signal),
-    ]);
+    await Promise.all([acceptAgents(endpoint, server), serveClients()]);
   } finally {
     signal.removeEventListener("abort", stop);
   }
   log.info("server stopped");
+}
+
+/** Lets tunnels go on for a time, and what they have sent last be delivered. */
+async function drain({ config, agents, clients }: Server): Promise<void> {
+  const { drainTimeoutMs = 0 } = config;
+  if (drainTimeoutMs === 0 || clients.size === 0) return;
+  const giveUpAt = performance.now() + drainTimeoutMs;
+  log.info("draining", { tunnels: clients.size, drainTimeoutMs });
+  for (const agent of agents) agent.control?.drain();
+  if (!await clients.endedWithin(drainTimeoutMs)) {
+    log.warn("tunnels are cut off", { tunnels: clients.size, drainTimeoutMs });
+  }
+  const leftMs = giveUpAt - performance.now();
+  await Promise.all(Array.from(agents, ({ connection }) => connection.settled(leftMs)));
 }
 
 function listenQuic(config: ServerConfig): QuicEndpoint {
@@ -134,12 +176,7 @@ function logFailedHandshake(info: CloseInfo, { host, port }: { host: string; por
   });
 }
 
-async function acceptAgents(
-  endpoint: QuicEndpoint,
-  registry: AgentRegistry<ConnectedAgent>,
-  config: ServerConfig,
-): Promise<void> {
-  const dialects = new DialectCount();
+async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<void> {
   for (;;) {
     log.info("waiting for new quic client session");
     let connection: QuicConnection;
@@ -149,19 +186,29 @@ async function acceptAgents(
       if (error instanceof ConnectionClosedError) return;
       throw error;
     }
-    serveAgent(new ConnectedAgent(connection), registry, dialects, config);
+    const agent = new ConnectedAgent(connection);
+    const refusal = refusalOf(server);
+    if (refusal === undefined) serveAgent(agent, server);
+    else {
+      log.warn("agent refused", { ...agent.fields, reason: refusal });
+      connection.close(CloseCode.NoFurtherAgents, refusal);
+    }
   }
 }
 
+/** Why no further agent is taken; undefined when one is. */
+function refusalOf({ config, agents, stopping }: Server): string | undefined {
+  const { maxAgents = 1_000 } = config;
+  if (stopping.aborted) return "the server drains";
+  return agents.size < maxAgents ? undefined : `${maxAgents} agents are connected already`;
+}
+
 /** Offers an agent clients until it drains or its connection ends. */
-function serveAgent(
-  agent: ConnectedAgent,
-  registry: AgentRegistry<ConnectedAgent>,
-  dialects: DialectCount,
-  config: ServerConfig,
-): void {
+function serveAgent(agent: ConnectedAgent, server: Server): void {
+  const { registry, agents, dialects } = server;
   const { connection, fields } = agent;
   const { alpn } = connection;
+  agents.add(agent);
   registry.add(agent);
   dialects.opened(alpn);
   log.info("agent connected", {
@@ -171,8 +218,9 @@ function serveAgent(
     speaking: dialects.of(alpn).now,
     connections: dialects.of(alpn).ever,
   });
-  listenTo(agent, registry, config);
+  listenTo(agent, server);
   connection.closed.then((info) => {
+    agents.delete(agent);
     registry.remove(agent);
     dialects.closed(alpn);
     log.info("agent disconnected", {
@@ -184,16 +232,11 @@ function serveAgent(
 }
 
 /** What an agent says on its control stream. */
-function listenTo(
-  agent: ConnectedAgent,
-  registry: AgentRegistry<ConnectedAgent>,
-  { name }: ServerConfig,
-): void {
-  startControl(agent.connection, { program: "proxy-server", name }, {
+function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server): void {
+  agent.control = startControl(agent.connection, { program: "proxy-server", name }, {
     hello: (hello) => log.info("agent says hello", { ...agent.fields, ...hello }),
     drain: () => {
       registry.remove(agent);
-      agent.drain();
       log.info("agent drains", { ...agent.fields, agents: registry.size });
     },
     violated: (error) =>
@@ -201,42 +244,21 @@ function listenTo(
   });
 }
 
-async function acceptClients(
-  listener: Deno.TcpListener,
-  registry: AgentRegistry<ConnectedAgent>,
-  config: ServerConfig,
-  signal: AbortSignal,
-): Promise<void> {
-  const serving = new Set<Promise<void>>();
-  while (!signal.aborted) {
-    let client: Deno.TcpConn;
-    try {
-      client = await listener.accept();
-    } catch (error) {
-      if (signal.aborted) break;
-      if (goneBeforeAccepted.some((type) => error instanceof type)) {
-        log.debug("client left before it was accepted", { error: messageOf(error) });
-        continue;
-      }
-      log.error("cannot accept a connection", { error: messageOf(error) });
-      await new Promise((resolve) => setTimeout(resolve, ACCEPT_RETRY_MS));
-      continue;
-    }
-    const served = serveClient(client, registry, config, signal).finally(() =>
-      serving.delete(served)
-    );
-    serving.add(served);
-  }
-  await Promise.all(serving);
+/** Serves a client, unless there are too many. */
+function takeClient(connection: Deno.TcpConn, server: Server): void {
+  const { clients, refusals, config: { maxConnections = 20_000 } } = server;
+  if (clients.size < maxConnections) return clients.add(serveClient(connection, server));
+  const client = addressOf(connection.remoteAddr);
+  connection.close();
+  const times = refusals.pass();
+  if (times === undefined) return;
+  const error = `${maxConnections} clients are connected already`;
+  log.warn("clients refused", { client, error, times });
 }
 
 /** Finds an agent for a client and carries its bytes, to their end. */
-async function serveClient(
-  connection: Deno.TcpConn,
-  registry: AgentRegistry<ConnectedAgent>,
-  config: ServerConfig,
-  signal: AbortSignal,
-): Promise<void> {
+async function serveClient(connection: Deno.TcpConn, server: Server): Promise<void> {
+  const { config, registry, ended: signal } = server;
   const since = performance.now();
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   let fields: Record<string, unknown> = { client: addressOf(connection.remoteAddr) };
@@ -254,7 +276,7 @@ async function serveClient(
     const open = { tunnelId, client: address, listener };
     fields = { ...openFields(open), via: via && formatSocketAddress(via) };
     log.debug("accepted tcp connection", fields);
-    const route = new Route(open, { ...config, registry, log, fields, signal });
+    const route = new Route(open, { ...config, registry, log, fields });
     const result = await pipeDuplex(client.carrier, await route.connect(), { signal });
     log.debug("tunnel ended", {
       ...fields,

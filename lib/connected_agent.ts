@@ -3,13 +3,18 @@
 
 import { formatAuthority } from "./authority.ts";
 import { describeCertificate } from "./certificate.ts";
-import type { QuicConnection } from "./quic/mod.ts";
+import type { Control } from "./qrht/control.ts";
+import type { QuicConnection, QuicStream } from "./quic/mod.ts";
 import type { Agent } from "./registry.ts";
 
+/** Agents send a PING every 2 s. One that is silent for longer than this may have vanished. */
+const RESPONSIVE_MS = 3_000;
+
 /** An agent that is connected to this server. */
-export class ConnectedAgent implements Agent {
+export class ConnectedAgent implements Agent<QuicStream> {
   readonly name: string;
-  readonly #draining = new AbortController();
+  /** Its control streams, in the dialect that has some. */
+  control: Control | undefined;
 
   constructor(readonly connection: QuicConnection) {
     this.name = nameOf(connection.peerCertificates?.[0]);
@@ -19,13 +24,20 @@ export class ConnectedAgent implements Agent {
     return this.connection.hasStreamCredit;
   }
 
-  /** Aborts when the agent takes no further tunnels. */
-  get draining(): AbortSignal {
-    return this.#draining.signal;
+  get isResponsive(): boolean {
+    return this.connection.silentForMs < RESPONSIVE_MS;
   }
 
-  drain(): void {
-    this.#draining.abort(new Error(`agent ${this.name} drains`));
+  get load(): number {
+    return this.connection.streamCount;
+  }
+
+  open(): QuicStream {
+    return this.connection.openStreamNow();
+  }
+
+  credit(): Promise<void> {
+    return this.connection.credit();
   }
 
   get fields() {

@@ -3,6 +3,7 @@
 
 /** The flags of the three programs. */
 
+import { balances } from "./balance.ts";
 import { QRHT_ALPN, RAW_ALPN } from "./dialect.ts";
 import {
   addressFlag,
@@ -131,7 +132,7 @@ export const serverFlags = {
     default: ["draining", "overloaded", "gone"],
     help: "why a tunnel that an agent has not connected is tried with another one",
   }),
-  balance: choiceFlag("balance", ["round-robin", "least-streams", "random-two"], {
+  balance: choiceFlag("balance", balances, {
     default: "round-robin",
     help: "which agent a tunnel goes to",
   }),

@@ -1,51 +1,85 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { type Balance, type Candidate, choose } from "./balance.ts";
+
 /** What the registry wants to know of an agent. */
-export interface Agent {
-  /** Whether a stream can be opened without waiting. */
+export interface Agent<Stream> extends Candidate {
+  /** Whether a stream can be opened now. */
   readonly hasCredit: boolean;
+  /** Whether it was heard of lately. One that was not is used only when there is no other: it may have vanished. */
+  readonly isResponsive: boolean;
+  /** Opens a stream, which takes credit. */
+  open(): Stream;
+  /** Resolves, and never rejects, when there is credit, or will never be any. */
+  credit(): Promise<void>;
 }
 
-/** There is no agent, and there was none for as long as the caller wanted to wait. */
+/** No agent could take the tunnel within the time that its caller wanted to wait. */
 export class NoAgentError extends Error {
   override readonly name = "NoAgentError";
 }
 
-interface Waiter<A> {
+export interface RegistryOptions {
+  /** Which agent a tunnel goes to. @default {"round-robin"} */
+  readonly balance?: Balance;
+  /** Callers that may wait at a time. @default {1000} */
+  readonly maxPending?: number;
+  /** Source of numbers from 0 up to 1. @default {Math.random} */
+  readonly random?: () => number;
+}
+
+export interface OpenOptions<A> {
+  /** Time to wait for an agent when there is none; 0 for not at all. */
+  readonly agentWaitMs: number;
+  /** Time to wait for stream credit when no agent has any; 0 for not at all. */
+  readonly creditWaitMs: number;
+  /** Agents that will not do. */
+  readonly except?: ReadonlySet<A>;
+}
+
+/** A stream, and the agent that it leads to. */
+export interface Opened<A, Stream> {
+  readonly agent: A;
+  readonly stream: Stream;
+}
+
+interface Waiter<A, Stream> {
   readonly except: ReadonlySet<A>;
-  resolve(agent: A): void;
+  resolve(opened: Opened<A, Stream>): void;
   reject(error: NoAgentError): void;
 }
 
-/** The agents that are connected, handed out in turn. */
-export class AgentRegistry<A extends Agent> {
+/** The agents that take tunnels, and the callers that wait for one. */
+export class AgentRegistry<A extends Agent<Stream>, Stream> {
   readonly #agents: A[] = [];
-  readonly #waiters = new Set<Waiter<A>>();
-  readonly #maxWaiters: number;
+  readonly #waiters = new Set<Waiter<A, Stream>>();
+  /** Agents that tell when they have credit again. */
+  readonly #watched = new Set<A>();
+  readonly #balance: Balance;
+  readonly #maxPending: number;
+  readonly #random: () => number;
   #next = 0;
   #stopped = false;
 
-  /** @param options.maxWaiters callers that may wait for an agent at a time, default 1000 */
-  constructor(options: { maxWaiters?: number } = {}) {
-    this.#maxWaiters = options.maxWaiters ?? 1000;
+  constructor(options: RegistryOptions = {}) {
+    this.#balance = options.balance ?? "round-robin";
+    this.#maxPending = options.maxPending ?? 1000;
+    this.#random = options.random ?? Math.random;
   }
 
   get size(): number {
     return this.#agents.length;
   }
 
-  /** Callers that wait for an agent. */
-  get waiting(): number {
+  /** Callers that wait. */
+  get pending(): number {
     return this.#waiters.size;
   }
 
   add(agent: A): void {
     this.#agents.push(agent);
-    for (const waiter of [...this.#waiters]) {
-      const taken = this.#take(waiter.except);
-      if (taken) waiter.resolve(taken);
-    }
+    this.#serve();
   }
 
   remove(agent: A): void {
@@ -56,63 +90,105 @@ export class AgentRegistry<A extends Agent> {
   }
 
   /**
-   * The agent whose turn it is; one without stream credit is passed over while another has some.
+   * Opens a stream to an agent. Whoever has to wait is served in turn, by whichever agent has credit first.
    *
-   * @param waitMs how long to wait for an agent when there is none; 0 for not at all
-   * @param except agents that will not do
-   * @throws {NoAgentError} when there was none in that time, or too many callers wait for one already
+   * @throws {NoAgentError} when there was none in time, or too many callers wait already
    */
-  pick(waitMs: number, except: ReadonlySet<A> = new Set()): Promise<A> {
-    const agent = this.#take(except);
-    if (agent) return Promise.resolve(agent);
-    const none = except.size > 0 ? "no other agent is connected" : "no agent is connected";
-    if (waitMs === 0 || this.#stopped) return Promise.reject(new NoAgentError(none));
-    if (this.#waiters.size >= this.#maxWaiters) {
+  open(options: OpenOptions<A>): Promise<Opened<A, Stream>> {
+    const { agentWaitMs, creditWaitMs, except = new Set() } = options;
+    const opened = this.#open(except);
+    if (opened) return Promise.resolve(opened);
+    const waitMs = this.#hasOther(except) ? creditWaitMs : agentWaitMs;
+    if (waitMs === 0 || this.#stopped) {
+      return Promise.reject(new NoAgentError(this.#lack(except)));
+    }
+    if (this.#waiters.size >= this.#maxPending) {
       return Promise.reject(
-        new NoAgentError(`${none}, and ${this.#maxWaiters} connections wait for one`),
+        new NoAgentError(
+          `${this.#lack(except)}, and ${this.#maxPending} connections wait already`,
+        ),
       );
     }
-    return new Promise((resolve, reject) => {
-      const settle = () => {
-        clearTimeout(timer);
-        this.#waiters.delete(waiter);
-      };
-      const waiter: Waiter<A> = {
-        except,
-        resolve: (agent) => (settle(), resolve(agent)),
-        reject: (error) => (settle(), reject(error)),
-      };
-      const timer = setTimeout(
-        () => waiter.reject(new NoAgentError(`no agent connected within ${waitMs} ms`)),
-        waitMs,
-      );
-      this.#waiters.add(waiter);
-    });
+    return this.#wait(waitMs, except);
   }
 
   /** Nobody waits any longer, from now on: whoever does is refused. */
   stopWaiting(): void {
     this.#stopped = true;
     for (const waiter of [...this.#waiters]) {
-      waiter.reject(new NoAgentError("no agent is connected"));
+      waiter.reject(new NoAgentError(this.#lack(waiter.except)));
     }
   }
 
-  #take(except: ReadonlySet<A>): A | undefined {
-    const count = this.#agents.length;
-    let full: number | undefined;
-    for (let tried = 0; tried < count; tried++) {
-      const index = (this.#next + tried) % count;
-      const agent = this.#agents[index]!;
-      if (except.has(agent)) continue;
-      if (agent.hasCredit) return this.#handOut(index);
-      full ??= index;
-    }
-    return full === undefined ? undefined : this.#handOut(full);
+  #wait(waitMs: number, except: ReadonlySet<A>): Promise<Opened<A, Stream>> {
+    return new Promise((resolve, reject) => {
+      const settle = () => {
+        clearTimeout(timer);
+        this.#waiters.delete(waiter);
+      };
+      const waiter: Waiter<A, Stream> = {
+        except,
+        resolve: (opened) => (settle(), resolve(opened)),
+        reject: (error) => (settle(), reject(error)),
+      };
+      const timer = setTimeout(
+        () => waiter.reject(new NoAgentError(`${this.#lack(except)} within ${waitMs} ms`)),
+        waitMs,
+      );
+      this.#waiters.add(waiter);
+      this.#watchCredit();
+    });
   }
 
-  #handOut(index: number): A {
+  #serve(): void {
+    for (const waiter of [...this.#waiters]) {
+      const opened = this.#open(waiter.except);
+      if (opened) waiter.resolve(opened);
+      // Nobody behind would get more.
+      else if (waiter.except.size === 0) break;
+    }
+    if (this.#waiters.size > 0) this.#watchCredit();
+  }
+
+  #watchCredit(): void {
+    for (const agent of this.#agents) {
+      if (this.#watched.has(agent) || agent.hasCredit) continue;
+      this.#watched.add(agent);
+      agent.credit().then(() => {
+        this.#watched.delete(agent);
+        if (this.#agents.includes(agent)) this.#serve();
+      });
+    }
+  }
+
+  #open(except: ReadonlySet<A>): Opened<A, Stream> | undefined {
+    const usable = (agent: A) => !except.has(agent) && agent.hasCredit;
+    const index = this.#choose((agent) => agent.isResponsive && usable(agent)) ??
+      this.#choose(usable);
+    if (index === undefined) return undefined;
     this.#next = (index + 1) % this.#agents.length;
-    return this.#agents[index]!;
+    const agent = this.#agents[index]!;
+    return { agent, stream: agent.open() };
+  }
+
+  #choose(usable: (agent: A) => boolean): number | undefined {
+    return choose(this.#balance, {
+      candidates: this.#agents,
+      next: this.#next,
+      usable,
+      random: this.#random,
+    });
+  }
+
+  #hasOther(except: ReadonlySet<A>): boolean {
+    return this.#agents.some((agent) => !except.has(agent));
+  }
+
+  /** What there is not. */
+  #lack(except: ReadonlySet<A>): string {
+    const other = except.size > 0 ? "other " : "";
+    return this.#hasOther(except)
+      ? `no ${other}agent has room for another stream`
+      : `no ${other}agent is connected`;
   }
 }

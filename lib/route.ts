@@ -6,7 +6,7 @@ import type { Duplex } from "./duplex.ts";
 import type { Logger } from "./log.ts";
 import type { Open } from "./qrht/messages.ts";
 import { StreamCode } from "./qrht/tunnel_stream.ts";
-import { ConnectionClosedError, type QuicStream } from "./quic/mod.ts";
+import type { QuicStream } from "./quic/mod.ts";
 import type { AgentRegistry } from "./registry.ts";
 import { RetryingTunnel } from "./retrying_tunnel.ts";
 import { type FailureCode, openTunnel, type OutgoingTunnel } from "./tunnel.ts";
@@ -18,7 +18,7 @@ export type Cause = FailureCode | "gone";
 export interface RoutePolicy {
   /** Time a tunnel waits for an agent when there is none; 0 for not at all. */
   readonly agentWaitMs: number;
-  /** Time a tunnel waits for a stream of an agent that has no credit left. @default {10000} */
+  /** Time a tunnel waits for a stream when no agent has credit left. @default {10000} */
   readonly openTimeoutMs?: number;
   /** Time until an agent has connected a tunnel, all attempts together. @default {30000} */
   readonly connectTimeoutMs?: number;
@@ -29,12 +29,10 @@ export interface RoutePolicy {
 }
 
 export interface RouteOptions extends RoutePolicy {
-  readonly registry: AgentRegistry<ConnectedAgent>;
+  readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
   readonly log: Logger;
   /** What the log says of the client. */
   readonly fields: Readonly<Record<string, unknown>>;
-  /** Gives up waiting for an agent. */
-  readonly signal: AbortSignal;
 }
 
 const defaults = {
@@ -85,35 +83,17 @@ export class Route {
     return await this.#attempt(LEFT.includes(cause) ? agentWaitMs : 0);
   }
 
-  /** The agent whose turn it is, without those that had the tunnel already. */
-  async #attempt(waitMs: number): Promise<OutgoingTunnel> {
-    const { registry, maxAttempts } = this.#options;
-    for (;;) {
-      if (this.#tried.size >= maxAttempts) throw new Error(`${maxAttempts} agents were tried`);
-      const agent = await registry.pick(waitMs, this.#tried);
-      this.#tried.add(agent);
-      try {
-        return this.#tunnel(agent, await this.#openStream(agent));
-      } catch (error) {
-        const left = error instanceof ConnectionClosedError || agent.draining.aborted;
-        if (!left) throw error;
-      }
-    }
-  }
-
-  async #openStream(agent: ConnectedAgent): Promise<QuicStream> {
-    const { openTimeoutMs, signal } = this.#options;
-    const late = new AbortController();
-    const timer = setTimeout(() => {
-      late.abort(new Error(`no stream credit from agent ${agent.name} in ${openTimeoutMs} ms`));
-    }, openTimeoutMs);
-    try {
-      return await agent.connection.openStream({
-        signal: AbortSignal.any([signal, agent.draining, late.signal]),
-      });
-    } finally {
-      clearTimeout(timer);
-    }
+  /** Another agent than those that had the tunnel already. */
+  async #attempt(agentWaitMs: number): Promise<OutgoingTunnel> {
+    const { registry, maxAttempts, openTimeoutMs } = this.#options;
+    if (this.#tried.size >= maxAttempts) throw new Error(`${maxAttempts} agents were tried`);
+    const { agent, stream } = await registry.open({
+      agentWaitMs,
+      creditWaitMs: openTimeoutMs,
+      except: this.#tried,
+    });
+    this.#tried.add(agent);
+    return this.#tunnel(agent, stream);
   }
 
   #tunnel(agent: ConnectedAgent, stream: QuicStream): OutgoingTunnel {

@@ -13,6 +13,7 @@ const layers: readonly (readonly string[])[] = [
   [
     "lib/authority.ts",
     "lib/backoff.ts",
+    "lib/balance.ts",
     "lib/cidr.ts",
     "lib/connect_head.ts",
     "lib/dialect.ts",
@@ -20,6 +21,8 @@ const layers: readonly (readonly string[])[] = [
     "lib/ip_address.ts",
     "lib/pem.ts",
     "lib/proxy_protocol.ts",
+    "lib/running.ts",
+    "lib/throttle.ts",
     "lib/version.ts",
     "lib/within.ts",
   ],
@@ -29,6 +32,7 @@ const layers: readonly (readonly string[])[] = [
   ["lib/certificate.ts", "lib/duplex.ts", "lib/log.ts"],
   // One mechanism each.
   [
+    "lib/accept.ts",
     "lib/client.ts",
     "lib/dial.ts",
     "lib/pipe.ts",

@@ -10,25 +10,71 @@ import {
 } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
-import { type Agent, AgentRegistry, NoAgentError } from "../lib/registry.ts";
+import { type Agent, AgentRegistry, NoAgentError, type RegistryOptions } from "../lib/registry.ts";
 
 /** Longer than any test takes: what waits for this long waits for something else. */
 const LONG_MS = 60_000;
 
-class FakeAgent implements Agent {
-  constructor(readonly name: string, public hasCredit = true) {}
+/** Opens streams that are called like itself. */
+class FakeAgent implements Agent<string> {
+  isResponsive = true;
+  load = 0;
+  #freed = Promise.withResolvers<void>();
+
+  constructor(readonly name: string, public room = Infinity) {}
+
+  get hasCredit(): boolean {
+    return this.room > 0;
+  }
+
+  open(): string {
+    if (!this.hasCredit) throw new Error("no credit");
+    this.room--;
+    this.load++;
+    return this.name;
+  }
+
+  credit(): Promise<void> {
+    return this.#freed.promise;
+  }
+
+  /** Has room for some more streams. */
+  free(room: number): void {
+    this.room += room;
+    this.#freed.resolve();
+    this.#freed = Promise.withResolvers();
+  }
 }
 
-function registryOf(...names: string[]): [AgentRegistry<FakeAgent>, FakeAgent[]] {
-  const registry = new AgentRegistry<FakeAgent>();
+type FakeRegistry = AgentRegistry<FakeAgent, string>;
+
+const newRegistry = (options?: RegistryOptions) => new AgentRegistry<FakeAgent, string>(options);
+
+function registryOf(...names: string[]): [FakeRegistry, FakeAgent[]] {
+  const registry = newRegistry();
   const agents = names.map((name) => new FakeAgent(name));
   for (const agent of agents) registry.add(agent);
   return [registry, agents];
 }
 
-async function pickNames(registry: AgentRegistry<FakeAgent>, count: number): Promise<string> {
+/** Opens a stream, waiting for an agent or for credit up to a time. */
+async function open(
+  registry: FakeRegistry,
+  waitMs: number,
+  except?: ReadonlySet<FakeAgent>,
+): Promise<string> {
+  const { agent, stream } = await registry.open({
+    agentWaitMs: waitMs,
+    creditWaitMs: waitMs,
+    ...(except && { except }),
+  });
+  assertEquals(stream, agent.name);
+  return stream;
+}
+
+async function names(registry: FakeRegistry, count: number): Promise<string> {
   let names = "";
-  for (let i = 0; i < count; i++) names += (await registry.pick(0)).name;
+  for (let i = 0; i < count; i++) names += await open(registry, 0);
   return names;
 }
 
@@ -36,13 +82,13 @@ function test(name: string, fn: () => void | Promise<void>): void {
   Deno.test({ name, permissions: "none", fn });
 }
 
-test("AgentRegistry.pick() hands out agents in turn", async () => {
+test("AgentRegistry.open() hands out agents in turn", async () => {
   const [registry] = registryOf("a", "b", "c");
   assertEquals(registry.size, 3);
-  assertEquals(await pickNames(registry, 7), "abcabca");
+  assertEquals(await names(registry, 7), "abcabca");
 });
 
-test("AgentRegistry.pick() keeps the turn of the others when an agent is removed", async () => {
+test("AgentRegistry.open() keeps the turn of the others when an agent is removed", async () => {
   for (
     const [picked, removed, after] of [
       [1, 0, "bcdb"],
@@ -56,13 +102,13 @@ test("AgentRegistry.pick() keeps the turn of the others when an agent is removed
     ] as const
   ) {
     const [registry, agents] = registryOf("a", "b", "c", "d");
-    await pickNames(registry, picked);
+    await names(registry, picked);
     registry.remove(agents[removed]!);
-    assertEquals(await pickNames(registry, 4), after, `${picked} picked, ${removed} removed`);
+    assertEquals(await names(registry, 4), after, `${picked} picked, ${removed} removed`);
   }
 });
 
-test("AgentRegistry.pick() is fair to agents that stay while others come and go", async () => {
+test("AgentRegistry.open() is fair to agents that stay while others come and go", async () => {
   const steps = fc.array(fc.oneof(
     fc.constant("pick" as const),
     fc.record({ remove: fc.nat() }),
@@ -74,8 +120,8 @@ test("AgentRegistry.pick() is fair to agents that stay while others come and go"
     let most = 2, sinceLast = 0;
     for (const step of steps) {
       if (step === "pick") {
-        const agent = await registry.pick(0);
-        sinceLast = agent.name === "stays" ? 0 : sinceLast + 1;
+        const name = await open(registry, 0);
+        sinceLast = name === "stays" ? 0 : sinceLast + 1;
         // Every agent that was there meanwhile may have had a turn, and one that came anew once more.
         assertLessOrEqual(sinceLast, most);
         if (sinceLast === 0) most = registry.size;
@@ -91,118 +137,193 @@ test("AgentRegistry.pick() is fair to agents that stay while others come and go"
   }));
 });
 
-test("AgentRegistry.pick() passes over agents without credit", async () => {
+test("AgentRegistry.open() passes over agents without credit", async () => {
   const [registry, [a, b, c]] = registryOf("a", "b", "c");
-  b!.hasCredit = false;
-  assertEquals(await pickNames(registry, 4), "acac");
-  a!.hasCredit = false;
-  assertEquals(await pickNames(registry, 2), "cc");
-  b!.hasCredit = true;
-  assertEquals(await pickNames(registry, 4), "bcbc");
-  c!.hasCredit = false;
-  a!.hasCredit = true;
-  assertEquals(await pickNames(registry, 4), "abab");
+  b!.room = 0;
+  assertEquals(await names(registry, 4), "acac");
+  a!.room = 0;
+  assertEquals(await names(registry, 2), "cc");
+  b!.room = Infinity;
+  assertEquals(await names(registry, 4), "bcbc");
+  c!.room = 0;
+  a!.room = Infinity;
+  assertEquals(await names(registry, 4), "abab");
 });
 
-test("AgentRegistry.pick() spreads callers over agents none of which has credit", async () => {
-  const [registry, agents] = registryOf("a", "b", "c");
-  for (const agent of agents) agent.hasCredit = false;
-  assertEquals(await pickNames(registry, 6), "abcabc");
+test("AgentRegistry.open() passes over agents that are silent, unless nobody else has credit", async () => {
+  const [registry, [a, b]] = registryOf("a", "b");
+  a!.isResponsive = false;
+  assertEquals(await names(registry, 3), "bbb");
+  b!.room = 0;
+  assertEquals(await names(registry, 2), "aa");
+  b!.room = Infinity;
+  b!.isResponsive = false;
+  assertEquals(await names(registry, 4), "baba");
+});
+
+test("AgentRegistry.open() takes the agent with the fewest streams when it is to", async () => {
+  const registry = newRegistry({ balance: "least-streams" });
+  const a = new FakeAgent("a"), b = new FakeAgent("b"), c = new FakeAgent("c", 3);
+  for (const agent of [a, b, c]) registry.add(agent);
+  a.load = 2;
+  assertEquals(await names(registry, 6), "bcbcab");
+});
+
+test("AgentRegistry.open() waits for credit, and is served in turn by whoever has some first", async () => {
+  const registry = newRegistry();
+  const a = new FakeAgent("a", 0), b = new FakeAgent("b", 0);
+  registry.add(a);
+  const opened: string[] = [];
+  const waiting = ["1", "2", "3", "4"].map(async (caller) => {
+    opened.push(caller + await open(registry, LONG_MS));
+  });
+  assertEquals(registry.pending, 4);
+  registry.add(b);
+  b.free(1);
+  await waiting[0];
+  a.free(2);
+  await Promise.all(waiting.slice(1, 3));
+  assertEquals(opened, ["1b", "2a", "3a"]);
+  assertEquals(registry.pending, 1);
+  registry.add(new FakeAgent("c"));
+  await deadline(Promise.all(waiting), LONG_MS);
+  assertEquals(opened, ["1b", "2a", "3a", "4c"]);
+});
+
+test("AgentRegistry.open() waits for credit of an agent that it may use", async () => {
+  const registry = newRegistry();
+  const a = new FakeAgent("a", 0), b = new FakeAgent("b", 0);
+  registry.add(a);
+  registry.add(b);
+  const choosy = open(registry, LONG_MS, new Set([a]));
+  const other = open(registry, LONG_MS);
+  a.free(1);
+  assertEquals(await other, "a");
+  assertEquals(registry.pending, 1);
+  b.free(1);
+  assertEquals(await choosy, "b");
+});
+
+test("AgentRegistry.open() gives up waiting for credit", async () => {
+  const registry = newRegistry();
+  registry.add(new FakeAgent("a", 0));
+  const error = await assertRejects(() => open(registry, 0), NoAgentError);
+  assertEquals(error.message, "no agent has room for another stream");
+  await assertRejects(
+    () => open(registry, 20),
+    NoAgentError,
+    "no agent has room for another stream within 20 ms",
+  );
+  assertEquals(registry.pending, 0);
+});
+
+test("AgentRegistry.remove() takes an agent away from those who wait for its credit", async () => {
+  const registry = newRegistry();
+  const a = new FakeAgent("a", 0);
+  registry.add(a);
+  const waiting = open(registry, LONG_MS);
+  registry.remove(a);
+  a.free(1);
+  registry.add(new FakeAgent("b"));
+  assertEquals(await waiting, "b");
 });
 
 test("AgentRegistry.remove() does nothing for an agent that is not there", async () => {
   const [registry, agents] = registryOf("a", "b");
-  await registry.pick(0);
+  await open(registry, 0);
   registry.remove(agents[0]!);
   registry.remove(agents[0]!);
   registry.remove(new FakeAgent("stranger"));
   assertEquals(registry.size, 1);
-  assertEquals(await pickNames(registry, 2), "bb");
+  assertEquals(await names(registry, 2), "bb");
 });
 
-test("AgentRegistry.pick() refuses at once when there is no agent and waitMs is 0", async () => {
-  const registry = new AgentRegistry<FakeAgent>();
-  const error = await assertRejects(() => registry.pick(0), NoAgentError, "no agent is connected");
+test("AgentRegistry.open() refuses at once when there is no agent and it may not wait", async () => {
+  const registry = newRegistry();
+  const error = await assertRejects(() => open(registry, 0), NoAgentError, "no agent is connected");
   assertEquals(error.name, "NoAgentError");
   assertInstanceOf(error, Error);
-  assertEquals(registry.waiting, 0);
+  assertEquals(registry.pending, 0);
 });
 
-test("AgentRegistry.pick() waits for an agent, and is served in turn when some arrive", async () => {
-  const registry = new AgentRegistry<FakeAgent>();
-  const picks = Promise.all([1, 2, 3].map(() => registry.pick(LONG_MS)));
-  assertEquals(registry.waiting, 3);
-  const a = new FakeAgent("a"), b = new FakeAgent("b");
-  registry.add(a);
-  assertEquals(registry.waiting, 0);
-  registry.add(b);
-  assertEquals(await deadline(picks, LONG_MS), [a, a, a]);
-  const next = await pickNames(registry, 4);
+test("AgentRegistry.open() refuses at once when there is no other agent", async () => {
+  const [registry, agents] = registryOf("a");
+  await assertRejects(
+    () => open(registry, 0, new Set(agents)),
+    NoAgentError,
+    "no other agent is connected",
+  );
+});
+
+test("AgentRegistry.open() waits for an agent, and is served in turn when some arrive", async () => {
+  const registry = newRegistry();
+  const opening = Promise.all([1, 2, 3].map(() => open(registry, LONG_MS)));
+  assertEquals(registry.pending, 3);
+  registry.add(new FakeAgent("a"));
+  assertEquals(registry.pending, 0);
+  registry.add(new FakeAgent("b"));
+  assertEquals(await deadline(opening, LONG_MS), ["a", "a", "a"]);
+  const next = await names(registry, 4);
   assertEquals(next, next.startsWith("a") ? "abab" : "baba");
 });
 
-test("AgentRegistry.pick() serves who waits also with an agent that has no credit", async () => {
-  const registry = new AgentRegistry<FakeAgent>();
-  const pick = registry.pick(LONG_MS);
-  const agent = new FakeAgent("a", false);
-  registry.add(agent);
-  assertEquals(await pick, agent);
-});
-
-test("AgentRegistry.pick() waits anew when all agents have gone", async () => {
+test("AgentRegistry.open() waits anew when all agents have gone", async () => {
   const [registry, agents] = registryOf("a");
-  await registry.pick(0);
+  await open(registry, 0);
   registry.remove(agents[0]!);
   assertEquals(registry.size, 0);
-  await assertRejects(() => registry.pick(0), NoAgentError);
-  const pick = registry.pick(LONG_MS);
-  const b = new FakeAgent("b");
-  registry.add(b);
-  assertEquals(await pick, b);
+  await assertRejects(() => open(registry, 0), NoAgentError);
+  const opening = open(registry, LONG_MS);
+  registry.add(new FakeAgent("b"));
+  assertEquals(await opening, "b");
 });
 
-test("AgentRegistry.pick() gives up after waitMs", async () => {
-  const registry = new AgentRegistry<FakeAgent>();
+test("AgentRegistry.open() gives up waiting for an agent", async () => {
+  const registry = newRegistry();
   const since = performance.now();
-  const patient = registry.pick(LONG_MS);
-  await assertRejects(() => registry.pick(30), NoAgentError, "no agent connected within 30 ms");
+  const patient = open(registry, LONG_MS);
+  await assertRejects(
+    () => open(registry, 30),
+    NoAgentError,
+    "no agent is connected within 30 ms",
+  );
   // A timer counts whole milliseconds.
   assertGreaterOrEqual(performance.now() - since, 29);
   // The one who gave up is forgotten, the other is not.
-  assertEquals(registry.waiting, 1);
-  const agent = new FakeAgent("a");
-  registry.add(agent);
-  assertEquals(await patient, agent);
-});
-
-test("AgentRegistry.pick() refuses when maxWaiters wait already", async () => {
-  const registry = new AgentRegistry<FakeAgent>({ maxWaiters: 2 });
-  const picks = [registry.pick(LONG_MS), registry.pick(LONG_MS)];
-  await assertRejects(
-    () => registry.pick(LONG_MS),
-    NoAgentError,
-    "no agent is connected, and 2 connections wait for one",
-  );
-  assertEquals(registry.waiting, 2);
-  const agent = new FakeAgent("a");
-  registry.add(agent);
-  assertEquals(await Promise.all(picks), [agent, agent]);
-  // Their places are free again.
-  registry.remove(agent);
-  const again = registry.pick(LONG_MS);
-  registry.add(agent);
-  assertEquals(await again, agent);
-});
-
-test("AgentRegistry.stopWaiting() refuses everybody who waits", async () => {
-  const registry = new AgentRegistry<FakeAgent>();
-  const picks = [registry.pick(LONG_MS), registry.pick(LONG_MS)];
-  registry.stopWaiting();
-  assertEquals(registry.waiting, 0);
-  for (const pick of picks) {
-    await assertRejects(() => pick, NoAgentError, "no agent is connected");
-  }
-  // Nobody is left over to be served.
+  assertEquals(registry.pending, 1);
   registry.add(new FakeAgent("a"));
-  assertEquals(registry.waiting, 0);
+  assertEquals(await patient, "a");
+});
+
+test("AgentRegistry.open() refuses when maxPending callers wait already, for whatever", async () => {
+  const registry = newRegistry({ maxPending: 2 });
+  const agent = new FakeAgent("a", 0);
+  const opening = [open(registry, LONG_MS)];
+  registry.add(agent);
+  opening.push(open(registry, LONG_MS));
+  await assertRejects(
+    () => open(registry, LONG_MS),
+    NoAgentError,
+    "no agent has room for another stream, and 2 connections wait already",
+  );
+  assertEquals(registry.pending, 2);
+  agent.free(3);
+  assertEquals(await Promise.all(opening), ["a", "a"]);
+  // Their places are free again, and not needed.
+  assertEquals(await open(registry, 0), "a");
+});
+
+test("AgentRegistry.stopWaiting() refuses everybody who waits, and who would", async () => {
+  const registry = newRegistry();
+  const opening = [open(registry, LONG_MS), open(registry, LONG_MS)];
+  registry.stopWaiting();
+  assertEquals(registry.pending, 0);
+  for (const opened of opening) {
+    await assertRejects(() => opened, NoAgentError, "no agent is connected");
+  }
+  await assertRejects(() => open(registry, LONG_MS), NoAgentError, "no agent is connected");
+  // Nobody is left over to be served.
+  const agent = new FakeAgent("a", 1);
+  registry.add(agent);
+  assertEquals(agent.room, 1);
 });

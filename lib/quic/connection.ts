@@ -49,8 +49,9 @@ export interface OpenStreamOptions {
   readonly signal?: AbortSignal;
 }
 
-interface OpenWaiter {
-  resolve(stream: QuicStream): void;
+interface CreditWaiter {
+  /** There is credit. */
+  serve(): void;
   reject(error: unknown): void;
 }
 
@@ -107,9 +108,10 @@ export class QuicConnection implements StreamTransport {
   readonly #streams = new Map<number, QuicStream>();
   readonly #readers = new StreamQueue<QuicStream>();
   readonly #writers = new StreamQueue<QuicStream>();
-  readonly #openWaiters = new Set<OpenWaiter>();
+  readonly #creditWaiters = new Set<CreditWaiter>();
   readonly #incoming: IncomingStreams<QuicStream>;
   readonly #incomingUni: IncomingStreams<QuicStream>;
+  #streamCount = 0;
   readonly #unsent = new Set<number>();
   readonly #fins = new LoneFins();
   readonly #uncollected = new UncollectedStreams();
@@ -181,6 +183,16 @@ export class QuicConnection implements StreamTransport {
     return this.#established && !this.#closeInfo && this.#native.peerStreamsLeftBidi() > 0;
   }
 
+  /** Bidirectional streams open now, of either end. */
+  get streamCount(): number {
+    return this.#streamCount;
+  }
+
+  /** Time since the last datagram of the peer's, in milliseconds. */
+  get silentForMs(): number {
+    return performance.now() - this.#receivedAt;
+  }
+
   /** The peer's certificates, DER, leaf first; null before it has shown any. */
   get peerCertificates(): Uint8Array[] | null {
     return this.#native.peerCertChain();
@@ -199,7 +211,7 @@ export class QuicConnection implements StreamTransport {
       sentBytes: total.sentBytes,
       receivedBytes: total.recvBytes,
       lostBytes: total.lostBytes,
-      streams: [...this.#streams.keys()].filter((id) => !isUni(id)).length,
+      streams: this.#streamCount,
       streamCredit: this.#established ? this.#native.peerStreamsLeftBidi() : 0,
     };
   }
@@ -216,10 +228,10 @@ export class QuicConnection implements StreamTransport {
     const { signal } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (this.#closeInfo) return Promise.reject(new ConnectionClosedError(this.#closeInfo));
-    if (this.#openWaiters.size === 0 && this.hasStreamCredit) {
-      return Promise.resolve(this.#openNow());
+    if (this.#creditWaiters.size === 0 && this.hasStreamCredit) {
+      return Promise.resolve(this.openStreamNow());
     }
-    if (this.#openWaiters.size >= MAX_OPEN_WAITERS) {
+    if (this.#creditWaiters.size >= MAX_OPEN_WAITERS) {
       return Promise.reject(
         new StreamOpenError(
           `Cannot open a stream: ${MAX_OPEN_WAITERS} callers wait for stream credit already`,
@@ -228,16 +240,43 @@ export class QuicConnection implements StreamTransport {
     }
     return new Promise((resolve, reject) => {
       const settle = () => {
-        this.#openWaiters.delete(waiter);
+        this.#creditWaiters.delete(waiter);
         signal?.removeEventListener("abort", onAbort);
       };
       const onAbort = () => waiter.reject(signal!.reason);
-      const waiter: OpenWaiter = {
-        resolve: (stream) => (settle(), resolve(stream)),
+      const waiter: CreditWaiter = {
+        serve: () => (settle(), resolve(this.openStreamNow())),
         reject: (error) => (settle(), reject(error)),
       };
-      this.#openWaiters.add(waiter);
+      this.#creditWaiters.add(waiter);
       signal?.addEventListener("abort", onAbort);
+    });
+  }
+
+  /**
+   * Opens a bidirectional stream with credit that is there.
+   *
+   * @throws {StreamOpenError} when there is none
+   * @throws {ConnectionClosedError} when the connection has ended
+   */
+  openStreamNow(): QuicStream {
+    if (this.#closeInfo) throw new ConnectionClosedError(this.#closeInfo);
+    if (!this.hasStreamCredit) throw new StreamOpenError("Cannot open a stream: no stream credit");
+    const id = this.#nextLocalId;
+    this.#nextLocalId += 4;
+    return this.#open(id, "both");
+  }
+
+  /** Resolves, and never rejects, when a stream can be opened without waiting, or the connection has ended. */
+  credit(): Promise<void> {
+    if (this.#closeInfo || this.hasStreamCredit) return Promise.resolve();
+    return new Promise((resolve) => {
+      const settle = () => {
+        this.#creditWaiters.delete(waiter);
+        resolve();
+      };
+      const waiter: CreditWaiter = { serve: settle, reject: settle };
+      this.#creditWaiters.add(waiter);
     });
   }
 
@@ -342,11 +381,9 @@ export class QuicConnection implements StreamTransport {
     if (this.#closeInfo) return;
     this.#serveReaders();
     this.#serveWriters();
-    while (this.#openWaiters.size > 0 && this.hasStreamCredit) {
-      for (const waiter of this.#openWaiters) {
-        waiter.resolve(this.#openNow());
-        break;
-      }
+    for (const waiter of this.#creditWaiters) {
+      if (!this.hasStreamCredit) break;
+      waiter.serve();
     }
     if (this.#uncollected.release(this.#native, performance.now())) this.#host.schedule(this);
   }
@@ -401,12 +438,6 @@ export class QuicConnection implements StreamTransport {
     this.#drain();
   }
 
-  #openNow(): QuicStream {
-    const id = this.#nextLocalId;
-    this.#nextLocalId += 4;
-    return this.#open(id, "both");
-  }
-
   #open(id: number, direction: StreamDirection): QuicStream {
     // Takes the credit; nothing is sent.
     this.#native.streamSend(id, nothing, false);
@@ -416,7 +447,7 @@ export class QuicConnection implements StreamTransport {
   #addStream(id: number, direction: StreamDirection): QuicStream {
     const stream = new QuicStream(id, this, direction);
     this.#streams.set(id, stream);
-    live[isUni(id) ? "uniStreams" : "streams"]++;
+    this.#count(id, 1);
     return stream;
   }
 
@@ -530,9 +561,14 @@ export class QuicConnection implements StreamTransport {
       this.#uncollected.add(stream.id, unread);
       this.#host.schedule(this);
     }
-    live[isUni(stream.id) ? "uniStreams" : "streams"]--;
+    this.#count(stream.id, -1);
     this.#readers.forget(stream);
     this.#writers.forget(stream);
+  }
+
+  #count(id: number, change: 1 | -1): void {
+    live[isUni(id) ? "uniStreams" : "streams"] += change;
+    if (!isUni(id)) this.#streamCount += change;
   }
 
   #noticeHandshake(bytes: Uint8Array): void {
@@ -584,7 +620,7 @@ export class QuicConnection implements StreamTransport {
     live.connections--;
     const error = new ConnectionClosedError(info, this.#isConfirmed ? null : this.peerCertificates);
     for (const stream of [...this.#streams.values()]) stream.onClosed(error);
-    for (const waiter of [...this.#openWaiters]) waiter.reject(error);
+    for (const waiter of [...this.#creditWaiters]) waiter.reject(error);
     for (const streams of [this.#incoming, this.#incomingUni]) streams.end(error);
     this.#readers.clear();
     this.#writers.clear();

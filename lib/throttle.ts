@@ -1,0 +1,27 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Lets one of many events through now and then, so that whoever causes them cannot fill a log. */
+export class Throttle {
+  readonly #intervalMs: number;
+  readonly #now: () => number;
+  #passedAt = -Infinity;
+  #held = 0;
+
+  /** @param intervalMs between two that pass @default {1000} */
+  constructor(intervalMs = 1_000, now: () => number = () => performance.now()) {
+    this.#intervalMs = intervalMs;
+    this.#now = now;
+  }
+
+  /** How many events there were since the last that passed, this one included; undefined when it is not to pass. */
+  pass(): number | undefined {
+    this.#held++;
+    const now = this.#now();
+    if (now - this.#passedAt < this.#intervalMs) return undefined;
+    this.#passedAt = now;
+    const count = this.#held;
+    this.#held = 0;
+    return count;
+  }
+}
