@@ -125,11 +125,12 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
 }
 
 /** Lets tunnels go on for a time, and what they have sent last be delivered. */
-async function drain({ config, agents, clients }: Server): Promise<void> {
+async function drain({ config, registry, agents, clients }: Server): Promise<void> {
   const { drainTimeoutMs = 0 } = config;
   if (drainTimeoutMs === 0 || clients.size === 0) return;
   const giveUpAt = performance.now() + drainTimeoutMs;
   log.info("draining", { tunnels: clients.size, drainTimeoutMs });
+  registry.seal();
   for (const agent of agents) agent.control?.drain();
   if (!await clients.endedWithin(drainTimeoutMs)) {
     log.warn("tunnels are cut off", { tunnels: clients.size, drainTimeoutMs });

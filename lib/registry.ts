@@ -60,6 +60,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   readonly #maxPending: number;
   readonly #random: () => number;
   #next = 0;
+  #sealed = false;
   #stopped = false;
 
   constructor(options: RegistryOptions = {}) {
@@ -87,6 +88,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     if (index < 0) return;
     this.#agents.splice(index, 1);
     if (index < this.#next) this.#next--;
+    if (this.#sealed) this.#refuse((waiter) => !this.#hasOther(waiter.except));
   }
 
   /**
@@ -98,7 +100,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     const { agentWaitMs, creditWaitMs, except = new Set() } = options;
     const opened = this.#open(except);
     if (opened) return Promise.resolve(opened);
-    const waitMs = this.#hasOther(except) ? creditWaitMs : agentWaitMs;
+    const waitMs = this.#hasOther(except) ? creditWaitMs : this.#sealed ? 0 : agentWaitMs;
     if (waitMs === 0 || this.#stopped) {
       return Promise.reject(new NoAgentError(this.#lack(except)));
     }
@@ -112,10 +114,20 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     return this.#wait(waitMs, except);
   }
 
+  /** No further agents come, from now on: whoever waits for one is refused. */
+  seal(): void {
+    this.#sealed = true;
+    this.#refuse((waiter) => !this.#hasOther(waiter.except));
+  }
+
   /** Nobody waits any longer, from now on: whoever does is refused. */
   stopWaiting(): void {
     this.#stopped = true;
-    for (const waiter of [...this.#waiters]) {
+    this.#refuse(() => true);
+  }
+
+  #refuse(which: (waiter: Waiter<A, Stream>) => boolean): void {
+    for (const waiter of [...this.#waiters].filter(which)) {
       waiter.reject(new NoAgentError(this.#lack(waiter.except)));
     }
   }

@@ -472,17 +472,6 @@ test("runAgent() outlives a server that leaves the moment it has connected", asy
 
 // ---- Agents that drain ----
 
-/** Reads DRAIN from the agent's control stream, behind HELLO. */
-async function drains(agent: ScriptedPeer): Promise<void> {
-  const control = await soon("the control stream", agent.connection.acceptUniStream());
-  let seen = "";
-  const buffer = new Uint8Array(1024);
-  await eventually("DRAIN", async () => {
-    seen += hex(buffer.subarray(0, (await soon("more", control.read(buffer)))!));
-    return seen.endsWith("1100");
-  });
-}
-
 for (const program of ["agent", "passthrough"] as const) {
   test(`the ${program} drains: it ends what it has, takes nothing more, and leaves`, async (net) => {
     using lines = logLines(0);
@@ -500,7 +489,7 @@ for (const program of ["agent", "passthrough"] as const) {
     if (program === "agent") await assertReads(carrier, OK);
     const atTarget = await soon("the connection", target.accept());
     running.abort();
-    await drains(agent);
+    await agent.readDrain();
     assertEquals(linesWith(lines, '"draining"', " tunnels=1 drainTimeoutMs=20000").length, 1);
     for (let i = 0; i < 3; i++) {
       const crossing = await readAgentFrames(await ask(agent, requestFor(target.authority)));

@@ -327,3 +327,18 @@ test("AgentRegistry.stopWaiting() refuses everybody who waits, and who would", a
   registry.add(agent);
   assertEquals(agent.room, 1);
 });
+
+test("AgentRegistry.seal() refuses who waits for an agent, and not who waits for credit", async () => {
+  const registry = newRegistry();
+  const a = new FakeAgent("a", 0);
+  const hopeless = open(registry, LONG_MS, new Set([a]));
+  registry.add(a);
+  const waiting = [open(registry, LONG_MS), open(registry, LONG_MS)];
+  registry.seal();
+  await assertRejects(() => hopeless, NoAgentError, "no other agent is connected");
+  a.free(1);
+  assertEquals(await waiting[0], "a");
+  registry.remove(a);
+  await assertRejects(() => waiting[1]!, NoAgentError, "no agent is connected");
+  await assertRejects(() => open(registry, LONG_MS), NoAgentError, "no agent is connected");
+});

@@ -104,6 +104,18 @@ test("runServer() has a client wait until its agent has room for a stream", asyn
   }
 });
 
+test("runServer() has an agent that joins serve a client that waits for a full one", async (net) => {
+  using lines = logLines(2);
+  const server = await net.server();
+  await using _full = await narrowAgent(server);
+  await net.client(server);
+  await clientsAccepted(lines, 1);
+  const waiting = ask(net, server, "?");
+  await clientsAccepted(lines, 2);
+  net.passthrough(server, net.servingTarget((connection) => sendText(connection, "here")).port);
+  assertEquals(await soon("its answer", waiting), "here");
+});
+
 test("runServer() closes a client when its agent has no room for openTimeoutMs", async (net) => {
   const server = await net.server({ openTimeoutMs: 50 });
   await using _agent = await narrowAgent(server);

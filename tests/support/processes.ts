@@ -69,19 +69,26 @@ export class ChildProgram implements AsyncDisposable {
   }
 }
 
-/** Starts a program with the permissions of its task in `deno.json`, and flags of the test's own. */
+/** The arguments for Deno that start a program with the permissions of its task in `deno.json`, and a test's own flags. */
+export function programArguments(
+  task: "server" | "agent" | "passthrough",
+  flags: Record<string, string | number>,
+): string[] {
+  const words = project.tasks[task].split("&&").at(-1)!.trim().split(/\s+/);
+  const program = words.findIndex((word) => word.endsWith(".ts"));
+  return [
+    ...words.slice(1, program + 1),
+    ...Object.entries(flags).map(([name, value]) => `--${name}=${value}`),
+  ];
+}
+
+/** Starts a program. */
 export function startProgram(
   task: "server" | "agent" | "passthrough",
   flags: Record<string, string | number>,
   env: Record<string, string> = {},
 ): ChildProgram {
-  const words = project.tasks[task].split("&&").at(-1)!.trim().split(/\s+/);
-  const program = words.findIndex((word) => word.endsWith(".ts"));
-  const args = [
-    ...words.slice(1, program + 1),
-    ...Object.entries(flags).map(([name, value]) => `--${name}=${value}`),
-  ];
-  return new ChildProgram(Deno.execPath(), args, env);
+  return new ChildProgram(Deno.execPath(), programArguments(task, flags), env);
 }
 
 /** Starts `tests/support/origin.ts` and tells its port. */

@@ -99,6 +99,22 @@ export class ScriptedPeer {
     return stream;
   }
 
+  /** Reads the program's control stream up to DRAIN, which comes behind HELLO. */
+  async readDrain(): Promise<void> {
+    const control = await soon("the control stream", this.connection.acceptUniStream());
+    const parser = new FrameParser(FrameType.Hello);
+    const buffer = new Uint8Array(1024);
+    for (;;) {
+      const n = await soon("DRAIN", control.read(buffer));
+      if (n === null) throw new Error("the control stream ended without DRAIN");
+      for (let at = 0; at < n;) {
+        const { event, taken } = parser.next(buffer.subarray(at, n));
+        at += taken;
+        if (event?.kind === "frame" && event.type === FrameType.Drain) return;
+      }
+    }
+  }
+
   /** Leaves without a word, as a machine does that loses its power. */
   vanish(): void {
     this.connection.destroy("scripted to vanish");
