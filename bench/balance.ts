@@ -1,0 +1,157 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+// deno-lint-ignore-file no-console -- a command for the terminal, which logs nothing
+
+/**
+ * `deno task bench-balance`: what clients get by each rule of `--balance` when one of three agents is slow.
+ *
+ * Clients come at a fixed rate, whether or not the ones before have been served: what counts is how long each waits.
+ */
+import { join } from "node:path";
+import { type Balance, balances } from "../lib/balance.ts";
+import { UdpRelay } from "../tests/support/udp_relay.ts";
+import { Program } from "./program.ts";
+import { alignColumns, spreadOf } from "./report.ts";
+import { makeCertificates } from "./tunnels.ts";
+import { download } from "./transfer.ts";
+
+/** Rounds of each rule, in turns. */
+const ROUNDS = 3;
+const CLIENTS = 600;
+const CLIENTS_PER_SECOND = 150;
+const BYTES = 20_000;
+
+/** Everything together is given up after this. */
+const TOTAL_MS = 170_000;
+
+/** Makes the third of the agents slow, until it is disposed of. */
+interface Slowness {
+  readonly name: string;
+  /** Port that it connects to. */
+  via(started: AsyncDisposableStack, quicPort: number): number;
+  begin(agent: Program): Disposable;
+}
+
+/** A process that runs for this share of the time only, as one does whose CPU quota is used up. */
+const STARVED = { periodMs: 100, runningMs: 10 };
+
+const slownesses: readonly Slowness[] = [
+  {
+    name: "100 ms away",
+    via: (started, port) =>
+      started.use(new UdpRelay({ host: "127.0.0.1", port }, { delayMs: 50 })).addr.port,
+    begin: () => ({ [Symbol.dispose]: () => {} }),
+  },
+  {
+    name: "with a tenth of a CPU",
+    via: (_, port) => port,
+    begin({ pid }) {
+      let resume: ReturnType<typeof setTimeout> | undefined;
+      const pause = setInterval(() => {
+        Deno.kill(pid, "SIGSTOP");
+        resume = setTimeout(
+          () => Deno.kill(pid, "SIGCONT"),
+          STARVED.periodMs - STARVED.runningMs,
+        );
+      }, STARVED.periodMs);
+      return {
+        [Symbol.dispose]() {
+          clearInterval(pause);
+          clearTimeout(resume);
+          Deno.kill(pid, "SIGCONT");
+        },
+      };
+    },
+  },
+];
+
+/** Times to the last byte of each client, in milliseconds, in ascending order. */
+async function measure(
+  balance: Balance,
+  slowness: Slowness,
+  originPort: number,
+  directory: string,
+  signal: AbortSignal,
+): Promise<number[]> {
+  await using started = new AsyncDisposableStack();
+  const file = (name: string) => join(directory, name);
+  const server = started.use(
+    new Program("../server.ts", {
+      "listen-tcp": "127.0.0.1:0",
+      "listen-quic": "127.0.0.1:0",
+      "cert-file": file("server.pem"),
+      "cert-key": file("server.key"),
+      "client-ca-file": file("ca.pem"),
+      balance,
+    }),
+  );
+  const [, quicPort] = await server.said(/quic listener on 127\.0\.0\.1:(\d+)/, signal);
+  const [, port] = await server.said(/tcp listener on 127\.0\.0\.1:(\d+)/, signal);
+  const ports = [Number(quicPort), Number(quicPort), slowness.via(started, Number(quicPort))];
+  const agents = ports.map((port) =>
+    started.use(
+      new Program("../passthrough.ts", {
+        "server": `127.0.0.1:${port}`,
+        "upstream": `127.0.0.1:${originPort}`,
+        "ca-file": file("ca.pem"),
+        "cert-file": file("client.pem"),
+        "cert-key": file("client.key"),
+      }),
+    )
+  );
+  await server.said(/agent connected.* agents=3 /, signal);
+  for (let i = 0; i < 30; i++) await download(Number(port), BYTES, signal);
+  using _slow = slowness.begin(agents[2]!);
+  const downloads: Promise<number>[] = [];
+  const since = performance.now();
+  for (let i = 0; i < CLIENTS; i++) {
+    const waitMs = since + (i * 1_000) / CLIENTS_PER_SECOND - performance.now();
+    if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
+    downloads.push(download(Number(port), BYTES, signal));
+  }
+  const seconds = await Promise.all(downloads);
+  return seconds.map((time) => time * 1_000).sort((a, b) => a - b);
+}
+
+const shown = { mean: -1, p50: 0.5, p90: 0.9, p99: 0.99 };
+
+function statistic(times: readonly number[], share: number): number {
+  if (share >= 0) return times[Math.floor(times.length * share)]!;
+  return times.reduce((sum, time) => sum + time, 0) / times.length;
+}
+
+async function main(signal: AbortSignal): Promise<void> {
+  const directory = await Deno.makeTempDir({ prefix: "qrht-bench-" });
+  try {
+    await makeCertificates(directory);
+    await using origin = new Program("origin.ts");
+    const originPort = Number((await origin.said(/origin on 127\.0\.0\.1:(\d+)/, signal))[1]);
+    const rows = [["ms for a client", "rounds", ...Object.keys(shown)]];
+    for (const slowness of slownesses) {
+      const rounds = new Map<Balance, number[][]>(balances.map((balance) => [balance, []]));
+      for (let round = 0; round < ROUNDS; round++) {
+        for (const [balance, results] of rounds) {
+          results.push(await measure(balance, slowness, originPort, directory, signal));
+        }
+        console.error(`one of three agents ${slowness.name}: round ${round + 1}`);
+      }
+      for (const [balance, results] of rounds) {
+        const medians = Object.values(shown).map((share) =>
+          spreadOf(results.map((times) => statistic(times, share))).median.toFixed(1)
+        );
+        rows.push([`one agent ${slowness.name}, ${balance}`, ROUNDS.toFixed(), ...medians]);
+      }
+    }
+    console.log(alignColumns(rows));
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+}
+
+if (import.meta.main) {
+  const controller = new AbortController();
+  const late = new Error(`given up after ${TOTAL_MS / 1_000} s`);
+  Deno.unrefTimer(setTimeout(() => controller.abort(late), TOTAL_MS));
+  await main(controller.signal);
+  Deno.exit(0);
+}
