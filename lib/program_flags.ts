@@ -133,7 +133,7 @@ export const serverFlags = {
     help: "why a tunnel that an agent has not connected is tried with another one",
   }),
   balance: choiceFlag("balance", balances, {
-    default: "round-robin",
+    default: "least-streams",
     help: "which agent a tunnel goes to",
   }),
   maxConnections: integerFlag("max-connections", {

@@ -21,7 +21,7 @@ export class NoAgentError extends Error {
 }
 
 export interface RegistryOptions {
-  /** Which agent a tunnel goes to. @default {"round-robin"} */
+  /** Which agent a tunnel goes to. @default {"least-streams"} */
   readonly balance?: Balance;
   /** Callers that may wait at a time. @default {1000} */
   readonly maxPending?: number;
@@ -64,7 +64,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   #stopped = false;
 
   constructor(options: RegistryOptions = {}) {
-    this.#balance = options.balance ?? "round-robin";
+    this.#balance = options.balance ?? "least-streams";
     this.#maxPending = options.maxPending ?? 1000;
     this.#random = options.random ?? Math.random;
   }

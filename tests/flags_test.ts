@@ -544,7 +544,7 @@ Deno.test({
         connectTimeoutMs: 30_000,
         maxAttempts: 3,
         retryOn: ["draining", "overloaded", "gone"],
-        balance: "round-robin",
+        balance: "least-streams",
         maxConnections: 20_000,
         maxAgents: 1000,
         maxPending: 1000,

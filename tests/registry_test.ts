@@ -48,7 +48,9 @@ class FakeAgent implements Agent<string> {
 
 type FakeRegistry = AgentRegistry<FakeAgent, string>;
 
-const newRegistry = (options?: RegistryOptions) => new AgentRegistry<FakeAgent, string>(options);
+/** In turn, where nothing else is told. */
+const newRegistry = (options?: RegistryOptions) =>
+  new AgentRegistry<FakeAgent, string>({ balance: "round-robin", ...options });
 
 function registryOf(...names: string[]): [FakeRegistry, FakeAgent[]] {
   const registry = newRegistry();
