@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-agent: dials the server and serves HTTP CONNECT on every stream that the server opens. */
+import { formatRule, type Rule } from "./lib/acl.ts";
 import {
   type AgentConfig,
   loadAgentTls,
@@ -21,10 +22,21 @@ import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
 import { messageOf } from "./lib/errors.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
+import { formatIp } from "./lib/ip_address.ts";
 import { pipeDuplex, summarize } from "./lib/pipe.ts";
 import { agentFlags } from "./lib/program_flags.ts";
+import type { Resolver } from "./lib/resolver.ts";
 import type { Failure, FailureCode } from "./lib/tunnel.ts";
 import { within } from "./lib/within.ts";
+
+export interface ConnectAgentConfig extends AgentConfig {
+  /** What may be dialled; everything that is not denied when there are none. @default {[]} */
+  readonly allow?: readonly Rule[];
+  /** What must not be dialled, beside what is denied by default. @default {[]} */
+  readonly deny?: readonly Rule[];
+  /** Resolves the names of targets. @default the system's */
+  readonly resolver?: Resolver;
+}
 
 /** Name of this proxy in Proxy-Status (RFC 9209). */
 const PROXY_NAME = "quic-tunnel-agent";
@@ -44,24 +56,32 @@ class Refusal extends Error {
     reason: string,
     readonly code: FailureCode = "bad-request",
     readonly proxyError?: DialFailure | "http_request_error",
+    options?: ErrorOptions,
   ) {
-    super(reason);
+    super(reason, options);
   }
 }
 
 /** Status of a dial that failed; everything else is 502. */
 const dialStatus: Partial<Record<DialFailure, number>> = {
+  destination_ip_prohibited: 403,
+  http_request_denied: 403,
   connection_timeout: 504,
+  dns_timeout: 504,
   connection_limit_reached: 503,
 };
 
 /** Runs an agent until the signal aborts. Reconnects for ever. */
 export async function runAgent(
-  config: AgentConfig,
+  config: ConnectAgentConfig,
   options: { readonly signal: AbortSignal },
 ): Promise<void> {
   const { signal } = options;
-  log.info("agent started", { server: formatAuthority(config.server) });
+  log.info("agent started", {
+    server: formatAuthority(config.server),
+    allow: formatRules(config.allow),
+    deny: formatRules(config.deny),
+  });
   await runAgentSession(config, {
     program: "proxy-agent",
     log,
@@ -72,21 +92,31 @@ export async function runAgent(
   log.info("agent stopped");
 }
 
+function formatRules(rules: readonly Rule[] = []): string | undefined {
+  return rules.length > 0 ? rules.map(formatRule).join(",") : undefined;
+}
+
 /** Serves one CONNECT request to the end of its tunnel. */
 async function serveConnect(
   tunnel: ServedTunnel,
-  { dialTimeoutMs, headTimeoutMs = 10_000 }: AgentConfig,
+  config: ConnectAgentConfig,
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
   const { carrier, fields } = tunnel;
+  const { dialTimeoutMs, headTimeoutMs = 10_000, allow = [], deny = [], resolver } = config;
   let target = "";
   try {
     const request = await readHead(carrier, headTimeoutMs);
     if (!request) return await tunnel.failed(NO_REQUEST, new Uint8Array(0));
     target = request.authority;
     log.trace("connect request", { ...fields, target });
-    const connection = await dial(request.target, dialTimeoutMs, signal).catch(refuseDial);
+    const connection = await dial(request.target, {
+      timeoutMs: dialTimeoutMs,
+      signal,
+      rules: { allow, deny },
+      resolver,
+    }).catch(refuseDial);
     const upstream = tcpDuplex(connection);
     try {
       tunnel.connected();
@@ -104,7 +134,8 @@ async function serveConnect(
       sent: request.rest.length + result.aToB,
     });
   } catch (error) {
-    log.debug("tunnel refused", { ...fields, target, error: messageOf(error) });
+    const address = addressDenied(error);
+    log.debug("tunnel refused", { ...fields, target, address, error: messageOf(error) });
     if (error instanceof Refusal) await refuse(tunnel, error);
     else carrier.abort();
   }
@@ -131,7 +162,15 @@ async function readHead(carrier: Duplex, timeoutMs: number): Promise<Answer | un
 function refuseDial(error: unknown): never {
   if (!(error instanceof DialError)) throw error;
   const { message, failure } = error;
-  throw new Refusal(dialStatus[failure] ?? 502, message, failureOf(error).code, failure);
+  throw new Refusal(dialStatus[failure] ?? 502, message, failureOf(error).code, failure, {
+    cause: error,
+  });
+}
+
+/** The address that a rule has denied: for the log alone, as clients need not learn what names mean here. */
+function addressDenied(error: unknown): string | undefined {
+  const cause = error instanceof Refusal ? error.cause : undefined;
+  return cause instanceof DialError && cause.ip ? formatIp(cause.ip) : undefined;
 }
 
 /** Answers with the cause, in the reason phrase since that is all that kube-apiserver shows, and ends the tunnel. */

@@ -58,7 +58,8 @@ async function carry(
   const { carrier, fields } = tunnel;
   let upstream: Duplex;
   try {
-    upstream = tcpDuplex(await dial(config.upstream, config.dialTimeoutMs, signal));
+    const timeoutMs = config.dialTimeoutMs;
+    upstream = tcpDuplex(await dial(config.upstream, { timeoutMs, signal }));
   } catch (error) {
     return await refuse(tunnel, failureOf(error));
   }

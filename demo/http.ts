@@ -49,7 +49,7 @@ const READ_BYTES = 256 << 10;
 export async function send(request: HttpRequest, signal: AbortSignal): Promise<HttpResponse> {
   const { via, tunnelTo, method, path, body } = request;
   const since = performance.now();
-  await using connection = tcpDuplex(await dial(via, DIAL_TIMEOUT_MS, signal));
+  await using connection = tcpDuplex(await dial(via, { timeoutMs: DIAL_TIMEOUT_MS, signal }));
   signal.addEventListener("abort", () => connection.abort(), { once: true });
   const reader = new Reader(connection);
   if (tunnelTo) {

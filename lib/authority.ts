@@ -72,7 +72,7 @@ export function parseAuthority(text: string, options: ParseAuthorityOptions = {}
   }
 
   if (!bracketed && host === "" && options.allowEmptyHost) return { hostname: "0.0.0.0", port };
-  const problem = bracketed ? ipv6Problem(host) : nameProblem(host);
+  const problem = bracketed ? ipv6Problem(host) : hostNameProblem(host);
   if (problem !== undefined) throw new AuthorityError(text, problem);
   return { hostname: host, port };
 }
@@ -117,7 +117,8 @@ function ipv6Problem(host: string): string | undefined {
   return isIpv6(host) ? undefined : "not an IPv6 address in the brackets";
 }
 
-function nameProblem(host: string): string | undefined {
+/** Says what is wrong with a name, or IPv4 address, in an address; nothing when it will do. */
+export function hostNameProblem(host: string): string | undefined {
   if (host === "") return "no host";
   if (host.includes("%")) return "percent-encoding is not allowed";
   if (!/^[A-Za-z0-9._-]+$/.test(host)) return "a character that no host name has";

@@ -1,8 +1,12 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { type Denial, judge, judgeName, type Rules } from "./acl.ts";
 import { type Authority, formatAuthority } from "./authority.ts";
 import { messageOf } from "./errors.ts";
+import { firstToSucceed, interleaveFamilies } from "./happy_eyeballs.ts";
+import { formatIp, ipBytes } from "./ip_address.ts";
+import { Resolver } from "./resolver.ts";
 import type { Failure, FailureCode } from "./tunnel.ts";
 
 /** Proxy error types of RFC 9209 §2.3 that a dial can end in. */
@@ -10,15 +14,25 @@ export type DialFailure =
   | "connection_refused"
   | "connection_timeout"
   | "connection_limit_reached"
+  | "destination_ip_prohibited"
   | "destination_ip_unroutable"
   | "dns_error"
+  | "dns_timeout"
+  | "http_request_denied"
   | "proxy_internal_error";
 
 /** A target that could not be connected to. */
 export class DialError extends Error {
   override readonly name = "DialError";
-  constructor(readonly failure: DialFailure, message: string, options?: ErrorOptions) {
+  /** The address that was denied, where that was known. */
+  readonly ip: Uint8Array | undefined;
+  constructor(
+    readonly failure: DialFailure,
+    message: string,
+    options?: ErrorOptions & { readonly ip?: Uint8Array | undefined },
+  ) {
     super(message, options);
+    this.ip = options?.ip;
   }
 }
 
@@ -26,8 +40,11 @@ const failureCodes: Readonly<Record<DialFailure, FailureCode>> = {
   connection_refused: "refused",
   connection_timeout: "timeout",
   connection_limit_reached: "overloaded",
+  destination_ip_prohibited: "denied",
   destination_ip_unroutable: "unreachable",
   dns_error: "unknown-name",
+  dns_timeout: "timeout",
+  http_request_denied: "denied",
   proxy_internal_error: "internal-error",
 };
 
@@ -38,55 +55,118 @@ export function failureOf(error: unknown): Failure {
 }
 
 /** Refuses, drops or takes connections: `Deno.connect`, or a test's own. */
-export type Connect = (options: { hostname: string; port: number }) => Promise<Deno.TcpConn>;
+export type Connect = (
+  options: { hostname: string; port: number; signal: AbortSignal },
+) => Promise<Deno.TcpConn>;
+
+export interface DialOptions {
+  /** Bound of the whole: the name's resolution and every address of it. */
+  readonly timeoutMs: number;
+  /** Gives up early. */
+  readonly signal?: AbortSignal;
+  /** What may be dialled. Without them it is everything, what is denied by default included. */
+  readonly rules?: Rules | undefined;
+  /** @default one that all dials share */
+  readonly resolver?: Resolver | undefined;
+  readonly connect?: Connect;
+  /** Time until the next address is tried beside those that have not answered. @default {250} */
+  readonly attemptDelayMs?: number;
+}
+
+/** Most addresses of a name that are tried. */
+const MAX_ATTEMPTS = 16;
+
+/** The resolver of all dials of this process, which have its threads in common. */
+const systemResolver = new Resolver();
 
 /**
- * Connects to a target by TCP. The time covers name resolution and every address of the name.
+ * Connects to a target by TCP. A name is resolved once, and its addresses are dialled as they were judged.
  *
- * @param timeoutMs bound of the whole
- * @param signal gives up early
  * @throws {DialError} whose message names the target and the cause
  * @throws the signal's reason when it aborts first
  */
-export async function dial(
-  target: Authority,
-  timeoutMs: number,
-  signal?: AbortSignal,
-  connect: Connect = Deno.connect,
-): Promise<Deno.TcpConn> {
+export async function dial(target: Authority, options: DialOptions): Promise<Deno.TcpConn> {
+  const { timeoutMs, signal, rules, resolver = systemResolver } = options;
   signal?.throwIfAborted();
-  const dialling = connect({ hostname: target.hostname, port: target.port });
-  let stop!: () => void;
-  const tooLate = new Promise<never>((_, reject) => {
-    const timer = setTimeout(
-      () =>
-        reject(
-          new DialError(
-            "connection_timeout",
-            `${formatAuthority(target)}: no answer in ${timeoutMs} ms`,
-          ),
-        ),
-      timeoutMs,
-    );
-    const onAbort = () => reject(signal!.reason);
-    signal?.addEventListener("abort", onAbort);
-    stop = () => {
-      clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
-    };
-  });
+  const over = new AbortController();
+  const onAbort = () => over.abort(signal!.reason);
+  signal?.addEventListener("abort", onAbort);
+  let ips: readonly Uint8Array[] | undefined;
+  const timer = setTimeout(() => over.abort(tooLate(target, timeoutMs, !ips)), timeoutMs);
   try {
-    return await Promise.race([dialling, tooLate]);
+    ips = await addressesOf(target, rules, resolver, over.signal);
+    return await connectToOne(ips, target.port, options, over.signal);
   } catch (error) {
-    // One that comes too late is of no use to anybody.
-    dialling.then((connection) => connection.close(), () => {});
-    if (error instanceof DialError || (signal?.aborted && error === signal.reason)) throw error;
+    if (error instanceof DialError || (over.signal.aborted && error === over.signal.reason)) {
+      throw error;
+    }
     const [failure, cause] = classify(error);
     throw new DialError(failure, `${formatAuthority(target)}: ${cause}`, { cause: error });
   } finally {
-    stop();
+    clearTimeout(timer);
+    signal?.removeEventListener("abort", onAbort);
   }
 }
+
+function tooLate(target: Authority, timeoutMs: number, isResolving: boolean): DialError {
+  const cause = isResolving ? "name not resolved" : "no answer";
+  return new DialError(
+    isResolving ? "dns_timeout" : "connection_timeout",
+    `${formatAuthority(target)}: ${cause} in ${timeoutMs} ms`,
+  );
+}
+
+/** The addresses of a target that may be dialled, at least one. */
+async function addressesOf(
+  target: Authority,
+  rules: Rules | undefined,
+  resolver: Resolver,
+  signal: AbortSignal,
+): Promise<readonly Uint8Array[]> {
+  const own = ipBytes(target.hostname);
+  const denial = !own && rules && judgeName(rules, target);
+  if (denial) throw denied(target, denial);
+  const ips = own ? [own] : await resolver.resolve(target.hostname, signal);
+  if (ips.length === 0) {
+    throw new DialError("dns_error", `${formatAuthority(target)}: ${NO_ADDRESS}`);
+  }
+  if (!rules) return ips;
+  const denials = ips.map((ip) => judge(rules, target, ip));
+  const allowed = ips.filter((_, i) => !denials[i]);
+  if (allowed.length === 0) throw denied(target, denials[0]!, ips[0]);
+  return allowed;
+}
+
+function denied(target: Authority, denial: Denial, ip?: Uint8Array): DialError {
+  const failure = denial.byAddress ? "destination_ip_prohibited" : "http_request_denied";
+  return new DialError(failure, `${formatAuthority(target)}: ${denial.reason}`, { ip });
+}
+
+async function connectToOne(
+  ips: readonly Uint8Array[],
+  port: number,
+  { connect = Deno.connect, attemptDelayMs }: DialOptions,
+  signal: AbortSignal,
+): Promise<Deno.TcpConn> {
+  try {
+    return await firstToSucceed(interleaveFamilies(ips).slice(0, MAX_ATTEMPTS), {
+      attempt: (ip, signal) => connect({ hostname: formatIp(ip), port, signal }),
+      discard: (connection) => connection.close(),
+      signal,
+      ...(attemptDelayMs !== undefined && { delayMs: attemptDelayMs }),
+    });
+  } catch (error) {
+    throw error instanceof AggregateError ? mostTelling(error.errors) : error;
+  }
+}
+
+/** That of the preferred address, unless there is merely no way to that one, such as to all of IPv6. */
+function mostTelling(errors: readonly unknown[]): unknown {
+  const isTelling = (error: unknown) => classify(error)[0] !== "destination_ip_unroutable";
+  return errors.find(isTelling) ?? errors[0];
+}
+
+const NO_ADDRESS = "name does not resolve";
 
 /** The system's errors, and what they mean for who asked. */
 const causes: Readonly<Record<string, readonly [DialFailure, string]>> = {
@@ -100,15 +180,13 @@ const causes: Readonly<Record<string, readonly [DialFailure, string]>> = {
   EADDRNOTAVAIL: ["destination_ip_unroutable", "no address to reach it from"],
   EAFNOSUPPORT: ["destination_ip_unroutable", "address family not supported"],
   EINVAL: ["destination_ip_unroutable", "not an address to connect to"],
+  ENOTFOUND: ["dns_error", NO_ADDRESS],
+  ENODATA: ["dns_error", NO_ADDRESS],
+  EAI_FAIL: ["dns_error", NO_ADDRESS],
+  EAI_AGAIN: ["dns_error", "temporary failure in name resolution"],
 };
 
 function classify(error: unknown): readonly [DialFailure, string] {
-  const known = causes[(error as { code?: string }).code ?? ""];
-  if (known) return known;
-  const message = messageOf(error);
-  // Failed name resolution comes without a code.
-  if (/lookup address|resolve|no such host|no data of the requested type/i.test(message)) {
-    return ["dns_error", "name does not resolve"];
-  }
-  return ["proxy_internal_error", message];
+  return causes[(error as { code?: string }).code ?? ""] ??
+    ["proxy_internal_error", messageOf(error)];
 }

@@ -9,6 +9,7 @@
  * does, even one that begins with a dash. `--` ends the flags.
  */
 
+import { parseRule, type Rule, RuleError } from "./acl.ts";
 import {
   type Authority,
   AuthorityError,
@@ -49,6 +50,7 @@ export interface Flag<V> {
    * @throws {UsageError} with the bare reason when `text` is no such value.
    * @throws {AuthorityError} when it is no address.
    * @throws {CidrError} when it is no network.
+   * @throws {RuleError} when it is no rule.
    */
   add(text: string, before: V | undefined): V;
 }
@@ -283,6 +285,21 @@ export function cidrListFlag(
   });
 }
 
+/**
+ * Comma separated rules about destinations, as `parseRule()` takes them, of all occurrences together.
+ * The value is an empty array without any.
+ */
+export function ruleListFlag(
+  name: string,
+  options: { readonly help: string },
+): Flag<readonly Rule[]> {
+  return makeListFlag<Rule>(name, { ...options, multiple: true }, {
+    valueName: "rules",
+    defaultText: undefined,
+    parse: (text) => itemsOf(text).map(parseRule),
+  });
+}
+
 /** Written where a list of choices is to be empty; no choice itself. */
 const NO_CHOICE = "none";
 
@@ -494,14 +511,18 @@ function addFrom(source: string, flag: Flag<unknown>, text: string, before: unkn
   try {
     return flag.add(text, before);
   } catch (error) {
-    if (error instanceof AuthorityError || error instanceof CidrError) {
-      // It names the text itself.
+    if (isSelfNaming(error)) {
       throw new UsageError(`${source}: ${oneLine(error.message)}`, { cause: error });
     }
     if (!(error instanceof UsageError)) throw error;
     const message = `invalid value ${quote(text)} for ${source}: ${error.message}`;
     throw new UsageError(message, { cause: error });
   }
+}
+
+/** Errors whose message names the text. */
+function isSelfNaming(error: unknown): error is Error {
+  return [AuthorityError, CidrError, RuleError].some((kind) => error instanceof kind);
 }
 
 function unknownFlag(name: string, known: Iterable<string>): string {

@@ -15,6 +15,7 @@ import {
   type FlagValues,
   integerFlag,
   listFlag,
+  ruleListFlag,
   stringFlag,
 } from "./flags.ts";
 
@@ -198,6 +199,13 @@ const sessionFlags = {
 
 /** The flags of the CONNECT agent. */
 export const agentFlags = {
+  allow: ruleListFlag("allow", {
+    help:
+      "what clients may reach, and nothing else: networks, names, *.name for those below it or * for all, each with :port or :port-port if need be; without it everything",
+  }),
+  deny: ruleListFlag("deny", {
+    help: "what clients must not reach, even if --allow has it",
+  }),
   ...sessionFlags,
 } as const satisfies FlagTable;
 

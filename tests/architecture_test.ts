@@ -11,6 +11,7 @@ import { assert, assertEquals } from "@std/assert";
 const layers: readonly (readonly string[])[] = [
   // Pure: values in, values out.
   [
+    "lib/acl.ts",
     "lib/authority.ts",
     "lib/backoff.ts",
     "lib/balance.ts",
@@ -18,6 +19,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/connect_head.ts",
     "lib/dialect.ts",
     "lib/errors.ts",
+    "lib/happy_eyeballs.ts",
     "lib/ip_address.ts",
     "lib/pem.ts",
     "lib/proxy_protocol.ts",
@@ -39,6 +41,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/qrht/",
     "lib/quic/",
     "lib/replay.ts",
+    "lib/resolver.ts",
     "lib/retrying_tunnel.ts",
     "lib/tls.ts",
     "lib/tunnel.ts",

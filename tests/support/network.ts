@@ -5,7 +5,7 @@
 
 import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
-import { runAgent } from "../../agent.ts";
+import { type ConnectAgentConfig, runAgent } from "../../agent.ts";
 import type { AgentConfig } from "../../lib/agent_session.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../../lib/dialect.ts";
 import { type Duplex, tcpDuplex, writeAll } from "../../lib/duplex.ts";
@@ -127,7 +127,7 @@ export class Network implements AsyncDisposable {
     return Object.assign(program, await ready.promise);
   }
 
-  agent(server: Server, config: Partial<AgentConfig> = {}): Running {
+  agent(server: Server, config: Partial<ConnectAgentConfig> = {}): Running {
     return this.#start((signal) =>
       runAgent({ ...this.#agentConfig(server), ...config }, { signal })
     );
