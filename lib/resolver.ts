@@ -15,29 +15,37 @@ export type Lookup = (name: string) => Promise<readonly string[]>;
  */
 const MAX_LOOKUPS = 16;
 
+/** Names that have resolved last time, at most; those asked for longest ago are forgotten first. */
+const MAX_KNOWN = 1000;
+
 interface Pending {
   readonly name: string;
+  readonly kind: "known" | "unknown";
   readonly result: PromiseWithResolvers<readonly Uint8Array[]>;
   /** How many wait for it. */
   waiting: number;
 }
 
 /**
- * Resolves names, the same name once at a time and few names at a time, so that those which hang leave
- * room for others. As many names wait for a lookup as have somebody that waits for them.
+ * Resolves names, the same name once at a time and few names at a time. A quarter of these lookups is kept for names
+ * that have resolved before, so that others which hang do not stop those. As many names wait for a lookup as have
+ * somebody that waits for them.
  */
 export class Resolver {
   readonly #lookup: Lookup;
   readonly #maxLookups: number;
+  readonly #maxUnknown: number;
+  readonly #known = new Set<string>();
   /** All that are under way or have to wait, by name. */
   readonly #pending = new Map<string, Pending>();
   /** Those that have to wait, in their order. */
-  readonly #queue = new Set<Pending>();
-  #running = 0;
+  readonly #queued = { known: new Set<Pending>(), unknown: new Set<Pending>() };
+  readonly #running = { known: 0, unknown: 0 };
 
   constructor(options: { readonly lookup?: Lookup; readonly maxLookups?: number } = {}) {
     this.#lookup = options.lookup ?? systemLookup;
     this.#maxLookups = options.maxLookups ?? MAX_LOOKUPS;
+    this.#maxUnknown = this.#maxLookups - Math.floor(this.#maxLookups / 4);
   }
 
   /**
@@ -56,7 +64,8 @@ export class Resolver {
       return await untilAborted(signal, pending.result.promise);
     } finally {
       pending.waiting--;
-      if (pending.waiting === 0 && this.#queue.delete(pending)) this.#pending.delete(key);
+      const isUnwanted = pending.waiting === 0;
+      if (isUnwanted && this.#queued[pending.kind].delete(pending)) this.#pending.delete(key);
     }
   }
 
@@ -64,30 +73,43 @@ export class Resolver {
     const result = Promise.withResolvers<readonly Uint8Array[]>();
     // It may fail when nobody waits any more.
     result.promise.catch(() => {});
-    const pending = { name, result, waiting: 0 };
+    const kind = this.#known.has(name) ? "known" : "unknown";
+    const pending: Pending = { name, kind, result, waiting: 0 };
     this.#pending.set(name, pending);
-    this.#queue.add(pending);
+    this.#queued[kind].add(pending);
     this.#startNext();
     return pending;
   }
 
   #startNext(): void {
-    const [next] = this.#queue;
-    if (!next || this.#running >= this.#maxLookups) return;
-    this.#queue.delete(next);
-    this.#running++;
+    if (this.#running.known + this.#running.unknown >= this.#maxLookups) return;
+    const [nextKnown] = this.#queued.known;
+    const [nextUnknown] = this.#running.unknown < this.#maxUnknown ? this.#queued.unknown : [];
+    const next = nextUnknown ?? nextKnown;
+    if (!next) return;
+    this.#queued[next.kind].delete(next);
     void this.#run(next);
   }
 
-  async #run({ name, result }: Pending): Promise<void> {
+  async #run({ name, kind, result }: Pending): Promise<void> {
+    this.#running[kind]++;
+    this.#known.delete(name);
     try {
-      result.resolve(addressesOf(await this.#lookup(name)));
+      const addresses = addressesOf(await this.#lookup(name));
+      if (addresses.length > 0) this.#remember(name);
+      result.resolve(addresses);
     } catch (error) {
       result.reject(error);
     }
     this.#pending.delete(name);
-    this.#running--;
+    this.#running[kind]--;
     this.#startNext();
+  }
+
+  #remember(name: string): void {
+    this.#known.add(name);
+    const [oldest] = this.#known;
+    if (this.#known.size > MAX_KNOWN) this.#known.delete(oldest!);
   }
 }
 

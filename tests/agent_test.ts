@@ -4,17 +4,17 @@
 /** What proxy-agent does for the clients of a server. */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { tcpDuplex, writeAll } from "../lib/duplex.ts";
+import { writeAll } from "../lib/duplex.ts";
 import { configureLog, resetLog } from "../lib/log.ts";
 import { eventually } from "./support/eventually.ts";
 import { readToEnd } from "./support/memory_duplex.ts";
 import { assertSameBytes, pattern } from "./support/bytes.ts";
 import {
   ask,
+  assertGivenUp,
   assertReads,
   logLines,
   loopback,
-  Network,
   NOBODY,
   OK,
   openTunnel,
@@ -22,8 +22,8 @@ import {
   readUntilOver,
   requestFor,
   sendText,
+  silentTarget,
   soon,
-  type Target,
   test,
   utf8,
 } from "./support/network.ts";
@@ -144,21 +144,6 @@ test("runAgent() tells in the reason phrase why a target was not reached", async
   ]);
 });
 
-/** A target whose system answers no attempt to connect, until what waits in its queue has been accepted. */
-async function silentTarget(net: Network): Promise<Target> {
-  const target = net.target({ tcpBacklog: 1 });
-  // One more than the backlog says.
-  for (let i = 0; i < 2; i++) net.own(tcpDuplex(await Deno.connect(loopback(target.port))));
-  return target;
-}
-
-/** Asserts that the connection which comes through at last, when nobody wants it any more, is closed. */
-async function assertLateIsClosed(target: Target): Promise<void> {
-  for (let i = 0; i < 2; i++) await target.accept();
-  const late = await soon("the attempt that comes through", target.accept());
-  assertEquals(await soon("its end", readUntilOver(late)), "");
-}
-
 // How a full queue is dealt with differs from system to system.
 const onlyOnLinux = Deno.build.os === "linux" ? test : () => {};
 
@@ -170,7 +155,7 @@ onlyOnLinux("runAgent() answers 504 when a target does not answer in time", asyn
   const cause = `${target.authority}: no answer in 50 ms`;
   assert(answer.startsWith(`HTTP/1.1 504 ${cause}\r\n`), answer);
   assertStringIncludes(answer, `; error=connection_timeout; details="${cause}"\r\n`);
-  await assertLateIsClosed(target);
+  await assertGivenUp(net, target);
 });
 
 onlyOnLinux("runAgent() stops while it waits for a target", async (net) => {
@@ -183,7 +168,7 @@ onlyOnLinux("runAgent() stops while it waits for a target", async (net) => {
   await eventually("the agent dials", () => lines.some((line) => line.includes("connect request")));
   await agent.stop();
   assertEquals(await soon("the client's end", readUntilOver(client)), "");
-  await assertLateIsClosed(target);
+  await assertGivenUp(net, target);
 });
 
 test("runAgent() answers also a client that sends on and on", async (net) => {

@@ -3,6 +3,7 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import fc from "fast-check";
+import { parseRule } from "../lib/acl.ts";
 import type { Authority } from "../lib/authority.ts";
 import { type Cidr, parseCidr } from "../lib/cidr.ts";
 import { UsageError } from "../lib/errors.ts";
@@ -22,6 +23,7 @@ import {
   listFlag,
   parseDuration,
   parseFlags,
+  ruleListFlag,
   stringFlag,
 } from "../lib/flags.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../lib/program_flags.ts";
@@ -568,7 +570,10 @@ Deno.test({
       v: 0,
     };
     const agentArgs = [...files, "-ca-file", "a"];
-    assertEquals(parseFlags(agentFlags, agentArgs, noEnv), { kind: "run", values });
+    assertEquals(parseFlags(agentFlags, agentArgs, noEnv), {
+      kind: "run",
+      values: { ...values, allow: [], deny: [] },
+    });
     assertEquals(parseFlags(passthroughFlags, [...agentArgs, "--upstream=h:1"], noEnv), {
       kind: "run",
       values: { ...values, upstream: { hostname: "h", port: 1 }, proxyProtocol: "off" },
@@ -598,8 +603,44 @@ Deno.test({
       messageFor(["--accept-proxy-protocol=10.0.0.1/8"], {}, serverFlags),
       "--accept-proxy-protocol",
     );
+    assertEquals(
+      messageFor(["--allow=10.0.0.0/8,a:0"], {}, agentFlags),
+      'flag --allow: bad rule "a:0": the ports are not in 1 to 65535',
+    );
+    assertEquals(
+      messageFor(["--deny=10.0.0.1/8:22"], {}, agentFlags),
+      'flag --deny: bad network "10.0.0.1/8": ' +
+        "bits beyond the prefix are set, the network is 10.0.0.0/8",
+    );
+    assertStringIncludes(messageFor(["--deny="], {}, agentFlags), "has an empty item");
+    assertEquals(
+      messageFor([], { QRHT_DENY: "a\nb" }, agentFlags),
+      'environment variable QRHT_DENY: bad rule "a\\nb": a character that no host name has',
+    );
+    assertStringIncludes(messageFor(["--deny=*"], {}, passthroughFlags), "unknown flag --deny");
     assertStringIncludes(messageFor(["--proxy-protocol=v3"], {}, passthroughFlags), "off, v1, v2");
     assertEquals(parseFlags(serverFlags, ["--agent-wait=0", "-h"], noEnv), { kind: "help" });
+  },
+});
+
+Deno.test({
+  name: "ruleListFlag() gives the rules of all occurrences, in their order",
+  permissions: "none",
+  fn() {
+    const flags = { rules: ruleListFlag("rules", { help: "rules" }) };
+    const run = (args: readonly string[], env: Readonly<Record<string, string>> = {}) => {
+      const parsed = parseFlags(flags, args, (name) => env[name]);
+      if (parsed.kind !== "run") throw new Error(`Expected values, got ${parsed.kind}`);
+      return parsed.values.rules;
+    };
+    const [a, b, c] = ["10.0.0.0/8:22", "[fd00::/8]:80-90", "*.example"] as const;
+    const rules = [a, b, c].map(parseRule);
+    assertEquals(run([]), []);
+    assertEquals(run([`--rules=${a},${b}`, "-rules", c]), rules);
+    assertEquals(run([], { QRHT_RULES: [a, b, c].join(",") }), rules);
+    assertEquals(run([`--rules=${c}`], { QRHT_RULES: a }), [parseRule(c)]);
+    const help = formatHelp({ name: "p", summary: "Does it." }, flags);
+    assertStringIncludes(help, "--rules rules  rules [comma separated, may be repeated]");
   },
 });
 

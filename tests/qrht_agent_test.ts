@@ -7,7 +7,7 @@ import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } f
 import { delay } from "@std/async/delay";
 import { parseCidr } from "../lib/cidr.ts";
 import { QRHT_ALPN } from "../lib/dialect.ts";
-import { tcpDuplex, writeAll } from "../lib/duplex.ts";
+import { writeAll } from "../lib/duplex.ts";
 import { ipBytes } from "../lib/ip_address.ts";
 import { formatProxyHeader } from "../lib/proxy_protocol.ts";
 import { encodeFrame, FrameType } from "../lib/qrht/frame.ts";
@@ -18,17 +18,17 @@ import { eventually } from "./support/eventually.ts";
 import { readExactly, readToEnd } from "./support/memory_duplex.ts";
 import { assertSameBytes, pattern } from "./support/bytes.ts";
 import {
+  assertGivenUp,
   assertReads,
   logLines,
-  loopback,
   NOBODY,
   OK,
   readText,
   readUntilOver,
   requestFor,
   sendText,
+  silentTarget,
   soon,
-  type Target,
   utf8,
 } from "./support/network.ts";
 import {
@@ -132,23 +132,6 @@ test("runAgent() tells the server and the client, once each, why there is no tun
 // How a full queue is dealt with differs from system to system.
 const onlyOnLinux = Deno.build.os === "linux" ? test : () => {};
 
-/** A target whose system answers no attempt to connect, until what waits in its queue has been accepted. */
-async function silentTarget(net: ScriptedNetwork): Promise<Target> {
-  const target = net.target({ tcpBacklog: 1 });
-  // One more than the backlog says.
-  for (let i = 0; i < 2; i++) net.own(tcpDuplex(await Deno.connect(loopback(target.port))));
-  return target;
-}
-
-/** Asserts that connections which come through at last, when nobody wants them any more, are closed. */
-async function lateAreClosed(target: Target, count: number): Promise<void> {
-  for (let i = 0; i < 2; i++) await target.accept();
-  for (let i = 0; i < count; i++) {
-    const late = await soon("an attempt that comes through", target.accept());
-    assertEquals(await soon("its end", readUntilOver(late)), "");
-  }
-}
-
 onlyOnLinux("the agents tell the server that a target does not answer in time", async (net) => {
   const target = await silentTarget(net);
   const server = net.scriptedServer();
@@ -165,7 +148,7 @@ onlyOnLinux("the agents tell the server that a target does not answer in time", 
     data: "",
     ended: true,
   });
-  await lateAreClosed(target, 2);
+  await assertGivenUp(net, target);
 });
 
 test("runPassthrough() tells the server why there is no tunnel, and the client nothing", async (net) => {

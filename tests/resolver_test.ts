@@ -77,6 +77,60 @@ test("Resolver.resolve() has no more than maxLookups under way, and others wait 
   assertEquals(lookups.names, ["a", "b", "c", "d", "e"]);
 });
 
+test("Resolver.resolve() keeps lookups for names that have resolved before", async () => {
+  const lookups = new Lookups();
+  const resolver = new Resolver({ ...lookups, maxLookups: 4 });
+  const good = resolver.resolve("Good", forever);
+  lookups.answer("good", "10.0.0.1");
+  await good;
+  const empty = resolver.resolve("empty", forever);
+  lookups.answer("empty");
+  await empty;
+  const hanging = ["a", "b", "c", "d"].map((name) => texts(resolver.resolve(name, forever)));
+  const stillEmpty = resolver.resolve("empty", forever);
+  const again = texts(resolver.resolve("good", forever));
+  await settled();
+  assertEquals(lookups.names, ["good", "empty", "a", "b", "c", "good"]);
+  lookups.answer("good", "10.0.0.2");
+  assertEquals(await again, ["10.0.0.2"]);
+  // A name that fails is known no longer.
+  const failing = resolver.resolve("good", forever);
+  await settled();
+  lookups.fail("good", new Error("gone"));
+  await assertRejects(() => failing, Error, "gone");
+  const unknown = texts(resolver.resolve("good", forever));
+  await settled();
+  assertEquals(lookups.names.slice(6), ["good"]);
+  for (const name of ["a", "b", "c", "d", "empty", "good"]) {
+    await settled();
+    lookups.answer(name, "10.0.0.1");
+  }
+  assertEquals(await Promise.all([...hanging, unknown]), Array(5).fill(["10.0.0.1"]));
+  assertEquals((await stillEmpty).length, 1);
+});
+
+test("Resolver.resolve() forgets names beyond 1000, those first that were asked for longest ago", async () => {
+  const hang = new Promise<string[]>(() => {});
+  let isHanging = false;
+  const started: string[] = [];
+  const resolver = new Resolver({
+    lookup: (name) => {
+      started.push(name);
+      return isHanging ? hang : Promise.resolve(["10.0.0.1"]);
+    },
+    maxLookups: 4,
+  });
+  for (let i = 0; i < 1000; i++) await resolver.resolve(`n${i}`, forever);
+  await resolver.resolve("n0", forever);
+  await resolver.resolve("n1000", forever);
+  isHanging = true;
+  started.length = 0;
+  for (const name of ["a", "b", "c", "n1", "n0"]) {
+    resolver.resolve(name, forever).catch(() => {});
+  }
+  assertEquals(started, ["a", "b", "c", "n0"]);
+});
+
 test("Resolver.resolve() goes on with the next name after one that fails", async () => {
   const lookups = new Lookups();
   const resolver = new Resolver({ ...lookups, maxLookups: 1 });

@@ -242,6 +242,30 @@ export function test(
   }
 }
 
+/** A target whose system answers no attempt to connect, until what waits in its queue has been accepted. Linux only. */
+export async function silentTarget(
+  net: { target: Network["target"]; own: Network["own"] },
+): Promise<Target> {
+  const target = net.target({ tcpBacklog: 1 });
+  // One more than the backlog says.
+  for (let i = 0; i < 2; i++) net.own(tcpDuplex(await Deno.connect(loopback(target.port))));
+  return target;
+}
+
+/**
+ * Asserts that nothing comes of attempts at a silent target that were given up: it gets what has waited in its queue,
+ * then a connection of the test's own. An attempt that went on would be seen by the sanitizer of operations.
+ */
+export async function assertGivenUp(
+  net: { own: Network["own"] },
+  target: Target,
+): Promise<void> {
+  for (let i = 0; i < 2; i++) await target.accept();
+  const own = net.own(tcpDuplex(await Deno.connect(loopback(target.port))));
+  await sendText(own, "the test's own");
+  await soon("its bytes", assertReads(await target.accept(), "the test's own"));
+}
+
 /** What the programs log meanwhile. */
 export function logLines(verbosity: number): string[] & Disposable {
   const lines: string[] = [];
