@@ -193,7 +193,10 @@ if (import.meta.main) {
     summary:
       "Dials a proxy-server from inside a private network and serves HTTP CONNECT on the streams it opens.",
     flags: agentFlags,
-    run: async (values, signal) =>
-      await runAgent({ ...values, tls: await loadAgentTls(values) }, { signal }),
+    async run(values, signal, onHangup) {
+      const tls = await loadAgentTls(values);
+      void tls.watch({ signal, onHangup });
+      await runAgent({ ...values, tls }, { signal });
+    },
   });
 }

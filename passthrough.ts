@@ -98,7 +98,10 @@ if (import.meta.main) {
     name: "proxy-passthrough",
     summary: "Dials a proxy-server and connects every stream it opens to one upstream.",
     flags: passthroughFlags,
-    run: async (values, signal) =>
-      await runPassthrough({ ...values, tls: await loadAgentTls(values) }, { signal }),
+    async run(values, signal, onHangup) {
+      const tls = await loadAgentTls(values);
+      void tls.watch({ signal, onHangup });
+      await runPassthrough({ ...values, tls }, { signal });
+    },
   });
 }

@@ -4,6 +4,7 @@
 /** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
 import { acceptEach } from "./lib/accept.ts";
 import { type Authority, formatAuthority } from "./lib/authority.ts";
+import { listNames } from "./lib/certificate.ts";
 import type { Cidr } from "./lib/cidr.ts";
 import { identifyClient } from "./lib/client.ts";
 import { ConnectedAgent } from "./lib/connected_agent.ts";
@@ -25,12 +26,13 @@ import {
   type QuicStream,
   tlsAlertOf,
   type TlsIdentity,
+  type TlsSource,
 } from "./lib/quic/mod.ts";
 import { AgentRegistry, type RegistryOptions } from "./lib/registry.ts";
 import { Route, type RoutePolicy } from "./lib/route.ts";
 import { Running } from "./lib/running.ts";
 import { Throttle } from "./lib/throttle.ts";
-import { loadTlsMaterial } from "./lib/tls.ts";
+import { ReloadingTls } from "./lib/tls_reload.ts";
 import { openFields } from "./lib/tunnel.ts";
 
 export interface ServerConfig extends RoutePolicy, Omit<RegistryOptions, "random"> {
@@ -38,8 +40,11 @@ export interface ServerConfig extends RoutePolicy, Omit<RegistryOptions, "random
   readonly listenTcp: Authority;
   /** Where agents connect. */
   readonly listenQuic: Authority;
-  readonly tls: TlsIdentity;
+  /** Asked at the start of each handshake. */
+  readonly tls: TlsIdentity | TlsSource;
   readonly alpn: readonly string[];
+  /** Names of certificates whose agents are let in, as `--agent-name` has them; none for every agent. @default {[]} */
+  readonly agentNames?: readonly string[];
   /** Networks whose connections begin with a header of the PROXY protocol. @default {[]} */
   readonly acceptProxyProtocol?: readonly Cidr[];
   /** Clients served at a time; further ones are closed at once. @default {20000} */
@@ -60,7 +65,7 @@ export interface ServerOptions {
 }
 
 /** Application error codes of the server (docs/protocol.md, "Errors"). */
-const CloseCode = { Stopped: 0, NoFurtherAgents: 103 } as const;
+const CloseCode = { Stopped: 0, NotAdmitted: 102, NoFurtherAgents: 103 } as const;
 
 /** What the parts of a running server share. */
 interface Server {
@@ -187,21 +192,37 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
       if (error instanceof ConnectionClosedError) return;
       throw error;
     }
-    const agent = new ConnectedAgent(connection);
-    const refusal = refusalOf(server);
+    const agent = new ConnectedAgent(connection, server.config.agentNames);
+    const refusal = refusalOf(agent, server);
     if (refusal === undefined) serveAgent(agent, server);
     else {
-      log.warn("agent refused", { ...agent.fields, reason: refusal });
-      connection.close(CloseCode.NoFurtherAgents, refusal);
+      const { code, reason } = refusal;
+      log.warn("agent refused", { ...agent.fields, names: listNames(agent.names), reason });
+      connection.close(code, reason);
     }
   }
 }
 
-/** Why no further agent is taken; undefined when one is. */
-function refusalOf({ config, agents, stopping }: Server): string | undefined {
-  const { maxAgents = 1_000 } = config;
-  if (stopping.aborted) return "the server drains";
-  return agents.size < maxAgents ? undefined : `${maxAgents} agents are connected already`;
+interface Refusal {
+  readonly code: number;
+  readonly reason: string;
+}
+
+/** Why an agent is not taken; undefined when it is. */
+function refusalOf(
+  { isAllowed }: ConnectedAgent,
+  { config: { maxAgents = 1_000 }, agents, stopping }: Server,
+): Refusal | undefined {
+  if (!isAllowed) {
+    const reason = "not admitted: the certificate has no name that is let in";
+    return { code: CloseCode.NotAdmitted, reason };
+  }
+  const reason = stopping.aborted
+    ? "the server drains"
+    : agents.size >= maxAgents
+    ? `${maxAgents} agents are connected already`
+    : undefined;
+  return reason === undefined ? undefined : { code: CloseCode.NoFurtherAgents, reason };
 }
 
 /** Offers an agent clients until it drains or its connection ends. */
@@ -302,14 +323,15 @@ if (import.meta.main) {
     summary:
       "Takes TCP connections and carries each, on a QUIC stream, to an agent that has dialled in.",
     flags: serverFlags,
-    async run(values, signal) {
-      const tls = await loadTlsMaterial({
+    async run(values, signal, onHangup) {
+      const tls = await ReloadingTls.load({
         caFile: values.clientCaFile,
         caFlag: "--client-ca-file",
         certFile: values.certFile,
         keyFile: values.certKey,
       });
-      await runServer({ ...values, tls }, { signal });
+      const ready = () => void tls.watch({ signal, onHangup });
+      await runServer({ ...values, tls }, { signal, ready });
     },
   });
 }

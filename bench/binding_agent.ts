@@ -34,7 +34,7 @@ await runProgram({
       resolveHostname: () => values.server.hostname,
       localHost: "127.0.0.1",
       crypto: { ops: { randomBytes } },
-      config: bindingConfig(await loadAgentTls(values), values.alpn),
+      config: bindingConfig((await loadAgentTls(values)).current, values.alpn),
     });
     client.connection.addEventListener(
       events.EventQUICConnectionStream.name,

@@ -14,13 +14,15 @@ import {
   ConnectionClosedError,
   describeClose,
   type HostPort,
+  identityOf,
   type QuicConnection,
   QuicEndpoint,
   type QuicStream,
   tlsAlertOf,
   type TlsIdentity,
+  type TlsSource,
 } from "./quic/mod.ts";
-import { loadTlsMaterial } from "./tls.ts";
+import { ReloadingTls } from "./tls_reload.ts";
 import { acceptTunnel, type Failure, type IncomingTunnel, openFields } from "./tunnel.ts";
 import { within } from "./within.ts";
 
@@ -29,7 +31,8 @@ export interface AgentConfig {
   readonly server: Authority;
   /** Name that the server's certificate must have; sent as SNI. */
   readonly serverName: string;
-  readonly tls: TlsIdentity;
+  /** Asked at each connect. */
+  readonly tls: TlsIdentity | TlsSource;
   readonly alpn: readonly string[];
   /** Time that connecting to a target may take. */
   readonly dialTimeoutMs: number;
@@ -94,9 +97,9 @@ export async function runAgentSession(
 /** Certificates and key of an agent, from the files that its flags name. */
 export function loadAgentTls(
   files: { caFile: string; certFile: string; certKey: string },
-): Promise<TlsIdentity> {
+): Promise<ReloadingTls> {
   const { caFile, certFile, certKey } = files;
-  return loadTlsMaterial({ caFile, caFlag: "--ca-file", certFile, keyFile: certKey });
+  return ReloadingTls.load({ caFile, caFlag: "--ca-file", certFile, keyFile: certKey });
 }
 
 async function connect(config: AgentConfig, log: Logger, signal: AbortSignal): Promise<Session> {
@@ -106,8 +109,9 @@ async function connect(config: AgentConfig, log: Logger, signal: AbortSignal): P
     hostname: peer.host.includes(":") ? "::" : "0.0.0.0",
     port: 0,
   });
+  const { alpn, serverName } = config;
+  const tls = identityOf(config.tls);
   try {
-    const { tls, alpn, serverName } = config;
     const connection = await endpoint.connect(peer, serverName, {
       tls,
       alpn,
@@ -116,7 +120,7 @@ async function connect(config: AgentConfig, log: Logger, signal: AbortSignal): P
     return { endpoint, connection };
   } catch (error) {
     await endpoint.close();
-    throw explain(error, config);
+    throw explain(error, tls, serverName);
   }
 }
 
@@ -237,10 +241,10 @@ async function resolve(server: Authority): Promise<HostPort> {
 }
 
 /** Says what is wrong with the server's certificate, if that was the cause. */
-function explain(error: unknown, config: AgentConfig): unknown {
+function explain(error: unknown, { ca }: TlsIdentity, serverName: string): unknown {
   if (!(error instanceof ConnectionClosedError)) return error;
   const { info } = error;
   if (info.by !== "local" || tlsAlertOf(info) === undefined) return error;
-  const cause = explainServerCertificate(error.peerCertificates, config.tls.ca, config.serverName);
+  const cause = explainServerCertificate(error.peerCertificates, ca, serverName);
   return cause ? new Error(`${error.message}: ${cause}`, { cause: error }) : error;
 }

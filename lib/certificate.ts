@@ -41,6 +41,21 @@ export function describeCertificate(der: Uint8Array): CertificateInfo {
   return readCertificate(der).info;
 }
 
+/** What a log line says of a certificate. Its names are bounded in number and length. */
+export function certificateFields({ subject, names, fingerprint256, notAfter }: CertificateInfo) {
+  return {
+    subject: shorten(subject),
+    names: listNames(names),
+    fingerprint: fingerprint256,
+    notAfter: isoSeconds(notAfter),
+  };
+}
+
+/** Names for a log line, bounded in number and length; those that are not plain words are quoted. */
+export function listNames(names: readonly string[]): string {
+  return listSome(names, (name) => /^[^\s,"\\]+$/.test(name) ? shorten(name) : quote(name));
+}
+
 /**
  * Says why a server's certificate is not acceptable, or `undefined` where no reason is found.
  *
@@ -325,16 +340,24 @@ function isoSeconds(date: Date): string {
 
 /** Quotes what others wrote: bounded, and with nothing in it that a terminal would obey. */
 export function quote(text: string): string {
-  const quoted = JSON.stringify(text.length > 200 ? `${text.slice(0, 200)}…` : text);
+  const quoted = JSON.stringify(shorten(text));
   return quoted.replace(
     /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
     (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`,
   );
 }
 
-function quoteAll(names: string[]): string {
+function shorten(text: string): string {
+  return text.length > 200 ? `${text.slice(0, 200)}…` : text;
+}
+
+function quoteAll(names: readonly string[]): string {
+  return listSome(names, quote);
+}
+
+function listSome(names: readonly string[], show: (name: string) => string): string {
   const more = names.length - MAX_NAMES_SHOWN;
-  const shown = names.slice(0, MAX_NAMES_SHOWN).map(quote).join(", ");
+  const shown = names.slice(0, MAX_NAMES_SHOWN).map(show).join(", ");
   return more > 0 ? `${shown} and ${more} more` : shown;
 }
 

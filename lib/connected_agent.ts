@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { createHash } from "node:crypto";
+import { allowedName } from "./agent_names.ts";
 import { formatAuthority } from "./authority.ts";
 import { describeCertificate } from "./certificate.ts";
 import type { Control } from "./qrht/control.ts";
@@ -12,12 +14,22 @@ const RESPONSIVE_MS = 3_000;
 
 /** An agent that is connected to this server. */
 export class ConnectedAgent implements Agent<QuicStream> {
+  /** Those in its certificate: DNS names, URIs and common names. */
+  readonly names: readonly string[];
+  /** Whether its certificate has a name that the server lets in. */
+  readonly isAllowed: boolean;
+  /** What the log calls it: the name that is let in, else its first, else the fingerprint of its certificate. */
   readonly name: string;
   /** Its control streams, in the dialect that has some. */
   control: Control | undefined;
 
-  constructor(readonly connection: QuicConnection) {
-    this.name = nameOf(connection.peerCertificates?.[0]);
+  /** @param allowed patterns of the names that the server lets in; without any, it lets in all agents */
+  constructor(readonly connection: QuicConnection, allowed: readonly string[] = []) {
+    const certificate = connection.peerCertificates?.[0] ?? new Uint8Array(0);
+    this.names = namesOf(certificate);
+    const name = allowedName(this.names, allowed);
+    this.isAllowed = allowed.length === 0 || name !== undefined;
+    this.name = name ?? this.names[0] ?? fingerprintOf(certificate);
   }
 
   get hasCredit(): boolean {
@@ -50,11 +62,16 @@ export class ConnectedAgent implements Agent<QuicStream> {
   }
 }
 
-function nameOf(certificate: Uint8Array | undefined): string {
+function namesOf(certificate: Uint8Array): readonly string[] {
   try {
-    return certificate ? describeCertificate(certificate).names[0] ?? "" : "";
+    return describeCertificate(certificate).names.filter((name) => name !== "");
   } catch {
-    // BoringSSL has accepted it; that this end cannot read its names takes nothing from that.
-    return "";
+    // BoringSSL has accepted it; to this end, which cannot read its names, it has none.
+    return [];
   }
+}
+
+function fingerprintOf(certificate: Uint8Array): string {
+  const digest = createHash("sha256").update(certificate).digest("hex").toUpperCase();
+  return digest.match(/../g)!.join(":");
 }

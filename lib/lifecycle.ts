@@ -6,6 +6,9 @@ import { type FlagTable, type FlagValues, formatHelp, parseFlags } from "./flags
 import { configureLog } from "./log.ts";
 import { version } from "./version.ts";
 
+/** Has a listener called at each SIGHUP. */
+export type OnHangup = (listener: () => void) => void;
+
 /** A program of this project, as its command line sees it. */
 export interface Program<T extends FlagTable> {
   /** Name in help and errors. */
@@ -15,16 +18,21 @@ export interface Program<T extends FlagTable> {
   /**
    * Runs until the signal aborts.
    *
+   * @param onHangup tells of each SIGHUP, by which operators ask for files to be read again; Windows has none
    * @throws {UsageError} when it cannot start as it was told to
    */
-  run(values: FlagValues<T> & { readonly v: number }, signal: AbortSignal): Promise<void>;
+  run(
+    values: FlagValues<T> & { readonly v: number },
+    signal: AbortSignal,
+    onHangup: OnHangup,
+  ): Promise<void>;
 }
 
 /** Exit codes: 0 stopped as told, 1 failed, 2 started wrongly, 128 + n ended by a second signal n. */
 const FAILED = 1;
 const USAGE = 2;
 
-const stopSignals = { SIGINT: 2, SIGTERM: 15 } as const;
+const stopSignals = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
 
 /** Runs a program with the process's arguments, environment and signals, and ends the process. */
 export async function runProgram<T extends FlagTable & { readonly v: unknown }>(
@@ -36,7 +44,8 @@ export async function runProgram<T extends FlagTable & { readonly v: unknown }>(
     if (parsed.kind === "version") return exit(0, `${program.name} ${version}`);
     const values = parsed.values as FlagValues<T> & { readonly v: number };
     configureLog(values.v, (line) => writeLine(Deno.stderr, line));
-    await program.run(values, stopSignal());
+    const { stop, onHangup } = listenToSignals();
+    await program.run(values, stop, onHangup);
     return Deno.exit(0);
   } catch (error) {
     writeLine(Deno.stderr, `${program.name}: ${messageOf(error)}`);
@@ -44,17 +53,27 @@ export async function runProgram<T extends FlagTable & { readonly v: unknown }>(
   }
 }
 
-/** Aborts at the first signal to stop; the second one ends the process at once. */
-function stopSignal(): AbortSignal {
+/**
+ * Aborts at the first signal to stop; the second one ends the process at once. SIGHUP is such a signal only where it
+ * says that the terminal of the program is gone.
+ */
+function listenToSignals(): { stop: AbortSignal; onHangup: OnHangup } {
   const controller = new AbortController();
-  for (const [name, number] of Object.entries(stopSignals)) {
-    if (Deno.build.os === "windows" && name === "SIGTERM") continue;
-    Deno.addSignalListener(name as Deno.Signal, () => {
-      if (controller.signal.aborted) Deno.exit(128 + number);
-      controller.abort(new Error(`stopped by ${name}`));
-    });
-  }
-  return controller.signal;
+  const stop = (name: keyof typeof stopSignals) => {
+    if (controller.signal.aborted) Deno.exit(128 + stopSignals[name]);
+    controller.abort(new Error(`stopped by ${name}`));
+  };
+  const listeners: (() => void)[] = [];
+  const hadTerminal = Deno.stderr.isTerminal();
+  const hangUp = () => {
+    if (hadTerminal && !Deno.stderr.isTerminal()) return stop("SIGHUP");
+    for (const listener of listeners) listener();
+  };
+  const onWindows = Deno.build.os === "windows";
+  Deno.addSignalListener("SIGINT", () => stop("SIGINT"));
+  if (!onWindows) Deno.addSignalListener("SIGTERM", () => stop("SIGTERM"));
+  if (!onWindows) Deno.addSignalListener("SIGHUP", hangUp);
+  return { stop: controller.signal, onHangup: (listener) => listeners.push(listener) };
 }
 
 function exit(code: number, text: string): never {

@@ -3,6 +3,7 @@
 
 /** The flags of the three programs. */
 
+import { checkAgentName } from "./agent_names.ts";
 import { balances } from "./balance.ts";
 import { QRHT_ALPN, RAW_ALPN } from "./dialect.ts";
 import {
@@ -111,6 +112,13 @@ export const serverFlags = {
     required: true,
     valueName: "path",
     help: "CA certificates that the certificates of agents are verified against, PEM",
+  }),
+  agentNames: listFlag("agent-name", {
+    multiple: true,
+    valueName: "names",
+    help:
+      "names of certificates whose agents are let in, such as node-1, *.agents.example or spiffe://cluster/ns/*; every certificate of the CA without this flag",
+    check: checkAgentName,
   }),
   agentWaitMs: durationFlag("agent-wait", {
     default: "2s",

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The TLS files of a program, loaded and checked before it starts. */
+/** The TLS files of a program, read and checked as a whole. */
 
 import { Buffer } from "node:buffer";
 import { createPrivateKey } from "node:crypto";
@@ -33,6 +33,14 @@ export interface TlsMaterial {
   readonly key: Uint8Array;
   /** About the own certificate. */
   readonly info: CertificateInfo;
+  /** About every certificate, the own one first, then its intermediates, then the CA certificates. */
+  readonly certificates: readonly FileCertificate[];
+}
+
+/** A certificate, and the flag that named its file. */
+export interface FileCertificate {
+  readonly flag: string;
+  readonly info: CertificateInfo;
 }
 
 /** Where {@linkcode loadTlsMaterial} reads from. */
@@ -53,9 +61,13 @@ class LoadedTlsMaterial implements TlsMaterial {
     readonly ca: Uint8Array,
     readonly cert: Uint8Array,
     key: Uint8Array,
-    readonly info: CertificateInfo,
+    readonly certificates: readonly FileCertificate[],
   ) {
     this.#key = key;
+  }
+
+  get info(): CertificateInfo {
+    return this.certificates[0]!.info;
   }
 
   get key(): Uint8Array {
@@ -75,25 +87,69 @@ class LoadedTlsMaterial implements TlsMaterial {
   }
 }
 
+/** What was in the files of a program. */
+export interface TlsFileContents {
+  readonly ca: FileContent;
+  readonly cert: FileContent;
+  readonly key: FileContent;
+}
+
+interface FileContent {
+  readonly flag: string;
+  readonly path: string;
+  readonly bytes: Uint8Array;
+  /** Whether it can be read again; a pipe cannot. */
+  readonly isFile: boolean;
+}
+
 /**
- * Reads the PEM files of a program and checks all that can be known about them before it starts.
- *
- * Keys may be PKCS#8, SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`), unencrypted; RSA,
- * ECDSA on P-256, P-384 or P-521, or Ed25519. Files may be up to 1 MiB long. Of the own chain only
- * the first certificate must be within its validity; of the CA certificates, one.
+ * Reads the files of a program and checks them.
  *
  * @param options.now The time that validity is judged at. Default: the current time.
  * @throws {UsageError} One line naming flag and file, for whatever is wrong with them.
  */
 export async function loadTlsMaterial(
   files: TlsFiles,
-  { now = new Date() }: { now?: Date } = {},
+  options: { now?: Date } = {},
 ): Promise<TlsMaterial> {
-  const caFile = await readPemFile(files.caFlag, files.caFile);
-  const certFile = await readPemFile("--cert-file", files.certFile);
-  const keyFile = files.keyFile === files.certFile
-    ? { ...certFile, flag: "--cert-key" } // a pipe can be read only once
-    : await readPemFile("--cert-key", files.keyFile);
+  return checkTlsFiles(await readTlsFiles(files), options);
+}
+
+/**
+ * Reads the files of a program, each up to 1 MiB.
+ *
+ * @param before What was read of them the last time; what was no file then, such as a pipe, is not read again.
+ * @throws {UsageError} One line naming flag and file, when one cannot be read.
+ */
+export async function readTlsFiles(
+  files: TlsFiles,
+  before?: TlsFileContents,
+): Promise<TlsFileContents> {
+  const ca = await readFile(files.caFlag, files.caFile, before?.ca);
+  const cert = await readFile("--cert-file", files.certFile, before?.cert);
+  const key = files.keyFile === files.certFile
+    ? { ...cert, flag: "--cert-key" } // a pipe can be read only once
+    : await readFile("--cert-key", files.keyFile, before?.key);
+  return { ca, cert, key };
+}
+
+/**
+ * Checks all that can be known about the PEM files of a program before they are used.
+ *
+ * Keys may be PKCS#8, SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`), unencrypted; RSA,
+ * ECDSA on P-256, P-384 or P-521, or Ed25519. Of the own chain only the first certificate must be
+ * within its validity; of the CA certificates, one.
+ *
+ * @param options.now The time that validity is judged at. Default: the current time.
+ * @throws {UsageError} One line naming flag and file, for whatever is wrong with them.
+ */
+export function checkTlsFiles(
+  contents: TlsFileContents,
+  { now = new Date() }: { now?: Date } = {},
+): TlsMaterial {
+  const [caFile, certFile, keyFile] = [contents.ca, contents.cert, contents.key].map(
+    pemFile,
+  ) as [PemFile, PemFile, PemFile];
 
   const anchors = certificatesOf(caFile);
   if (!anchors.some((anchor) => invalidity(anchor.info, now) === undefined)) {
@@ -135,7 +191,10 @@ export async function loadTlsMaterial(
     certificatesToPem(anchors),
     certificatesToPem(chain),
     toPem(key.label, key.der),
-    leaf.info,
+    [
+      ...chain.map(({ info }) => ({ flag: certFile.flag, info })),
+      ...anchors.map(({ info }) => ({ flag: caFile.flag, info })),
+    ],
   );
 }
 
@@ -150,13 +209,18 @@ function place({ flag, path }: { flag: string; path: string }): string {
   return `${flag} ${quote(path)}`;
 }
 
-async function readPemFile(flag: string, path: string): Promise<PemFile> {
-  let bytes: Uint8Array;
+async function readFile(flag: string, path: string, before?: FileContent): Promise<FileContent> {
+  if (before && !before.isFile) return before;
   try {
-    bytes = await readBounded(path);
+    // What has become a pipe must not be opened: that would wait for a writer.
+    if (before && !(await Deno.stat(path)).isFile) throw new TypeError("not a file any more");
+    return { flag, path, ...await readBounded(path) };
   } catch (error) {
     throw new UsageError(`cannot read ${place({ flag, path })}: ${fileFault(error)}`);
   }
+}
+
+function pemFile({ flag, path, bytes }: FileContent): PemFile {
   const looksLikeDer = bytes[0] === 0x30 && bytes[1]! >= 0x80;
   try {
     const blocks = looksLikeDer ? [] : pemBlocks(new TextDecoder().decode(bytes));
@@ -166,14 +230,15 @@ async function readPemFile(flag: string, path: string): Promise<PemFile> {
   }
 }
 
-async function readBounded(path: string): Promise<Uint8Array> {
+async function readBounded(path: string): Promise<{ bytes: Uint8Array; isFile: boolean }> {
   using file = await Deno.open(path);
+  const { isFile } = await file.stat();
   // Not by the size in stat(): a pipe has none, and a secret may well come through one.
   const buffer = new Uint8Array(MAX_FILE_BYTES + 1);
   let length = 0;
   while (length < buffer.length) {
     const count = await file.read(buffer.subarray(length));
-    if (count === null) return buffer.slice(0, length);
+    if (count === null) return { bytes: buffer.slice(0, length), isFile };
     length += count;
   }
   throw new RangeError("larger than 1 MiB");

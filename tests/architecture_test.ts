@@ -12,6 +12,7 @@ const layers: readonly (readonly string[])[] = [
   // Pure: values in, values out.
   [
     "lib/acl.ts",
+    "lib/agent_names.ts",
     "lib/authority.ts",
     "lib/backoff.ts",
     "lib/balance.ts",
@@ -44,6 +45,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/resolver.ts",
     "lib/retrying_tunnel.ts",
     "lib/tls.ts",
+    "lib/tls_expiry.ts",
     "lib/tunnel.ts",
   ],
   // What keeps a program going.
@@ -54,6 +56,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/reconnect.ts",
     "lib/registry.ts",
     "lib/route.ts",
+    "lib/tls_reload.ts",
   ],
   // The programs.
   ["agent.ts", "passthrough.ts", "server.ts"],

@@ -550,6 +550,7 @@ Deno.test({
         maxConnections: 20_000,
         maxAgents: 1000,
         maxPending: 1000,
+        agentNames: [],
         acceptProxyProtocol: [],
         ...common,
         alpn: ["qrht/1", "quic-echo-example"],

@@ -6,7 +6,9 @@ import { type ConnectionHost, QuicConnection } from "./connection.ts";
 import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
 import { type HostPort, type NativeConfig, quiche } from "./native.ts";
 import {
+  identityOf,
   nativeConfig,
+  type TlsIdentity,
   type TransportOptions,
   type TransportSettings,
   transportSettings,
@@ -66,7 +68,9 @@ const listenDefaults = { retryAfterHalfOpen: 100, maxHalfOpen: 1000, maxAcceptQu
 interface Listener {
   readonly options: ListenOptions & typeof listenDefaults;
   readonly settings: TransportSettings;
-  readonly config: NativeConfig;
+  config: NativeConfig;
+  /** What `config` was made of. */
+  identity: TlsIdentity;
   readonly queue: QuicConnection[];
   readonly waiters: { resolve: (c: QuicConnection) => void; reject: (e: Error) => void }[];
   halfOpen: number;
@@ -112,10 +116,12 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     const { listen } = options;
     if (listen) {
       const settings = transportSettings(listen);
+      const identity = identityOf(listen.tls);
       this.#listener = {
         options: { ...listenDefaults, ...listen },
         settings,
-        config: nativeConfig(settings),
+        config: nativeConfig({ ...settings, tls: identity }),
+        identity,
         queue: [],
         waiters: [],
         halfOpen: 0,
@@ -349,7 +355,8 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     } else if (listener.halfOpen + failedLately(listener) >= listener.options.retryAfterHalfOpen) {
       return this.#retry(header, derived, from);
     }
-    const native = quiche.Connection.accept(cid, originalDcid, this.#local, from, listener.config);
+    const config = currentConfig(listener);
+    const native = quiche.Connection.accept(cid, originalDcid, this.#local, from, config);
     const connection = new QuicConnection({
       role: "server",
       host: this,
@@ -387,6 +394,16 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
       this.socket.release(buffer);
     }
   }
+}
+
+/** The configuration for a handshake that starts now: certificates and key may have been replaced. */
+function currentConfig(listener: Listener): NativeConfig {
+  const identity = identityOf(listener.options.tls);
+  if (identity !== listener.identity) {
+    listener.config = nativeConfig({ ...listener.settings, tls: identity });
+    listener.identity = identity;
+  }
+  return listener.config;
 }
 
 /** Failed handshakes of the last second. */

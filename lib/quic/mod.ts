@@ -25,5 +25,11 @@ export {
   tlsAlertOf,
 } from "./errors.ts";
 export type { HostPort } from "./native.ts";
-export type { TlsIdentity, TransportOptions } from "./options.ts";
+export {
+  checkIdentity,
+  identityOf,
+  type TlsIdentity,
+  type TlsSource,
+  type TransportOptions,
+} from "./options.ts";
 export { QuicStream } from "./stream.ts";

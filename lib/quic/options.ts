@@ -13,10 +13,23 @@ export interface TlsIdentity {
   readonly key: Uint8Array;
 }
 
+/**
+ * Certificates and key that may be replaced: connections that start from then on use what is current, all others go on.
+ * What becomes current has passed {@linkcode checkIdentity}, and is another object than before.
+ */
+export interface TlsSource {
+  readonly current: TlsIdentity;
+}
+
+/** Certificates and key as of now. */
+export function identityOf(tls: TlsIdentity | TlsSource): TlsIdentity {
+  return "current" in tls ? tls.current : tls;
+}
+
 /** What both ends of a connection may set. */
 export interface TransportOptions {
   /** Certificates and key. */
-  readonly tls: TlsIdentity;
+  readonly tls: TlsIdentity | TlsSource;
   /** ALPN protocol names, most wanted first (RFC 7301). */
   readonly alpn: readonly string[];
   /** Time without a packet from the peer after which a connection is dead. @default {5000} */
@@ -103,7 +116,7 @@ export const SIGNATURE_ALGORITHMS = [
  * @throws {Error} when the certificates or the key cannot be used
  */
 export function nativeConfig(settings: TransportSettings): NativeConfig {
-  const { tls } = settings;
+  const tls = identityOf(settings.tls);
   const config = quiche.Config.withBoringSslCtx(
     true,
     false,
@@ -130,6 +143,15 @@ export function nativeConfig(settings: TransportSettings): NativeConfig {
   config.setCcAlgorithmName(settings.congestionControl);
   config.enablePacing(false);
   return config;
+}
+
+/**
+ * Finds out whether connections could be made with certificates and key.
+ *
+ * @throws {Error} when they could not
+ */
+export function checkIdentity(tls: TlsIdentity): void {
+  nativeConfig(transportSettings({ tls, alpn: [] }));
 }
 
 /** Room for a received datagram: what Ethernet carries, and some. Longer ones are cut, fail to decrypt and are dropped. */

@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Which names in certificates belong to agents that a server lets in.
+ *
+ * A pattern is a name as it is in the certificate, or
+ * - `*.agents.example`: `*` stands for one whole label of letters, digits, hyphens and underscores, as in the names of
+ *   hosts. Upper and lower case of ASCII letters are the same.
+ * - `spiffe://cluster/ns/*`, `system:node:*`: with a colon in it, a pattern is for URIs and the like. `*` at its end,
+ *   after a slash or colon, stands for whatever follows. Upper and lower case differ.
+ */
+
+/** Says what is wrong with a pattern, or nothing. */
+export function checkAgentName(pattern: string): string | undefined {
+  if (pattern !== pattern.trim()) return "must not begin or end with a space";
+  if (pattern.includes(":")) {
+    return /^[^*]+(?:[/:]\*)?$/.test(pattern)
+      ? undefined
+      : "may have * only at the end of a URI, after a slash or colon";
+  }
+  return /^(?:\*\.)?[^*]+$/.test(pattern)
+    ? undefined
+    : "may have * only for the whole first label of a name, as in *.agents.example";
+}
+
+/**
+ * The first name that a pattern is for, if there is one.
+ *
+ * @param names those of a certificate: DNS names, URIs and common names
+ * @param patterns each without a fault that {@linkcode checkAgentName} knows
+ */
+export function allowedName(
+  names: readonly string[],
+  patterns: readonly string[],
+): string | undefined {
+  return names.find((name) => patterns.some((pattern) => matches(pattern, name)));
+}
+
+function matches(pattern: string, name: string): boolean {
+  if (pattern.includes(":")) {
+    const prefix = pattern.slice(0, -1);
+    return pattern.endsWith("*")
+      ? name.length > prefix.length && name.startsWith(prefix)
+      : name === pattern;
+  }
+  if (!pattern.startsWith("*.")) return lowerCase(name) === lowerCase(pattern);
+  const dot = name.indexOf(".");
+  return /^[\w-]+$/.test(name.slice(0, Math.max(dot, 0))) &&
+    lowerCase(name.slice(dot)) === lowerCase(pattern.slice(1));
+}
+
+/** Of ASCII letters only: there are others whose lower case is an ASCII letter. */
+function lowerCase(text: string): string {
+  return text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
+}
