@@ -39,6 +39,8 @@ export interface CertificateOptions extends Validity {
   readonly usage: "server" | "client";
   /** DNS names among the alternative names. @default none */
   readonly dnsNames?: readonly string[];
+  /** URIs among the alternative names. @default none */
+  readonly uris?: readonly string[];
   /** IP addresses, v4 or v6, among the alternative names. @default none */
   readonly ipAddresses?: readonly string[];
 }
@@ -71,6 +73,7 @@ export async function issueCertificate(ca: Issued, options: CertificateOptions):
   const keys = await generateKeys();
   const names: x509.JsonGeneralNames = [
     ...(options.dnsNames ?? []).map((value) => ({ type: "dns" as const, value })),
+    ...(options.uris ?? []).map((value) => ({ type: "url" as const, value })),
     ...(options.ipAddresses ?? []).map((value) => ({ type: "ip" as const, value })),
   ];
   const usage = x509.ExtendedKeyUsage[options.usage === "server" ? "serverAuth" : "clientAuth"];

@@ -4,7 +4,7 @@
 /** The TLS files of a program, read again while it runs. */
 import { createHash } from "node:crypto";
 import { delay } from "@std/async/delay";
-import { certificateFields, oneLine } from "./certificate.ts";
+import { certificateFields, oneLine, quote } from "./certificate.ts";
 import { messageOf, UsageError } from "./errors.ts";
 import { logger } from "./log.ts";
 import { checkIdentity, type TlsSource } from "./quic/mod.ts";
@@ -155,8 +155,8 @@ function usable(contents: TlsFileContents, now: Date): TlsMaterial {
     const { cert: { path }, ca } = contents;
     throw new UsageError(
       oneLine(
-        `the TLS library refuses --cert-file ${JSON.stringify(path)} with its key, or ` +
-          `${ca.flag} ${JSON.stringify(ca.path)}: ${messageOf(error)}`,
+        `the TLS library refuses --cert-file ${quote(path)} with its key, or ` +
+          `${ca.flag} ${quote(ca.path)}: ${messageOf(error)}`,
       ),
     );
   }
