@@ -30,6 +30,7 @@ import { type NativeConfig, type NativeConnection, quiche } from "../lib/quic/na
 import { nativeConfig, transportSettings } from "../lib/quic/options.ts";
 import { parseLongHeader } from "../lib/quic/packet.ts";
 import { eventually } from "./support/eventually.ts";
+import { readToEnd } from "./support/memory_duplex.ts";
 import { ALPN, assertNothingLive } from "./support/quic.ts";
 import { TestCa } from "./support/tls.ts";
 import { UdpRelay } from "./support/udp_relay.ts";
@@ -255,6 +256,81 @@ for (const [which, { identity, alert, name }] of Object.entries(badServers)) {
     assertEquals([failure!.by, tlsAlertOf(failure!)], ["peer", alert], describeClose(failure!));
     assertEquals(server.endpoint.halfOpen, 0);
   });
+}
+
+// ---- Certificates that are replaced ----
+
+quicTest(
+  "QuicEndpoint uses what is current for handshakes from then on, and goes on with the others",
+  async () => {
+    const tls = { current: goodServer };
+    await using server = listen({ tls });
+    await using client = new QuicEndpoint(LOOPBACK);
+    const [before, atClient] = await Promise.all([
+      server.endpoint.accept(),
+      connect(client, server.address),
+    ]);
+    const stream = await before.openStream();
+    await stream.write(new Uint8Array([1]));
+
+    tls.current = await otherCa.server();
+    const error = await assertRejects(() => connect(client, server.address), ConnectionClosedError);
+    assertEquals([error.info.by, tlsAlertOf(error.info)], ["local", 48], error.message);
+    const oldAgent = ca.client({}, otherCa);
+    const refused = await assertRejects(
+      async () => await connect(client, server.address, { tls: await oldAgent }),
+      ConnectionClosedError,
+    );
+    assertEquals([refused.info.by, tlsAlertOf(refused.info)], ["peer", 48], refused.message);
+    const newAgent = await otherCa.client();
+    await Promise.all([
+      server.endpoint.accept(),
+      connect(client, server.address, { tls: { current: newAgent } }),
+    ]);
+
+    const atPeer = await atClient.acceptStream();
+    await stream.write(new Uint8Array([2]));
+    await stream.closeWrite();
+    assertEquals(await readToEnd(atPeer), new Uint8Array([1, 2]));
+    stream.abort();
+    atPeer.abort();
+  },
+);
+
+Deno.test("nativeConfig() of new certificates takes no session tickets of old ones", () => {
+  const config = (tls: TlsIdentity) => nativeConfig(transportSettings({ tls, alpn: ALPN }));
+  const [client, server] = [config(goodClient), config(goodServer)];
+  const first = handshake(client, server);
+  assert(first.isLetIn);
+  const again = handshake(client, server, first.session);
+  assertEquals([again.isLetIn, again.isResumed], [true, true], "the ticket is good for something");
+  const renewed = handshake(client, config(goodServer), first.session);
+  assertEquals([renewed.isLetIn, renewed.isResumed], [true, false]);
+  const otherTrust = { ...goodServer, ca: otherCa.pem };
+  assertEquals(handshake(client, config(otherTrust), first.session).isLetIn, false);
+});
+
+/** A handshake without a socket. */
+function handshake(client: NativeConfig, server: NativeConfig, session?: Uint8Array | null) {
+  const [here, there] = [{ host: "127.0.0.1", port: 1 }, { host: "127.0.0.1", port: 2 }];
+  const id = () => crypto.getRandomValues(new Uint8Array(16));
+  const dialling = quiche.Connection.connect(SERVER_NAME, id(), here, there, client);
+  if (session) dialling.setSession(session);
+  const accepted = quiche.Connection.accept(id(), null, there, here, server);
+  const packet = new Uint8Array(1500);
+  try {
+    for (let turn = 0; turn < 12; turn++) {
+      const [from, to] = turn % 2 === 0 ? [dialling, accepted] : [accepted, dialling];
+      const path = turn % 2 === 0 ? { from: here, to: there } : { from: there, to: here };
+      for (let sent = from.send(packet); sent !== null; sent = from.send(packet)) {
+        to.recv(packet.slice(0, sent[0]), path);
+      }
+    }
+  } catch {
+    // The server has refused the client.
+  }
+  const isLetIn = accepted.isEstablished();
+  return { isLetIn, isResumed: accepted.isResumed(), session: dialling.session() };
 }
 
 // ---- ALPN ----
