@@ -95,8 +95,8 @@ for (const [who, [options, names]] of Object.entries(refused)) {
     const agentNames = ["*.agents.example", "spiffe://cluster/*"];
     const server = await net.server({ tls, agentNames, agentWaitMs: 0 });
     const agent = net.agent(server, { tls: await certificateFor(options) });
-    const line = await lineOf(lines, /"agent not admitted"/);
-    assertMatch(line, / WRN server "agent not admitted" remote=127\.0\.0\.1:\d+ connection=\d+ /);
+    const line = await lineOf(lines, /"agent refused"/);
+    assertMatch(line, / remote=127\.0\.0\.1:\d+ connection=\d+ .* reason="not admitted: /);
     assert(line.includes(` ${names}`), line);
     assertEquals(await answerOf(net, server), "");
     assert(!lines.some((line) => line.includes('"agent connected"')));
@@ -112,15 +112,15 @@ test("runServer() goes on to serve by the agents that it lets in", async (net) =
   using lines = logLines(0);
   const server = await net.server({ tls, agentNames: ["good.example"] });
   net.agent(server, { tls: await certificateFor({ dnsNames: ["bad.example"] }) });
-  await lineOf(lines, /"agent not admitted"/);
+  await lineOf(lines, /"agent refused"/);
   net.agent(server, { tls: await certificateFor({ dnsNames: ["good.example"] }) });
   // It comes again and again, to the end of the test.
   for (let i = 0; i < 5; i++) assertEquals(await answerOf(net, server), `${OK}here`);
   await eventually(
     "the other tries again",
-    () => lines.filter((line) => line.includes('"agent not admitted"')).length >= 2,
+    () => lines.filter((line) => line.includes('"agent refused"')).length >= 2,
   );
-  assertEquals(lines.filter((line) => / agent=bad\.example/.test(line)), []);
+  assertEquals(lines.filter((line) => /"agent connected".* agent=bad/.test(line)), []);
 });
 
 scriptedTest(
