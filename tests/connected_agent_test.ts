@@ -6,7 +6,6 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { X509Certificate } from "node:crypto";
 import type { CertificateOptions } from "../certs/issue.ts";
-import { NOT_ADMITTED } from "../lib/connected_agent.ts";
 import { ConnectionClosedError, type TlsIdentity } from "../lib/quic/mod.ts";
 import { eventually } from "./support/eventually.ts";
 import {
@@ -22,6 +21,9 @@ import {
 } from "./support/network.ts";
 import { scriptedTest } from "./support/scripted_peer.ts";
 import { TestCa } from "./support/tls.ts";
+
+/** Application error code of a server that does not let an agent in (docs/protocol.md). */
+const NOT_ADMITTED = 102;
 
 const ca = await TestCa.create();
 const tls = await ca.server();
