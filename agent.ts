@@ -3,12 +3,8 @@
 
 /** proxy-agent: dials the server and serves HTTP CONNECT on every stream that the server opens. */
 import { formatRule, type Rule } from "./lib/acl.ts";
-import {
-  type AgentConfig,
-  loadAgentTls,
-  runAgentSession,
-  type ServedTunnel,
-} from "./lib/agent_session.ts";
+import { runAgentLinks } from "./lib/agent_links.ts";
+import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent_session.ts";
 import { formatAuthority } from "./lib/authority.ts";
 import {
   CONNECT_OK,
@@ -78,11 +74,11 @@ export async function runAgent(
 ): Promise<void> {
   const { signal } = options;
   log.info("agent started", {
-    server: formatAuthority(config.server),
+    servers: config.servers.map(formatAuthority).join(","),
     allow: formatRules(config.allow),
     deny: formatRules(config.deny),
   });
-  await runAgentSession(config, {
+  await runAgentLinks(config, {
     program: "proxy-agent",
     log,
     signal,

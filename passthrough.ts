@@ -2,12 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-passthrough: dials the server and connects every stream that the server opens to one fixed upstream. */
-import {
-  type AgentConfig,
-  loadAgentTls,
-  runAgentSession,
-  type ServedTunnel,
-} from "./lib/agent_session.ts";
+import { runAgentLinks } from "./lib/agent_links.ts";
+import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent_session.ts";
 import { type Authority, formatAuthority } from "./lib/authority.ts";
 import { dial, failureOf } from "./lib/dial.ts";
 import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
@@ -34,11 +30,11 @@ export async function runPassthrough(
 ): Promise<void> {
   const { signal } = options;
   const fields = {
-    server: formatAuthority(config.server),
+    servers: config.servers.map(formatAuthority).join(","),
     upstream: formatAuthority(config.upstream),
   };
   log.info("passthrough started", fields);
-  await runAgentSession(config, {
+  await runAgentLinks(config, {
     program: "proxy-passthrough",
     log,
     signal,

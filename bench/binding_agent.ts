@@ -27,11 +27,12 @@ await runProgram({
   flags: passthroughFlags,
   async run(values, signal) {
     containErrors(log);
+    const server = values.servers[0]!;
     const client = await quic.QUICClient.createQUICClient({
       // The name that is verified and sent as SNI; where it is, the resolver says.
       host: values.serverName,
-      port: values.server.port,
-      resolveHostname: () => values.server.hostname,
+      port: server.port,
+      resolveHostname: () => server.hostname,
       localHost: "127.0.0.1",
       crypto: { ops: { randomBytes } },
       config: bindingConfig((await loadAgentTls(values)).current, values.alpn),

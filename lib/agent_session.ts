@@ -1,19 +1,16 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** What both agents share: a connection to the server that is kept up, whose streams go to a handler. */
-import { lookup } from "node:dns/promises";
-import { type Authority, formatAuthority, isIpAddress } from "./authority.ts";
+/** What both agents share: a connection to a server, whose streams go to a handler. */
+import { type Authority, formatAuthority } from "./authority.ts";
 import { explainServerCertificate } from "./certificate.ts";
-import { DialectCount } from "./dialect.ts";
+import { DialectCount, speaksQrht } from "./dialect.ts";
 import { messageOf } from "./errors.ts";
+import type { Resolve } from "./links.ts";
 import type { Logger } from "./log.ts";
 import { type Control, startControl } from "./qrht/control.ts";
-import { reconnect } from "./reconnect.ts";
 import {
   ConnectionClosedError,
-  describeClose,
-  type HostPort,
   identityOf,
   type QuicConnection,
   QuicEndpoint,
@@ -22,13 +19,14 @@ import {
   type TlsIdentity,
   type TlsSource,
 } from "./quic/mod.ts";
+import { Running } from "./running.ts";
+import { sleep } from "./sleep.ts";
 import { ReloadingTls } from "./tls_reload.ts";
 import { acceptTunnel, type Failure, type IncomingTunnel, openFields } from "./tunnel.ts";
-import { within } from "./within.ts";
 
 export interface AgentConfig {
-  /** Where the server listens for QUIC. */
-  readonly server: Authority;
+  /** Where servers listen for QUIC: names, each of which stands for all its addresses, and IP addresses. */
+  readonly servers: readonly Authority[];
   /** Name that the server's certificate must have; sent as SNI. */
   readonly serverName: string;
   /** Asked at each connect. */
@@ -40,8 +38,14 @@ export interface AgentConfig {
   readonly headTimeoutMs?: number;
   /** Time that tunnels may go on when the agent is told to stop; 0 for none. @default {0} */
   readonly drainTimeoutMs?: number;
+  /** Time without a tunnel after which a server is left that drains, should it not end the connection. @default {30000} */
+  readonly drainedIdleMs?: number;
   /** What the server's log is to call this agent, beside the name in its certificate. */
   readonly name?: string | undefined;
+  /** All IP addresses of a name. @default the system's resolver */
+  readonly resolve?: Resolve;
+  /** Time after which names of servers are resolved again. @default {30000} */
+  readonly refreshMs?: number;
 }
 
 /** A tunnel as the program behind an agent sees it. */
@@ -68,31 +72,17 @@ export const AGENT_LEAVES = 100;
 /** Interval of the PINGs that keep the connection, and a NAT's mapping, alive. */
 const KEEPALIVE_MS = 2_000;
 
-const RESOLVE_TIMEOUT_MS = 5_000;
+/** Time that streams have to come in which the server has opened before it knew that this agent drains. */
+const CROSSING_MS = 1_000;
+
+/** What a server means by the application error code that it closes a connection with. */
+const serverCodes: Readonly<Record<number, string>> = {
+  102: "the server does not admit the name in this agent's certificate",
+  103: "the server takes no further agents",
+};
 
 /** Connections of this process to servers. */
 const dialects = new DialectCount();
-
-interface Session {
-  readonly endpoint: QuicEndpoint;
-  readonly connection: QuicConnection;
-}
-
-/** Connects to the server and serves its streams until the signal aborts. Reconnects for ever. */
-export async function runAgentSession(
-  config: AgentConfig,
-  options: AgentSessionOptions,
-): Promise<void> {
-  const { log, signal } = options;
-  const server = formatAuthority(config.server);
-  await reconnect<Session>({
-    signal,
-    connect: (signal) => connect(config, log, signal),
-    serve: (session) => serve(config, options, session),
-    failed: (error, retryInMs) =>
-      log.warn("cannot connect to the server", { server, error: messageOf(error), retryInMs }),
-  });
-}
 
 /** Certificates and key of an agent, from the files that its flags name. */
 export function loadAgentTls(
@@ -102,149 +92,190 @@ export function loadAgentTls(
   return ReloadingTls.load({ caFile, caFlag: "--ca-file", certFile, keyFile: certKey });
 }
 
-async function connect(config: AgentConfig, log: Logger, signal: AbortSignal): Promise<Session> {
-  const peer = await resolve(config.server);
-  log.debug("dialing quic server", { server: formatAuthority(config.server), address: peer.host });
-  const endpoint = new QuicEndpoint({
-    hostname: peer.host.includes(":") ? "::" : "0.0.0.0",
-    port: 0,
-  });
-  const { alpn, serverName } = config;
-  const tls = identityOf(config.tls);
-  try {
-    const connection = await endpoint.connect(peer, serverName, {
-      tls,
-      alpn,
-      keepAliveMs: KEEPALIVE_MS,
-    }, signal);
-    return { endpoint, connection };
-  } catch (error) {
-    await endpoint.close();
-    throw explain(error, tls, serverName);
-  }
-}
+/** A connection to a server, whose streams are served until it ends. */
+export class AgentSession {
+  readonly #endpoint: QuicEndpoint;
+  readonly #connection: QuicConnection;
+  readonly #config: AgentConfig;
+  readonly #options: AgentSessionOptions;
+  readonly #alpn: string;
+  readonly #fields: Readonly<Record<string, unknown>>;
+  readonly #tunnels = new Running();
+  /** Streams that the server has opened so far. */
+  #streams = 0;
+  /** Aborts when the connection has ended. */
+  readonly #ended = new AbortController();
+  readonly #replaceable = Promise.withResolvers<void>();
+  #control: Control | undefined;
 
-async function serve(
-  config: AgentConfig,
-  options: AgentSessionOptions,
-  session: Session,
-): Promise<{ healthyMs: number }> {
-  const { endpoint, connection } = session;
-  const { log, signal } = options;
-  const { alpn } = connection;
-  const fields = { server: formatAuthority(config.server), connection: connection.number };
-  const since = performance.now();
-  dialects.opened(alpn);
-  log.info("connected to quic server", { ...fields, alpn, connections: dialects.of(alpn).ever });
-  const ended = new AbortController();
-  const serving = new Set<Promise<void>>();
-  let control: Control | undefined;
-  const leave = async () => {
-    await drain(connection, control, config, { log, serving, fields });
-    connection.close(AGENT_LEAVES, "agent stopped");
-  };
-  try {
-    control = listen(connection, config, options, fields);
-    signal.addEventListener("abort", leave);
-    if (signal.aborted) void leave();
-    for (;;) {
-      const stream = await connection.acceptStream();
-      log.trace("stream accepted", { ...fields, stream: stream.id });
-      const served = serveStream(stream, alpn, options, ended.signal)
-        .finally(() => serving.delete(served));
-      serving.add(served);
+  private constructor(
+    endpoint: QuicEndpoint,
+    connection: QuicConnection,
+    address: Authority,
+    config: AgentConfig,
+    options: AgentSessionOptions,
+  ) {
+    this.#endpoint = endpoint;
+    this.#connection = connection;
+    this.#config = config;
+    this.#options = options;
+    this.#alpn = connection.alpn;
+    this.#fields = { server: formatAuthority(address), connection: connection.number };
+  }
+
+  /**
+   * Connects to a server.
+   *
+   * @param address its IP address and port
+   * @throws with the cause in its message when that fails
+   * @throws the signal's reason when it aborts first
+   */
+  static async connect(
+    address: Authority,
+    config: AgentConfig,
+    options: AgentSessionOptions,
+    signal: AbortSignal,
+  ): Promise<AgentSession> {
+    const { hostname: host, port } = address;
+    options.log.debug("dialing quic server", { server: formatAuthority(address) });
+    const { alpn, serverName } = config;
+    const tls = identityOf(config.tls);
+    const endpoint = new QuicEndpoint({ hostname: host.includes(":") ? "::" : "0.0.0.0", port: 0 });
+    try {
+      const connection = await endpoint.connect({ host, port }, serverName, {
+        tls,
+        alpn,
+        keepAliveMs: KEEPALIVE_MS,
+      }, signal);
+      return new AgentSession(endpoint, connection, address, config, options);
+    } catch (error) {
+      await endpoint.close();
+      throw explain(error, tls, serverName);
     }
-  } catch (error) {
-    if (!(error instanceof ConnectionClosedError)) throw error;
-    const level = signal.aborted ? "info" : "warn";
-    log[level]("disconnected from quic server", { ...fields, reason: describeClose(error.info) });
-  } finally {
+  }
+
+  /** Resolves when another connection is to take this one's place: it has ended, or the server takes no further tunnels. */
+  get replaceable(): Promise<void> {
+    return this.#replaceable.promise;
+  }
+
+  /** Serves streams until the connection has ended, and they with it. Never rejects. */
+  async serve(): Promise<void> {
+    const { log, signal } = this.#options;
+    const alpn = this.#alpn;
+    dialects.opened(alpn);
+    const connections = dialects.of(alpn).ever;
+    log.info("connected to quic server", { ...this.#fields, alpn, connections });
+    const leave = () => void this.#leave();
+    try {
+      this.#control = this.#listen();
+      signal.addEventListener("abort", leave);
+      if (signal.aborted) leave();
+      for (;;) {
+        const stream = await this.#connection.acceptStream();
+        log.trace("stream accepted", { ...this.#fields, stream: stream.id });
+        this.#streams++;
+        this.#tunnels.add(this.#serveStream(stream));
+      }
+    } catch (error) {
+      const level = signal.aborted ? "info" : "warn";
+      log[level]("disconnected from quic server", { ...this.#fields, reason: reasonOf(error) });
+    }
     dialects.closed(alpn);
     signal.removeEventListener("abort", leave);
-    ended.abort(new Error("the connection to the server is closed"));
-    await Promise.all(serving);
-    await endpoint.close(AGENT_LEAVES);
+    this.#replaceable.resolve();
+    this.#ended.abort(new Error("the connection to the server is closed"));
+    await this.#tunnels.ended();
+    await this.#endpoint.close(AGENT_LEAVES);
   }
-  return { healthyMs: performance.now() - since };
-}
 
-/** Lets tunnels go on for a time, and what they have sent last be delivered; new ones are refused meanwhile. */
-async function drain(
-  connection: QuicConnection,
-  control: Control | undefined,
-  { drainTimeoutMs = 0 }: AgentConfig,
-  { log, serving, fields }: {
-    readonly log: Logger;
-    readonly serving: ReadonlySet<Promise<void>>;
-    readonly fields: Readonly<Record<string, unknown>>;
-  },
-): Promise<void> {
-  if (drainTimeoutMs === 0 || serving.size === 0) return;
-  const giveUpAt = performance.now() + drainTimeoutMs;
-  log.info("draining", { ...fields, tunnels: serving.size, drainTimeoutMs });
-  control?.drain();
-  const late = () => new Error("too late");
-  await within(drainTimeoutMs, allSettled(serving), late).catch(() => {});
-  await connection.settled(giveUpAt - performance.now());
-}
-
-/** Waits until all have ended, those included that are added meanwhile. */
-async function allSettled(running: ReadonlySet<Promise<void>>): Promise<void> {
-  while (running.size > 0) await Promise.all(running);
-}
-
-/** What a server says on its control stream. */
-function listen(
-  connection: QuicConnection,
-  { name }: AgentConfig,
-  { program, log }: AgentSessionOptions,
-  fields: Record<string, unknown>,
-): Control | undefined {
-  return startControl(connection, { program, name }, {
-    hello: (hello) => log.info("server says hello", { ...fields, ...hello }),
-    drain: () => log.info("server drains", fields),
-    violated: (error) =>
-      log.error("server violates the protocol", { ...fields, error: messageOf(error) }),
-  });
-}
-
-async function serveStream(
-  stream: QuicStream,
-  alpn: string,
-  options: AgentSessionOptions,
-  signal: AbortSignal,
-): Promise<void> {
-  try {
-    const accepted = await acceptTunnel(stream, alpn);
-    if (!accepted) return;
-    const fields = { stream: stream.id, ...openFields(accepted.open) };
-    const tunnel = { ...accepted, fields };
-    if (!options.signal.aborted) return await options.serve(tunnel, signal);
-    await options.refuse(tunnel, { code: "draining", text: "the agent takes no further tunnels" });
-  } catch (error) {
-    stream.abort();
-    options.log.warn("stream refused", { stream: stream.id, error: messageOf(error) });
+  async #leave(): Promise<void> {
+    await this.#drain();
+    this.#connection.close(AGENT_LEAVES, "agent stopped");
   }
-}
 
-async function resolve(server: Authority): Promise<HostPort> {
-  if (isIpAddress(server.hostname)) return { host: server.hostname, port: server.port };
-  const late = () => new Error(`no answer in ${RESOLVE_TIMEOUT_MS} ms`);
-  try {
-    const { address } = await within(RESOLVE_TIMEOUT_MS, lookup(server.hostname), late);
-    return { host: address, port: server.port };
-  } catch (error) {
-    throw new Error(`cannot resolve ${JSON.stringify(server.hostname)}: ${messageOf(error)}`, {
-      cause: error,
+  /** Lets tunnels go on for a time, and what they have sent last be delivered; new ones are refused meanwhile. */
+  async #drain(): Promise<void> {
+    const { drainTimeoutMs = 0 } = this.#config;
+    if (drainTimeoutMs === 0) return;
+    const { log } = this.#options;
+    const giveUpAt = performance.now() + drainTimeoutMs;
+    const leftMs = () => giveUpAt - performance.now();
+    log.info("draining", { ...this.#fields, tunnels: this.#tunnels.size, drainTimeoutMs });
+    this.#control?.drain();
+    // Whatever the server has sent before it has acknowledged DRAIN has come by then.
+    if (this.#tunnels.size === 0) {
+      await this.#connection.settled(Math.min(leftMs(), CROSSING_MS));
+    }
+    while (this.#tunnels.size > 0) {
+      if (!await this.#tunnels.endedWithin(leftMs())) {
+        log.warn("tunnels are cut off", { ...this.#fields, tunnels: this.#tunnels.size });
+        return;
+      }
+      await this.#connection.settled(leftMs());
+    }
+  }
+
+  /** What the server says on its control stream. */
+  #listen(): Control | undefined {
+    const { program, log } = this.#options;
+    return startControl(this.#connection, { program, name: this.#config.name }, {
+      hello: (hello) => log.info("server says hello", { ...this.#fields, ...hello }),
+      drain: () => {
+        log.info("server drains", { ...this.#fields, tunnels: this.#tunnels.size });
+        this.#replaceable.resolve();
+        void this.#leaveWhenIdle();
+      },
+      violated: (error) =>
+        log.error("server violates the protocol", { ...this.#fields, error: messageOf(error) }),
     });
   }
+
+  /** A server that drains ends the connection when it is done. One that does not is left after a time without a tunnel. */
+  async #leaveWhenIdle(): Promise<void> {
+    const { drainedIdleMs = 30_000 } = this.#config;
+    while (!this.#ended.signal.aborted) {
+      await this.#tunnels.ended();
+      const before = this.#streams;
+      await sleep(drainedIdleMs, this.#ended.signal);
+      if (this.#streams === before) {
+        return this.#connection.close(AGENT_LEAVES, "the server drains");
+      }
+    }
+  }
+
+  async #serveStream(stream: QuicStream): Promise<void> {
+    const { log, signal, serve, refuse } = this.#options;
+    try {
+      const accepted = await acceptTunnel(stream, this.#alpn);
+      if (!accepted) return;
+      const fields = { stream: stream.id, ...openFields(accepted.open) };
+      const tunnel = { ...accepted, fields };
+      // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
+      const isRefused = signal.aborted && speaksQrht(this.#alpn);
+      if (!isRefused) return await serve(tunnel, this.#ended.signal);
+      await refuse(tunnel, { code: "draining", text: "the agent takes no further tunnels" });
+    } catch (error) {
+      stream.abort();
+      log.warn("stream refused", { stream: stream.id, error: messageOf(error) });
+    }
+  }
 }
 
-/** Says what is wrong with the server's certificate, if that was the cause. */
-function explain(error: unknown, { ca }: TlsIdentity, serverName: string): unknown {
+function reasonOf(error: unknown): string {
+  if (!(error instanceof ConnectionClosedError)) return messageOf(error);
+  const { by, application, code } = error.info;
+  const cause = by === "peer" && application ? serverCodes[code] : undefined;
+  return cause ? `${cause}: ${messageOf(error)}` : messageOf(error);
+}
+
+/** Says what is wrong with the server's certificate, if that was the cause, or what the server meant. */
+function explain(error: unknown, tls: TlsIdentity, serverName: string): unknown {
   if (!(error instanceof ConnectionClosedError)) return error;
-  const { info } = error;
-  if (info.by !== "local" || tlsAlertOf(info) === undefined) return error;
-  const cause = explainServerCertificate(error.peerCertificates, ca, serverName);
+  const { info, peerCertificates } = error;
+  if (info.by !== "local" || tlsAlertOf(info) === undefined) {
+    return new Error(reasonOf(error), { cause: error });
+  }
+  const cause = explainServerCertificate(peerCertificates, tls.ca, serverName);
   return cause ? new Error(`${error.message}: ${cause}`, { cause: error }) : error;
 }

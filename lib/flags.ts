@@ -227,6 +227,21 @@ export function addressFlag<const O extends FlagOptions<string> & Readonly<Parse
   });
 }
 
+/**
+ * Comma separated `host:port`, as `parseAuthority()` takes them. The default is written the same way. Otherwise like
+ * `listFlag()`.
+ */
+export function addressListFlag(
+  name: string,
+  options: FlagOptions<readonly string[]> & Readonly<ParseAuthorityOptions>,
+): Flag<readonly Authority[]> {
+  return makeListFlag<Authority>(name, options, {
+    valueName: "host:port",
+    defaultText: options.default?.join(","),
+    parse: (text) => itemsOf(text).map((item) => parseAuthority(item, options)),
+  });
+}
+
 /** A flag whose value is the items of one occurrence, or with `multiple` of all of them. */
 function makeListFlag<T>(
   name: string,

@@ -8,6 +8,7 @@ import { balances } from "./balance.ts";
 import { QRHT_ALPN, RAW_ALPN } from "./dialect.ts";
 import {
   addressFlag,
+  addressListFlag,
   choiceFlag,
   choiceListFlag,
   cidrListFlag,
@@ -172,9 +173,10 @@ export const serverFlags = {
 
 /** The flags that tell an agent of either sort how to reach the server and for how long to dial. */
 const sessionFlags = {
-  server: addressFlag("server", {
-    default: "127.0.0.1:9999",
-    help: "where the server listens for QUIC",
+  servers: addressListFlag("server", {
+    default: ["127.0.0.1:9999"],
+    multiple: true,
+    help: "where servers listen for QUIC; a name stands for all its addresses",
   }),
   serverName: stringFlag("server-name", {
     default: "quic-tunnel-server",

@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { backoffDelayMs } from "./backoff.ts";
+import { sleep } from "./sleep.ts";
 
 export interface ReconnectOptions<Session> {
   /** Makes one session. */
   connect(signal: AbortSignal): Promise<Session>;
-  /** Uses a session until it ends, and tells for how long it was healthy, in ms. */
+  /** Uses a session until it ends or another is to take its place, and tells for how long it was healthy, in ms. */
   serve(session: Session): Promise<{ healthyMs: number }>;
   /** Told of each attempt that failed, and the pause that follows. */
   failed(error: unknown, retryInMs: number): void;
@@ -34,9 +35,9 @@ export async function reconnect<Session>(options: ReconnectOptions<Session>): Pr
     minDelayMs = 250,
     maxDelayMs = 10_000,
     healthyAfterMs = 5_000,
-    sleep = delayUnless,
+    random = Math.random,
   } = options;
-  const random = options.random ?? Math.random;
+  const pause = options.sleep ?? sleep;
   for (let attempt = 0; !signal.aborted;) {
     let error: unknown;
     try {
@@ -49,19 +50,6 @@ export async function reconnect<Session>(options: ReconnectOptions<Session>): Pr
     if (signal.aborted) return;
     const delayMs = backoffDelayMs(attempt++, { minMs: minDelayMs, maxMs: maxDelayMs, random });
     if (error !== undefined) options.failed(error, delayMs);
-    await sleep(delayMs, signal);
+    await pause(delayMs, signal);
   }
-}
-
-function delayUnless(ms: number, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    const done = () => {
-      clearTimeout(timer);
-      signal.removeEventListener("abort", done);
-      resolve();
-    };
-    const timer = setTimeout(done, ms);
-    signal.addEventListener("abort", done);
-    if (signal.aborted) done();
-  });
 }

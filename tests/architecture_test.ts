@@ -20,11 +20,13 @@ const layers: readonly (readonly string[])[] = [
     "lib/connect_head.ts",
     "lib/dialect.ts",
     "lib/errors.ts",
+    "lib/failure_streak.ts",
     "lib/happy_eyeballs.ts",
     "lib/ip_address.ts",
     "lib/pem.ts",
     "lib/proxy_protocol.ts",
     "lib/running.ts",
+    "lib/sleep.ts",
     "lib/throttle.ts",
     "lib/version.ts",
     "lib/within.ts",
@@ -50,9 +52,11 @@ const layers: readonly (readonly string[])[] = [
   ],
   // What keeps a program going.
   [
+    "lib/agent_links.ts",
     "lib/agent_session.ts",
     "lib/connected_agent.ts",
     "lib/lifecycle.ts",
+    "lib/links.ts",
     "lib/reconnect.ts",
     "lib/registry.ts",
     "lib/route.ts",
@@ -70,6 +74,7 @@ const BINDING = { name: "@matrixai/quic", user: "lib/quic/native.ts" };
 const LIFECYCLE = "lib/lifecycle.ts";
 /** Who must not know of QUIC, so as to be tested without a socket. */
 const KNOW_NO_QUIC = [
+  "lib/links.ts",
   "lib/pipe.ts",
   "lib/qrht/control.ts",
   "lib/qrht/tunnel_stream.ts",

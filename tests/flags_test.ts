@@ -4,7 +4,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { parseRule } from "../lib/acl.ts";
-import type { Authority } from "../lib/authority.ts";
+import { type Authority, formatAuthority } from "../lib/authority.ts";
 import { type Cidr, parseCidr } from "../lib/cidr.ts";
 import { UsageError } from "../lib/errors.ts";
 import {
@@ -94,8 +94,8 @@ Deno.test({
       readonly format: "text" | "json";
     }> = true;
     const required: Same<
-      FlagValues<typeof passthroughFlags>["upstream" | "server"],
-      Authority
+      FlagValues<typeof passthroughFlags>["upstream" | "servers"],
+      Authority | readonly Authority[]
     > = true;
     assert(same && required);
   },
@@ -559,7 +559,7 @@ Deno.test({
       },
     });
     const values = {
-      server: { hostname: "127.0.0.1", port: 9999 },
+      servers: [{ hostname: "127.0.0.1", port: 9999 }],
       serverName: "quic-tunnel-server",
       caFile: "a",
       certFile: "c",
@@ -595,6 +595,7 @@ Deno.test({
     assertStringIncludes(messageFor(["--dial-timeout=0"], {}, agentFlags), "must be at least 1ms");
     assertStringIncludes(messageFor(["--server=:1"], {}, agentFlags), "--server");
     assertStringIncludes(messageFor(["--server=h:0"], {}, agentFlags), "--server");
+    assertStringIncludes(messageFor(["--server=h:1,"], {}, agentFlags), "has an empty item");
     const long = "é".repeat(128);
     assertStringIncludes(messageFor([`--alpn=h3,${long}`], {}, agentFlags), "1 to 255 bytes");
     assertStringIncludes(messageFor([`--name=${long}`], {}, agentFlags), "at most 255 bytes");
@@ -725,6 +726,34 @@ Deno.test({
     assertStringIncludes(messageFor(["--allow=::1, ::2"], {}, listFlags), 'bad network " ::2"');
     assert(messageFor([`--allow=${"x".repeat(10_000)}`], {}, listFlags).length < 300);
     assertThrows(() => cidrListFlag("x", { default: ["10.0.0.1/8"], help: "x" }));
+  },
+});
+
+Deno.test({
+  name: "--server takes several addresses, from one occurrence, several, or the variable",
+  permissions: "none",
+  fn() {
+    const files = ["--cert-file=c", "--cert-key=k", "--ca-file=a"];
+    const serversOf = (args: readonly string[], variable = "") => {
+      const env = (name: string) => name === "QRHT_SERVER" ? variable : undefined;
+      const parsed = parseFlags(agentFlags, [...files, ...args], env);
+      if (parsed.kind !== "run") throw new Error(`Expected values, got ${parsed.kind}`);
+      return parsed.values.servers.map(formatAuthority);
+    };
+    assertEquals(serversOf([]), ["127.0.0.1:9999"]);
+    assertEquals(serversOf(["--server=a:1"]), ["a:1"]);
+    assertEquals(serversOf(["--server=a:1,[::1]:2", "-server", "b:3", "--server=a:1"]), [
+      "a:1",
+      "[::1]:2",
+      "b:3",
+      "a:1",
+    ]);
+    assertEquals(serversOf([], "a:1,b:2"), ["a:1", "b:2"]);
+    assertEquals(serversOf(["--server=c:3"], "a:1,b:2"), ["c:3"]);
+    assertStringIncludes(
+      messageFor(["--server=a:1,b"], {}, agentFlags),
+      'flag --server: bad address "b": no port',
+    );
   },
 });
 

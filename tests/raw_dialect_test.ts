@@ -307,28 +307,35 @@ test("runAgent() leaves a raw server with code 100", async (net) => {
   assertEquals([by, application, code], ["peer", true, 100]);
 });
 
-test("runAgent() refuses raw streams with 503 while it drains", async (net) => {
+test("runAgent() serves raw streams also while it drains, since their clients can go nowhere else", async (net) => {
+  using lines = logLines(0);
   const { program, agent } = await agentAtServer(net, { drainTimeoutMs: 20_000 });
   const seen = watchUniStreams(agent);
   const target = net.target();
-  const stream = await agent.open();
-  await sendText(stream, requestFor(target.authority));
-  await assertReads(stream, OK);
-  const atTarget = await target.accept();
+  const connect = async () => {
+    const stream = await agent.open();
+    await sendText(stream, requestFor(target.authority));
+    await soon("the answer", assertReads(stream, OK));
+    return { stream, atTarget: await target.accept() };
+  };
+  const finish = async ({ stream, atTarget }: Awaited<ReturnType<typeof connect>>) => {
+    await sendText(stream, "still here");
+    await stream.closeWrite();
+    assertEquals(await soon("the client's end", readText(atTarget)), "still here");
+    await sendText(atTarget, "the last");
+    await atTarget.closeWrite();
+    assertEquals(await soon("the target's end", readText(stream)), "the last");
+  };
+  const early = await connect();
   program.abort();
-  const late = await agent.open();
-  await sendText(late, requestFor(target.authority));
-  const details = "the agent takes no further tunnels";
-  assertEquals(await soon("the answer", readText(late)), refusal(`503 ${details}`, details, ""));
-  await sendText(stream, "still here");
-  await assertReads(atTarget, "still here");
-  await stream.closeWrite();
-  assertEquals(await soon("the client's end", readText(atTarget)), "");
-  await sendText(atTarget, "the last");
-  await atTarget.closeWrite();
-  assertEquals(await soon("the target's end", readText(stream)), "the last");
+  await eventually("it drains", () => linesWith(lines, '"draining"', " tunnels=1").length === 1);
+  const late = await connect();
+  await finish(early);
+  assertEquals(agent.connection.closeInfo, undefined);
+  await finish(late);
   assertEquals((await agent.closed()).code, 100);
   assertEquals(seen.came, false);
+  await soon("the program's end", program.done);
 });
 
 test("the agents offer qrht/1 first, and a server that knows the raw dialect only gets that", async (net) => {

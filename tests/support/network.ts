@@ -209,7 +209,7 @@ export class Network implements AsyncDisposable {
 
   #agentConfig(server: Server): AgentConfig {
     return {
-      server: loopback(server.quicPort),
+      servers: [loopback(server.quicPort)],
       serverName: "quic-tunnel-server",
       tls: clientTls,
       alpn: this.#dialects.agent,

@@ -77,7 +77,7 @@ export function programArguments(
   const words = project.tasks[task].split("&&").at(-1)!.trim().split(/\s+/);
   const program = words.findIndex((word) => word.endsWith(".ts"));
   return [
-    ...words.slice(1, program + 1),
+    ...words.slice(words.indexOf("run"), program + 1),
     ...Object.entries(flags).map(([name, value]) => `--${name}=${value}`),
   ];
 }

@@ -239,7 +239,7 @@ export class ScriptedNetwork extends Network {
 
 function agentConfig(server: Pick<Server, "quicPort">): AgentConfig {
   return {
-    server: loopback(server.quicPort),
+    servers: [loopback(server.quicPort)],
     serverName: "quic-tunnel-server",
     tls: clientTls,
     alpn: combinations["qrht/1"]!.agent,

@@ -1,0 +1,59 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { lookup } from "node:dns/promises";
+import { type AgentConfig, AgentSession, type AgentSessionOptions } from "./agent_session.ts";
+import { type Authority, formatAuthority } from "./authority.ts";
+import { messageOf } from "./errors.ts";
+import { FailureStreak } from "./failure_streak.ts";
+import { Links } from "./links.ts";
+import { reconnect } from "./reconnect.ts";
+import { Running } from "./running.ts";
+
+/**
+ * Keeps an agent connected to every address of its servers, and serves the streams of all, until the signal aborts.
+ * Reconnects for ever.
+ */
+export async function runAgentLinks(
+  config: AgentConfig,
+  options: AgentSessionOptions,
+): Promise<void> {
+  const { log, signal } = options;
+  const { servers, refreshMs, resolve = resolveAll } = config;
+  const sessions = new Running();
+
+  const link = async (address: Authority, signal: AbortSignal) => {
+    const streak = new FailureStreak();
+    await reconnect<AgentSession>({
+      signal,
+      connect: (signal) => AgentSession.connect(address, config, options, signal),
+      async serve(session) {
+        streak.end();
+        const since = performance.now();
+        sessions.add(session.serve());
+        await session.replaceable;
+        links.refresh(address);
+        return { healthyMs: performance.now() - since };
+      },
+      failed(error, retryInMs) {
+        links.refresh(address);
+        const level = streak.add(messageOf(error)) ? "warn" : "debug";
+        log[level]("cannot connect to the server", {
+          server: formatAuthority(address),
+          error: messageOf(error),
+          failures: streak.failures,
+          retryInMs,
+        });
+      },
+    });
+  };
+  const links = new Links({ servers, resolve, link, log, signal, ...(refreshMs && { refreshMs }) });
+  await links.run();
+  await sessions.ended();
+}
+
+/** All addresses that the system has for a name. */
+async function resolveAll(hostname: string): Promise<string[]> {
+  const found = await lookup(hostname, { all: true });
+  return found.map(({ address }) => address);
+}
