@@ -10,6 +10,9 @@ import { Links } from "./links.ts";
 import { reconnect } from "./reconnect.ts";
 import { Running } from "./running.ts";
 
+/** Connections to one address that the server drains, and that may go on beside the present one. */
+const MAX_DRAINED = 8;
+
 /**
  * Keeps an agent connected to every address of its servers, and serves the streams of all, until the signal aborts.
  * Reconnects for ever.
@@ -24,15 +27,18 @@ export async function runAgentLinks(
 
   const link = async (address: Authority, signal: AbortSignal) => {
     const streak = new FailureStreak();
+    const ownSessions = new Running();
     await reconnect<AgentSession>({
       signal,
       connect: (signal) => AgentSession.connect(address, config, options, signal),
       async serve(session) {
         streak.end();
         const since = performance.now();
-        sessions.add(session.serve());
+        const ended = session.serve();
+        for (const running of [sessions, ownSessions]) running.add(ended);
         await session.replaceable;
         links.refresh(address);
+        if (ownSessions.size > MAX_DRAINED) await ended;
         return { healthyMs: performance.now() - since };
       },
       failed(error, retryInMs) {

@@ -103,6 +103,7 @@ export class AgentSession {
   readonly #tunnels = new Running();
   /** Streams that the server has opened so far. */
   #streams = 0;
+  #serverDrains = false;
   /** Aborts when the connection has ended. */
   readonly #ended = new AbortController();
   readonly #replaceable = Promise.withResolvers<void>();
@@ -166,11 +167,12 @@ export class AgentSession {
     dialects.opened(alpn);
     const connections = dialects.of(alpn).ever;
     log.info("connected to quic server", { ...this.#fields, alpn, connections });
-    const leave = () => void this.#leave();
+    let leaving: Promise<void> | undefined;
+    const leave = () => leaving = this.#leave();
     try {
       this.#control = this.#listen();
       signal.addEventListener("abort", leave);
-      if (signal.aborted) leave();
+      if (signal.aborted) void leave();
       for (;;) {
         const stream = await this.#connection.acceptStream();
         log.trace("stream accepted", { ...this.#fields, stream: stream.id });
@@ -178,7 +180,7 @@ export class AgentSession {
         this.#tunnels.add(this.#serveStream(stream));
       }
     } catch (error) {
-      const level = signal.aborted ? "info" : "warn";
+      const level = signal.aborted || this.#serverDrains ? "info" : "warn";
       log[level]("disconnected from quic server", { ...this.#fields, reason: reasonOf(error) });
     }
     dialects.closed(alpn);
@@ -186,6 +188,7 @@ export class AgentSession {
     this.#replaceable.resolve();
     this.#ended.abort(new Error("the connection to the server is closed"));
     await this.#tunnels.ended();
+    await leaving;
     await this.#endpoint.close(AGENT_LEAVES);
   }
 
@@ -223,6 +226,7 @@ export class AgentSession {
       hello: (hello) => log.info("server says hello", { ...this.#fields, ...hello }),
       drain: () => {
         log.info("server drains", { ...this.#fields, tunnels: this.#tunnels.size });
+        this.#serverDrains = true;
         this.#replaceable.resolve();
         void this.#leaveWhenIdle();
       },

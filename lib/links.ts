@@ -28,6 +28,8 @@ export interface LinksOptions {
   readonly signal: AbortSignal;
   /** Time after which a name is resolved again. @default {30000} */
   readonly refreshMs?: number;
+  /** Time that a lookup may take. @default {5000} */
+  readonly resolveTimeoutMs?: number;
   /** Links at a time; further addresses get none. @default {64} */
   readonly maxLinks?: number;
   /** Source of jitter, 0 to 1. @default {Math.random} */
@@ -36,9 +38,13 @@ export interface LinksOptions {
   readonly sleep?: (ms: number, signal: AbortSignal) => Promise<void>;
 }
 
-const defaults = { refreshMs: 30_000, maxLinks: 64, random: Math.random, sleep };
-
-const RESOLVE_TIMEOUT_MS = 5_000;
+const defaults = {
+  refreshMs: 30_000,
+  resolveTimeoutMs: 5_000,
+  maxLinks: 64,
+  random: Math.random,
+  sleep,
+};
 
 /** Pauses after failed lookups in a row. */
 const RETRY = { minMs: 250, maxMs: 10_000 };
@@ -135,8 +141,9 @@ export class Links {
   }
 
   async #resolve({ hostname, port }: Authority): Promise<readonly string[]> {
-    const late = () => new Error(`no answer in ${RESOLVE_TIMEOUT_MS} ms`);
-    const found = await within(RESOLVE_TIMEOUT_MS, this.#options.resolve(hostname), late);
+    const { resolve, resolveTimeoutMs, signal } = this.#options;
+    const late = () => new Error(`no answer in ${resolveTimeoutMs} ms`);
+    const found = await within(resolveTimeoutMs, unlessAborted(resolve(hostname), signal), late);
     const keys = found.map((ip) => keyOf(ip, port)).filter((key) => key !== undefined);
     if (keys.length === 0) throw new Error(`${quote(hostname)} has no address`);
     return [...new Set(keys)].sort();
@@ -181,6 +188,15 @@ export class Links {
 function keyOf(ip: string, port: number): string | undefined {
   const address = socketAddress(ip, port);
   return address && formatSocketAddress(address);
+}
+
+/** Rejects with the signal's reason when it aborts first. */
+function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const stop = () => reject(signal.reason);
+    signal.addEventListener("abort", stop);
+    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
+  });
 }
 
 function sameItems(a: readonly string[], b: readonly string[]): boolean {
