@@ -22,7 +22,7 @@ export async function runAgentLinks(
   options: AgentSessionOptions,
 ): Promise<void> {
   const { log, signal } = options;
-  const { servers, refreshMs, resolve = resolveAll } = config;
+  const { servers, refreshMs, backoff, resolve = resolveAll } = config;
   const sessions = new Running();
 
   const link = async (address: Authority, signal: AbortSignal) => {
@@ -30,6 +30,7 @@ export async function runAgentLinks(
     const ownSessions = new Running();
     await reconnect<AgentSession>({
       signal,
+      ...(backoff && { minDelayMs: backoff.minMs, maxDelayMs: backoff.maxMs }),
       connect: (signal) => AgentSession.connect(address, config, options, signal),
       async serve(session) {
         streak.end();

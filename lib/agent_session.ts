@@ -46,6 +46,8 @@ export interface AgentConfig {
   readonly resolve?: Resolve;
   /** Time after which names of servers are resolved again. @default {30000} */
   readonly refreshMs?: number;
+  /** The longest first pause before connecting again, and the longest of all. @default {{ minMs: 250, maxMs: 10000 }} */
+  readonly backoff?: { readonly minMs: number; readonly maxMs: number };
 }
 
 /** A tunnel as the program behind an agent sees it. */
