@@ -8,7 +8,14 @@ import { createCa, issueCertificate } from "../certs/issue.ts";
 import { makeCerts } from "../certs/make.ts";
 import { eventually } from "./support/eventually.ts";
 import { checkPattern, pattern } from "./support/pattern.ts";
-import { ChildProgram, startOrigin, startProgram } from "./support/processes.ts";
+import {
+  agentFlags,
+  anyPort,
+  ChildProgram,
+  serverFlags,
+  startOrigin,
+  startProgram,
+} from "./support/processes.ts";
 
 const GIGABYTE = 1_000_000_000;
 
@@ -19,24 +26,6 @@ interface Tunnel extends AsyncDisposable {
   readonly originPort: number;
   readonly proxyPort: number;
   readonly quicPort: string;
-}
-
-const anyPort = { "listen-tcp": "127.0.0.1:0", "listen-quic": "127.0.0.1:0" };
-
-function serverFlags(dir: string) {
-  return {
-    "cert-file": `${dir}/server.pem`,
-    "cert-key": `${dir}/server.key`,
-    "client-ca-file": `${dir}/ca.pem`,
-  };
-}
-
-function agentFlags(dir: string) {
-  return {
-    "cert-file": `${dir}/client.pem`,
-    "cert-key": `${dir}/client.key`,
-    "ca-file": `${dir}/ca.pem`,
-  };
 }
 
 /** Certificates, an origin, a server and an agent. */

@@ -91,6 +91,27 @@ export function startProgram(
   return new ChildProgram(Deno.execPath(), programArguments(task, flags), env);
 }
 
+/** Has a server listen where nobody else does. */
+export const anyPort = { "listen-tcp": "127.0.0.1:0", "listen-quic": "127.0.0.1:0" };
+
+/** Flags of a server whose certificates `makeCerts()` has made. */
+export function serverFlags(dir: string) {
+  return {
+    "cert-file": `${dir}/server.pem`,
+    "cert-key": `${dir}/server.key`,
+    "client-ca-file": `${dir}/ca.pem`,
+  };
+}
+
+/** The same of an agent. */
+export function agentFlags(dir: string) {
+  return {
+    "cert-file": `${dir}/client.pem`,
+    "cert-key": `${dir}/client.key`,
+    "ca-file": `${dir}/ca.pem`,
+  };
+}
+
 /** Starts `tests/support/origin.ts` and tells its port. */
 export async function startOrigin(): Promise<ChildProgram & { readonly port: number }> {
   const origin = new ChildProgram(Deno.execPath(), [
