@@ -116,6 +116,29 @@ async function echo({ carrier, connected }: IncomingTunnel): Promise<void> {
   await carrier.closeWrite();
 }
 
+test("a client gets what its agent has sent right before it left", async (net) => {
+  const server = await net.server({ retryOn: [] });
+  for (let i = 0; i < 10; i++) {
+    const agent = await net.scriptedAgent(server);
+    const client = await net.client(server);
+    await sendText(client, "hello");
+    await client.closeWrite();
+    const { carrier, connected, stream } = await agent.tunnel();
+    assertEquals(await soon("the client's bytes", readToEnd(carrier)), utf8.encode("hello"));
+    connected();
+    const bytes = pattern(5_000, i);
+    await writeAll(carrier, bytes);
+    await carrier.closeWrite();
+    // The end of the connection arrives together with all that, while the server is busy.
+    agent.connection.flush();
+    agent.connection.close(100);
+    agent.connection.flush();
+    block(5);
+    assertSameBytes(await soon("the agent's bytes", readToEnd(client)), bytes);
+    stream.abort();
+  }
+});
+
 /** A handler that refuses every tunnel, with an answer for the client. */
 function refuse(code: FailureCode, answer = `answer of one that is ${code}`) {
   return (tunnel: IncomingTunnel) => tunnel.failed({ code, text: "scripted" }, utf8.encode(answer));

@@ -765,6 +765,69 @@ for (const closer of ["server", "client"] as const) {
   });
 }
 
+for (const closer of ["server", "client"] as const) {
+  const peer = closer === "server" ? "client" : "server";
+
+  quicTest(`what came before the ${closer} closed the connection can still be read`, async () => {
+    await using pair = await connectPair();
+    const bytes = pattern(200_000);
+    const open = () => openEnds(pair[closer], pair[peer]);
+    const [ended, going, dropped] = [await open(), await open(), await open()];
+    for (const { here } of [ended, going, dropped]) await writeAll(here, bytes);
+    await ended.here.closeWrite();
+    await pair[closer].settled(STUCK_MS);
+    pair[closer].close(100);
+    await deadline(pair[peer].closed, STUCK_MS);
+    const closed = { by: "peer", application: true, code: 100, reason: "" };
+    // No write has anywhere to go, while reads go on to the end, or to that of the connection.
+    for (const { there } of [ended, going, dropped]) {
+      await assertRejects(() => there.write(text("x")), ConnectionClosedError);
+    }
+    assertSameBytes(await read(ended.there), bytes);
+    assertEquals(await ended.there.read(new Uint8Array(1)), null);
+    assertSameBytes(await read(going.there, bytes.length), bytes);
+    for (let i = 0; i < 2; i++) {
+      const error = await assertRejects(
+        () => going.there.read(new Uint8Array(1)),
+        ConnectionClosedError,
+      );
+      assertEquals(error.info, closed);
+    }
+    dropped.there.abort();
+    await assertRejects(() => dropped.there.read(new Uint8Array(1)), StreamEndedError);
+    assertEquals(pair[peer].stats().streams, 0);
+  });
+
+  quicTest(`what came before an end that is not the ${closer}'s doing is dropped`, async () => {
+    await using pair = await connectPair();
+    const { here, there } = await openEnds(pair[closer], pair[peer]);
+    await writeAll(here, pattern(10_000));
+    await here.closeWrite();
+    await pair[closer].settled(STUCK_MS);
+    pair[peer].close(100);
+    await assertRejects(() => there.read(new Uint8Array(1)), ConnectionClosedError);
+  });
+
+  quicTest(
+    `what came before the ${closer} closed the connection can be read when its endpoint is closed`,
+    async () => {
+      const bytes = pattern(50_000);
+      let there: QuicStream;
+      {
+        await using pair = await connectPair();
+        const ends = await openEnds(pair[closer], pair[peer]);
+        there = ends.there;
+        await writeAll(ends.here, bytes);
+        await ends.here.closeWrite();
+        await pair[closer].settled(STUCK_MS);
+        pair[closer].close(100);
+        await deadline(pair[peer].closed, STUCK_MS);
+      }
+      assertSameBytes(await read(there), bytes);
+    },
+  );
+}
+
 quicTest("QuicConnection close() cuts a long reason for the peer", async () => {
   await using pair = await connectPair();
   pair.server.close(1, "because ".repeat(1000));

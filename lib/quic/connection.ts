@@ -501,7 +501,7 @@ export class QuicConnection implements StreamTransport {
     if (this.#fins.holds(id)) return null;
     const got = this.#native.streamRecv(id, buffer);
     // There may be new credit to tell the peer.
-    if (got) this.#host.schedule(this);
+    if (got && !this.#closeInfo) this.#host.schedule(this);
     return got;
   }
 
@@ -619,12 +619,16 @@ export class QuicConnection implements StreamTransport {
     this.#closedAt = performance.now();
     live.connections--;
     const error = new ConnectionClosedError(info, this.#isConfirmed ? null : this.peerCertificates);
-    for (const stream of [...this.#streams.values()]) stream.onClosed(error);
+    this.#fins.clear();
+    for (const stream of [...this.#streams.values()]) {
+      // quiche keeps it.
+      const unread = info.by === "peer" && this.#native.streamReadable(stream.id);
+      stream.onClosed(error, unread);
+    }
     for (const waiter of [...this.#creditWaiters]) waiter.reject(error);
     for (const streams of [this.#incoming, this.#incomingUni]) streams.end(error);
     this.#readers.clear();
     this.#writers.clear();
-    this.#fins.clear();
     this.#confirmedSettled.reject(error);
     this.#closedSettled.resolve(info);
     this.#host.closed(this, info);

@@ -50,7 +50,8 @@ export type StreamDirection = "both" | "send" | "receive";
  * - *finish* ({@linkcode finish}, {@linkcode closeWrite}): the peer reads everything and then the end (FIN);
  * - *reset* ({@linkcode reset}): what was not delivered yet is dropped, the peer's reads throw {@linkcode StreamResetError};
  * - *stop* ({@linkcode stop}): the peer's bytes are dropped from here on, its writes throw {@linkcode StreamStoppedError};
- * - *close*: the connection ended, everything throws `ConnectionClosedError`.
+ * - *close*: the connection ended, everything throws `ConnectionClosedError`. When it was the peer who closed it, what
+ *   had come before can still be read.
  *
  * A peer learns of a stream by its first byte or its end, not before. A stop is seen by the next write.
  *
@@ -66,6 +67,8 @@ export class QuicStream implements Duplex {
   #readEnd: "fin" | Error | undefined;
   #writeEnd: Error | undefined;
   #unread: "reset" | "stopped" | undefined;
+  /** What a read throws once nothing is left of what had come before the peer closed the connection. */
+  #closed: Error | undefined;
 
   /** @internal Streams come from `QuicConnection`. */
   constructor(id: number, transport: StreamTransport, direction: StreamDirection = "both") {
@@ -98,7 +101,10 @@ export class QuicStream implements Duplex {
       throw this.#endRead(this.#errorOf(error));
     }
     if (!got) {
-      if (!this.#transport.streamEnded(this.id)) return undefined;
+      if (!this.#transport.streamEnded(this.id)) {
+        if (this.#closed) throw this.#endRead(this.#closed);
+        return undefined;
+      }
       this.#unread = "stopped";
       this.#endRead("fin");
       return null;
@@ -228,10 +234,18 @@ export class QuicStream implements Duplex {
     return true;
   }
 
-  /** @internal The connection ended. */
-  onClosed(error: Error): void {
-    if (!this.#readEnd) this.#endRead(error);
+  /** @internal The connection ended. @param unread whether there is something left to be read */
+  onClosed(error: Error, unread: boolean): void {
     if (!this.#writeEnd) this.#endWrite(error);
+    if (this.#readEnd) return;
+    if (!unread) {
+      this.#endRead(error);
+      return;
+    }
+    this.#closed = error;
+    // Whoever does not want it needs not say so.
+    this.#done();
+    this.onReadable();
   }
 
   #errorOf(error: unknown): Error {
