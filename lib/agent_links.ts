@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { lookup } from "node:dns/promises";
 import { type AgentConfig, AgentSession, type AgentSessionOptions } from "./agent_session.ts";
 import { type Authority, formatAuthority } from "./authority.ts";
 import { messageOf } from "./errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
 import { Links } from "./links.ts";
 import { reconnect } from "./reconnect.ts";
+import { Resolver } from "./resolver.ts";
 import { Running } from "./running.ts";
 
 /** Connections to one address that the server drains, and that may go on beside the present one. */
@@ -22,7 +22,7 @@ export async function runAgentLinks(
   options: AgentSessionOptions,
 ): Promise<void> {
   const { log, signal } = options;
-  const { servers, refreshMs, backoff, resolve = resolveAll } = config;
+  const { servers, refreshMs, backoff, serverResolver = new Resolver() } = config;
   const sessions = new Running();
 
   const link = async (address: Authority, signal: AbortSignal) => {
@@ -54,13 +54,14 @@ export async function runAgentLinks(
       },
     });
   };
-  const links = new Links({ servers, resolve, link, log, signal, ...(refreshMs && { refreshMs }) });
+  const links = new Links({
+    servers,
+    resolve: (name, signal) => serverResolver.resolve(name, signal),
+    link,
+    log,
+    signal,
+    ...(refreshMs && { refreshMs }),
+  });
   await links.run();
   await sessions.ended();
-}
-
-/** All addresses that the system has for a name. */
-async function resolveAll(hostname: string): Promise<string[]> {
-  const found = await lookup(hostname, { all: true });
-  return found.map(({ address }) => address);
 }

@@ -6,7 +6,6 @@ import { type Authority, formatAuthority } from "./authority.ts";
 import { explainServerCertificate } from "./certificate.ts";
 import { DialectCount, speaksQrht } from "./dialect.ts";
 import { messageOf } from "./errors.ts";
-import type { Resolve } from "./links.ts";
 import type { Logger } from "./log.ts";
 import { type Control, startControl } from "./qrht/control.ts";
 import {
@@ -19,6 +18,7 @@ import {
   type TlsIdentity,
   type TlsSource,
 } from "./quic/mod.ts";
+import type { Resolver } from "./resolver.ts";
 import { Running } from "./running.ts";
 import { sleep } from "./sleep.ts";
 import { ReloadingTls } from "./tls_reload.ts";
@@ -42,8 +42,8 @@ export interface AgentConfig {
   readonly drainedIdleMs?: number;
   /** What the server's log is to call this agent, beside the name in its certificate. */
   readonly name?: string | undefined;
-  /** All IP addresses of a name. @default the system's resolver */
-  readonly resolve?: Resolve;
+  /** Resolves names of servers. @default the system's resolver */
+  readonly serverResolver?: Resolver;
   /** Time after which names of servers are resolved again. @default {30000} */
   readonly refreshMs?: number;
   /** The longest first pause before connecting again, and the longest of all. @default {{ minMs: 250, maxMs: 10000 }} */

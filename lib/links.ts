@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type Authority, formatAuthority, isIpAddress, parseAuthority } from "./authority.ts";
+import { type Authority, formatAuthority, parseAuthority } from "./authority.ts";
 import { backoffDelayMs } from "./backoff.ts";
-import { messageOf, quote } from "./errors.ts";
+import { messageOf } from "./errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
 import { formatSocketAddress, socketAddress } from "./ip_address.ts";
 import type { Logger } from "./log.ts";
@@ -11,13 +11,11 @@ import { Running } from "./running.ts";
 import { sleep } from "./sleep.ts";
 import { within } from "./within.ts";
 
-/** All IP addresses of a name; rejects when it has none, or they cannot be asked for. */
-export type Resolve = (hostname: string) => Promise<readonly string[]>;
-
 export interface LinksOptions {
   /** Names or IP addresses, and ports. */
   readonly servers: readonly Authority[];
-  readonly resolve: Resolve;
+  /** All IP addresses of a name, 4 or 16 bytes each. Rejects when the signal aborts. */
+  readonly resolve: (name: string, signal: AbortSignal) => Promise<readonly Uint8Array[]>;
   /**
    * Keeps up a connection to an address. Once the signal aborts, as the address is no longer the servers' or everything
    * ends, it makes no other one, and resolves when it has none. Must not reject.
@@ -108,7 +106,8 @@ export class Links {
   async #follow(followed: Followed): Promise<void> {
     const { signal, refreshMs, random, sleep, log } = this.#options;
     const { hostname, port } = followed.server;
-    if (isIpAddress(hostname)) return this.#take(followed, [keyOf(hostname, port)!]);
+    const address = socketAddress(hostname, port);
+    if (address) return this.#take(followed, [formatSocketAddress(address)]);
     const server = formatAuthority(followed.server);
     const streak = new FailureStreak();
     while (!signal.aborted) {
@@ -143,10 +142,9 @@ export class Links {
   async #resolve({ hostname, port }: Authority): Promise<readonly string[]> {
     const { resolve, resolveTimeoutMs, signal } = this.#options;
     const late = () => new Error(`no answer in ${resolveTimeoutMs} ms`);
-    const found = await within(resolveTimeoutMs, unlessAborted(resolve(hostname), signal), late);
-    const keys = found.map((ip) => keyOf(ip, port)).filter((key) => key !== undefined);
-    if (keys.length === 0) throw new Error(`${quote(hostname)} has no address`);
-    return [...new Set(keys)].sort();
+    const found = await within(resolveTimeoutMs, resolve(hostname, signal), late);
+    if (found.length === 0) throw new Error("it has no address");
+    return found.map((ip) => formatSocketAddress({ ip, port })).sort();
   }
 
   #take(followed: Followed, addresses: readonly string[]): void {
@@ -182,21 +180,6 @@ export class Links {
     };
     this.#running.add(link());
   }
-}
-
-/** An address in the one form that it has; undefined when it is none that can be dialled, such as one with a zone id. */
-function keyOf(ip: string, port: number): string | undefined {
-  const address = socketAddress(ip, port);
-  return address && formatSocketAddress(address);
-}
-
-/** Rejects with the signal's reason when it aborts first. */
-function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const stop = () => reject(signal.reason);
-    signal.addEventListener("abort", stop);
-    promise.then(resolve, reject).finally(() => signal.removeEventListener("abort", stop));
-  });
 }
 
 function sameItems(a: readonly string[], b: readonly string[]): boolean {

@@ -7,6 +7,7 @@ import { assert, assertEquals, assertGreater, assertStringIncludes } from "@std/
 import { delay } from "@std/async/delay";
 import { QRHT_ALPN } from "../lib/dialect.ts";
 import { type Duplex, writeAll } from "../lib/duplex.ts";
+import { type Lookup, Resolver } from "../lib/resolver.ts";
 import { openTunnel as openFramed } from "../lib/tunnel.ts";
 import { eventually } from "./support/eventually.ts";
 import { readToEnd } from "./support/memory_duplex.ts";
@@ -30,6 +31,8 @@ import {
 import { frames, linesWith, type ScriptedPeer, scriptedTest } from "./support/scripted_peer.ts";
 
 const quick = { backoff: { minMs: 5, maxMs: 50 } };
+
+const resolver = (lookup: Lookup) => new Resolver({ lookup });
 
 const connectedTo = ({ quicPort }: Pick<Server, "quicPort">, lines: readonly string[]) =>
   linesWith(lines, ' "connected to quic server" ', ` server=127.0.0.1:${quicPort} `).length;
@@ -62,10 +65,10 @@ test(
     const asked: string[] = [];
     net.agent(server, {
       servers: [{ hostname: "localhost", port: server.quicPort }],
-      resolve: (name) => {
+      serverResolver: resolver((name) => {
         asked.push(name);
         return Promise.resolve(["127.0.0.1", "::1"]);
-      },
+      }),
       ...quick,
     });
     assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
@@ -95,7 +98,7 @@ test(
         { hostname: "a.test", port: a.quicPort },
         { hostname: "b.test", port: b.quicPort },
       ],
-      resolve: (name) => Promise.resolve(dns[name]!),
+      serverResolver: resolver((name) => Promise.resolve(dns[name]!)),
       refreshMs: 20,
       ...quick,
     });
@@ -139,8 +142,9 @@ test(
     let resolves = true;
     net.agent(server, {
       servers: [{ hostname: "a.test", port: server.quicPort }],
-      resolve: () =>
-        resolves ? Promise.resolve(["127.0.0.1"]) : Promise.reject(new Error("no DNS")),
+      serverResolver: resolver(() =>
+        resolves ? Promise.resolve(["127.0.0.1"]) : Promise.reject(new Error("no DNS"))
+      ),
       refreshMs: 20,
       ...quick,
     });
@@ -170,10 +174,10 @@ test("runAgent() stops while it looks a name up", async (net) => {
   const looking = Promise.withResolvers<void>();
   const agent = net.agent(server, {
     servers: [{ hostname: "a.test", port: 1 }],
-    resolve: () => {
+    serverResolver: resolver(() => {
       looking.resolve();
       return new Promise(() => {});
-    },
+    }),
   });
   await looking.promise;
   const since = performance.now();

@@ -5,7 +5,9 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { formatAuthority, parseAuthority } from "../lib/authority.ts";
+import { ipBytes } from "../lib/ip_address.ts";
 import { Links, type LinksOptions } from "../lib/links.ts";
+import { Resolver } from "../lib/resolver.ts";
 import { configureLog, logger, resetLog } from "../lib/log.ts";
 
 /** A link under way. */
@@ -45,10 +47,11 @@ class World implements AsyncDisposable {
     options: Partial<LinksOptions> = {},
   ) {
     Object.assign(this.dns, dns);
+    const resolver = new Resolver({ lookup: (name) => this.#lookup(name) });
     configureLog(2, (line) => this.lines.push(line.replace(/^\S+ /, "")));
     this.#links = new Links({
       servers: servers.map((server) => parseAuthority(server)),
-      resolve: (name) => this.#resolve(name),
+      resolve: (name, signal) => resolver.resolve(name, signal),
       link: (address, signal) => this.#link(formatAuthority(address), signal),
       log: logger("test"),
       signal: this.#stop.signal,
@@ -59,7 +62,7 @@ class World implements AsyncDisposable {
     this.#done = this.#links.run();
   }
 
-  #resolve(name: string): Promise<readonly string[]> {
+  #lookup(name: string): Promise<readonly string[]> {
     this.lookups.push({ name, at: this.now });
     const answer = this.dns[name];
     if (answer === "silence") return new Promise(() => {});
@@ -120,7 +123,7 @@ class World implements AsyncDisposable {
 
   /** Lets everything happen that needs no time. */
   async settle(): Promise<void> {
-    for (let i = 0; i < 30; i++) await Promise.resolve();
+    for (let i = 0; i < 60; i++) await Promise.resolve();
   }
 
   async advance(ms: number): Promise<void> {
@@ -278,12 +281,17 @@ test("Links tries a name again that it cannot resolve, with growing pauses and f
 });
 
 test("Links gives up a lookup that takes too long", async () => {
-  await using world = new World(["x:9", "y:9"], { x: "silence", y: [A] }, { resolveTimeoutMs: 1 });
+  let answers = false;
+  const resolve = (name: string) =>
+    answers || name === "y"
+      ? Promise.resolve([ipBytes(name === "x" ? B : A)!])
+      : new Promise<never>(() => {});
+  await using world = new World(["x:9", "y:9"], {}, { resolve, resolveTimeoutMs: 1 });
   await world.settle();
   // Another name is not held up.
   assertEquals(world.kept, [a9]);
   await new Promise((resolve) => setTimeout(resolve, 20));
-  world.dns.x = [B];
+  answers = true;
   await world.advance(250);
   assertEquals(world.kept, [a9, b9]);
   assertStringIncludes(world.lines.join("\n"), `error="no answer in 1 ms"`);
@@ -374,13 +382,17 @@ test("Links has, after any story, exactly the links that it is to have", async (
     fc.asyncProperty(fc.array(step, { maxLength: 40 }), fc.nat(6), async (story, maxLinks) => {
       /** What each name resolved to last. */
       const known = new Map<string, readonly string[]>();
-      const resolve = (name: string) => {
+      const lookup = (name: string) => {
         const answer = world.dns[name] as readonly string[] | undefined;
         if (!answer) return Promise.reject(new Error("none"));
         if (answer.length > 0) known.set(name, answer.map((ip) => `${ip}:9`));
         return Promise.resolve(answer);
       };
-      await using world: World = new World(["x:9", "y:9"], {}, { resolve, maxLinks });
+      const resolver = new Resolver({ lookup });
+      await using world: World = new World(["x:9", "y:9"], {}, {
+        resolve: (name, signal) => resolver.resolve(name, signal),
+        maxLinks,
+      });
       const check = () => {
         const wanted = new Set([...known.values()].flat());
         const addresses = world.links.map(({ address }) => address);
