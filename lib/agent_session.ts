@@ -79,7 +79,7 @@ const CROSSING_MS = 1_000;
 
 /** What a server means by the application error code that it closes a connection with. */
 const serverCodes: Readonly<Record<number, string>> = {
-  102: "the server does not admit the name in this agent's certificate",
+  102: "the server does not let this agent in: its certificate has no name for it",
   103: "the server takes no further agents",
 };
 

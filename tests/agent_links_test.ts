@@ -343,7 +343,7 @@ scriptedTest("runAgent() says why a server does not take it, and tries again", a
   using lines = logLines(2);
   const server = net.scriptedServer();
   net.agentOf(server, quick);
-  const reasons = { 102: "does not admit the name", 103: "takes no further agents" };
+  const reasons = { 102: "does not let this agent in", 103: "takes no further agents" };
   for (const [code, words] of Object.entries(reasons)) {
     for (let i = 0; i < 3; i++) {
       const { connection } = await server.accept();
