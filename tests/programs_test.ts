@@ -271,7 +271,11 @@ Deno.test("an agent backs off from a server that is not there", async () => {
     const silent = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
     using _ = { [Symbol.dispose]: () => silent.close() };
     const { port } = silent.addr as Deno.NetAddr;
-    await using agent = startProgram("agent", { server: `127.0.0.1:${port}`, ...agentFlags(dir) });
+    await using agent = startProgram("agent", {
+      server: `127.0.0.1:${port}`,
+      ...agentFlags(dir),
+      v: 2,
+    });
     const delays = await eventually("three failed attempts", () => {
       const found = agent.lines.flatMap((line) =>
         /cannot connect.*retryInMs=(\d+)/.exec(line)?.[1] ?? []
