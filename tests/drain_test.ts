@@ -4,15 +4,13 @@
 /** What proxy-server does when it is told to stop. */
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { makeCerts } from "../certs/make.ts";
-import { tcpDuplex, writeAll } from "../lib/duplex.ts";
+import { writeAll } from "../lib/duplex.ts";
 import { assertSameBytes, pattern } from "./support/bytes.ts";
 import { eventually } from "./support/eventually.ts";
 import { readExactly, readToEnd } from "./support/memory_duplex.ts";
 import {
   assertReads,
   logLines,
-  loopback,
   type Network,
   OK,
   readText,
@@ -22,8 +20,8 @@ import {
   soon,
   test,
 } from "./support/network.ts";
-import { startOrigin, startProgram } from "./support/processes.ts";
 import { frames, scriptedTest } from "./support/scripted_peer.ts";
+import { Site } from "./support/site.ts";
 
 const LONG_MS = 60_000;
 
@@ -111,37 +109,14 @@ scriptedTest("runServer() tells its agents that it drains", async (net) => {
 });
 
 Deno.test("a server that drains ends at once at a second SIGTERM", async () => {
-  const dir = await Deno.makeTempDir();
-  try {
-    await makeCerts(dir);
-    await using origin = await startOrigin();
-    await using server = startProgram("server", {
-      "listen-tcp": "127.0.0.1:0",
-      "listen-quic": "127.0.0.1:0",
-      "cert-file": `${dir}/server.pem`,
-      "cert-key": `${dir}/server.key`,
-      "client-ca-file": `${dir}/ca.pem`,
-    });
-    const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
-    const [, quic] = await server.line(/quic listener on 127\.0\.0\.1:(\d+)/);
-    await using _agent = startProgram("agent", {
-      "server": `127.0.0.1:${quic}`,
-      "ca-file": `${dir}/ca.pem`,
-      "cert-file": `${dir}/client.pem`,
-      "cert-key": `${dir}/client.key`,
-    });
-    await server.line(/agent connected/);
-    const client = tcpDuplex(await Deno.connect(loopback(Number(tcp))));
-    await sendText(client, requestFor(`127.0.0.1:${origin.port}`));
-    await assertReads(client, OK);
-    server.kill("SIGTERM");
-    await server.line(/INF server "draining" tunnels=1 drainTimeoutMs=30000/);
-    await sendText(client, "GET / HTTP/1.1\r\nHost: origin\r\n\r\n");
-    await assertReads(client, "HTTP/1.1 200 OK\r\n");
-    server.kill("SIGTERM");
-    assertEquals((await soon("its end", server.status)).code, 143);
-    client.abort();
-  } finally {
-    await Deno.remove(dir, { recursive: true });
-  }
+  await using site = await Site.start();
+  const { program, tcpPort, quic } = await site.server();
+  await site.agent(quic);
+  const client = await site.request(tcpPort, 1_000_000_000);
+  program.kill("SIGTERM");
+  await program.line(/INF server "draining" tunnels=1 drainTimeoutMs=30000/);
+  await assertReads(client, "HTTP/1.1 200 OK\r\n");
+  program.kill("SIGTERM");
+  assertEquals((await soon("its end", program.status)).code, 143);
+  client.abort();
 });

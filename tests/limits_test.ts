@@ -4,7 +4,6 @@
 /** What proxy-server does when there is more of something than it takes. */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { makeCerts } from "../certs/make.ts";
 import { eventually } from "./support/eventually.ts";
 import {
   ask,
@@ -20,7 +19,8 @@ import {
   soon,
   test,
 } from "./support/network.ts";
-import { ChildProgram, programArguments, startOrigin } from "./support/processes.ts";
+import { anyPort, ChildProgram, programArguments, serverFlags } from "./support/processes.ts";
+import { assertBody, Site } from "./support/site.ts";
 
 const FIRST_ONLY = ["qrht/1"];
 
@@ -107,57 +107,27 @@ test("runServer() refuses a client at once when maxPending wait for an agent", a
 });
 
 Deno.test("a server without file descriptors goes on as soon as there are some", async () => {
-  const dir = await Deno.makeTempDir();
-  try {
-    await makeCerts(dir);
-    await using origin = await startOrigin();
-    const own = { "cert-file": `${dir}/server.pem`, "cert-key": `${dir}/server.key` };
-    const arguments_ = programArguments("server", {
-      "listen-tcp": "127.0.0.1:0",
-      "listen-quic": "127.0.0.1:0",
-      "client-ca-file": `${dir}/ca.pem`,
-      ...own,
-    });
-    await using server = new ChildProgram("sh", [
+  await using site = await Site.start();
+  const server = site.use(
+    new ChildProgram("sh", [
       "-c",
       'ulimit -n 60 && exec "$@"',
       "sh",
       Deno.execPath(),
-      ...arguments_,
-    ]);
-    const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
-    const [, quic] = await server.line(/quic listener on 127\.0\.0\.1:(\d+)/);
-    await using _agent = new ChildProgram(
-      Deno.execPath(),
-      programArguments("agent", {
-        "server": `127.0.0.1:${quic}`,
-        "ca-file": `${dir}/ca.pem`,
-        "cert-file": `${dir}/client.pem`,
-        "cert-key": `${dir}/client.key`,
-      }),
-    );
-    await server.line(/agent connected/);
-    const idle: Deno.TcpConn[] = [];
-    for (let i = 0; i < 80; i++) idle.push(await Deno.connect(loopback(Number(tcp))));
-    await server.line(/ERR server "cannot accept connections" error="Too many open files/);
-    for (const connection of idle) connection.close();
-    await server.line(/INF server "connections are accepted again" failures=\d+/);
-    const fetching = await new Deno.Command("curl", {
-      args: [
-        "-sSp",
-        "--max-time",
-        "20",
-        "--proxy",
-        `127.0.0.1:${tcp}`,
-        `http://127.0.0.1:${origin.port}/`,
-      ],
-    }).output();
-    assertEquals(new TextDecoder().decode(fetching.stdout), "ok\n");
-    // Pauses between attempts, no busy loop: some lines in all.
-    assert(server.lines.filter((line) => line.includes(" ERR ")).length <= 3);
-  } finally {
-    await Deno.remove(dir, { recursive: true });
-  }
+      ...programArguments("server", { ...anyPort, ...serverFlags(site.dir) }),
+    ]),
+  );
+  const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
+  const [, quic] = await server.line(/quic listener on (127\.0\.0\.1:\d+)/);
+  await site.agent(quic!);
+  const idle: Deno.TcpConn[] = [];
+  for (let i = 0; i < 80; i++) idle.push(await Deno.connect(loopback(Number(tcp))));
+  await server.line(/ERR server "cannot accept connections" error="Too many open files/);
+  for (const connection of idle) connection.close();
+  await server.line(/INF server "connections are accepted again" failures=\d+/);
+  await assertBody(await site.request(Number(tcp), 1_000), 1_000);
+  // Pauses between attempts, no busy loop: some lines in all.
+  assert(server.lines.filter((line) => line.includes(" ERR ")).length <= 3);
 });
 
 test("runServer() leaves a log that is bounded when clients are refused in masses", async (net) => {

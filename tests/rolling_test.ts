@@ -1,103 +1,88 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Agents as processes that are told to stop while clients are served. */
-import { assert, assertEquals, assertGreater, assertLess } from "@std/assert";
+/** Servers and agents as processes that are told to stop, or killed, while clients are served. */
+import { assert, assertEquals, assertLess } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
-import { makeCerts } from "../certs/make.ts";
-import { type Duplex, tcpDuplex } from "../lib/duplex.ts";
+import type { Duplex } from "../lib/duplex.ts";
 import { eventually } from "./support/eventually.ts";
 import { readToEnd } from "./support/memory_duplex.ts";
-import { assertReads, OK, requestFor, sendText } from "./support/network.ts";
+import { assertReads } from "./support/network.ts";
 import { checkPattern } from "./support/pattern.ts";
-import {
-  agentFlags,
-  anyPort,
-  type ChildProgram,
-  serverFlags,
-  startOrigin,
-  startProgram,
-} from "./support/processes.ts";
+import type { ChildProgram } from "./support/processes.ts";
+import { assertBody, type ServerProcess, Site } from "./support/site.ts";
 
-const loopback = (port: number) => ({ hostname: "127.0.0.1", port });
+/** A request may have to wait until an agent that has vanished is noticed. */
+const REQUEST_MS = 20_000;
 
-interface Server {
-  readonly program: ChildProgram;
-  readonly tcpPort: number;
-  readonly quic: string;
+/** What became of requests. */
+interface Outcomes {
+  served: number;
+  /** The proxy had not answered: nobody can tell whether the target was reached. */
+  failedBefore: number;
+  /** The proxy had said that the target is connected. */
+  failedAfter: number;
 }
 
-/** An origin, and servers and agents in front of it, of one test. */
-class Site implements AsyncDisposable {
-  readonly #stack = new AsyncDisposableStack();
-  dir = "";
-  origin = "";
+/** Clients that make one request after the other, to one of the servers that takes connections. */
+class Load implements AsyncDisposable {
+  readonly outcomes: Outcomes = { served: 0, failedBefore: 0, failedAfter: 0 };
+  readonly errors: string[] = [];
+  readonly #stop = new AbortController();
+  readonly #clients: Promise<void>[];
+  readonly #site: Site;
+  readonly #tcpPorts: readonly number[];
 
-  static async start(): Promise<Site> {
-    const site = new Site();
-    try {
-      site.dir = await Deno.makeTempDir();
-      site.#stack.defer(() => Deno.remove(site.dir, { recursive: true }));
-      await makeCerts(site.dir);
-      const { port } = site.#stack.use(await startOrigin());
-      site.origin = `127.0.0.1:${port}`;
-      return site;
-    } catch (error) {
-      await site[Symbol.asyncDispose]();
-      throw error;
+  constructor(site: Site, tcpPorts: readonly number[], clients = 4) {
+    this.#site = site;
+    this.#tcpPorts = tcpPorts;
+    this.#clients = Array.from({ length: clients }, (_, i) => this.#run(i));
+  }
+
+  async #run(client: number): Promise<void> {
+    for (let n = client; !this.#stop.signal.aborted; n++) {
+      const size = 1 + (n % 5) * 100_000 + client;
+      let what: keyof Outcomes = "failedBefore";
+      try {
+        const tunnel = await deadline(this.#open(n, size), REQUEST_MS);
+        what = "failedAfter";
+        await deadline(assertBody(tunnel, size), REQUEST_MS).finally(() => tunnel.abort());
+        what = "served";
+      } catch (error) {
+        this.errors.push(`${what}: ${error}`);
+      }
+      this.outcomes[what]++;
     }
   }
 
-  async server(): Promise<Server> {
-    const program = this.#stack.use(
-      startProgram("server", { ...anyPort, ...serverFlags(this.dir) }),
-    );
-    const [, tcp] = await program.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
-    const [, quic] = await program.line(/quic listener on (127\.0\.0\.1:\d+)/);
-    return { program, tcpPort: Number(tcp), quic: quic! };
-  }
-
-  /** Resolves when the agent has connected. */
-  async agent(quic: string, flags: Record<string, string> = {}): Promise<ChildProgram> {
-    const agent = this.#stack.use(
-      startProgram("agent", { server: quic, ...agentFlags(this.dir), ...flags }),
-    );
-    await agent.line(/"connected to quic server"/, 30_000);
-    return agent;
-  }
-
-  /** A tunnel to the origin on which it was asked for a body. */
-  async request(tcpPort: number, size: number): Promise<Duplex> {
-    const client = tcpDuplex(await Deno.connect(loopback(tcpPort)));
-    try {
-      await sendText(client, requestFor(this.origin));
-      await assertReads(client, OK);
-      const head =
-        `GET /bytes/${size} HTTP/1.1\r\nHost: ${this.origin}\r\nConnection: close\r\n\r\n`;
-      await sendText(client, head);
-      return client;
-    } catch (error) {
-      client.abort();
-      throw error;
+  /** Goes on to the next server when one does not take the connection, as a load balancer does. */
+  async #open(n: number, size: number): Promise<Duplex> {
+    const ports = this.#tcpPorts;
+    for (let tried = 0;; tried++) {
+      try {
+        return await this.#site.request(ports[(n + tried) % ports.length]!, size);
+      } catch (error) {
+        const notTaken = error instanceof Deno.errors.ConnectionRefused ||
+          error instanceof Deno.errors.ConnectionReset;
+        if (!notTaken || ports.length === 1 || tried > 100) throw error;
+      }
     }
+  }
+
+  /** Waits until some more were served. */
+  async more(count: number): Promise<void> {
+    const before = this.outcomes.served;
+    await eventually(
+      `clients are served, beside ${this.errors}`,
+      () => this.outcomes.served >= before + count,
+      2 * REQUEST_MS,
+    );
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#stack.disposeAsync();
-  }
-}
-
-/** Reads an answer to its end and checks every byte of its body. */
-async function assertBody(client: Duplex, size: number): Promise<void> {
-  try {
-    const answer = await readToEnd(client);
-    const head = answer.length - size;
-    assertEquals(new TextDecoder().decode(answer.subarray(0, 12)), "HTTP/1.1 200");
-    assertEquals(new TextDecoder().decode(answer.subarray(head - 4, head)), "\r\n\r\n");
-    checkPattern(answer.subarray(head), 0);
-  } finally {
-    client.abort();
+    this.#stop.abort();
+    await Promise.all(this.#clients);
   }
 }
 
@@ -105,19 +90,9 @@ Deno.test("agents are replaced one after the other while clients are served, and
   await using site = await Site.start();
   const server = await site.server();
   const agents = await Promise.all([site.agent(server.quic), site.agent(server.quic)]);
-  const stop = new AbortController();
-  let served = 0;
-  const clients = Promise.all(Array.from({ length: 4 }, async (_, i) => {
-    for (let n = 0; !stop.signal.aborted; n++) {
-      const size = 1 + (n % 5) * 100_000 + i;
-      await deadline(site.request(server.tcpPort, size).then((c) => assertBody(c, size)), 20_000);
-      served++;
-    }
-  }));
-  clients.catch(() => {});
+  await using load = new Load(site, [server.tcpPort]);
   for (let round = 0; round < 3; round++) {
-    const before = served;
-    await Promise.race([clients, eventually("clients are served", () => served > before + 20)]);
+    await load.more(20);
     agents.push(await site.agent(server.quic));
     const leaving = agents.shift()!;
     leaving.kill("SIGTERM");
@@ -125,9 +100,54 @@ Deno.test("agents are replaced one after the other while clients are served, and
     assert(leaving.lines.some((line) => line.includes('"draining"')), leaving.lines.join("\n"));
     assert(!leaving.lines.some((line) => line.includes("cut off")), leaving.lines.join("\n"));
   }
-  stop.abort();
-  await clients;
-  assertGreater(served, 60);
+  await load.more(20);
+  assertEquals(load.errors, []);
+});
+
+Deno.test("servers are restarted one after the other while clients are served, and no request fails", async () => {
+  await using site = await Site.start();
+  const servers = [await site.server(), await site.server()];
+  const quic = servers.map(({ quic }) => quic).join(",");
+  const agents = [await site.agent(quic), await site.agent(quic)];
+  const isConnected = (agent: ChildProgram, { quic }: ServerProcess, times: number) =>
+    agent.lines.filter((line) => line.includes(`"connected to quic server" server=${quic} `))
+      .length >= times;
+  await eventually(
+    "all are connected to all",
+    () => servers.every((server) => agents.every((agent) => isConnected(agent, server, 1))),
+  );
+  await using load = new Load(site, servers.map(({ tcpPort }) => tcpPort));
+  for (const server of servers) {
+    await load.more(20);
+    server.program.kill("SIGTERM");
+    assertEquals((await deadline(server.program.status, 20_000)).code, 0);
+    assert(!server.program.lines.some((line) => line.includes("cut off")));
+    await site.server({
+      "listen-tcp": `127.0.0.1:${server.tcpPort}`,
+      "listen-quic": server.quic,
+    });
+    await eventually(
+      "the agents are back",
+      () => agents.every((agent) => isConnected(agent, server, 2)),
+      30_000,
+    );
+  }
+  await load.more(20);
+  assertEquals(load.errors, []);
+});
+
+Deno.test("an agent that is killed while clients are served costs none of them but those that it had connected", async () => {
+  await using site = await Site.start();
+  const server = await site.server();
+  const [killed] = [await site.agent(server.quic), await site.agent(server.quic)];
+  const clients = 4;
+  await using load = new Load(site, [server.tcpPort], clients);
+  await load.more(20);
+  killed!.kill("SIGKILL");
+  await server.program.line(/agent disconnected.*timed out.*agents=1/, 15_000);
+  await load.more(20);
+  assertEquals(load.outcomes.failedBefore, 0, load.errors.join("\n"));
+  assertLess(load.outcomes.failedAfter, clients + 1, load.errors.join("\n"));
 });
 
 Deno.test("SIGTERM lets an agent finish a transfer byte for byte, and end with exit code 0", async () => {

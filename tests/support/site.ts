@@ -1,0 +1,102 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Servers and agents as processes, with the permissions of their tasks, and an origin behind them. */
+import { assertEquals } from "@std/assert";
+import { makeCerts } from "../../certs/make.ts";
+import { type Duplex, tcpDuplex } from "../../lib/duplex.ts";
+import { readToEnd } from "./memory_duplex.ts";
+import { assertReads, loopback, OK, requestFor, sendText } from "./network.ts";
+import { checkPattern } from "./pattern.ts";
+import {
+  agentFlags,
+  anyPort,
+  type ChildProgram,
+  serverFlags,
+  startOrigin,
+  startProgram,
+} from "./processes.ts";
+
+export interface ServerProcess {
+  readonly program: ChildProgram;
+  readonly tcpPort: number;
+  readonly quic: string;
+}
+
+/** An origin, and servers and agents in front of it, of one test. */
+export class Site implements AsyncDisposable {
+  readonly #stack = new AsyncDisposableStack();
+  dir = "";
+  origin = "";
+
+  static async start(): Promise<Site> {
+    const site = new Site();
+    try {
+      site.dir = await Deno.makeTempDir();
+      site.#stack.defer(() => Deno.remove(site.dir, { recursive: true }));
+      await makeCerts(site.dir);
+      const { port } = site.#stack.use(await startOrigin());
+      site.origin = `127.0.0.1:${port}`;
+      return site;
+    } catch (error) {
+      await site[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async server(flags: Record<string, string | number> = {}): Promise<ServerProcess> {
+    const program = this.#stack.use(
+      startProgram("server", { ...anyPort, ...serverFlags(this.dir), ...flags }),
+    );
+    const [, tcp] = await program.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
+    const [, quic] = await program.line(/quic listener on (127\.0\.0\.1:\d+)/);
+    return { program, tcpPort: Number(tcp), quic: quic! };
+  }
+
+  /** Resolves when the agent has connected. */
+  async agent(quic: string, flags: Record<string, string | number> = {}): Promise<ChildProgram> {
+    const agent = this.#stack.use(
+      startProgram("agent", { server: quic, ...agentFlags(this.dir), ...flags }),
+    );
+    await agent.line(/"connected to quic server"/, 30_000);
+    return agent;
+  }
+
+  /** A tunnel to the origin on which it was asked for a body. */
+  async request(tcpPort: number, size: number): Promise<Duplex> {
+    const client = tcpDuplex(await Deno.connect(loopback(tcpPort)));
+    try {
+      await sendText(client, requestFor(this.origin));
+      await assertReads(client, OK);
+      const head =
+        `GET /bytes/${size} HTTP/1.1\r\nHost: ${this.origin}\r\nConnection: close\r\n\r\n`;
+      await sendText(client, head);
+      return client;
+    } catch (error) {
+      client.abort();
+      throw error;
+    }
+  }
+
+  /** Ends something at the end of the test. */
+  use<T extends AsyncDisposable | Disposable>(value: T): T {
+    return this.#stack.use(value);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stack.disposeAsync();
+  }
+}
+
+/** Reads an answer to its end and checks every byte of its body. */
+export async function assertBody(client: Duplex, size: number): Promise<void> {
+  try {
+    const answer = await readToEnd(client);
+    const head = answer.length - size;
+    assertEquals(new TextDecoder().decode(answer.subarray(0, 12)), "HTTP/1.1 200");
+    assertEquals(new TextDecoder().decode(answer.subarray(head - 4, head)), "\r\n\r\n");
+    checkPattern(answer.subarray(head), 0);
+  } finally {
+    client.abort();
+  }
+}
