@@ -21,6 +21,7 @@ import {
   type CloseInfo,
   ConnectionClosedError,
   describeClose,
+  type HostPort,
   type QuicConnection,
   QuicEndpoint,
   type QuicStream,
@@ -28,6 +29,7 @@ import {
   type TlsIdentity,
   type TlsSource,
 } from "./lib/quic/mod.ts";
+import { RateLimit } from "./lib/rate_limit.ts";
 import { AgentRegistry, type RegistryOptions } from "./lib/registry.ts";
 import { Route, type RoutePolicy } from "./lib/route.ts";
 import { Running } from "./lib/running.ts";
@@ -150,7 +152,7 @@ function listenQuic(config: ServerConfig): QuicEndpoint {
     new QuicEndpoint({
       hostname: address.hostname,
       port: address.port,
-      listen: { tls, alpn, handshakeFailed: logFailedHandshake },
+      listen: { tls, alpn, handshakeFailed: failedHandshakeLog() },
     }));
 }
 
@@ -173,13 +175,30 @@ function bind<T>(flag: string, address: Authority, open: () => T): T {
   }
 }
 
-/** A peer that failed to show who it is, is worth a line; one that never answered is noise. */
-function logFailedHandshake(info: CloseInfo, { host, port }: { host: string; port: number }): void {
-  const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
-  log[level]("agent refused", {
-    remote: formatAuthority({ hostname: host, port }),
-    reason: describeClose(info),
-  });
+/** Lines about failed handshakes in a second at most, of each level: anybody can cause them. */
+const FAILED_HANDSHAKE_LINES = 10;
+
+/** Logs failed handshakes; a line says how many before it were left out. */
+function failedHandshakeLog(): (info: CloseInfo, from: HostPort) => void {
+  const limits = {
+    warn: new RateLimit(FAILED_HANDSHAKE_LINES),
+    debug: new RateLimit(FAILED_HANDSHAKE_LINES),
+  };
+  const leftOut = { warn: 0, debug: 0 };
+  return (info, { host, port }) => {
+    // A peer that failed to show who it is, is worth a line; one that never answered is noise.
+    const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
+    if (!limits[level].take()) {
+      leftOut[level]++;
+      return;
+    }
+    log[level]("agent refused", {
+      remote: formatAuthority({ hostname: host, port }),
+      reason: describeClose(info),
+      leftOut: leftOut[level] || undefined,
+    });
+    leftOut[level] = 0;
+  };
 }
 
 async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<void> {

@@ -25,6 +25,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/ip_address.ts",
     "lib/pem.ts",
     "lib/proxy_protocol.ts",
+    "lib/rate_limit.ts",
     "lib/running.ts",
     "lib/sleep.ts",
     "lib/throttle.ts",

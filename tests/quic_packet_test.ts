@@ -6,7 +6,12 @@
 import { assert, assertEquals, assertNotEquals, assertStrictEquals } from "@std/assert";
 import fc from "fast-check";
 import { nativeErrorOf, quiche } from "../lib/quic/native.ts";
-import { connectionIdKey, hasLongHeader, parseLongHeader } from "../lib/quic/packet.ts";
+import {
+  connectionIdKey,
+  hasLongHeader,
+  initialToken,
+  parseLongHeader,
+} from "../lib/quic/packet.ts";
 import { AddressValidator } from "../lib/quic/token.ts";
 
 /** A test that needs nothing of the system. */
@@ -134,6 +139,40 @@ pureTest("hasLongHeader() looks at the highest bit alone", () => {
     fc.property(bytes(0, 10), (datagram) => {
       assertEquals(hasLongHeader(datagram), datagram.length > 0 && datagram[0]! >= 0x80);
     }),
+  );
+});
+
+/** An integer in any of its forms that are long enough (RFC 9000 §16). */
+const varint = (value: fc.Arbitrary<number>) =>
+  fc.tuple(value, fc.integer({ min: 1, max: 3 })).map(([value, exponent]) => {
+    const bytes = new Uint8Array(1 << exponent);
+    new DataView(bytes.buffer).setUint16(bytes.length - 2, value);
+    bytes[0]! |= exponent << 6;
+    return bytes;
+  });
+
+// Not without permissions: this calls the addon.
+Deno.test("initialToken() reads what quiche reads, and nothing beyond the datagram", () => {
+  const whole = fc.record({ header, token: bytes(0, 100), cut: fc.nat({ max: 300 }) });
+  const length = varint(fc.nat({ max: 200 }));
+  fc.assert(
+    fc.property(whole, length, ({ header, token, cut }, length) => {
+      const rest = new Uint8Array([...length, ...token]);
+      const initial = { ...header, flags: 0x40, version: 1, rest };
+      const buffer = new Uint8Array([9, 9, 9, ...build(initial)]);
+      const datagram = buffer.subarray(3, Math.max(3, buffer.length - Math.max(0, cut - 200)));
+      const parsed = parseLongHeader(datagram);
+      if (!parsed) return;
+      let expected: Uint8Array | undefined;
+      try {
+        expected = quiche.Header.fromSlice(datagram, 16).token ?? new Uint8Array(0);
+      } catch {
+        // It ends too soon.
+      }
+      const read = initialToken(datagram, parsed);
+      assertEquals(read && new Uint8Array(read), expected && new Uint8Array(expected));
+    }),
+    { numRuns: 2000 },
   );
 });
 
@@ -288,6 +327,46 @@ pureTest("AddressValidator tokens live for 10 seconds unless told otherwise", ()
   assert(validator.verify(token, peer, id));
   now += 1;
   assertEquals(validator.verify(token, peer, id), undefined);
+});
+
+pureTest(
+  "AddressValidator redeem() takes a connection id once, until its token has expired",
+  () => {
+    let now = 1e12;
+    const validator = new AddressValidator({ now: () => now });
+    const peer = { host: "127.0.0.1", port: 1 };
+    fc.assert(
+      fc.property(fc.uniqueArray(cid, { selector: connectionIdKey, minLength: 2 }), (cids) => {
+        const tokens = cids.map((id) => validator.mint(peer, id, id));
+        const redeem = () => cids.map((id, i) => validator.redeem(tokens[i]!, peer, id));
+        assertEquals(validator.redeem(tokens[0]!, peer, cids[1]!), undefined, "another's");
+        assertEquals(redeem(), cids);
+        assertEquals(redeem(), cids.map(() => undefined));
+        // Another token for the same connection id is of no more use.
+        const again = validator.mint(peer, cids[0]!, cids[1]!);
+        assertEquals(validator.redeem(again, peer, cids[0]!), undefined);
+        now += 10_000;
+        assertEquals(redeem(), cids.map(() => undefined), "expired");
+        const fresh = validator.mint(peer, cids[0]!, cids[0]!);
+        assertEquals(validator.redeem(fresh, peer, cids[0]!), cids[0]);
+        now += 10_000;
+      }),
+    );
+  },
+);
+
+pureTest("AddressValidator redeem() remembers the last 20 000", () => {
+  const validator = new AddressValidator({ now: () => 1e12 });
+  const peer = { host: "127.0.0.1", port: 1 };
+  const redeem = (number: number) => {
+    const id = new Uint8Array(8);
+    new DataView(id.buffer).setUint32(0, number);
+    return validator.redeem(validator.mint(peer, id, id), peer, id) !== undefined;
+  };
+  for (let i = 0; i < 20_000; i++) assert(redeem(i));
+  assert(redeem(20_000), "makes the first one forgotten");
+  assert(redeem(0), "is taken again");
+  assert(!redeem(20_000));
 });
 
 pureTest(

@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { randomBytes } from "node:crypto";
+import { RateLimit } from "../rate_limit.ts";
 import { type ConnectionHost, QuicConnection } from "./connection.ts";
 import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
+import { HalfOpen } from "./half_open.ts";
 import { type HostPort, type NativeConfig, quiche } from "./native.ts";
 import {
   identityOf,
@@ -17,6 +19,7 @@ import {
   CONNECTION_ID_BYTES,
   connectionIdKey,
   hasLongHeader,
+  initialToken,
   type LongHeader,
   MIN_INITIAL_DATAGRAM_BYTES,
   MIN_INITIAL_DCID_BYTES,
@@ -29,8 +32,18 @@ import { UdpSocket } from "./udp.ts";
 export interface ListenOptions extends TransportOptions {
   /** Handshakes under way, or failed in the last second, from which on clients have to prove their address first (Retry). @default {100} */
   readonly retryAfterHalfOpen?: number;
-  /** Handshakes under way at most; further ones are not answered. @default {1000} */
+  /** Handshakes under way, or failed in the last second, at most; further ones are not answered. @default {1000} */
   readonly maxHalfOpen?: number;
+  /**
+   * Those of one IPv4 address, or one IPv6 network of 64 bits, at most; never more than are left for all others.
+   *
+   * @default {250}
+   */
+  readonly maxHalfOpenPerAddress?: number;
+  /** Bytes received in them at most, of one address never more than are left; further ones are dropped. @default {4194304} */
+  readonly maxHalfOpenBytes?: number;
+  /** Retry and Version Negotiation packets sent in a second at most. @default {2000} */
+  readonly maxAnswersPerSecond?: number;
   /** Established connections that may wait for {@linkcode QuicEndpoint.accept}. @default {1000} */
   readonly maxAcceptQueue?: number;
   /** Told of each handshake that a client began and did not complete. */
@@ -53,17 +66,28 @@ export interface EndpointStats {
   droppedInvalid: number;
   /** For a connection that is not, or no longer, here. */
   droppedUnknownConnection: number;
-  /** Retry token forged, expired, or of another address. */
+  /** Retry token forged, expired, used before, or of another address. */
   droppedToken: number;
   /** Too many handshakes under way, or connections waiting to be accepted. */
   droppedBusy: number;
+  /** Of an address with its share of the handshakes under way, or of the bytes received in them. */
+  droppedShare: number;
+  /** To be answered by Retry or Version Negotiation, of which enough were sent. */
+  droppedUnanswered: number;
   sentRetry: number;
   sentVersionNegotiation: number;
   /** Sends that the system refused (ENETUNREACH, EPERM, ENOBUFS); each cost its datagram. */
   sendErrors: number;
 }
 
-const listenDefaults = { retryAfterHalfOpen: 100, maxHalfOpen: 1000, maxAcceptQueue: 1000 };
+const listenDefaults = {
+  retryAfterHalfOpen: 100,
+  maxHalfOpen: 1000,
+  maxHalfOpenPerAddress: 250,
+  maxHalfOpenBytes: 4 << 20,
+  maxAnswersPerSecond: 2000,
+  maxAcceptQueue: 1000,
+};
 
 interface Listener {
   readonly options: ListenOptions & typeof listenDefaults;
@@ -73,9 +97,8 @@ interface Listener {
   identity: TlsIdentity;
   readonly queue: QuicConnection[];
   readonly waiters: { resolve: (c: QuicConnection) => void; reject: (e: Error) => void }[];
-  halfOpen: number;
-  /** When handshakes failed, lately: whoever has many fail must show addresses first, too. */
-  readonly failures: number[];
+  readonly halfOpen: HalfOpen<QuicConnection>;
+  readonly answers: RateLimit;
 }
 
 /**
@@ -93,6 +116,8 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     droppedUnknownConnection: 0,
     droppedToken: 0,
     droppedBusy: 0,
+    droppedShare: 0,
+    droppedUnanswered: 0,
     sentRetry: 0,
     sentVersionNegotiation: 0,
     sendErrors: 0,
@@ -117,15 +142,20 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     if (listen) {
       const settings = transportSettings(listen);
       const identity = identityOf(listen.tls);
+      const options = { ...listenDefaults, ...listen };
       this.#listener = {
-        options: { ...listenDefaults, ...listen },
+        options,
         settings,
         config: nativeConfig({ ...settings, tls: identity }),
         identity,
         queue: [],
         waiters: [],
-        halfOpen: 0,
-        failures: [],
+        halfOpen: new HalfOpen({
+          maxHandshakes: options.maxHalfOpen,
+          maxPerAddress: options.maxHalfOpenPerAddress,
+          maxBytes: options.maxHalfOpenBytes,
+        }),
+        answers: new RateLimit(options.maxAnswersPerSecond),
       };
     }
     this.socket = new UdpSocket(
@@ -149,7 +179,7 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
 
   /** Handshakes under way of connections that clients have started. */
   get halfOpen(): number {
-    return this.#listener?.halfOpen ?? 0;
+    return this.#listener?.halfOpen.size ?? 0;
   }
 
   /**
@@ -259,7 +289,7 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
   established(connection: QuicConnection): void {
     const listener = this.#listener;
     if (connection.role === "client" || !listener) return;
-    listener.halfOpen--;
+    listener.halfOpen.complete(connection);
     const waiter = listener.waiters.shift();
     if (waiter) waiter.resolve(connection);
     else if (listener.queue.length < listener.options.maxAcceptQueue) {
@@ -274,8 +304,7 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
   closed(connection: QuicConnection, info: CloseInfo): void {
     const listener = this.#listener;
     if (connection.role === "client" || connection.isEstablished || !listener) return;
-    listener.halfOpen--;
-    listener.failures.push(performance.now());
+    listener.halfOpen.fail(connection);
     listener.options.handshakeFailed?.(info, connection.remoteAddr);
   }
 
@@ -297,6 +326,9 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     this.stats.received++;
     const connection = this.#route(bytes, from);
     if (!connection) return;
+    if (this.#listener && !this.#listener.halfOpen.receive(connection, bytes.length)) {
+      return this.#drop("droppedShare");
+    }
     connection.receive(bytes, from);
     if (this.#received.size === 0) queueMicrotask(() => this.#dispatch());
     this.#received.add(connection);
@@ -320,9 +352,7 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     return this.#connections.get(connectionIdKey(header.dcid)) ?? this.#accept(bytes, header, from);
   }
 
-  #drop(
-    counter: "droppedInvalid" | "droppedUnknownConnection" | "droppedToken" | "droppedBusy",
-  ): undefined {
+  #drop(counter: keyof EndpointStats & `dropped${string}`): undefined {
     this.stats[counter]++;
     return undefined;
   }
@@ -334,26 +364,29 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     if (bytes.length < MIN_INITIAL_DATAGRAM_BYTES || header.version === 0) {
       return this.#drop("droppedInvalid");
     }
-    if (!quiche.versionIsSupported(header.version)) return this.#negotiateVersion(header, from);
+    if (!quiche.versionIsSupported(header.version)) {
+      return this.#negotiateVersion(listener, header, from);
+    }
     if (!header.initial) return this.#drop("droppedUnknownConnection");
     if (header.dcid.length < MIN_INITIAL_DCID_BYTES) return this.#drop("droppedInvalid");
-    const derived = this.#validator.connectionIdFor(header.dcid, CONNECTION_ID_BYTES);
-    const known = this.#connections.get(connectionIdKey(derived));
+    const token = initialToken(bytes, header);
+    if (!token) return this.#drop("droppedInvalid");
+    const hasToken = token.length > 0;
+    const cid = hasToken
+      ? header.dcid.slice()
+      : this.#validator.connectionIdFor(header.dcid, CONNECTION_ID_BYTES);
+    const known = hasToken ? undefined : this.#connections.get(connectionIdKey(cid));
     if (known) return known;
-    if (listener.halfOpen >= listener.options.maxHalfOpen) return this.#drop("droppedBusy");
-    let token;
-    try {
-      token = quiche.Header.fromSlice(bytes, CONNECTION_ID_BYTES).token;
-    } catch {
-      return this.#drop("droppedInvalid");
+    const verdict = listener.halfOpen.judge(from.host, bytes.length);
+    if (verdict !== "yes") {
+      return this.#drop(verdict === "too many" ? "droppedBusy" : "droppedShare");
     }
-    let cid = derived, originalDcid = null;
-    if (token && token.length > 0) {
-      originalDcid = this.#validator.verify(token, from, header.dcid);
+    let originalDcid = null;
+    if (hasToken) {
+      originalDcid = this.#validator.redeem(token, from, header.dcid);
       if (!originalDcid) return this.#drop("droppedToken");
-      cid = header.dcid.slice();
-    } else if (listener.halfOpen + failedLately(listener) >= listener.options.retryAfterHalfOpen) {
-      return this.#retry(header, derived, from);
+    } else if (listener.halfOpen.recent >= listener.options.retryAfterHalfOpen) {
+      return this.#retry(listener, header, cid, from);
     }
     const config = currentConfig(listener);
     const native = quiche.Connection.accept(cid, originalDcid, this.#local, from, config);
@@ -365,17 +398,19 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
       local: this.#local,
       peer: from,
     });
-    listener.halfOpen++;
+    listener.halfOpen.add(connection, from.host);
     this.#add(connection, cid);
     return connection;
   }
 
-  #negotiateVersion(header: LongHeader, to: HostPort): undefined {
+  #negotiateVersion({ answers }: Listener, header: LongHeader, to: HostPort): undefined {
+    if (!answers.take()) return this.#drop("droppedUnanswered");
     this.stats.sentVersionNegotiation++;
     return this.#answer(to, (out) => quiche.negotiateVersion(header.scid, header.dcid, out));
   }
 
-  #retry(header: LongHeader, cid: Uint8Array, to: HostPort): undefined {
+  #retry({ answers }: Listener, header: LongHeader, cid: Uint8Array, to: HostPort): undefined {
+    if (!answers.take()) return this.#drop("droppedUnanswered");
     this.stats.sentRetry++;
     const token = this.#validator.mint(to, cid, header.dcid);
     return this.#answer(
@@ -404,13 +439,6 @@ function currentConfig(listener: Listener): NativeConfig {
     listener.identity = identity;
   }
   return listener.config;
-}
-
-/** Failed handshakes of the last second. */
-function failedLately({ failures }: Listener): number {
-  const since = performance.now() - 1_000;
-  while (failures.length > 0 && failures[0]! < since) failures.shift();
-  return failures.length;
 }
 
 const ENDPOINT_CLOSED = {

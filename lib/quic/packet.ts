@@ -57,6 +57,25 @@ export function parseLongHeader(datagram: Uint8Array): LongHeader | undefined {
   };
 }
 
+/**
+ * The token of an Initial packet of version 1, empty for none (RFC 9000 §17.2.2).
+ *
+ * @param header the packet's
+ * @returns a view into the datagram, or undefined when that ends before the token
+ */
+export function initialToken(datagram: Uint8Array, { scid }: LongHeader): Uint8Array | undefined {
+  const lengthAt = scid.byteOffset - datagram.byteOffset + scid.length;
+  const first = datagram[lengthAt];
+  if (first === undefined) return undefined;
+  // A variable-length integer (RFC 9000 §16).
+  const tokenAt = lengthAt + (1 << (first >> 6));
+  if (tokenAt > datagram.length) return undefined;
+  let length = first & 0x3f;
+  for (let i = lengthAt + 1; i < tokenAt; i++) length = length * 256 + datagram[i]!;
+  if (length > datagram.length - tokenAt) return undefined;
+  return datagram.subarray(tokenAt, tokenAt + length);
+}
+
 /** A connection id as the key of a map. */
 export function connectionIdKey(bytes: Uint8Array, offset = 0, length = bytes.length): string {
   let key = "";

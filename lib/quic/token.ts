@@ -3,9 +3,13 @@
 
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import type { HostPort } from "./native.ts";
+import { connectionIdKey } from "./packet.ts";
 
 const MAC_BYTES = 32;
 const EXPIRY_BYTES = 8;
+
+/** Used tokens that are remembered at most, the latest; one that is forgotten may be used again until it expires. */
+const MAX_REDEEMED = 20_000;
 
 /**
  * Retry tokens and connection ids of one endpoint (RFC 9000 §8.1), under a random key that lives as long as it.
@@ -17,6 +21,8 @@ export class AddressValidator {
   readonly #key = randomBytes(32);
   readonly #lifetimeMs: number;
   readonly #now: () => number;
+  /** When they expire, by the connection id that the Retry packet gave; the earliest used first. */
+  readonly #redeemed = new Map<string, number>();
 
   constructor(options: { lifetimeMs?: number; now?: () => number } = {}) {
     this.#lifetimeMs = options.lifetimeMs ?? 10_000;
@@ -57,6 +63,21 @@ export class AddressValidator {
     }
     const expiry = new DataView(token.buffer, token.byteOffset).getFloat64(0);
     return this.#now() < expiry ? body.slice(EXPIRY_BYTES) : undefined;
+  }
+
+  /** As {@linkcode verify}, and takes each connection id once only, so that copies of a packet start nothing. */
+  redeem(token: Uint8Array, peer: HostPort, retryCid: Uint8Array): Uint8Array | undefined {
+    const originalDcid = this.verify(token, peer, retryCid);
+    if (!originalDcid) return undefined;
+    const now = this.#now();
+    for (const [used, expiry] of this.#redeemed) {
+      if (now < expiry && this.#redeemed.size < MAX_REDEEMED) break;
+      this.#redeemed.delete(used);
+    }
+    const key = connectionIdKey(retryCid);
+    if (this.#redeemed.has(key)) return undefined;
+    this.#redeemed.set(key, now + this.#lifetimeMs);
+    return originalDcid;
   }
 
   #mac(peer: HostPort, retryCid: Uint8Array, body: Uint8Array): Uint8Array {
