@@ -20,6 +20,7 @@ import {
   formatProxyStatus,
 } from "../lib/connect_head.ts";
 import { concat } from "./support/bytes.ts";
+import { runs } from "./support/fuzz.ts";
 
 /** One byte per character. */
 function bytesOf(text: string): Uint8Array<ArrayBuffer> {
@@ -333,7 +334,7 @@ Deno.test({
         const each = Array.from({ length: bytes.length }, (_, index) => index);
         assertEquals(parseInPieces(bytes, each), expected);
       }),
-      { numRuns: 500 },
+      runs(500),
     );
   },
 });
@@ -387,7 +388,7 @@ Deno.test({
         }
         assertEquals(parseInPieces(bytes, cuts, limit), whole);
       }),
-      { numRuns: 5000 },
+      runs(5000),
     );
   },
 });
@@ -434,7 +435,7 @@ Deno.test({
         assertEquals(headText.replace(/\r\n/g, "\n").includes("\r"), false);
         assertEquals(textOf(result.rest), text.slice(headText.length));
       }),
-      { numRuns: 5000 },
+      runs(5000),
     );
     assert(connects > 100, `only ${connects} altered heads were still valid`);
   },

@@ -27,6 +27,7 @@ import {
   stringFlag,
 } from "../lib/flags.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../lib/program_flags.ts";
+import { runs } from "./support/fuzz.ts";
 
 const flags = {
   listenTcp: addressFlag("listen-tcp", {
@@ -388,7 +389,7 @@ Deno.test({
           assertMatch(error.message, /^[^\p{Cc}\p{Zl}\p{Zp}]+$/u);
         }
       }),
-      { numRuns: 2000 },
+      runs(2000),
     );
   },
 });
@@ -813,7 +814,7 @@ Deno.test({
           assertMatch(error.message, /^[^\p{Cc}\p{Zl}\p{Zp}]+$/u);
         }
       }),
-      { numRuns: 1000 },
+      runs(1000),
     );
   },
 });

@@ -13,6 +13,7 @@ import {
   parseLongHeader,
 } from "../lib/quic/packet.ts";
 import { AddressValidator } from "../lib/quic/token.ts";
+import { runs } from "./support/fuzz.ts";
 
 /** A test that needs nothing of the system. */
 function pureTest(name: string, fn: () => void): void {
@@ -66,7 +67,7 @@ pureTest("parseLongHeader() reads what was built", () => {
       assertEquals(parsed.initial, (header.flags & 0x30) === 0);
       assertEquals([parsed.dcid, parsed.scid], [header.dcid, header.scid]);
     }),
-    { numRuns: 1000 },
+    runs(1000),
   );
 });
 
@@ -100,7 +101,7 @@ pureTest("parseLongHeader() never throws, and never reads beyond the datagram", 
       assertEquals(parsed.scid.length, datagram[6 + parsed.dcid.length]);
       assert(7 + parsed.dcid.length + parsed.scid.length <= datagram.length);
     }),
-    { numRuns: 5000 },
+    runs(5000),
   );
 });
 
@@ -172,7 +173,7 @@ Deno.test("initialToken() reads what quiche reads, and nothing beyond the datagr
       const read = initialToken(datagram, parsed);
       assertEquals(read && new Uint8Array(read), expected && new Uint8Array(expected));
     }),
-    { numRuns: 2000 },
+    runs(2000),
   );
 });
 
@@ -249,7 +250,7 @@ pureTest(
         assertEquals(validator.verify(new Uint8Array([...token, 0]), peer, retryCid), undefined);
         assertEquals(validator.verify(token, peer, retryCid), originalDcid);
       }),
-      { numRuns: 20 },
+      runs(20),
     );
   },
 );
@@ -260,7 +261,7 @@ pureTest("AddressValidator refuses arbitrary bytes", () => {
     fc.property(bytes(0, 200), peer, cid, (token, peer, retryCid) => {
       assertEquals(validator.verify(token, peer, retryCid), undefined);
     }),
-    { numRuns: 1000 },
+    runs(1000),
   );
 });
 

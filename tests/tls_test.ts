@@ -23,6 +23,7 @@ import { describeCertificate, explainServerCertificate } from "../lib/certificat
 import { UsageError } from "../lib/errors.ts";
 import { SIGNATURE_ALGORITHMS } from "../lib/quic/options.ts";
 import { loadTlsMaterial, type TlsMaterial } from "../lib/tls.ts";
+import { runs } from "./support/fuzz.ts";
 import { assertNothingLive, connectPair } from "./support/quic.ts";
 
 const SERVER_NAME = "quic-tunnel-server";
@@ -510,7 +511,7 @@ Deno.test("loadTlsMaterial() throws nothing but one-line usage errors over damag
       }
       await onlyUsageErrors({ [name]: text });
     }),
-    { numRuns: 200 },
+    runs(200),
   );
 });
 
@@ -531,9 +532,12 @@ Deno.test("loadTlsMaterial() throws nothing but one-line usage errors over damag
         [name]: `-----BEGIN ${label}-----\n${damaged.toString("base64")}\n-----END ${label}-----\n`,
       });
     }),
-    { numRuns: 300 },
+    runs(300),
   );
 });
+
+/** The private key in pieces that are long enough to be no coincidence. */
+const keyPieces = server.keyPem.replaceAll(/-----.*-----|\s/g, "").match(/.{8}/g)!;
 
 async function onlyUsageErrors(contents: Partial<Contents>): Promise<void> {
   try {
@@ -541,6 +545,7 @@ async function onlyUsageErrors(contents: Partial<Contents>): Promise<void> {
   } catch (error) {
     assertInstanceOf(error, UsageError);
     assertEquals(error.message.split(/[\r\n]/).length, 1);
+    for (const piece of keyPieces) assert(!error.message.includes(piece), "shows the key");
   }
 }
 
@@ -589,7 +594,7 @@ Deno.test("describeCertificate() throws nothing but TypeError over damaged certi
         assertInstanceOf(error, TypeError);
       }
     }),
-    { numRuns: 500 },
+    runs(500),
   );
 });
 
