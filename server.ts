@@ -29,7 +29,6 @@ import {
   type TlsIdentity,
   type TlsSource,
 } from "./lib/quic/mod.ts";
-import { RateLimit } from "./lib/rate_limit.ts";
 import { AgentRegistry, type RegistryOptions } from "./lib/registry.ts";
 import { Route, type RoutePolicy } from "./lib/route.ts";
 import { Running } from "./lib/running.ts";
@@ -175,29 +174,25 @@ function bind<T>(flag: string, address: Authority, open: () => T): T {
   }
 }
 
-/** Lines about failed handshakes in a second at most, of each level: anybody can cause them. */
-const FAILED_HANDSHAKE_LINES = 10;
+/** Time between two lines about failed handshakes of a level: anybody can cause them. */
+const FAILED_HANDSHAKE_LINE_MS = 100;
 
-/** Logs failed handshakes; a line says how many before it were left out. */
+/** Logs failed handshakes, with how many there were since the last line where that was not the only one. */
 function failedHandshakeLog(): (info: CloseInfo, from: HostPort) => void {
-  const limits = {
-    warn: new RateLimit(FAILED_HANDSHAKE_LINES),
-    debug: new RateLimit(FAILED_HANDSHAKE_LINES),
+  const throttles = {
+    warn: new Throttle(FAILED_HANDSHAKE_LINE_MS),
+    debug: new Throttle(FAILED_HANDSHAKE_LINE_MS),
   };
-  const leftOut = { warn: 0, debug: 0 };
   return (info, { host, port }) => {
     // A peer that failed to show who it is, is worth a line; one that never answered is noise.
     const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
-    if (!limits[level].take()) {
-      leftOut[level]++;
-      return;
-    }
+    const times = throttles[level].pass();
+    if (times === undefined) return;
     log[level]("agent refused", {
       remote: formatAuthority({ hostname: host, port }),
       reason: describeClose(info),
-      leftOut: leftOut[level] || undefined,
+      times: times > 1 ? times : undefined,
     });
-    leftOut[level] = 0;
   };
 }
 

@@ -8,6 +8,7 @@ import { assertEquals, assertGreater, assertNotEquals, assertStrictEquals } from
 import { deadline } from "@std/async/deadline";
 import { writeAll } from "../lib/duplex.ts";
 import type { QuicConnection, QuicStream } from "../lib/quic/mod.ts";
+import { parseLongHeader } from "../lib/quic/packet.ts";
 import { eventually } from "./support/eventually.ts";
 import { ALPN, assertNothingLive, clientTls, type QuicPair } from "./support/quic.ts";
 import { withRelayedPair } from "./support/relayed_pair.ts";
@@ -496,3 +497,20 @@ relayTest(
     assertEquals([server.closeInfo, client.closeInfo], [undefined, undefined]);
   },
 );
+
+Deno.test("QuicConnection sends its keepalive while packets come that are not the peer's", async () => {
+  const client = { ...PATIENT, keepAliveMs: 100 };
+  await withRelayedPair({ capture: 1 }, { server: PATIENT, client }, async (pair, relay) => {
+    await roundTrip(pair.server, pair.client);
+    const { scid } = parseLongHeader(relay.captured[0]!)!;
+    const forged = new Uint8Array([0x40, ...scid, ...new Uint8Array(40)]);
+    const { toServer } = relay.counters;
+    const before = toServer.received;
+    await eventually("five more have gone out", () => {
+      relay.injectToClients(forged);
+      return toServer.received >= before + 5;
+    }, STUCK_MS);
+    assertGreater(pair.clientEndpoint.stats.received, 50);
+  });
+  assertNothingLive();
+});

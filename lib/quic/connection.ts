@@ -132,6 +132,9 @@ export class QuicConnection implements StreamTransport {
   #flushCut = false;
   #receivedAt = this.#startedAt;
   #pingedAt = this.#startedAt;
+  /** When the peer was last known to be heard of, and its packets until then. */
+  #heardAt = this.#startedAt;
+  #heardPackets = 0;
   #handshakeBytes = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #timerAt = Infinity;
@@ -688,7 +691,17 @@ export class QuicConnection implements StreamTransport {
   }
 
   #keepAliveAt(): number {
-    return Math.max(this.#receivedAt, this.#pingedAt) + this.#settings.keepAliveMs;
+    return Math.max(this.#heardAt, this.#pingedAt) + this.#settings.keepAliveMs;
+  }
+
+  /** Whether it is time for a PING. Datagrams that are not the peer's are no sign of it. */
+  #isSilent(now: number): boolean {
+    if (now < this.#keepAliveAt()) return false;
+    const { recv } = this.#native.stats();
+    if (recv === this.#heardPackets) return true;
+    this.#heardPackets = recv;
+    this.#heardAt = this.#receivedAt;
+    return now >= this.#keepAliveAt();
   }
 
   #onTimer(): void {
@@ -702,7 +715,7 @@ export class QuicConnection implements StreamTransport {
       this.#closeNative(false, 0, reason);
       this.#finish({ by: "timeout", application: false, code: 0, reason });
     } else if (
-      this.#established && !this.#closeInfo && keepAliveMs > 0 && now >= this.#keepAliveAt()
+      this.#established && !this.#closeInfo && keepAliveMs > 0 && this.#isSilent(now)
     ) {
       this.#pingedAt = now;
       this.#native.sendAckEliciting();
