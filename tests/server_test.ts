@@ -190,3 +190,28 @@ test("runServer() is not held up by clients that leave before they are accepted"
   );
   assertEquals(lines.filter((line) => line.includes(" ERR ")), []);
 }, ["qrht/1"]);
+
+test("runServer() logs ten failed handshakes a second, and how many there were", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server();
+  await using stranger = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
+  const peer = { host: "127.0.0.1", port: server.quicPort };
+  const options = { tls: clientTls, alpn: ["nobody speaks this"] };
+  const fail = () => assertRejects(() => stranger.connect(peer, "quic-tunnel-server", options));
+  const startedAt = performance.now();
+  const attempts = 40;
+  for (let i = 0; i < attempts; i += 10) await Promise.all(Array.from({ length: 10 }, fail));
+  const refused = () => lines.filter((line) => line.includes('WRN server "agent refused" '));
+  const seconds = (performance.now() - startedAt) / 1_000;
+  assert(refused().length <= 1 + 10 * seconds, `${refused().length} lines in ${seconds} s`);
+  // The next line, some time later, tells of those that had none.
+  let more = 0;
+  const total = await eventually("the sum is told", async () => {
+    await fail();
+    more++;
+    const times = refused().map((line) => Number(/ times=(\d+)$/.exec(line)?.[1] ?? 1));
+    const sum = times.reduce((a, b) => a + b);
+    return sum === attempts + more && sum;
+  });
+  assert(refused().length < total);
+}, ["qrht/1"]);
