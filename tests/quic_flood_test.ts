@@ -167,7 +167,7 @@ floodTest(
 floodTest(
   "QuicEndpoint has the ports of one address share, and answers with Retry from retryAfterHalfOpen on",
   async () => {
-    await using target = listen({ retryAfterHalfOpen: 10, handshakeTimeoutMs: 1_000 });
+    await using target = listen({ retryAfterHalfOpen: 10, handshakeTimeoutMs: 2_500 });
     const { endpoint } = target;
     await using stack = new AsyncDisposableStack();
     const attackers = Array.from(
@@ -226,11 +226,11 @@ floodTest("QuicEndpoint lets all agents behind one address in that come at once"
   assertLess(performance.now() - startedAt, FEW_SECONDS);
   const { sentRetry } = target.endpoint.stats;
   assertGreater(sentRetry, 0);
-  assertEquals(target.endpoint.halfOpen, 0);
+  await eventually("nothing is left", () => target.endpoint.halfOpen === 0);
 });
 
 floodTest("QuicEndpoint takes a token for one connection, also when that is gone", async () => {
-  await using target = listen({ retryAfterHalfOpen: 0, handshakeTimeoutMs: 100 });
+  await using target = listen({ retryAfterHalfOpen: 0, handshakeTimeoutMs: 1_000 });
   const { endpoint, failures } = target;
   await using attacker = new Attacker(endpoint);
   const datagram = (await afterRetry(attacker)).next(pingFrame());
