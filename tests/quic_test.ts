@@ -9,12 +9,14 @@ import {
   assertEquals,
   assertGreater,
   assertInstanceOf,
+  assertLess,
   assertLessOrEqual,
   assertRejects,
   assertStrictEquals,
   assertThrows,
 } from "@std/assert";
 import { deadline } from "@std/async/deadline";
+import { delay } from "@std/async/delay";
 import { writeAll } from "../lib/duplex.ts";
 import {
   ConnectionClosedError,
@@ -929,6 +931,24 @@ quicTest(
       },
     ),
 );
+
+quicTest("QuicConnection times out by what it has heard, whatever it sends meanwhile", () => {
+  const idleTimeoutMs = 2_000, lateMs = 1_700;
+  return withRelayedPair(
+    {},
+    { server: { idleTimeoutMs }, client: { idleTimeoutMs } },
+    async ({ server, client }, relay) => {
+      const { here } = await openEnds(server, client);
+      await server.settled(STUCK_MS);
+      relay.cut();
+      const since = performance.now();
+      await delay(lateMs);
+      await here.write(text("is anybody there?"));
+      assertEquals((await deadline(server.closed, STUCK_MS)).by, "timeout");
+      assertLess(performance.now() - since, lateMs + idleTimeoutMs);
+    },
+  );
+});
 
 quicTest(
   "QuicConnection keepAliveMs keeps a connection that would time out otherwise",

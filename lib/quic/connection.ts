@@ -615,9 +615,7 @@ export class QuicConnection implements StreamTransport {
         reason: decoder.decode(error.reason),
       };
     }
-    const reason = this.#established
-      ? `nothing heard of the peer for ${this.#settings.idleTimeoutMs} ms`
-      : "no answer to the handshake";
+    const reason = this.#established ? this.#silence : "no answer to the handshake";
     return { by: "timeout", application: false, code: 0, reason };
   }
 
@@ -650,6 +648,15 @@ export class QuicConnection implements StreamTransport {
     this.#host.drained(this);
   }
 
+  get #silence(): string {
+    return `nothing heard of the peer for ${this.#settings.idleTimeoutMs} ms`;
+  }
+
+  #timeOut(reason: string): void {
+    this.#closeNative(false, 0, reason);
+    this.#finish({ by: "timeout", application: false, code: 0, reason });
+  }
+
   #closeTransport(reason: string): void {
     this.#closeNative(false, 0, reason);
     this.#finish({ by: "local", application: false, code: 0, reason });
@@ -674,6 +681,7 @@ export class QuicConnection implements StreamTransport {
     else {
       if (!this.#isConfirmed) at = Math.min(at, this.#startedAt + handshakeTimeoutMs);
       else if (keepAliveMs > 0) at = Math.min(at, this.#keepAliveAt());
+      if (this.#established) at = Math.min(at, this.#receivedAt + this.#settings.idleTimeoutMs);
       at = Math.min(
         at,
         this.#readers.dueAt(now),
@@ -709,13 +717,16 @@ export class QuicConnection implements StreamTransport {
     this.#timerAt = Infinity;
     const now = performance.now();
     if (this.#native.timeout() === 0) this.#native.onTimeout();
-    const { handshakeTimeoutMs, keepAliveMs } = this.#settings;
-    if (!this.#isConfirmed && !this.#closeInfo && now >= this.#startedAt + handshakeTimeoutMs) {
-      const reason = `handshake not complete after ${handshakeTimeoutMs} ms`;
-      this.#closeNative(false, 0, reason);
-      this.#finish({ by: "timeout", application: false, code: 0, reason });
+    const { handshakeTimeoutMs, idleTimeoutMs, keepAliveMs } = this.#settings;
+    if (this.#closeInfo) {
+      // Only its last packets are still to be answered.
+    } else if (!this.#isConfirmed && now >= this.#startedAt + handshakeTimeoutMs) {
+      this.#timeOut(`handshake not complete after ${handshakeTimeoutMs} ms`);
+    } else if (this.#established && now >= this.#receivedAt + idleTimeoutMs) {
+      // quiche counts from what this end has sent last, if nothing was heard since (RFC 9000 §10.1).
+      this.#timeOut(this.#silence);
     } else if (
-      this.#established && !this.#closeInfo && keepAliveMs > 0 && this.#isSilent(now)
+      this.#established && keepAliveMs > 0 && this.#isSilent(now)
     ) {
       this.#pingedAt = now;
       this.#native.sendAckEliciting();
