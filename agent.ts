@@ -14,12 +14,12 @@ import {
   formatProxyStatus,
 } from "./lib/connect_head.ts";
 import { dial, DialError, type DialFailure, failureOf } from "./lib/dial.ts";
-import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
-import { messageOf } from "./lib/errors.ts";
+import { type Duplex, prepend, tcpDuplex, writeAll } from "./lib/duplex.ts";
+import { endingOf, refusedBy, summarize } from "./lib/ending.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { formatIp } from "./lib/ip_address.ts";
-import { pipeDuplex, summarize } from "./lib/pipe.ts";
+import { pipeDuplex } from "./lib/pipe.ts";
 import { agentFlags } from "./lib/program_flags.ts";
 import type { Resolver } from "./lib/resolver.ts";
 import type { Failure, FailureCode } from "./lib/tunnel.ts";
@@ -98,13 +98,16 @@ async function serveConnect(
   config: ConnectAgentConfig,
   signal: AbortSignal,
 ): Promise<void> {
+  const { dialTimeoutMs, headTimeoutMs = 10_000, allow = [], deny = [], resolver } = config;
   const since = performance.now();
   const { carrier, fields } = tunnel;
-  const { dialTimeoutMs, headTimeoutMs = 10_000, allow = [], deny = [], resolver } = config;
-  let target = "";
+  let target: string | undefined;
   try {
     const request = await readHead(carrier, headTimeoutMs);
-    if (!request) return await tunnel.failed(NO_REQUEST, new Uint8Array(0));
+    if (!request) {
+      logRefused(tunnel.fields, NO_REQUEST);
+      return await tunnel.failed(NO_REQUEST, new Uint8Array(0));
+    }
     target = request.authority;
     log.trace("connect request", { ...fields, target });
     const connection = await dial(request.target, {
@@ -117,24 +120,23 @@ async function serveConnect(
     try {
       tunnel.connected();
       await writeAll(carrier, CONNECT_OK);
-      await writeAll(upstream, request.rest);
     } catch (error) {
       upstream.abort();
       throw error;
     }
-    const result = await pipeDuplex(carrier, upstream, { signal });
-    log.debug("tunnel ended", {
-      ...fields,
-      target,
-      ...summarize(result, since, { a: "client", b: "target" }),
-      sent: request.rest.length + result.aToB,
-    });
+    const client = prepend(request.rest, carrier);
+    const result = await pipeDuplex(client, upstream, { ...config, signal });
+    log.debug("tunnel ended", { ...fields, target, ...summarize(result, since, "agent") });
   } catch (error) {
-    const address = addressDenied(error);
-    log.debug("tunnel refused", { ...fields, target, address, error: messageOf(error) });
-    if (error instanceof Refusal) await refuse(tunnel, error);
-    else carrier.abort();
+    if (error instanceof Refusal) return await refuse(tunnel, error, target);
+    log.debug("tunnel refused", { ...fields, target, ...endingOf(error, "client", "agent") });
+    carrier.abort();
   }
+}
+
+function logRefused(fields: Record<string, unknown>, { code, text }: Failure): void {
+  const ending = { by: refusedBy(code), reason: "refused", result: code, error: text };
+  log.debug("tunnel refused", { ...fields, ...ending });
 }
 
 /** Undefined when the client left before it had asked for anything. */
@@ -164,21 +166,22 @@ function refuseDial(error: unknown): never {
 }
 
 /** The address that a rule has denied: for the log alone, as clients need not learn what names mean here. */
-function addressDenied(error: unknown): string | undefined {
-  const cause = error instanceof Refusal ? error.cause : undefined;
+function addressDenied({ cause }: Refusal): string | undefined {
   return cause instanceof DialError && cause.ip ? formatIp(cause.ip) : undefined;
 }
 
 /** Answers with the cause, in the reason phrase since that is all that kube-apiserver shows, and ends the tunnel. */
-async function refuse(tunnel: ServedTunnel, refusal: Refusal): Promise<void> {
+async function refuse(tunnel: ServedTunnel, refusal: Refusal, target?: string): Promise<void> {
   const { status, message, code, proxyError } = refusal;
+  const failure = { code, text: message };
+  logRefused({ ...tunnel.fields, target, address: addressDenied(refusal) }, failure);
   const proxyStatus = formatProxyStatus({
     proxy: PROXY_NAME,
     ...(proxyError && { error: proxyError }),
     details: message,
   });
   await tunnel.failed(
-    { code, text: message },
+    failure,
     formatConnectResponse(status, message, [["Proxy-Status", proxyStatus]]),
   );
 }

@@ -7,9 +7,10 @@ import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent_s
 import { type Authority, formatAuthority } from "./lib/authority.ts";
 import { dial, failureOf } from "./lib/dial.ts";
 import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
+import { endingOf, refusedBy, summarize } from "./lib/ending.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
-import { pipeDuplex, summarize } from "./lib/pipe.ts";
+import { pipeDuplex } from "./lib/pipe.ts";
 import { passthroughFlags } from "./lib/program_flags.ts";
 import { formatProxyHeader } from "./lib/proxy_protocol.ts";
 import type { Failure } from "./lib/tunnel.ts";
@@ -57,7 +58,9 @@ async function carry(
     const timeoutMs = config.dialTimeoutMs;
     upstream = tcpDuplex(await dial(config.upstream, { timeoutMs, signal }));
   } catch (error) {
-    return await refuse(tunnel, failureOf(error));
+    if (!signal.aborted) return await refuse(tunnel, failureOf(error));
+    log.debug("tunnel refused", { ...fields, ...endingOf(signal.reason, "server", "agent") });
+    return carrier.abort();
   }
   try {
     await introduceClient(upstream, tunnel, config.proxyProtocol);
@@ -66,11 +69,9 @@ async function carry(
     return await refuse(tunnel, failureOf(error));
   }
   tunnel.connected();
-  const result = await pipeDuplex(carrier, upstream, { signal });
-  log.debug("tunnel ended", {
-    ...fields,
-    ...summarize(result, since, { a: "client", b: "upstream" }),
-  });
+  const result = await pipeDuplex(carrier, upstream, { ...config, signal });
+  const target = formatAuthority(config.upstream);
+  log.debug("tunnel ended", { ...fields, target, ...summarize(result, since, "agent") });
 }
 
 /** Sends the header of the PROXY protocol, before anything else. */
@@ -85,7 +86,9 @@ async function introduceClient(
 }
 
 async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
-  log.warn("cannot reach the upstream", { ...tunnel.fields, error: failure.text });
+  const { code, text } = failure;
+  const ending = { by: refusedBy(code), reason: "refused", result: code, error: text };
+  log.warn("cannot reach the upstream", { ...tunnel.fields, ...ending });
   await tunnel.failed(failure);
 }
 

@@ -10,11 +10,12 @@ import { identifyClient } from "./lib/client.ts";
 import { ConnectedAgent } from "./lib/connected_agent.ts";
 import { DialectCount } from "./lib/dialect.ts";
 import { type Duplex, tcpDuplex } from "./lib/duplex.ts";
+import { endingOf, summarize } from "./lib/ending.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
 import { formatSocketAddress } from "./lib/ip_address.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
-import { pipeDuplex, summarize } from "./lib/pipe.ts";
+import { pipeDuplex, type TunnelTimeouts } from "./lib/pipe.ts";
 import { serverFlags } from "./lib/program_flags.ts";
 import { startControl } from "./lib/qrht/control.ts";
 import {
@@ -36,7 +37,7 @@ import { Throttle } from "./lib/throttle.ts";
 import { ReloadingTls } from "./lib/tls_reload.ts";
 import { openFields } from "./lib/tunnel.ts";
 
-export interface ServerConfig extends RoutePolicy, Omit<RegistryOptions, "random"> {
+export interface ServerConfig extends RoutePolicy, TunnelTimeouts, Omit<RegistryOptions, "random"> {
   /** Where clients connect. */
   readonly listenTcp: Authority;
   /** Where agents connect. */
@@ -306,22 +307,27 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     const client = await identifyClient(carrier, connection, config.acceptProxyProtocol ?? []);
     if (!client) {
       log.debug("health check", fields);
-      return carrier.abort();
+      return await carrier[Symbol.asyncDispose]();
     }
     const { address, listener, via } = client;
     const open = { tunnelId, client: address, listener };
     fields = { ...openFields(open), via: via && formatSocketAddress(via) };
     log.debug("accepted tcp connection", fields);
     const route = new Route(open, { ...config, registry, log, fields });
-    const result = await pipeDuplex(client.carrier, await route.connect(), { signal });
+    const tunnel = await route.connect();
+    const { connected } = tunnel;
+    const result = await pipeDuplex(client.carrier, tunnel, { ...config, connected, signal });
     log.debug("tunnel ended", {
       ...fields,
       ...route.fields,
-      ...summarize(result, since, { a: "client", b: "agent" }),
+      ...summarize(result, since, "server"),
     });
   } catch (error) {
     carrier?.abort();
-    if (!signal.aborted) log.warn("client refused", { ...fields, error: messageOf(error) });
+    const durationMs = Math.round(performance.now() - since);
+    const line = { ...fields, durationMs, ...endingOf(error, "client", "server") };
+    if (!signal.aborted) log.warn("client refused", line);
+    else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
   } finally {
     signal.removeEventListener("abort", leave);
   }

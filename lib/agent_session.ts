@@ -5,8 +5,10 @@
 import { type Authority, formatAuthority } from "./authority.ts";
 import { explainServerCertificate } from "./certificate.ts";
 import { DialectCount, speaksQrht } from "./dialect.ts";
+import { endingOf } from "./ending.ts";
 import { messageOf } from "./errors.ts";
 import type { Logger } from "./log.ts";
+import type { TunnelTimeouts } from "./pipe.ts";
 import { type Control, startControl } from "./qrht/control.ts";
 import {
   ConnectionClosedError,
@@ -24,7 +26,7 @@ import { sleep } from "./sleep.ts";
 import { ReloadingTls } from "./tls_reload.ts";
 import { acceptTunnel, type Failure, type IncomingTunnel, openFields } from "./tunnel.ts";
 
-export interface AgentConfig {
+export interface AgentConfig extends TunnelTimeouts {
   /** Where servers listen for QUIC: names, each of which stands for all its addresses, and IP addresses. */
   readonly servers: readonly Authority[];
   /** Name that the server's certificate must have; sent as SNI. */
@@ -184,11 +186,11 @@ export class AgentSession {
     } catch (error) {
       const level = signal.aborted || this.#serverDrains ? "info" : "warn";
       log[level]("disconnected from quic server", { ...this.#fields, reason: reasonOf(error) });
+      this.#ended.abort(error);
     }
     dialects.closed(alpn);
     signal.removeEventListener("abort", leave);
     this.#replaceable.resolve();
-    this.#ended.abort(new Error("the connection to the server is closed"));
     await this.#tunnels.ended();
     await leaving;
     await this.#endpoint.close(AGENT_LEAVES);
@@ -254,7 +256,10 @@ export class AgentSession {
     const { log, signal, serve, refuse } = this.#options;
     try {
       const accepted = await acceptTunnel(stream, this.#alpn);
-      if (!accepted) return;
+      if (!accepted) {
+        const ending = { by: "server", reason: "end" };
+        return log.debug("tunnel refused", { stream: stream.id, ...ending });
+      }
       const fields = { stream: stream.id, ...openFields(accepted.open) };
       const tunnel = { ...accepted, fields };
       // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
@@ -263,7 +268,7 @@ export class AgentSession {
       await refuse(tunnel, { code: "draining", text: "the agent takes no further tunnels" });
     } catch (error) {
       stream.abort();
-      log.warn("stream refused", { stream: stream.id, error: messageOf(error) });
+      log.warn("stream refused", { stream: stream.id, ...endingOf(error, "server", "agent") });
     }
   }
 }

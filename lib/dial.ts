@@ -7,6 +7,7 @@ import { messageOf } from "./errors.ts";
 import { firstToSucceed, interleaveFamilies } from "./happy_eyeballs.ts";
 import { formatIp, ipBytes } from "./ip_address.ts";
 import { Resolver } from "./resolver.ts";
+import { connectTcp } from "./tcp_reset.ts";
 import type { Failure, FailureCode } from "./tunnel.ts";
 
 /** Proxy error types of RFC 9209 §2.3 that a dial can end in. */
@@ -54,7 +55,7 @@ export function failureOf(error: unknown): Failure {
   return { code, text: messageOf(error) };
 }
 
-/** Refuses, drops or takes connections: `Deno.connect`, or a test's own. */
+/** Refuses, drops or takes connections: `connectTcp`, or a test's own. */
 export type Connect = (
   options: { hostname: string; port: number; signal: AbortSignal },
 ) => Promise<Deno.TcpConn>;
@@ -145,7 +146,7 @@ function denied(target: Authority, denial: Denial, ip?: Uint8Array): DialError {
 async function connectToOne(
   ips: readonly Uint8Array[],
   port: number,
-  { connect = Deno.connect, attemptDelayMs }: DialOptions,
+  { connect = connectTcp, attemptDelayMs }: DialOptions,
   signal: AbortSignal,
 ): Promise<Deno.TcpConn> {
   try {

@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { resetTcp } from "./tcp_reset.ts";
+
 /**
  * The contract that every carrier of a tunnel fulfils: a QUIC stream, a TCP connection, a pair in memory.
  *
@@ -24,7 +26,8 @@ export interface Duplex extends AsyncDisposable {
   /** Ends the writing direction in order: the peer reads all that was written and then the end. */
   closeWrite(): Promise<void>;
   /**
-   * Ends both directions at once, dropping what is under way. Pending calls throw. Idempotent.
+   * Ends both directions at once, dropping what is under way. Pending calls throw. Idempotent. The peer sees a reset, not
+   * an end, unless this end had finished writing or the carrier has no resets.
    *
    * @param code application error code shown to the peer where the carrier has one
    * @default {0}
@@ -45,7 +48,10 @@ export async function writeAll(duplex: Pick<Duplex, "write">, bytes: Uint8Array)
   }
 }
 
-/** A TCP connection as a {@linkcode Duplex}. Takes the connection over; Nagle's algorithm is turned off. */
+/**
+ * A TCP connection as a {@linkcode Duplex}. Takes the connection over; Nagle's algorithm is turned off. `abort` resets it
+ * where the system can ({@linkcode resetTcp}), and else closes it.
+ */
 export function tcpDuplex(connection: Deno.TcpConn): Duplex {
   connection.setNoDelay(true);
   connection.setKeepAlive(true);
@@ -59,7 +65,10 @@ export function tcpDuplex(connection: Deno.TcpConn): Duplex {
     read: (buffer) => connection.read(buffer),
     write: (bytes) => connection.write(bytes),
     closeWrite: () => connection.closeWrite(),
-    abort: close,
+    abort() {
+      if (!closed) resetTcp(connection);
+      close();
+    },
     [Symbol.asyncDispose]: () => Promise.resolve(close()),
   };
 }

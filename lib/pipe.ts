@@ -1,16 +1,21 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type Duplex, writeAll } from "./duplex.ts";
-import { messageOf } from "./errors.ts";
+import type { Duplex } from "./duplex.ts";
 
-export interface PipeOptions {
-  /**
-   * Time without a byte after which a pair of which one direction has ended is aborted; 0 for never.
-   *
-   * @default {300000}
-   */
+/** How long a tunnel may be silent, or stuck, before it is given up. */
+export interface TunnelTimeouts {
+  /** Time without a byte, in either direction, when one of them has ended; 0 for any. @default {300000} */
   readonly halfOpenTimeoutMs?: number;
+  /** Time without a byte, in either direction, at all; 0 for any. @default {0} */
+  readonly idleTimeoutMs?: number;
+  /** Time in which a side takes none of the bytes, or not the end, that wait for it; 0 for any. @default {0} */
+  readonly writeTimeoutMs?: number;
+}
+
+export interface PipeOptions extends TunnelTimeouts {
+  /** Timeouts count from when this has settled: what is still being connected has bounds of its own. */
+  readonly connected?: Promise<unknown>;
   /** Aborts the pair. */
   readonly signal?: AbortSignal;
   /** Application error code that the carriers are aborted with. @default {0} */
@@ -27,31 +32,24 @@ export interface PipeResult {
    * - `end`: both directions were delivered up to their end
    * - `error`: a carrier failed, or was reset by its peer
    * - `half-open`: one direction had ended, and the other was silent for too long
+   * - `idle`: both directions were silent for too long
+   * - `write-timeout`: a carrier took nothing of what waited for it for too long
    * - `aborted`: the signal was aborted
+   *
+   * In all cases but `end` both carriers were aborted, or had failed before: neither peer is told that it has got
+   * everything, unless it has.
    */
-  readonly reason: "end" | "error" | "half-open" | "aborted";
-  /** The side that failed first. */
-  readonly by?: "a" | "b";
-  /** What it failed with. */
+  readonly reason: "end" | "error" | "half-open" | "idle" | "write-timeout" | "aborted";
+  /** The side that ended first (`end`), failed first (`error`), or was waited for (`half-open`, `write-timeout`). */
+  readonly by?: Side;
+  /** What it failed with, or the signal's reason. */
   readonly error?: unknown;
 }
 
-/**
- * The fields of the line that sums up a tunnel at its end.
- *
- * @param since when it began, by `performance.now()`
- * @param names what the two sides are called
- */
-export function summarize(result: PipeResult, since: number, names: { a: string; b: string }) {
-  return {
-    sent: result.aToB,
-    received: result.bToA,
-    durationMs: Math.round(performance.now() - since),
-    reason: result.reason,
-    by: result.by && names[result.by],
-    error: result.error && messageOf(result.error),
-  };
-}
+type Side = "a" | "b";
+type End = Pick<PipeResult, "reason" | "by" | "error">;
+
+const HALF_OPEN_TIMEOUT_MS = 300_000;
 
 /** An idle direction holds this much; it grows when reads fill most of it. */
 const MIN_BUFFER_BYTES = 4 << 10;
@@ -64,16 +62,8 @@ const LINGER_MS = 1_000;
 /** Time that bytes need to get ahead of the reset that follows them, which would overtake and drop them. */
 const DELIVERY_MS = 100;
 
-type Side = "a" | "b";
-
-interface Direction {
-  readonly from: Duplex;
-  readonly to: Duplex;
-  readonly fromSide: Side;
-  bytes: number;
-  /** Whether the reader got to the end, or the writer takes no more. */
-  over: boolean;
-}
+/** The longest that `setTimeout` can wait. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /**
  * Carries bytes between two carriers, both ways, until both directions have ended; both are closed then. Never rejects.
@@ -82,6 +72,8 @@ interface Direction {
  * - A failed read, such as a reset by the peer, aborts both, once the bytes before it have got through.
  * - A failed write ends its direction alone: a peer that takes no more bytes may still have an answer under way. The
  *   side they come from is told to stop, or its bytes are dropped.
+ * - A pair that is silent or stuck for longer than its timeouts allow is aborted. Every byte that a carrier gives or takes
+ *   starts them anew.
  */
 export async function pipeDuplex(
   a: Duplex,
@@ -92,115 +84,212 @@ export async function pipeDuplex(
   return await pair.run();
 }
 
+class Direction {
+  bytes = 0;
+  /** Whether the reader got to the end, or the writer takes no more. */
+  ended = false;
+  /** Whether it has ended, and the writer knows. */
+  over = false;
+  /** Whether the writer has bytes, or the end, that it has not taken yet. */
+  writing = false;
+  /** When the reader gave a byte, or the writer took one, the last time. */
+  movedAt = performance.now();
+
+  constructor(
+    readonly from: Duplex,
+    readonly to: Duplex,
+    readonly fromSide: Side,
+    readonly toSide: Side,
+  ) {}
+
+  moved(): void {
+    this.movedAt = performance.now();
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    this.writing = true;
+    for (let offset = 0; offset < bytes.length;) {
+      const n = await this.to.write(offset === 0 ? bytes : bytes.subarray(offset));
+      offset += n;
+      this.bytes += n;
+      this.moved();
+    }
+    this.writing = false;
+  }
+
+  async closeWrite(): Promise<void> {
+    this.writing = true;
+    await this.to.closeWrite();
+    this.writing = false;
+  }
+}
+
 class Pair {
   readonly #options: PipeOptions;
   readonly #aToB: Direction;
   readonly #bToA: Direction;
-  #end: Pick<PipeResult, "reason" | "by" | "error"> | undefined;
-  #failure: Pick<PipeResult, "reason" | "by" | "error"> | undefined;
+  readonly #lingered = Promise.withResolvers<void>();
+  #isConnected: boolean;
+  /** How the pair ended, when both carriers were aborted. */
+  #end: End | undefined;
+  /** What has failed first, when the rest goes on. */
+  #failure: End | undefined;
+  #firstEnd: Side | undefined;
+  #isDone = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  #progressAt = -Infinity;
 
   constructor(a: Duplex, b: Duplex, options: PipeOptions) {
     this.#options = options;
-    this.#aToB = { from: a, to: b, fromSide: "a", bytes: 0, over: false };
-    this.#bToA = { from: b, to: a, fromSide: "b", bytes: 0, over: false };
+    this.#aToB = new Direction(a, b, "a", "b");
+    this.#bToA = new Direction(b, a, "b", "a");
+    this.#isConnected = options.connected === undefined;
   }
 
   async run(): Promise<PipeResult> {
-    const { signal } = this.#options;
-    // What either side was given before counts as well.
-    this.#progressAt = performance.now();
+    const { signal, connected } = this.#options;
+    const onConnected = () => this.#connected();
+    connected?.then(onConnected, onConnected);
+    this.#arm();
     const onAbort = () => this.#abort({ reason: "aborted", error: signal?.reason });
     signal?.addEventListener("abort", onAbort);
     if (signal?.aborted) onAbort();
     await Promise.all([this.#carry(this.#aToB), this.#carry(this.#bToA)]);
+    this.#isDone = true;
     signal?.removeEventListener("abort", onAbort);
     clearTimeout(this.#timer);
-    const ended = this.#end ?? this.#failure ?? { reason: "end" };
     await Promise.all([dispose(this.#aToB.from), dispose(this.#bToA.from)]);
+    const ended = this.#end ?? this.#failure ?? { reason: "end", by: this.#firstEnd! };
     return { aToB: this.#aToB.bytes, bToA: this.#bToA.bytes, ...ended };
   }
 
   async #carry(direction: Direction): Promise<void> {
-    const { from, to, fromSide } = direction;
+    const { from, fromSide } = direction;
     let buffer = new Uint8Array(MIN_BUFFER_BYTES);
-    while (!this.#end) {
+    for (;;) {
       let n: number | null;
       try {
         n = await from.read(buffer);
       } catch (error) {
         return await this.#readFailed(direction, error);
       }
+      // A direction that was cut off must not look like one that has ended.
+      if (this.#end) return;
+      direction.moved();
       if (n === null) break;
       try {
-        await writeAll(to, n === buffer.length ? buffer : buffer.subarray(0, n));
+        await direction.write(n === buffer.length ? buffer : buffer.subarray(0, n));
       } catch (error) {
-        this.#failure ??= { reason: "error", by: fromSide === "a" ? "b" : "a", error };
-        return await this.#refuse(direction, buffer);
+        return await this.#writeFailed(direction, buffer, error);
       }
-      direction.bytes += n;
-      this.#progressAt = performance.now();
       if (n >= buffer.length * FULL_SHARE && buffer.length < MAX_BUFFER_BYTES) {
         buffer = new Uint8Array(Math.min(buffer.length * 4, MAX_BUFFER_BYTES));
       }
     }
+    this.#firstEnd ??= fromSide;
+    direction.ended = true;
+    this.#arm();
     try {
-      await to.closeWrite();
+      await direction.closeWrite();
     } catch (error) {
       // A writer that is gone needs no end; whether its bytes were still to come, its reader tells.
-      this.#failure ??= { reason: "error", by: fromSide === "a" ? "b" : "a", error };
+      this.#failure ??= { reason: "error", by: direction.toSide, error };
     }
     this.#over(direction);
   }
 
   /** Aborts both, the writer a little later: what it was given just before is not to be lost with the rest. */
-  async #readFailed({ from, to, fromSide }: Direction, error: unknown): Promise<void> {
+  async #readFailed({ from, to, fromSide, movedAt }: Direction, error: unknown): Promise<void> {
     if (this.#end) return;
     // A failed write comes first, and explains the read that fails after it.
     this.#end = this.#failure ?? { reason: "error", by: fromSide, error };
     from.abort(this.#options.abortCode);
-    const left = this.#progressAt + DELIVERY_MS - performance.now();
+    const left = movedAt + DELIVERY_MS - performance.now();
     if (left > 0) await new Promise((resolve) => setTimeout(resolve, left));
     to.abort(this.#options.abortCode);
   }
 
   /** The writer takes no more: has the reader's peer stop, or drops what it sends, while the other direction goes on. */
-  async #refuse(direction: Direction, buffer: Uint8Array): Promise<void> {
-    const { from } = direction;
+  async #writeFailed(direction: Direction, buffer: Uint8Array, error: unknown): Promise<void> {
+    const { from, toSide } = direction;
+    this.#failure ??= { reason: "error", by: toSide, error };
     this.#over(direction);
     if (from.stop) return from.stop(this.#options.abortCode ?? 0);
-    try {
-      while (!this.#end && (await from.read(buffer)) !== null);
-    } catch {
-      // Gone as well; the other direction's writes tell.
-    }
+    const drop = async () => {
+      while (!this.#end && !this.#isDone && (await from.read(buffer)) !== null);
+    };
+    // When the reader is gone as well, the other direction's writes tell.
+    await Promise.race([drop().catch(() => {}), this.#lingered.promise]);
   }
 
   #over(direction: Direction): void {
-    direction.over = true;
-    this.#progressAt = performance.now();
-    if (this.#end) return;
-    if (this.#aToB.over && this.#bToA.over) this.#watch(LINGER_MS);
-    else this.#watch(this.#options.halfOpenTimeoutMs ?? 300_000);
+    direction.ended = direction.over = true;
+    direction.writing = false;
+    direction.moved();
+    this.#arm();
   }
 
-  #watch(timeoutMs: number): void {
+  #connected(): void {
+    this.#isConnected = true;
+    this.#aToB.moved();
+    this.#bToA.moved();
+    this.#arm();
+  }
+
+  /** Starts the one timer of the pair, if there is anything to wait for. It is not moved when bytes are: it looks again. */
+  #arm(): void {
     clearTimeout(this.#timer);
-    if (timeoutMs === 0) return;
-    const check = () => {
-      const left = this.#progressAt + timeoutMs - performance.now();
-      if (left > 0) this.#timer = setTimeout(check, left);
-      else {this.#abort(
-          this.#aToB.over && this.#bToA.over
-            ? this.#failure ?? { reason: "end" }
-            : { reason: "half-open" },
-        );}
-    };
-    this.#timer = setTimeout(check, timeoutMs);
+    if (this.#end || this.#isDone) return;
+    const now = performance.now();
+    const at = this.#isLingering ? this.#movedAt + LINGER_MS : this.#nextTimeout(now).at;
+    if (at === Infinity) return;
+    this.#timer = setTimeout(() => this.#look(), Math.min(Math.max(0, at - now), MAX_TIMER_MS));
   }
 
-  #abort(end: Pick<PipeResult, "reason" | "by" | "error">): void {
+  #look(): void {
+    const now = performance.now();
+    if (this.#isLingering) {
+      if (now >= this.#movedAt + LINGER_MS) return this.#lingered.resolve();
+    } else {
+      const { at, end } = this.#nextTimeout(now);
+      if (now >= at && end) return this.#abort(end);
+    }
+    this.#arm();
+  }
+
+  /** Whether all is done but for a side whose bytes are dropped. */
+  get #isLingering(): boolean {
+    return this.#aToB.over && this.#bToA.over;
+  }
+
+  get #movedAt(): number {
+    return Math.max(this.#aToB.movedAt, this.#bToA.movedAt);
+  }
+
+  /** The timeout that is over next if nothing moves, and when; without an end, another look is due then. */
+  #nextTimeout(now: number): { at: number; end?: End } {
+    const { halfOpenTimeoutMs = HALF_OPEN_TIMEOUT_MS, idleTimeoutMs = 0, writeTimeoutMs = 0 } =
+      this.#options;
+    let next: { at: number; end?: End } = { at: Infinity };
+    if (!this.#isConnected) return next;
+    const add = (timeoutMs: number, since: number, end?: End) => {
+      const at = since + timeoutMs;
+      if (timeoutMs > 0 && at < next.at) next = end ? { at, end } : { at };
+    };
+    const directions = [this.#aToB, this.#bToA];
+    for (const { writing, movedAt, toSide } of directions) {
+      if (writing) add(writeTimeoutMs, movedAt, { reason: "write-timeout", by: toSide });
+      else add(writeTimeoutMs, now);
+    }
+    if (directions.some(({ ended }) => ended)) {
+      const { writing, fromSide, toSide } = directions.find(({ over }) => !over)!;
+      const by = writing ? toSide : fromSide;
+      add(halfOpenTimeoutMs, this.#movedAt, { reason: "half-open", by });
+    }
+    add(idleTimeoutMs, this.#movedAt, { reason: "idle" });
+    return next;
+  }
+
+  #abort(end: End): void {
     if (this.#end) return;
     this.#end = end;
     this.#aToB.from.abort(this.#options.abortCode);

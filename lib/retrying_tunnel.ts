@@ -4,12 +4,25 @@
 import type { Duplex } from "./duplex.ts";
 import { Replay } from "./replay.ts";
 
+/** No agent has connected the tunnel in time. */
+export class ConnectTimeoutError extends Error {
+  override readonly name = "ConnectTimeoutError";
+}
+
+/** No agent has connected the tunnel, and the last that has said why has no answer of its own for the client. */
+export class NotConnectedError<Cause extends string> extends Error {
+  override readonly name = "NotConnectedError";
+  constructor(readonly code: Cause, text: string) {
+    super(text);
+  }
+}
+
 /** One attempt: a way to an agent that is asked to connect the tunnel. */
 export interface Attempt<Cause extends string> {
   /** Takes the client's bytes at once; gives the target's, or the agent's own answer, once there is a result. */
   readonly carrier: Duplex & Required<Pick<Duplex, "stop">>;
   /** `connected`, or why not, as the agent says. Rejects when the agent is gone without having said anything. */
-  readonly result: Promise<{ readonly code: Cause | "connected" }>;
+  readonly result: Promise<{ readonly code: Cause | "connected"; readonly text: string }>;
 }
 
 export interface RetryOptions<Cause extends string> {
@@ -47,6 +60,8 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
   /** The client's bytes on their way to the present attempt. Rejects when that takes no more. */
   #feeding: Promise<void>;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Whether the client has got anything. */
+  #hasAnswered = false;
 
   constructor(first: Attempt<Cause>, options: RetryOptions<Cause>) {
     this.#options = options;
@@ -58,10 +73,19 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
     if (timeoutMs > 0) {
       this.#timer = setTimeout(() => {
         if (this.#answered) this.#answer(this.#answered);
-        else this.#giveUp(new Error(`no agent has connected the tunnel within ${timeoutMs} ms`));
+        else {
+          this.#giveUp(
+            new ConnectTimeoutError(`no agent has connected the tunnel within ${timeoutMs} ms`),
+          );
+        }
       }, timeoutMs);
     }
     void this.#try();
+  }
+
+  /** Settles when the trying is over; rejects when there is nothing to read. */
+  get connected(): Promise<void> {
+    return this.#settled.promise;
   }
 
   async #try(): Promise<void> {
@@ -138,10 +162,20 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
     this.#current.carrier.abort(code);
   }
 
-  /** @throws when there is no attempt left, or the one that the client has got fails */
+  /**
+   * @throws {ConnectTimeoutError} when no agent has connected the tunnel in time
+   * @throws {NotConnectedError} when none has connected it, and there is no answer: that is no end of the target's
+   * @throws when there is no attempt left, or the one that the client has got fails
+   */
   async read(buffer: Uint8Array): Promise<number | null> {
     if (!this.#isSettled) await this.#settled.promise;
-    return await this.#current.carrier.read(buffer);
+    const n = await this.#current.carrier.read(buffer);
+    if (n !== null) this.#hasAnswered = true;
+    else if (!this.#hasAnswered) {
+      const { code, text } = await this.#current.result;
+      if (code !== "connected") throw new NotConnectedError(code, text);
+    }
+    return n;
   }
 
   async write(bytes: Uint8Array): Promise<number> {

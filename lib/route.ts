@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { ConnectedAgent } from "./connected_agent.ts";
-import type { Duplex } from "./duplex.ts";
 import type { Logger } from "./log.ts";
 import type { Open } from "./qrht/messages.ts";
 import { StreamCode } from "./qrht/tunnel_stream.ts";
@@ -67,7 +66,7 @@ export class Route {
    *
    * @throws when there is no agent, or none with room for a stream
    */
-  async connect(): Promise<Duplex> {
+  async connect(): Promise<RetryingTunnel<FailureCode>> {
     const { agentWaitMs, connectTimeoutMs } = this.#options;
     const first = await this.#attempt(agentWaitMs);
     return new RetryingTunnel<FailureCode>(first, {

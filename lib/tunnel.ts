@@ -51,7 +51,7 @@ export interface IncomingTunnel {
 const OPEN_TIMEOUT_MS = 10_000;
 
 /** Application error code of a raw stream whose upstream could not be reached. */
-const UPSTREAM_UNREACHABLE = 1;
+export const UPSTREAM_UNREACHABLE = 1;
 
 /** The server's end of a stream that it has just opened. */
 export function openTunnel(stream: Carrier, alpn: string, open: Open): OutgoingTunnel {

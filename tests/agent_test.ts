@@ -126,7 +126,7 @@ test("runAgent() lets go of a client that leaves before it has asked", async (ne
   net.agent(server);
   const client = await net.client(server);
   await client.closeWrite();
-  assertEquals(await soon("the client's end", readText(client)), "");
+  assertEquals(await soon("the client's end", readUntilOver(client)), "");
 });
 
 test("runAgent() tells in the reason phrase why a target was not reached", async (net) => {

@@ -35,7 +35,7 @@ const layers: readonly (readonly string[])[] = [
   // Pure as well: what a command line means.
   ["lib/flags.ts", "lib/program_flags.ts"],
   // The contracts that the rest is built on.
-  ["lib/certificate.ts", "lib/duplex.ts", "lib/log.ts"],
+  ["lib/certificate.ts", "lib/duplex.ts", "lib/log.ts", "lib/tcp_reset.ts"],
   // One mechanism each.
   [
     "lib/accept.ts",
@@ -56,6 +56,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/agent_links.ts",
     "lib/agent_session.ts",
     "lib/connected_agent.ts",
+    "lib/ending.ts",
     "lib/lifecycle.ts",
     "lib/links.ts",
     "lib/reconnect.ts",

@@ -780,7 +780,11 @@ for (const [what, bytes] of Object.entries(afterResult)) {
     assert(error instanceof StreamResetError, String(error));
     assertEquals(error.code, 2);
     await eventually("it is logged", () => {
-      const ended = linesWith(lines, ' DBG server "tunnel ended"', " reason=error by=agent ");
+      const ended = linesWith(
+        lines,
+        ' DBG server "tunnel ended"',
+        " by=agent reason=protocol-error ",
+      );
       return ended.length === 1;
     });
     await sendText(clients[1], "hello");

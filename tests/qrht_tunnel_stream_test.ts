@@ -196,9 +196,9 @@ for (const size of [1, 2, 63, 64, 4095, 4096, 4097, 16_383, 16_384, 200_000]) {
   test(`TunnelStream.write() sends ${size} bytes as one DATA frame`, async () => {
     const [tunnel, far] = await begun({ capacity: 1_000 });
     const bytes = pattern(size);
-    const write = tunnel.write(bytes);
+    const write = writeAll(tunnel, bytes);
     assertSameBytes(await readExactly(far, data(bytes).length), data(bytes));
-    assertEquals(await write, size);
+    await write;
     tunnel.abort();
   });
 }
@@ -214,11 +214,11 @@ test("TunnelStream.write() waits for room", async () => {
   const [tunnel, far, carrier] = await begun({ capacity: 100 });
   for (const size of [101, 5_000]) {
     const bytes = pattern(size);
-    const write = tunnel.write(bytes);
+    const write = writeAll(tunnel, bytes);
     assert(await isPending(write));
     assert(carrier.isFull);
     assertSameBytes(await readExactly(far, data(bytes).length), data(bytes));
-    assertEquals(await write, size);
+    await write;
   }
   tunnel.abort();
 });
@@ -249,7 +249,7 @@ test("TunnelStream.write() throws when the peer takes no more bytes", async () =
 test("TunnelStream.write() throws when the peer takes no more in the middle of a frame", async () => {
   for (const size of [1_000, 5_000]) {
     const [tunnel, far] = await begun({ capacity: 100 });
-    const write = tunnel.write(pattern(size));
+    const write = writeAll(tunnel, pattern(size));
     await readExactly(far, 250);
     assert(await isPending(write));
     far.stop(9);

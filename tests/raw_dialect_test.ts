@@ -425,7 +425,10 @@ test("runPassthrough() resets a raw stream with code 1 when it cannot reach the 
     assertEquals(stopped.code, 1);
   }
   const [line] = linesWith(lines, ' WRN passthrough "cannot reach the upstream" ');
-  assertMatch(line!, / stream=1 error="127\.0\.0\.1:1: connection refused"$/);
+  assertMatch(
+    line!,
+    / stream=1 by=target reason=refused result=refused error="127\.0\.0\.1:1: connection refused"$/,
+  );
   await program.stop();
   assertEquals((await agent.closed()).code, 100);
 });

@@ -1,14 +1,26 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assert, assertEquals, assertLess, assertLessOrEqual, assertRejects } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertLess,
+  assertLessOrEqual,
+  assertRejects,
+} from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { QRHT_ALPN } from "../lib/dialect.ts";
 import { type Duplex, writeAll } from "../lib/duplex.ts";
 import { pipeDuplex } from "../lib/pipe.ts";
 import { Replay } from "../lib/replay.ts";
-import { type Attempt, RetryingTunnel, type RetryOptions } from "../lib/retrying_tunnel.ts";
+import {
+  type Attempt,
+  NotConnectedError,
+  RetryingTunnel,
+  type RetryOptions,
+} from "../lib/retrying_tunnel.ts";
 import { acceptTunnel, type FailureCode, openTunnel } from "../lib/tunnel.ts";
 import { pattern } from "./support/bytes.ts";
 import { eventually } from "./support/eventually.ts";
@@ -64,7 +76,7 @@ class FakeAgent {
   /** The agent's end. */
   readonly far: MemoryCarrier;
   readonly attempt: Attempt<Cause>;
-  readonly #result = Promise.withResolvers<{ code: Cause | "connected" }>();
+  readonly #result = Promise.withResolvers<{ code: Cause | "connected"; text: string }>();
 
   constructor(options?: MemoryPairOptions) {
     [this.carrier, this.far] = carrierPair(options);
@@ -84,11 +96,11 @@ class FakeAgent {
   }
 
   connected(): void {
-    this.#result.resolve({ code: "connected" });
+    this.#result.resolve({ code: "connected", text: "" });
   }
 
   fails(cause: Cause): void {
-    this.#result.resolve({ code: cause });
+    this.#result.resolve({ code: cause, text: `${cause}, it says` });
   }
 
   /** Says why it is not connected, and answers the client in its stead. */
@@ -308,10 +320,21 @@ test("RetryingTunnel fails reads when every agent is gone", async () => {
   }
 });
 
-test("RetryingTunnel settles with an answer without bytes", async () => {
+test("RetryingTunnel.read() throws when nobody has connected it, and there is no answer", async () => {
   const agent = new FakeAgent();
   const { tunnel } = tunnelTo([agent]);
   await agent.failed("refused", "");
+  const error = await tunnel.read(new Uint8Array(1)).catch((error) => error);
+  assertInstanceOf(error, NotConnectedError);
+  assertEquals([error.code, error.message], ["refused", "refused, it says"]);
+  await tunnel[Symbol.asyncDispose]();
+});
+
+test("RetryingTunnel.read() comes to the end of a target that has not said anything", async () => {
+  const agent = new FakeAgent();
+  const { tunnel } = tunnelTo([agent]);
+  agent.connected();
+  await agent.says("");
   assertEquals(await tunnel.read(new Uint8Array(1)), null);
   await tunnel[Symbol.asyncDispose]();
 });
@@ -988,7 +1011,7 @@ test("pipeDuplex() over a RetryingTunnel carries a tunnel that moves to another 
     assertEquals(await readText(client), "last");
   };
   await Promise.all([serve(), use()]);
-  assertEquals(await result, { aToB: 20_300, bToA: 20_004, reason: "end" });
+  assertEquals(await result, { aToB: 20_300, bToA: 20_004, reason: "end", by: "a" });
   assertEquals(causes, ["draining"]);
   assert(first.wasReplaced);
 });
@@ -1005,7 +1028,7 @@ test("pipeDuplex() over a RetryingTunnel delivers all of a client that ends befo
   // The pipe has nothing left to read.
   await settled();
   assertEquals(await readToEnd(agent.far), pattern(300));
-  assertEquals(await result, { aToB: 300, bToA: 3, reason: "end" });
+  assertEquals(await result, { aToB: 300, bToA: 3, reason: "end", by: "a" });
 });
 
 test("pipeDuplex() over a RetryingTunnel gives the client the answer when nobody connects", async () => {
@@ -1072,7 +1095,7 @@ test("RetryingTunnel moves with the frames of openTunnel() and acceptTunnel(), i
     // The refusing one may be left before it has said everything.
     await Promise.all([refuse(), serve()]);
     assertEquals(await readToEnd(client), pattern(300));
-    assertEquals(await result, { aToB: 300, bToA: 300, reason: "end" });
+    assertEquals(await result, { aToB: 300, bToA: 300, reason: "end", by: "a" });
     assertEquals(ends[0]![0].stopCode, MOVED);
     assertEquals(ends[1]![0].resetCode, undefined);
   }

@@ -7,7 +7,6 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { UsageError } from "../lib/errors.ts";
 import { QuicEndpoint } from "../lib/quic/mod.ts";
 import { eventually } from "./support/eventually.ts";
-import { readToEnd } from "./support/memory_duplex.ts";
 import {
   ask,
   assertReads,
@@ -121,7 +120,7 @@ test("runServer() closes a client when its agent has no room for openTimeoutMs",
   await using _agent = await narrowAgent(server);
   const first = await net.client(server), second = await net.client(server);
   // Whichever came first has the stream, and nothing to read from it.
-  await soon("a client's end", Promise.any([first, second].map((client) => readToEnd(client))));
+  await soon("a client's end", Promise.any([first, second].map(readUntilOver)));
 });
 
 test("runServer() stops while a client waits for room at its agent", async (net) => {

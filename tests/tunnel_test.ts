@@ -75,13 +75,13 @@ test("a tunnel leaves one line in the log of each program, when it has ended", a
   await net.end();
   assertEquals(endings().length, 2);
   const [ofAgent] = endings().filter((line) => line.includes(" DBG agent "));
-  assertMatch(ofAgent!, / sent=5 received=3 durationMs=\d+ reason=end$/);
+  assertMatch(ofAgent!, / sent=5 received=3 durationMs=\d+ by=target reason=end$/);
   assertStringIncludes(ofAgent!, ` target=${target.authority} `);
   const [ofServer] = endings().filter((line) => line.includes(" DBG server "));
   const [sent, received] = [requestFor(target.authority).length + 5, OK.length + 3];
   assertMatch(
     ofServer!,
-    new RegExp(` sent=${sent} received=${received} durationMs=\\d+ reason=end$`),
+    new RegExp(` sent=${sent} received=${received} durationMs=\\d+ by=target reason=end$`),
   );
   assertStringIncludes(ofServer!, " agent=agent-1 ");
 });
@@ -196,7 +196,7 @@ for (const program of ["agent", "server"] as const) {
     await readExactly(client, 100_000);
     await tunnel[program].stop();
     const [ending] = lines.filter((line) => line.includes(` DBG ${program} "tunnel ended" `));
-    assertMatch(ending ?? "no line about the tunnel", / reason=(?:aborted|error)/);
+    assertMatch(ending ?? "no line about the tunnel", new RegExp(` by=${program} reason=stopped$`));
     await soon("both ends", Promise.all([readUntilOver(client), readUntilOver(atTarget)]));
   });
 }

@@ -54,6 +54,8 @@ export class TunnelStream implements Duplex {
   /** This end's first frame while it waits for something to go with. */
   #held: Uint8Array = nothing;
   #holding: ReturnType<typeof setTimeout> | undefined;
+  /** Bytes of the DATA frame that is being written that are still to come. */
+  #unwritten = 0;
   /** What the peer has done wrong. */
   #violated: unknown;
   /** Whether END has come. */
@@ -171,24 +173,39 @@ export class TunnelStream implements Duplex {
     this.#ended = true;
   }
 
-  /** Takes all of `bytes`, or as many as fit a frame. */
+  /**
+   * Takes all of `bytes` when they are few, and else what there is room for: a slow peer is not a silent one. The rest of
+   * them, whose frame has begun, is what has to be written next.
+   */
   async write(bytes: Uint8Array): Promise<number> {
+    if (bytes.length === 0) return 0;
+    if (this.#unwritten > 0) return await this.#writeData(bytes.subarray(0, this.#unwritten));
     const data = bytes.length > MAX_DATA_BYTES ? bytes.subarray(0, MAX_DATA_BYTES) : bytes;
-    if (data.length === 0) return 0;
     if (this.#opening) await this.#opening;
     const head = join(this.#takeHeld(), frameHead(FrameType.Data, data.length));
     if (data.length <= MAX_COPIED_BYTES) {
       await writeAll(this.#carrier, join(head, data));
-    } else {
-      await writeAll(this.#carrier, head);
-      await writeAll(this.#carrier, data);
+      return data.length;
     }
-    return data.length;
+    await writeAll(this.#carrier, head);
+    this.#unwritten = data.length;
+    return await this.#writeData(data);
   }
 
-  /** Sends END, waiting for room. Does nothing when the direction has ended already. */
+  async #writeData(data: Uint8Array): Promise<number> {
+    const n = await this.#carrier.write(data);
+    this.#unwritten -= n;
+    return n;
+  }
+
+  /**
+   * Sends END, waiting for room. Does nothing when the direction has ended already.
+   *
+   * @throws {TypeError} when the rest of a write is missing; the direction is still open then
+   */
   async closeWrite(): Promise<void> {
     if (this.#finished) return;
+    if (this.#unwritten > 0) throw new TypeError("the stream is in the middle of a DATA frame");
     this.#finished = true;
     if (this.#opening) await this.#opening;
     await this.#carrier.finish(join(this.#takeHeld(), END));

@@ -166,7 +166,9 @@ export class Network implements AsyncDisposable {
     const acceptAll = async () => {
       for (;;) {
         const connection = await target.accept();
-        this.#serving.push(serve(connection).catch(() => {}).finally(() => connection.abort()));
+        this.#serving.push(
+          serve(connection).catch(() => {}).finally(() => connection[Symbol.asyncDispose]()),
+        );
       }
     };
     this.#serving.push(acceptAll().catch(() => {}));

@@ -4,12 +4,13 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 import type { Duplex } from "../../lib/duplex.ts";
+import { connectTcp } from "../../lib/tcp_reset.ts";
 
 /** Two ends of one TCP connection on loopback; whoever asked for them closes both. */
 export async function tcpPair(): Promise<[Deno.TcpConn, Deno.TcpConn]> {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
-  return await Promise.all([Deno.connect({ hostname: "127.0.0.1", port }), listener.accept()]);
+  return await Promise.all([connectTcp({ hostname: "127.0.0.1", port }), listener.accept()]);
 }
 
 /** The same, where one end can reset the connection. */
