@@ -223,6 +223,31 @@ test("TunnelStream.write() waits for room", async () => {
   tunnel.abort();
 });
 
+test("TunnelStream.write() takes what there is room for, and then the rest of the same frame", async () => {
+  for (const size of [50, 4096, 5_000]) {
+    const [tunnel, far] = await begun({ capacity: 20 });
+    const bytes = pattern(size);
+    let taken = await tunnel.write(bytes);
+    assert(taken > 0 && taken <= 20, `${taken} of ${size} bytes`);
+    const received = readExactly(far, data(bytes).length);
+    // More than the rest has to wait for the next frame.
+    const more = concat(bytes, pattern(4));
+    while (taken < size) taken += await tunnel.write(more.subarray(taken));
+    assertEquals(taken, size);
+    assertSameBytes(await received, data(bytes));
+    tunnel.abort();
+  }
+});
+
+test("TunnelStream does not end in the middle of a frame, and is disposed of with a reset", async () => {
+  const [tunnel, far, carrier] = await begun({ capacity: 30 });
+  await tunnel.write(pattern(100));
+  await assertRejects(() => tunnel.closeWrite(), TypeError, "in the middle");
+  await tunnel[Symbol.asyncDispose]();
+  assertEquals(carrier.codes, [StreamCode.Aborted, StreamCode.Aborted]);
+  await assertRejects(() => readToEnd(far), MemoryDuplexError, "code 0");
+});
+
 test("TunnelStream.write() leaves the bytes that it is given as they are", async () => {
   const [tunnel, far] = await begun();
   for (const size of [100, 5_000]) {
@@ -495,7 +520,7 @@ test("TunnelStream.abort() ends both directions with its code, and what waits on
   for (const [given, code] of [[undefined, StreamCode.Aborted], [StreamCode.Moved, 3]] as const) {
     const [tunnel, far, carrier] = await begun({ capacity: 30 });
     const read = assertRejects(() => tunnel.read(new Uint8Array(1)), MemoryDuplexError);
-    const write = assertRejects(() => tunnel.write(pattern(100)), MemoryDuplexError);
+    const write = assertRejects(() => writeAll(tunnel, pattern(100)), MemoryDuplexError);
     await settled();
     tunnel.abort(given);
     tunnel.abort(99);
@@ -558,7 +583,7 @@ test("TunnelStream is disposed of with a reset when there is no room for END", a
 
 test("TunnelStream is disposed of with a reset while a write waits", async () => {
   const [tunnel, far, carrier] = await begun({ capacity: 30 });
-  const write = assertRejects(() => tunnel.write(pattern(100)), MemoryDuplexError);
+  const write = assertRejects(() => writeAll(tunnel, pattern(100)), MemoryDuplexError);
   await settled();
   await tunnel[Symbol.asyncDispose]();
   await write;

@@ -174,8 +174,8 @@ export class TunnelStream implements Duplex {
   }
 
   /**
-   * Takes all of `bytes` when they are few, and else what there is room for: a slow peer is not a silent one. The rest of
-   * them, whose frame has begun, is what has to be written next.
+   * Takes what there is room for, as one frame that is announced with all of `bytes`: what has to be written next is the
+   * rest of them.
    */
   async write(bytes: Uint8Array): Promise<number> {
     if (bytes.length === 0) return 0;
@@ -183,13 +183,12 @@ export class TunnelStream implements Duplex {
     const data = bytes.length > MAX_DATA_BYTES ? bytes.subarray(0, MAX_DATA_BYTES) : bytes;
     if (this.#opening) await this.#opening;
     const head = join(this.#takeHeld(), frameHead(FrameType.Data, data.length));
-    if (data.length <= MAX_COPIED_BYTES) {
-      await writeAll(this.#carrier, join(head, data));
-      return data.length;
-    }
-    await writeAll(this.#carrier, head);
-    this.#unwritten = data.length;
-    return await this.#writeData(data);
+    const first = data.length <= MAX_COPIED_BYTES ? join(head, data) : head;
+    let sent = 0;
+    while (sent < head.length) sent += await this.#carrier.write(first.subarray(sent));
+    const taken = sent - head.length;
+    this.#unwritten = data.length - taken;
+    return taken > 0 ? taken : await this.#writeData(data);
   }
 
   async #writeData(data: Uint8Array): Promise<number> {
