@@ -320,7 +320,7 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     log.debug("tunnel ended", {
       ...fields,
       ...route.fields,
-      ...summarize(result, since, "server"),
+      ...summarize(result, since, "server", route.failure),
     });
   } catch (error) {
     carrier?.abort();

@@ -63,17 +63,31 @@ export interface Ending {
  * @param result of the pipe between client (`a`) and target (`b`), one of which is beyond the other program
  * @param since when the tunnel began, by `performance.now()`
  * @param self who logs
+ * @param failure why there was an answer of the agent's own in place of the target's
  */
-export function summarize(result: PipeResult, since: number, self: Program) {
+export function summarize(
+  result: PipeResult,
+  since: number,
+  self: Program,
+  failure?: FailureCode,
+) {
   return {
     sent: result.aToB,
     received: result.bToA,
     durationMs: Math.round(performance.now() - since),
-    ...endingOfPipe(result, self),
+    ...endingOfPipe(result, self, failure),
   };
 }
 
-function endingOfPipe({ reason, by, error }: PipeResult, self: Program): Ending {
+function endingOfPipe(result: PipeResult, self: Program, failure?: FailureCode): Ending {
+  const ending = endingOfSides(result, self);
+  // Who answers in the target's place takes no more of the client's bytes after that.
+  const isAnswered = ending.reason === "end" ||
+    (ending.reason === "reset" && ending.by === "target");
+  return failure && isAnswered ? { by: refusedBy(failure), reason: "refused" } : ending;
+}
+
+function endingOfSides({ reason, by, error }: PipeResult, self: Program): Ending {
   if (reason === "aborted") {
     return error instanceof ConnectionClosedError
       ? endingOf(error, self, self)

@@ -175,7 +175,11 @@ class Pair {
       // A direction that was cut off must not look like one that has ended.
       if (this.#end) return;
       direction.moved();
-      if (n === null) break;
+      if (n === null) {
+        const reset = await this.#resetOf(direction);
+        if (reset) return await this.#readFailed(direction, reset);
+        break;
+      }
       try {
         await direction.write(n === buffer.length ? buffer : buffer.subarray(0, n));
       } catch (error) {
@@ -195,6 +199,15 @@ class Pair {
       this.#failure ??= { reason: "error", by: direction.toSide, error };
     }
     this.#over(direction);
+  }
+
+  /** What a reader that has come to an end was reset with: TCP tells of a reset once, and a write may have been told. */
+  async #resetOf({ from, fromSide }: Direction): Promise<unknown> {
+    const back = [this.#aToB, this.#bToA].find(({ to }) => to === from)!;
+    // Both were woken by the same event.
+    if (back.writing) await new Promise((resolve) => setTimeout(resolve, 0));
+    const { by, error } = this.#failure ?? {};
+    return by === fromSide && error instanceof Deno.errors.ConnectionReset ? error : undefined;
   }
 
   /** Aborts both, the writer a little later: what it was given just before is not to be lost with the rest. */

@@ -41,6 +41,9 @@ const defaults = {
   retryOn: ["draining", "overloaded", "gone"] satisfies Cause[] as readonly Cause[],
 };
 
+/** What the log says of an agent that has the tunnel. */
+type AgentFields = Record<string, unknown> & { result?: FailureCode };
+
 /** Causes for which the wait for an agent begins anew: the one that was there is none any more. */
 const LEFT: readonly Cause[] = ["draining", "gone"];
 
@@ -49,7 +52,7 @@ export class Route {
   readonly #open: Open;
   readonly #options: RouteOptions & typeof defaults;
   readonly #tried = new Set<ConnectedAgent>();
-  #fields: Record<string, unknown> = {};
+  #fields: AgentFields = {};
 
   constructor(open: Open, options: RouteOptions) {
     this.#open = open;
@@ -59,6 +62,11 @@ export class Route {
   /** What the log says of the agent that the tunnel has got to. */
   get fields(): Readonly<Record<string, unknown>> {
     return this.#fields;
+  }
+
+  /** Why that agent has not connected it, if it has said so. */
+  get failure(): FailureCode | undefined {
+    return this.#fields.result;
   }
 
   /**
@@ -97,7 +105,7 @@ export class Route {
 
   #tunnel(agent: ConnectedAgent, stream: QuicStream): OutgoingTunnel {
     const { log } = this.#options;
-    const own: Record<string, unknown> = this.#fields = { ...agent.fields, stream: stream.id };
+    const own: AgentFields = this.#fields = { ...agent.fields, stream: stream.id };
     if (this.#tried.size > 1) own.attempts = this.#tried.size;
     const fields = { ...this.#options.fields, ...own };
     log.trace("stream opened", fields);

@@ -58,6 +58,23 @@ test("summarize() has bytes, time, and who ended the tunnel and why", () => {
   }
 });
 
+test("summarize() does not take an agent's own answer for the end of a target", () => {
+  const line = (result: Pick<PipeResult, "reason" | "by" | "error">) => {
+    const { by, reason } = summarize({ aToB: 1, bToA: 2, ...result }, 0, "server", "timeout");
+    return `${by} ${reason}`;
+  };
+  assertEquals(line({ reason: "end", by: "b" }), "target refused");
+  const stopped = new StreamStoppedError(1, 0);
+  assertEquals(line({ reason: "error", by: "b", error: stopped }), "target refused");
+  assertEquals(
+    line({ reason: "error", by: "b", error: closed("peer") }),
+    "agent connection-closed",
+  );
+  const reset = new Deno.errors.ConnectionReset("reset");
+  assertEquals(line({ reason: "error", by: "a", error: reset }), "client reset");
+  assertEquals(line({ reason: "idle" }), "undefined idle");
+});
+
 test("summarize() tells a program that was told to stop from a connection that ended", () => {
   const aborted = (by: CloseInfo["by"]) =>
     fieldsOf({ aToB: 0, bToA: 0, reason: "aborted", error: closed(by) }, "agent");

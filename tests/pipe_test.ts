@@ -468,6 +468,22 @@ for (const transport of transports) {
   });
 }
 
+Deno.test("pipeDuplex() over TCP does not take the reset of a side that bytes wait for as its end", async () => {
+  const transport = transports.at(-1)!;
+  for (let i = 0; i < 20; i++) {
+    await using piped = await Piped.start(transport, {}, "b");
+    const { a, b } = piped.far;
+    piped.flood(a);
+    await sendText(b, "half of it");
+    await assertReads(a, "half of it");
+    if (i % 2) await eventually("a write waits", () => piped.carriers.b.isStuck);
+    b.abort();
+    await assertAborted(a, transport);
+    const { reason, by } = await piped.ended();
+    assertEquals([reason, by], ["error", "b"]);
+  }
+});
+
 Deno.test({
   name: "pipeDuplex() stops a side whose bytes the other takes no more",
   permissions: "none",

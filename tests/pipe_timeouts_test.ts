@@ -291,7 +291,7 @@ test("starts no timer when it is connected after its end", async (time) => {
   const connected = Promise.withResolvers<void>();
   const piped = new Piped({ idleTimeoutMs: 1_000, connected: connected.promise });
   for (const side of sides) await piped.far[side].closeWrite();
-  await time.settle();
+  await time.pass(0);
   assertEquals(piped.result?.reason, "end");
   connected.resolve();
   await time.settle();

@@ -4,8 +4,6 @@
 /** What a tunnel carries, and how it ends. */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { once } from "node:events";
-import { type AddressInfo, createServer, type Socket } from "node:net";
 import { type Duplex, writeAll } from "../lib/duplex.ts";
 import { eventually } from "./support/eventually.ts";
 import { readExactly, readToEnd } from "./support/memory_duplex.ts";
@@ -13,7 +11,6 @@ import { assertSameBytes, pattern } from "./support/bytes.ts";
 import {
   assertReads,
   logLines,
-  Network,
   OK,
   openTunnel,
   readText,
@@ -23,7 +20,7 @@ import {
   soon,
   test,
 } from "./support/network.ts";
-import { ResettableTcp } from "./support/tcp_pair.ts";
+import { ResettableTarget, ResettableTcp } from "./support/tcp_pair.ts";
 
 for (const first of ["client", "target"] as const) {
   for (const late of [[], ["late", "later", "last"]]) {
@@ -118,27 +115,10 @@ test("a tunnel ends at the target when its client is reset", async (net) => {
   assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
 });
 
-/** A target that resets its connections. */
-async function resettableTarget(net: Network) {
-  const sockets: Socket[] = [];
-  const server = createServer({ allowHalfOpen: true }, (socket) => sockets.push(socket));
-  server.listen(0, "127.0.0.1");
-  await once(server, "listening");
-  return {
-    authority: `127.0.0.1:${(server.address() as AddressInfo).port}`,
-    accept: async () =>
-      net.own(new ResettableTcp(await eventually("a connection", () => sockets.shift()))),
-    [Symbol.asyncDispose]: async () => {
-      server.close();
-      await once(server, "close");
-    },
-  };
-}
-
 test("a tunnel ends at the client when its target is reset", async (net) => {
   const server = await net.server();
   net.agent(server);
-  await using target = await resettableTarget(net);
+  await using target = await ResettableTarget.listen();
   const client = await net.client(server);
   await sendText(client, requestFor(target.authority));
   await assertReads(client, OK);
@@ -170,7 +150,7 @@ test("a tunnel delivers the answer of a target that refuses an upload and closes
 test("a tunnel delivers the answer of a target that refuses an upload by a reset", async (net) => {
   const server = await net.server();
   net.agent(server);
-  await using target = await resettableTarget(net);
+  await using target = await ResettableTarget.listen();
   for (let i = 0; i < 10; i++) {
     const client = await net.client(server);
     await sendText(client, requestFor(target.authority));

@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { once } from "node:events";
-import { connect, type Socket } from "node:net";
+import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
 import type { Duplex } from "../../lib/duplex.ts";
 import { connectTcp } from "../../lib/tcp_reset.ts";
+import { eventually } from "./eventually.ts";
 
 /** Two ends of one TCP connection on loopback; whoever asked for them closes both. */
 export async function tcpPair(): Promise<[Deno.TcpConn, Deno.TcpConn]> {
@@ -89,5 +90,48 @@ export class ResettableTcp implements Duplex {
       };
       for (const event of events) this.#socket.once(event, done);
     });
+  }
+}
+
+/** A target whose connections can be reset. */
+export class ResettableTarget implements AsyncDisposable {
+  readonly #server: Server;
+  readonly #sockets: Socket[] = [];
+  readonly #accepted: ResettableTcp[] = [];
+
+  private constructor(server: Server) {
+    this.#server = server;
+    server.on("connection", (socket) => this.#sockets.push(socket));
+  }
+
+  static async listen(): Promise<ResettableTarget> {
+    const server = createServer({ allowHalfOpen: true, noDelay: true });
+    server.listen(0, "127.0.0.1");
+    await once(server, "listening");
+    return new ResettableTarget(server);
+  }
+
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  /** Its address, as a request has it. */
+  get authority(): string {
+    return `127.0.0.1:${this.port}`;
+  }
+
+  async accept(): Promise<ResettableTcp> {
+    const socket = await eventually("a connection", () => this.#sockets.shift());
+    const accepted = new ResettableTcp(socket);
+    this.#accepted.push(accepted);
+    return accepted;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#server.close();
+    const closed = once(this.#server, "close");
+    for (const socket of this.#sockets) socket.destroy();
+    for (const accepted of this.#accepted) await accepted[Symbol.asyncDispose]();
+    await closed;
   }
 }
