@@ -8,7 +8,7 @@
  * On Linux, `connect()` to an address of no family breaks a connection off by RST (connect(2)). Elsewhere, and without
  * `--allow-ffi`, there are no resets.
  */
-import { formatIp, ipBytes, unmapIp } from "./ip_address.ts";
+import { ipBytes, unmapIp } from "./ip_address.ts";
 
 const LIBC = "libc.so.6";
 const AF_INET = 2;
@@ -19,6 +19,10 @@ const ADDRESS_BYTES = 28;
 
 /** `struct sockaddr` of the family AF_UNSPEC. */
 const NO_ADDRESS = new Uint8Array(16);
+
+/** `SOL_SOCKET` and `SO_LINGER` (socket(7)), the same on x86-64 and arm64. */
+const SOL_SOCKET = 1;
+const SO_LINGER = 13;
 
 /** Descriptors that may have been opened between the look at the next one and a connection's own. */
 const OPENED_MEANWHILE = 1024;
@@ -46,6 +50,7 @@ function openLibc() {
       eventfd: { parameters: ["u32", "i32"], result: "i32" },
       getpeername: nameOf,
       getsockname: nameOf,
+      setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
     }).symbols;
   } catch {
     return undefined;
@@ -71,13 +76,30 @@ export async function connectTcp(options: Deno.ConnectOptions): Promise<Deno.Tcp
  * @returns whether the peer gets RST; if not, nothing was done
  */
 export function resetTcp(connection: Deno.TcpConn): boolean {
-  const fd = descriptors.get(connection) ?? descriptorOf(connection);
-  if (!libc || fd === undefined || !isOf(connection, fd)) return false;
-  return libc.connect(fd, NO_ADDRESS, NO_ADDRESS.length) === 0;
+  const fd = descriptorOf(connection);
+  return fd !== undefined && libc!.connect(fd, NO_ADDRESS, NO_ADDRESS.length) === 0;
+}
+
+/**
+ * Has the system reset such a connection, or not any more, when this process ends without having closed it, as when it is
+ * killed: by itself it would say that this was all. To be taken back before the connection is closed in order.
+ */
+export function resetTcpAtExit(connection: Deno.TcpConn, reset: boolean): void {
+  const fd = descriptorOf(connection);
+  if (fd === undefined) return;
+  // struct linger: on, and for 0 s.
+  const linger = Int32Array.of(reset ? 1 : 0, 0);
+  libc!.setsockopt(fd, SOL_SOCKET, SO_LINGER, linger, linger.byteLength);
+}
+
+function descriptorOf(connection: Deno.TcpConn): number | undefined {
+  if (!libc) return undefined;
+  const fd = descriptors.get(connection) ?? acceptedDescriptorOf(connection);
+  return fd !== undefined && isOf(connection, fd) ? fd : undefined;
 }
 
 /** What Deno tells of a connection that was accepted. */
-function descriptorOf(connection: Deno.TcpConn): number | undefined {
+function acceptedDescriptorOf(connection: Deno.TcpConn): number | undefined {
   const key = Object.getOwnPropertySymbols(connection)
     .find(({ description }) => description === "Deno.internal.fd");
   const fd: unknown = key && Reflect.get(connection, key);
@@ -121,7 +143,7 @@ function hasAddress(getName: GetName, fd: number, { hostname, port }: Deno.NetAd
   if (getName(fd, address, length) !== 0 || address.getUint16(2) !== port) return false;
   const ip = ipBytes(hostname.replace(/%.*$/, ""));
   const known = ipAt(address);
-  return ip !== undefined && known !== undefined && formatIp(ip) === formatIp(known);
+  return ip?.length === known?.length && (ip?.every((byte, i) => byte === known![i]) ?? false);
 }
 
 /** The IP address of a `struct sockaddr` (ip(7), ipv6(7)). */

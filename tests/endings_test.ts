@@ -3,10 +3,10 @@
 
 /** The table of docs/endings.md, row by row: what everybody sees when a tunnel ends, and that nothing is left of it. */
 
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import type { Duplex } from "../lib/duplex.ts";
 import type { TunnelTimeouts } from "../lib/pipe.ts";
-import { canResetTcp } from "../lib/tcp_reset.ts";
+import { endInOrder, lookAt, RESET, type Sees } from "./support/endings.ts";
 import { eventually } from "./support/eventually.ts";
 import { live } from "../lib/quic/mod.ts";
 import {
@@ -26,10 +26,6 @@ import {
 } from "./support/network.ts";
 import { ResettableTarget, ResettableTcp } from "./support/tcp_pair.ts";
 import { UdpRelay } from "./support/udp_relay.ts";
-
-/** How a party's bytes ended. Where there are no resets, they look like ends. */
-type Sees = "end" | "reset";
-const RESET: Sees = canResetTcp ? "reset" : "end";
 
 /** A tunnel and everybody who has a part in it. */
 interface Tunnel {
@@ -63,33 +59,10 @@ const TIMEOUT_MS = 250;
 /** Time in which an end that vanishes is noticed, and the dialects for which that is waited for. */
 const IDLE_MS = 5_000;
 
-/** Reads up to the end, whichever it is. */
-async function lookAt(end: Duplex): Promise<Sees> {
-  const buffer = new Uint8Array(64 << 10);
-  try {
-    while (await end.read(buffer) !== null);
-    return "end";
-  } catch {
-    return "reset";
-  }
-}
-
 /** A reset may come before a client knows that it is connected. */
 async function connectAndLook(net: Network, server: Server): Promise<Sees> {
   const client = await ResettableTcp.connect(server.tcpPort).catch(() => undefined);
   return client ? await lookAt(net.own(client)) : "reset";
-}
-
-/** Both directions go on, and end in order. */
-async function endInOrder(first: Duplex, second: Duplex): Promise<void> {
-  await first.closeWrite();
-  assertEquals(await lookAt(second), "end");
-  for (const message of ["late", "later"]) {
-    await sendText(second, message);
-    await assertReads(first, message);
-  }
-  await second.closeWrite();
-  assertEquals(await lookAt(first), "end");
 }
 
 /** Writes without an end, and does not care that it fails. */
@@ -405,9 +378,8 @@ Deno.test({
   fn() {
     const document = Deno.readTextFileSync(new URL("../docs/endings.md", import.meta.url));
     const documented = [...document.matchAll(/^\| \*\*(.+?)\*\* /gm)].map((match) => match[1]!);
-    const own = rows.map(({ name }) => name);
     // Kills are for processes: tests/endings_processes_test.ts.
-    assertEquals(documented.filter((name) => !/^(?:server|agent) reset$/.test(name)), own);
-    assert(documented.includes("server reset") && documented.includes("agent reset"));
+    const own = [...rows.map(({ name }) => name), "server reset", "agent reset"];
+    assertEquals(documented.toSorted(), own.toSorted());
   },
 });
