@@ -213,7 +213,7 @@ test("runAgent() logs its rules, and for each refusal rule and address", async (
   );
   assertStringIncludes(
     line("tunnel refused"),
-    ' target=a.example:22 address=10.1.2.3 error="a.example:22: denied by --deny 10.1.0.0/16:22"',
+    ' target=a.example:22 address=10.1.2.3 by=agent reason=refused result=denied error="a.example:22: denied by --deny 10.1.0.0/16:22"',
   );
 });
 

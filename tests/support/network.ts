@@ -317,11 +317,11 @@ export async function openTunnel(net: Network) {
   return { server, agent, target, client, atTarget: await target.accept() };
 }
 
-/** What a client reads that sends a request and then waits for the end. */
+/** What a client reads that sends a request and then waits for the end, of any sort. */
 export async function ask(net: Network, server: Server, request: string): Promise<string> {
   const client = await net.client(server);
   await sendText(client, request);
-  const answer = await readText(client);
+  const answer = await readUntilOver(client);
   client.abort();
   return answer;
 }
