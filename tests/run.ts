@@ -8,7 +8,7 @@
  * Each has a process of its own: `deno test --parallel` would load the native binding into several isolates of one
  * process, which ends in a segmentation fault now and then when one of them goes away.
  */
-const FILE_TIMEOUT_S = 300;
+const FILE_TIMEOUT_S = 600;
 
 /** Takes longer than any other, and so begins first. */
 const LONGEST = "tests/programs_test.ts";
