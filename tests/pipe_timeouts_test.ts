@@ -331,46 +331,46 @@ test("leaves a RetryingTunnel to its own timeout until it is connected", async (
   assertEquals((result?.error as Error).name, "ConnectTimeoutError");
 });
 
-test("gives up a TunnelStream whose peer leaves no room for END, by a reset", async (time) => {
+/** A pipe between a client in memory and a TunnelStream whose peer takes few bytes at a time, with a write timeout of 1 s. */
+async function pipedTunnelStream(capacity: number) {
   const [client, farClient] = memoryPair();
-  const [stream, far] = carrierPair({ capacity: 30 });
+  const [stream, far] = carrierPair({ capacity });
   const tunnel = new TunnelStream(stream, FrameType.Result);
   await far.write(
     encodeFrame(FrameType.Result, encodeResult({ code: "connected", text: "" })),
   );
   await tunnel.receiveFirst();
-  let result: PipeResult | undefined;
-  pipeDuplex(client, tunnel, { writeTimeoutMs: 1_000 }).then((ended) => result = ended);
+  const piped = { farClient, far, result: undefined as PipeResult | undefined };
+  pipeDuplex(client, tunnel, { writeTimeoutMs: 1_000 }).then((ended) => piped.result = ended);
+  return piped;
+}
+
+test("gives up a TunnelStream whose peer leaves no room for END, by a reset", async (time) => {
+  const piped = await pipedTunnelStream(30);
+  const { farClient, far } = piped;
   // DATA that leaves room for half of END.
   await writeAll(farClient, pattern(27));
   await farClient.closeWrite();
   await time.pass(999);
-  assertEquals(result, undefined);
+  assertEquals(piped.result, undefined);
   await time.pass(1);
-  assertEquals(result, { aToB: 27, bToA: 0, reason: "write-timeout", by: "b" });
+  assertEquals(piped.result, { aToB: 27, bToA: 0, reason: "write-timeout", by: "b" });
   await assertRejects(() => readToEnd(far), MemoryDuplexError, "reset");
 });
 
 test("waits for a TunnelStream whose peer takes a long write a little at a time", async (time) => {
-  const [client, farClient] = memoryPair();
-  const [stream, far] = carrierPair({ capacity: 100 });
-  const tunnel = new TunnelStream(stream, FrameType.Result);
-  await far.write(
-    encodeFrame(FrameType.Result, encodeResult({ code: "connected", text: "" })),
-  );
-  await tunnel.receiveFirst();
-  let result: PipeResult | undefined;
-  pipeDuplex(client, tunnel, { writeTimeoutMs: 1_000 }).then((ended) => result = ended);
+  const piped = await pipedTunnelStream(100);
+  const { farClient, far } = piped;
   const sending = writeAll(farClient, pattern(60_000)).catch(() => {});
   for (let i = 0; i < 100; i++) {
     await time.pass(900);
     await readExactly(far, 50);
   }
-  assertEquals(result, undefined);
+  assertEquals(piped.result, undefined);
   far.abort();
   await time.pass(100);
   await sending;
-  assertEquals(result?.reason, "error");
+  assertEquals(piped.result?.reason, "error");
 });
 
 /** What one side does, one after the other. */

@@ -5,18 +5,13 @@
 
 import { assert, assertEquals, assertGreater, assertLess, assertLessOrEqual } from "@std/assert";
 import { deadline } from "@std/async/deadline";
-import {
-  type CloseInfo,
-  type HostPort,
-  type ListenOptions,
-  QuicEndpoint,
-} from "../lib/quic/mod.ts";
+import { QuicEndpoint } from "../lib/quic/mod.ts";
 import { quiche } from "../lib/quic/native.ts";
 import { parseLongHeader } from "../lib/quic/packet.ts";
 import { Attacker, authenticate, InitialForger, randomBytes } from "./support/attacker.ts";
 import { concat } from "./support/bytes.ts";
 import { eventually } from "./support/eventually.ts";
-import { ALPN, assertNothingLive, clientTls, serverTls } from "./support/quic.ts";
+import { ALPN, assertNothingLive, clientTls, listen, type Listening } from "./support/quic.ts";
 import {
   cryptoFrame,
   newConnectionIdFrame,
@@ -33,33 +28,6 @@ const FEW_SECONDS = 10_000;
 
 const MIB = 1 << 20;
 
-interface Target extends AsyncDisposable {
-  readonly endpoint: QuicEndpoint;
-  readonly address: HostPort;
-  /** The handshakes that failed. */
-  readonly failures: CloseInfo[];
-}
-
-function listen(options: Partial<ListenOptions> = {}): Target {
-  const failures: CloseInfo[] = [];
-  const endpoint = new QuicEndpoint({
-    hostname: "127.0.0.1",
-    port: 0,
-    listen: {
-      tls: serverTls,
-      alpn: ALPN,
-      handshakeFailed: (info) => failures.push(info),
-      ...options,
-    },
-  });
-  return {
-    endpoint,
-    address: { host: "127.0.0.1", port: endpoint.addr.port },
-    failures,
-    [Symbol.asyncDispose]: () => endpoint.close(),
-  };
-}
-
 /** A test whose connections are all gone at its end. */
 function floodTest(name: string, fn: () => Promise<void>): void {
   Deno.test(name, async () => {
@@ -69,7 +37,7 @@ function floodTest(name: string, fn: () => Promise<void>): void {
 }
 
 /** An agent tries until it gets in, as agents do. */
-async function connectAgent({ endpoint, address }: Target, hostname: string): Promise<void> {
+async function connectAgent({ endpoint, address }: Listening, hostname: string): Promise<void> {
   await using agent = new QuicEndpoint({ hostname, port: 0 });
   const accepted = endpoint.accept();
   await eventually("an agent gets in", async () => {

@@ -15,7 +15,6 @@ import {
 } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import {
-  type CloseInfo,
   ConnectionClosedError,
   describeClose,
   type HostPort,
@@ -31,7 +30,7 @@ import { nativeConfig, transportSettings } from "../lib/quic/options.ts";
 import { parseLongHeader } from "../lib/quic/packet.ts";
 import { eventually } from "./support/eventually.ts";
 import { readToEnd } from "./support/memory_duplex.ts";
-import { ALPN, assertNothingLive } from "./support/quic.ts";
+import { ALPN, assertNothingLive, listen as listenAs, type Listening } from "./support/quic.ts";
 import { TestCa } from "./support/tls.ts";
 import { UdpRelay } from "./support/udp_relay.ts";
 
@@ -87,31 +86,7 @@ function quicTest(name: string, fn: () => Promise<void>): void {
   });
 }
 
-interface Server extends AsyncDisposable {
-  readonly endpoint: QuicEndpoint;
-  readonly address: HostPort;
-  /** The handshakes that failed. */
-  readonly failures: CloseInfo[];
-}
-
-function listen(options: Partial<ListenOptions> = {}): Server {
-  const failures: CloseInfo[] = [];
-  const endpoint = new QuicEndpoint({
-    ...LOOPBACK,
-    listen: {
-      tls: goodServer,
-      alpn: ALPN,
-      handshakeFailed: (info) => failures.push(info),
-      ...options,
-    },
-  });
-  return {
-    endpoint,
-    address: { host: "127.0.0.1", port: endpoint.addr.port },
-    failures,
-    [Symbol.asyncDispose]: () => endpoint.close(),
-  };
-}
+const listen = (options: Partial<ListenOptions> = {}) => listenAs({ tls: goodServer, ...options });
 
 function connect(
   client: QuicEndpoint,
@@ -123,7 +98,7 @@ function connect(
 }
 
 /** A good client is the first that the server yields. */
-async function assertOnlyGoodGetIn(server: Server, client: QuicEndpoint): Promise<void> {
+async function assertOnlyGoodGetIn(server: Listening, client: QuicEndpoint): Promise<void> {
   const [accepted] = await Promise.all([
     server.endpoint.accept(),
     connect(client, server.address),
@@ -495,7 +470,7 @@ quicTest(
 );
 
 /** A client that has got a Retry packet, and the Initial packet with the token that it answers with. */
-async function withToken(server: Server): Promise<
+async function withToken(server: Listening): Promise<
   { client: RawClient; initial: Uint8Array<ArrayBuffer>; tokenAt: number; tokenLength: number }
 > {
   const client = new RawClient(server.address);

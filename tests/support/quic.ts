@@ -3,6 +3,7 @@
 
 import { assertEquals } from "@std/assert";
 import {
+  type CloseInfo,
   type HostPort,
   type ListenOptions,
   live,
@@ -20,6 +21,34 @@ const ca = await TestCa.create();
 /** Identities of one CA that both ends accept. */
 export const serverTls = await ca.server();
 export const clientTls = await ca.client();
+
+/** An endpoint on loopback that takes connections. */
+export interface Listening extends AsyncDisposable {
+  readonly endpoint: QuicEndpoint;
+  readonly address: HostPort;
+  /** The handshakes that failed. */
+  readonly failures: CloseInfo[];
+}
+
+export function listen(options: Partial<ListenOptions> = {}): Listening {
+  const failures: CloseInfo[] = [];
+  const endpoint = new QuicEndpoint({
+    hostname: "127.0.0.1",
+    port: 0,
+    listen: {
+      tls: serverTls,
+      alpn: ALPN,
+      handshakeFailed: (info) => failures.push(info),
+      ...options,
+    },
+  });
+  return {
+    endpoint,
+    address: { host: "127.0.0.1", port: endpoint.addr.port },
+    failures,
+    [Symbol.asyncDispose]: () => endpoint.close(),
+  };
+}
 
 /** Two ends on loopback, connected; `via` lets a relay sit between. Everything ends with the disposal. */
 export interface QuicPair extends AsyncDisposable {
