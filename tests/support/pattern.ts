@@ -12,6 +12,12 @@ export function patternByte(offset: number): number {
   return (i * 31 + (i >> 8)) & 0xff;
 }
 
+/** Up to 192 KiB of the pattern, from an offset on; to be read only. */
+export function patternBytes(offset: number, length: number): Uint8Array<ArrayBuffer> {
+  const start = offset % PERIOD;
+  return block.subarray(start, Math.min(start + length, start + 3 * PERIOD));
+}
+
 /** The pattern's first `size` bytes, as a stream. */
 export function pattern(size: number): ReadableStream<Uint8Array<ArrayBuffer>> {
   let offset = 0;
@@ -27,7 +33,13 @@ export function pattern(size: number): ReadableStream<Uint8Array<ArrayBuffer>> {
 
 /** Compares bytes that belong at an offset of the pattern. @throws {Error} at the first wrong one */
 export function checkPattern(bytes: Uint8Array, offset: number): void {
-  for (let i = 0; i < bytes.length; i++) {
-    if (bytes[i] !== patternByte(offset + i)) throw new Error(`wrong byte at offset ${offset + i}`);
+  for (let done = 0; done < bytes.length;) {
+    const expected = patternBytes(offset + done, bytes.length - done);
+    for (let i = 0; i < expected.length; i++) {
+      if (bytes[done + i] !== expected[i]) {
+        throw new Error(`wrong byte at offset ${offset + done + i}`);
+      }
+    }
+    done += expected.length;
   }
 }

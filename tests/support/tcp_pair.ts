@@ -45,6 +45,11 @@ export class ResettableTcp implements Duplex {
     return new ResettableTcp(socket);
   }
 
+  /** Its own port. */
+  get localPort(): number {
+    return this.#socket.localPort ?? 0;
+  }
+
   async read(buffer: Uint8Array): Promise<number | null> {
     const socket = this.#socket;
     for (;;) {

@@ -45,7 +45,7 @@ export interface RelayCounters {
   overflowed: number;
 }
 
-/** Clients at most; packets of further ones are ignored. */
+/** Clients at most; a further one takes the place of the one that was silent for longest. */
 const MAX_CLIENTS = 64;
 
 /** A packet that is held back goes on after this time even if nothing passes it. */
@@ -77,8 +77,8 @@ class Lane {
   };
   isCut = false;
   readonly #random: () => number;
-  readonly #impairment: Required<Impairment>;
   readonly #maxQueued: number;
+  #impairment!: Required<Impairment>;
   /** By the time at which they go on. */
   readonly #delayed: { at: number; forward: () => void }[] = [];
   #heldBack: { passes: number; forward: () => void }[] = [];
@@ -86,6 +86,12 @@ class Lane {
   #holdTimer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(impairment: Impairment, random: () => number, maxQueued: number) {
+    this.impair(impairment);
+    this.#random = random;
+    this.#maxQueued = maxQueued;
+  }
+
+  impair(impairment: Impairment): void {
     this.#impairment = {
       loss: 0,
       duplicate: 0,
@@ -95,8 +101,6 @@ class Lane {
       jitterMs: 0,
       ...impairment,
     };
-    this.#random = random;
-    this.#maxQueued = maxQueued;
   }
 
   /** Takes a packet in; `send` is called for each copy that gets through. */
@@ -185,6 +189,8 @@ class Lane {
 interface Link {
   readonly client: Deno.NetAddr;
   upstream: Deno.DatagramConn;
+  /** When it was last heard of, by `performance.now()`. */
+  heardAt: number;
 }
 
 /**
@@ -242,6 +248,12 @@ export class UdpRelay implements AsyncDisposable {
     }
   }
 
+  /** Replaces what happens to packets from now on, both ways. */
+  impair(impairment: Impairment): void {
+    this.#toServer.impair(impairment);
+    this.#toClient.impair(impairment);
+  }
+
   /** Drops everything from now on, and what is on its way. */
   cut(way: "both" | "toServer" | "toClient" = "both"): void {
     if (way !== "toClient") this.#toServer.isCut = true;
@@ -268,15 +280,25 @@ export class UdpRelay implements AsyncDisposable {
   #fromClient(bytes: Uint8Array<ArrayBuffer>, client: Deno.NetAddr): void {
     let link = this.#links.get(client.port);
     if (!link) {
-      if (this.#links.size === MAX_CLIENTS) return;
-      // #connect sets the other field.
+      if (this.#links.size === MAX_CLIENTS) this.#forgetOne();
+      // #connect sets the other fields.
       link = { client } as Link;
       this.#connect(link);
       this.#links.set(client.port, link);
     }
     const known = link;
+    known.heardAt = performance.now();
     if (this.captured.length < (this.#options.capture ?? 0)) this.captured.push(bytes);
     this.#toServer.take(() => this.#send(known.upstream, bytes, this.#server));
+  }
+
+  /** Agents that connect again and again come from another port each time. */
+  #forgetOne(): void {
+    const [port, { upstream }] = Array.from(this.#links).reduce((oldest, other) =>
+      other[1].heardAt < oldest[1].heardAt ? other : oldest
+    );
+    this.#links.delete(port);
+    upstream.close();
   }
 
   #pump(

@@ -1,0 +1,79 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+// deno-lint-ignore-file no-console -- a command for the terminal
+
+/** What the commands of this folder share: their arguments, and that nothing of them stays behind. */
+import { parseArgs } from "node:util";
+import { messageOf, UsageError } from "../../lib/errors.ts";
+
+export interface Command<Name extends string> {
+  readonly help: string;
+  /** Flags that take a number above zero, with their defaults; `seed` comes on top. */
+  readonly flags: Readonly<Record<Name, number>>;
+  /**
+   * @param folder for files, which are removed at the end
+   * @param stack what is in it ends at the end, also at a signal to stop
+   * @returns whether everything held
+   */
+  run(
+    values: Record<Name | "seed", number>,
+    folder: string,
+    stack: AsyncDisposableStack,
+  ): Promise<boolean>;
+}
+
+/** Runs a command and ends the process: 0 for success, 1 for failure, 2 for wrong arguments. */
+export async function runCommand<Name extends string>(command: Command<Name>): Promise<never> {
+  try {
+    const values = parseFlags(command);
+    if (!values) {
+      console.log(command.help);
+      Deno.exit(0);
+    }
+    Deno.exit(await run(command, values) ? 0 : 1);
+  } catch (error) {
+    console.error(error instanceof UsageError ? messageOf(error) : error);
+    Deno.exit(error instanceof UsageError ? 2 : 1);
+  }
+}
+
+async function run<Name extends string>(
+  command: Command<Name>,
+  values: Record<Name | "seed", number>,
+): Promise<boolean> {
+  const folder = await Deno.makeTempDir({ prefix: "qrht-chaos-" });
+  const stack = new AsyncDisposableStack();
+  stack.defer(() => Deno.remove(folder, { recursive: true }));
+  const stopped = Promise.withResolvers<never>();
+  for (const name of ["SIGINT", "SIGTERM"] as const) {
+    Deno.addSignalListener(name, () => stopped.reject(new UsageError(`stopped by ${name}`)));
+  }
+  try {
+    return await Promise.race([command.run(values, folder, stack), stopped.promise]);
+  } finally {
+    await stack.disposeAsync();
+  }
+}
+
+/** Undefined when help was asked for. */
+function parseFlags<Name extends string>(
+  { flags }: Command<Name>,
+): Record<Name | "seed", number> | undefined {
+  const names = [...Object.keys(flags), "seed"] as (Name | "seed")[];
+  const options = Object.fromEntries(names.map((name) => [name, { type: "string" as const }]));
+  let given: Readonly<Record<string, string | boolean | undefined>>;
+  try {
+    given = parseArgs({ options: { ...options, help: { type: "boolean" } } }).values;
+  } catch (error) {
+    throw new UsageError(messageOf(error), { cause: error });
+  }
+  if (given.help) return undefined;
+  const values: Record<string, number> = { ...flags, seed: Math.floor(Math.random() * 2 ** 32) };
+  for (const name of names) {
+    if (given[name] === undefined) continue;
+    values[name] = Number(given[name]);
+    if (!(values[name] > 0)) throw new UsageError(`--${name} ${given[name]} is not above zero`);
+  }
+  return values as Record<Name | "seed", number>;
+}

@@ -1,0 +1,225 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What happens to programs and links while the load runs. */
+import type { Impairment } from "../support/udp_relay.ts";
+import type { Disruption, Disruptions } from "./disruptions.ts";
+import type { Draws } from "./draws.ts";
+import type { Way } from "./link.ts";
+import type { Program } from "./program.ts";
+import { DRAIN_MS, type Site, type SiteAgent } from "./site.ts";
+
+export interface EventContext {
+  readonly site: Site;
+  readonly draws: Draws;
+  readonly disruptions: Disruptions;
+  /** Says what is being done. */
+  tell(what: string): void;
+}
+
+export type ChaosEvent = (context: EventContext) => Promise<void>;
+
+/** Less than half of the time after which silence ends a connection, with room for packets that are sent again. */
+const BLIP_MS = [200, 1_500] as const;
+/** More than the 5 s after which silence ends a connection. */
+const OUTAGE_MS = [6_000, 9_000] as const;
+/** Time that a program may take to end in order, beside its drain. */
+const STOP_MS = 20_000;
+
+const impairments: readonly Impairment[] = [
+  {},
+  { loss: 0.01 },
+  { loss: 0.03 },
+  { duplicate: 0.05 },
+  { reorder: 0.05 },
+  { delayMs: 10, jitterMs: 5 },
+  { delayMs: 40 },
+  { loss: 0.01, duplicate: 0.02, reorder: 0.02, delayMs: 5, jitterMs: 10 },
+];
+
+const ways: readonly Way[] = ["both", "toServer", "toClient"];
+
+const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+
+/** Does something that may make tunnels fail, until everybody is connected again. */
+async function disrupt(
+  context: EventContext,
+  what: string,
+  scope: Pick<Disruption, "agents" | "cutAt" | "newMayFail">,
+  act: () => Promise<void>,
+): Promise<void> {
+  const { site, disruptions, tell } = context;
+  tell(what);
+  const disruption = disruptions.begin({ site: site.name, what, ...scope });
+  await act();
+  await site.recovered();
+  disruptions.end(disruption);
+}
+
+/** What events need; all of it is drawn each time, so that one event does not change what others draw. */
+function draw({ draws, site }: EventContext): {
+  agent: SiteAgent;
+  blipMs: number;
+  outageMs: number;
+  awayMs: number;
+} {
+  return {
+    agent: draws.one(site.agents),
+    blipMs: draws.integer(...BLIP_MS),
+    outageMs: draws.integer(...OUTAGE_MS),
+    awayMs: draws.integer(0, 3_000),
+  };
+}
+
+async function stopped(program: Program, ms: number): Promise<void> {
+  program.signal("SIGSTOP");
+  try {
+    await sleep(ms);
+  } finally {
+    program.signal("SIGCONT");
+  }
+}
+
+async function killed(program: Program, awayMs: number): Promise<void> {
+  await program.kill();
+  await sleep(awayMs);
+  await program.start();
+}
+
+/** Nothing of these may be noticed but by the time that it takes. */
+export const harmless = {
+  "impairment": async ({ site, draws, tell }) => {
+    const { link, name } = draws.one(site.agents);
+    const impairment = draws.one(impairments);
+    tell(`link of ${name}: ${JSON.stringify(impairment)}`);
+    link.impair(impairment);
+    await sleep(1_000);
+  },
+  "rebinding": async (context) => {
+    const { agent } = draw(context);
+    context.tell(`link of ${agent.name}: another port`);
+    agent.link.rebind();
+    await sleep(1_000);
+  },
+  "short cut": async (context) => {
+    const { agent, blipMs } = draw(context);
+    context.tell(`link of ${agent.name}: cut for ${blipMs} ms`);
+    agent.link.cut("both");
+    await sleep(blipMs);
+    agent.link.restore();
+    await sleep(1_000);
+  },
+  "short stop of the server": async (context) => {
+    const { blipMs } = draw(context);
+    context.tell(`server: stopped for ${blipMs} ms`);
+    await stopped(context.site.server, blipMs);
+    await sleep(1_000);
+  },
+  "short stop of an agent": async (context) => {
+    const { agent, blipMs } = draw(context);
+    context.tell(`${agent.name}: stopped for ${blipMs} ms`);
+    await stopped(agent.program, blipMs);
+    await sleep(1_000);
+  },
+  "new certificates": async ({ site, tell }) => {
+    if (!site.canReload) return;
+    tell("new certificates of the same authority");
+    await site.certificates.renew();
+    await site.reload();
+  },
+  "new authority": async ({ site, tell }) => {
+    if (!site.canReload) return;
+    tell("new authority: trusted, then used, then the only one");
+    await site.certificates.addAuthority();
+    await site.reload();
+    await site.certificates.renew();
+    await site.reload();
+    site.certificates.dropAuthorities();
+    await site.reload();
+  },
+} satisfies Record<string, ChaosEvent>;
+
+/** Connections end by these, but no program does. */
+export const outages = {
+  "long cut": async (context) => {
+    const { agent, outageMs } = draw(context);
+    const way = context.draws.one(ways);
+    const scope = { agents: [agent.name] };
+    await disrupt(
+      context,
+      `link of ${agent.name}: cut ${way} for ${outageMs} ms`,
+      scope,
+      async () => {
+        agent.link.cut(way);
+        await sleep(outageMs);
+        agent.link.restore();
+      },
+    );
+  },
+  "long stop of the server": async (context) => {
+    const { outageMs } = draw(context);
+    const scope = { agents: undefined };
+    await disrupt(
+      context,
+      `server: stopped for ${outageMs} ms`,
+      scope,
+      () => stopped(context.site.server, outageMs),
+    );
+  },
+  "long stop of an agent": async (context) => {
+    const { agent, outageMs } = draw(context);
+    const scope = { agents: [agent.name] };
+    await disrupt(
+      context,
+      `${agent.name}: stopped for ${outageMs} ms`,
+      scope,
+      () => stopped(agent.program, outageMs),
+    );
+  },
+} satisfies Record<string, ChaosEvent>;
+
+/** Programs end by these. */
+export const endings = {
+  "kill of the server": async (context) => {
+    const { awayMs } = draw(context);
+    const { server } = context.site;
+    const scope = { agents: undefined };
+    await disrupt(context, `server: killed for ${awayMs} ms`, scope, () => killed(server, awayMs));
+  },
+  "kill of an agent": async (context) => {
+    const { agent, awayMs } = draw(context);
+    const scope = { agents: [agent.name] };
+    await disrupt(
+      context,
+      `${agent.name}: killed for ${awayMs} ms`,
+      scope,
+      () => killed(agent.program, awayMs),
+    );
+  },
+  "kill of all agents": async (context) => {
+    const { awayMs } = draw(context);
+    const { agents } = context.site;
+    const scope = { agents: undefined };
+    await disrupt(context, `all agents: killed for ${awayMs} ms`, scope, async () => {
+      await Promise.all(agents.map(({ program }) => killed(program, awayMs)));
+    });
+  },
+  "restart of the server": async (context) => {
+    const { server } = context.site;
+    // New clients are refused as soon as it is told to stop; the others have the time of the drain.
+    const scope = { agents: undefined, cutAt: performance.now() + DRAIN_MS };
+    await disrupt(context, "server: told to stop, and started again", scope, async () => {
+      await server.stop(DRAIN_MS + STOP_MS);
+      await server.start();
+    });
+  },
+  "restart of an agent": async (context) => {
+    const { agent: { name, program, isRaw } } = draw(context);
+    // Others take the new tunnels, where agents can say that they do not.
+    const scope = { agents: [name], cutAt: performance.now() + DRAIN_MS, newMayFail: isRaw };
+    await disrupt(context, `${name}: told to stop, and started again`, scope, async () => {
+      await program.stop(DRAIN_MS + STOP_MS);
+      await program.start();
+    });
+  },
+} satisfies Record<string, ChaosEvent>;

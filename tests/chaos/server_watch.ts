@@ -1,0 +1,76 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { LogLine } from "./log_line.ts";
+
+/** What a server's log has said of one tunnel. */
+export interface ServedTunnel {
+  readonly client: string;
+  /** Agents that it was tried with. */
+  readonly agents: Set<string>;
+}
+
+/** Time for which ended tunnels can be asked for. */
+const KEPT_MS = 60_000;
+
+/**
+ * What a server's log says, as it comes: which agents are connected, and which tunnels are under way. Each tunnel that
+ * was accepted has to be said to have ended.
+ */
+export class ServerWatch {
+  /** Names of the agents that are connected, by the number of their connection. */
+  readonly #agents = new Map<string, string>();
+  readonly #open = new Map<string, ServedTunnel>();
+  /** By client, the latest one, in the order of their ends. */
+  readonly #ended = new Map<string, ServedTunnel & { readonly at: number }>();
+
+  /** Names of the agents that are connected. */
+  get agents(): string[] {
+    return [...this.#agents.values()].sort();
+  }
+
+  /** Tunnels that were accepted and have not ended. */
+  get openTunnels(): ReadonlyMap<string, ServedTunnel> {
+    return this.#open;
+  }
+
+  /** The tunnel of a client, which is known by its address. */
+  tunnelOf(client: string): ServedTunnel | undefined {
+    return this.#ended.get(client) ??
+      Array.from(this.#open.values()).find((tunnel) => tunnel.client === client);
+  }
+
+  line(line: LogLine): void {
+    const { message } = line;
+    if (message === "agent connected") {
+      this.#agents.set(line.field("connection")!, line.field("agent")!);
+    } else if (message === "agent disconnected") this.#agents.delete(line.field("connection")!);
+    const id = line.field("tunnel");
+    if (id === undefined) return;
+    if (message === "accepted tcp connection") {
+      this.#open.set(id, { client: line.field("client")!, agents: new Set() });
+      return;
+    }
+    const tunnel = this.#open.get(id);
+    if (!tunnel) return;
+    const agent = line.field("agent");
+    if (agent !== undefined) tunnel.agents.add(agent);
+    if (message === "tunnel ended" || message === "client refused") this.#end(id, tunnel);
+  }
+
+  #end(id: string, tunnel: ServedTunnel): void {
+    this.#open.delete(id);
+    this.#ended.delete(tunnel.client);
+    this.#ended.set(tunnel.client, { ...tunnel, at: performance.now() });
+    for (const [client, { at }] of this.#ended) {
+      if (performance.now() - at < KEPT_MS) break;
+      this.#ended.delete(client);
+    }
+  }
+
+  /** The server is gone, and with it all that it had. */
+  ended(): void {
+    this.#agents.clear();
+    for (const [id, tunnel] of [...this.#open]) this.#end(id, tunnel);
+  }
+}

@@ -1,0 +1,224 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { eventually } from "../support/eventually.ts";
+import { Certificates } from "./certificates.ts";
+import type { Draws } from "./draws.ts";
+import type { Link, Links } from "./link.ts";
+import type { LogLine } from "./log_line.ts";
+import { Program, type ProgramOptions } from "./program.ts";
+import { ServerWatch } from "./server_watch.ts";
+
+export interface AgentOptions {
+  readonly name: string;
+  readonly flags?: Readonly<Record<string, string>>;
+  /** Files that it may have open. */
+  readonly maxFiles?: number;
+}
+
+export interface SiteOptions {
+  readonly name: string;
+  readonly agents: readonly AgentOptions[];
+  /** Where its agents connect everything to; undefined when they serve CONNECT. */
+  readonly upstream?: string;
+  /** Where clients connect to. @default {"127.0.0.1"} */
+  readonly listenHost?: string;
+  readonly folder: string;
+  readonly draws: Draws;
+  violated(what: string): void;
+}
+
+/** An agent, and the link over which it reaches its server. */
+export interface SiteAgent {
+  readonly name: string;
+  readonly program: Program;
+  readonly link: Link;
+  /** Whether it speaks the raw dialect only, in which nobody tries again. */
+  readonly isRaw: boolean;
+}
+
+/** Time for tunnels when a program is told to stop. */
+export const DRAIN_MS = 4_000;
+
+/** The longest pause between two attempts of an agent, and time for the attempt, doubled for a busy machine. */
+const RECOVERY_MS = 45_000;
+
+/** How long everybody must have been connected for a site to count as recovered. */
+const STEADY_MS = 2_000;
+
+const RELOAD_MS = 20_000;
+
+/** A server with its agents, each behind a link of its own. */
+export class Site implements AsyncDisposable {
+  readonly watch = new ServerWatch();
+  readonly agents: SiteAgent[] = [];
+  readonly #connected = new Set<string>();
+  /** How often each program has said that it has new certificates. */
+  readonly #reloads = new Map<string, number>();
+  #canReload = false;
+
+  private constructor(
+    readonly options: SiteOptions,
+    readonly certificates: Certificates,
+    readonly tcpPort: number,
+    readonly server: Program,
+  ) {}
+
+  /** Starts everything, and waits until all agents are connected. */
+  static async start(options: SiteOptions, links: Links): Promise<Site> {
+    const { name, agents, folder, draws } = options;
+    const names = ["server", ...agents.map(({ name }) => name)];
+    const certificates = await Certificates.create(`${folder}/${name}`, names);
+    const tcpPort = freePort(draws, "tcp");
+    const quicPort = freePort(draws, "udp");
+    const site: Site = new Site(
+      options,
+      certificates,
+      tcpPort,
+      new Program({
+        name: `${name} server`,
+        task: "server",
+        flags: () => {
+          const { ca, cert, key } = certificates.filesOf("server");
+          return {
+            "listen-tcp": `${options.listenHost ?? "127.0.0.1"}:${tcpPort}`,
+            "listen-quic": `127.0.0.1:${quicPort}`,
+            "client-ca-file": ca,
+            "cert-file": cert,
+            "cert-key": key,
+            "connect-timeout": "15s",
+            ...commonFlags,
+          };
+        },
+        readyAt: "quic listener on",
+        line: (line) => site.#serverLine(line),
+        ended: () => site.watch.ended(),
+        violated: options.violated,
+      }),
+    );
+    try {
+      for (const agent of agents) {
+        const link = await links.open({ host: "127.0.0.1", port: quicPort }, draws.integer(1, 1e9));
+        site.#addAgent(agent, link);
+      }
+      await site.server.start();
+      await Promise.all(site.agents.map(({ program }) => program.start()));
+      await site.recovered();
+      return site;
+    } catch (error) {
+      await site[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  get name(): string {
+    return this.options.name;
+  }
+
+  get programs(): Program[] {
+    return [this.server, ...this.agents.map(({ program }) => program)];
+  }
+
+  /** Whether the programs can be given new certificates while they run. */
+  get canReload(): boolean {
+    return this.#canReload;
+  }
+
+  #addAgent({ name, flags = {}, maxFiles }: AgentOptions, link: Link): void {
+    const { upstream, violated } = this.options;
+    const options: ProgramOptions = {
+      name: `${this.name} ${name}`,
+      task: upstream === undefined ? "agent" : "passthrough",
+      flags: () => {
+        const { ca, cert, key } = this.certificates.filesOf(name);
+        return {
+          "server": `127.0.0.1:${link.port}`,
+          "ca-file": ca,
+          "cert-file": cert,
+          "cert-key": key,
+          ...(upstream !== undefined && { upstream }),
+          ...commonFlags,
+          ...flags,
+        };
+      },
+      maxFiles,
+      readyAt: "connected to quic server",
+      line: (line) => this.#agentLine(name, line),
+      ended: () => this.#connected.delete(name),
+      violated,
+    };
+    const isRaw = flags.alpn !== undefined && !flags.alpn.includes("qrht/1");
+    this.agents.push({ name, program: new Program(options), link, isRaw });
+  }
+
+  #serverLine(line: LogLine): void {
+    this.watch.line(line);
+    this.#tlsLine("server", line);
+  }
+
+  #agentLine(name: string, line: LogLine): void {
+    if (line.message === "connected to quic server") this.#connected.add(name);
+    if (line.message === "disconnected from quic server") this.#connected.delete(name);
+    this.#tlsLine(name, line);
+  }
+
+  #tlsLine(name: string, { message }: LogLine): void {
+    if (message === "certificates loaded") this.#canReload = true;
+    if (message === "certificates reloaded") {
+      this.#reloads.set(name, (this.#reloads.get(name) ?? 0) + 1);
+    }
+  }
+
+  /** Writes the certificates and has all programs take them. */
+  async reload(): Promise<void> {
+    const before = new Map(this.#reloads);
+    await this.certificates.write();
+    for (const program of this.programs) program.signal("SIGHUP");
+    const names = ["server", ...this.agents.map(({ name }) => name)];
+    const late = () =>
+      names.filter((name) => (this.#reloads.get(name) ?? 0) === (before.get(name) ?? 0));
+    await eventually(`certificates reloaded at ${this.name}`, () => late().length === 0, RELOAD_MS)
+      .catch(() => this.options.violated(`${this.name}: not reloaded by ${late()}`));
+  }
+
+  /** Waits until every agent is connected, once each, and both ends know it. */
+  async recovered(): Promise<void> {
+    const expected = this.agents.map(({ name }) => name).sort().join();
+    let since = Infinity;
+    await eventually(`${this.name} recovers`, () => {
+      const isWhole = this.watch.agents.join() === expected &&
+        this.#connected.size === this.agents.length;
+      since = isWhole ? Math.min(since, performance.now()) : Infinity;
+      return performance.now() - since >= STEADY_MS;
+    }, RECOVERY_MS).catch(() => {
+      this.options.violated(
+        `${this.name} does not recover: the server has ${this.watch.agents}, ` +
+          `connected say ${[...this.#connected]}`,
+      );
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.programs.map((program) => program[Symbol.asyncDispose]()));
+  }
+}
+
+const commonFlags = {
+  "drain-timeout": `${DRAIN_MS}ms`,
+  "half-open-timeout": "20s",
+  "v": 2,
+};
+
+/** A port that systems do not give to clients, so that none takes it while the server is away. */
+function freePort(draws: Draws, transport: "tcp" | "udp"): number {
+  for (;;) {
+    const options = { hostname: "127.0.0.1", port: draws.integer(20_000, 32_000) };
+    try {
+      if (transport === "tcp") Deno.listen(options).close();
+      else Deno.listenDatagram({ transport, ...options }).close();
+      return options.port;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    }
+  }
+}
