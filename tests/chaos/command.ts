@@ -12,7 +12,7 @@ export interface Command<Name extends string> {
   /** Flags that take a number above zero, with their defaults; `seed` comes on top. */
   readonly flags: Readonly<Record<Name, number>>;
   /**
-   * @param folder for files, which are removed at the end
+   * @param folder for files, which are kept only when something did not hold
    * @param stack what is in it ends at the end, also at a signal to stop
    * @returns whether everything held
    */
@@ -44,15 +44,18 @@ async function run<Name extends string>(
 ): Promise<boolean> {
   const folder = await Deno.makeTempDir({ prefix: "qrht-chaos-" });
   const stack = new AsyncDisposableStack();
-  stack.defer(() => Deno.remove(folder, { recursive: true }));
   const stopped = Promise.withResolvers<never>();
   for (const name of ["SIGINT", "SIGTERM"] as const) {
     Deno.addSignalListener(name, () => stopped.reject(new UsageError(`stopped by ${name}`)));
   }
+  let holds = false;
   try {
-    return await Promise.race([command.run(values, folder, stack), stopped.promise]);
+    holds = await Promise.race([command.run(values, folder, stack), stopped.promise]);
+    if (!holds) console.log(`the programs' logs are in ${folder}`);
+    return holds;
   } finally {
     await stack.disposeAsync();
+    if (holds) await Deno.remove(folder, { recursive: true });
   }
 }
 

@@ -52,8 +52,10 @@ async function disrupt(
   tell(what);
   const disruption = disruptions.begin({ site: site.name, what, ...scope });
   await act();
+  const since = performance.now();
   await site.recovered();
   disruptions.end(disruption);
+  tell(`recovered after ${((performance.now() - since) / 1000).toFixed(1)} s`);
 }
 
 /** What events need; all of it is drawn each time, so that one event does not change what others draw. */

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { writeAll } from "../../lib/duplex.ts";
 import { eventually } from "../support/eventually.ts";
 import { programArguments } from "../support/processes.ts";
 import { LogLine } from "./log_line.ts";
@@ -13,6 +14,8 @@ export interface ProgramOptions {
   flags(): Record<string, string | number>;
   /** Files that it may have open. @default {} as many as this process */
   readonly maxFiles?: number | undefined;
+  /** Where its log is kept. */
+  readonly logFile: string;
   /** A line that it says once it may be signalled. */
   readonly readyAt: string;
   /** Told of each line of its log. */
@@ -29,9 +32,12 @@ const START_MS = 60_000;
 /** Lines that say that a program has done something that it must never do. */
 const FORBIDDEN = /violates the protocol|internal error/i;
 
-/** A program that is started, ended and started again. Its log is read as it comes and not kept. */
+const encoder = new TextEncoder();
+
+/** A program that is started, ended and started again. */
 export class Program implements AsyncDisposable {
   readonly #options: ProgramOptions;
+  readonly #log: Deno.FsFile;
   #child: Deno.ChildProcess | undefined;
   #reading: Promise<void> = Promise.resolve();
   /** Whether its end was asked for. */
@@ -42,6 +48,7 @@ export class Program implements AsyncDisposable {
 
   constructor(options: ProgramOptions) {
     this.#options = options;
+    this.#log = Deno.openSync(options.logFile, { append: true, create: true });
   }
 
   get name(): string {
@@ -95,6 +102,7 @@ export class Program implements AsyncDisposable {
   async #read(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<void> {
     let rest = "";
     for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+      await writeAll(this.#log, encoder.encode(text));
       const lines = (rest + text).split("\n");
       rest = lines.pop()!;
       for (const line of lines) this.#take(line);
@@ -155,5 +163,6 @@ export class Program implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill();
+    this.#log.close();
   }
 }

@@ -90,6 +90,7 @@ export class Site implements AsyncDisposable {
             ...commonFlags,
           };
         },
+        logFile: `${folder}/${name}/server.log`,
         readyAt: "quic listener on",
         line: (line) => site.#serverLine(line),
         ended: () => site.watch.ended(),
@@ -125,7 +126,7 @@ export class Site implements AsyncDisposable {
   }
 
   #addAgent({ name, flags = {}, maxFiles }: AgentOptions, link: Link): void {
-    const { upstream, violated } = this.options;
+    const { upstream, violated, folder } = this.options;
     const options: ProgramOptions = {
       name: `${this.name} ${name}`,
       task: upstream === undefined ? "agent" : "passthrough",
@@ -142,6 +143,7 @@ export class Site implements AsyncDisposable {
         };
       },
       maxFiles,
+      logFile: `${folder}/${this.name}/${name}.log`,
       readyAt: "connected to quic server",
       line: (line) => this.#agentLine(name, line),
       ended: () => this.#connected.delete(name),
