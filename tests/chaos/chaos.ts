@@ -1,8 +1,6 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-// deno-lint-ignore-file no-console -- a command for the terminal
-
 /**
  * `deno task chaos`: kills, stops, outages, bad links and slow peers, at random, under a load whose every byte is checked.
  *
@@ -11,15 +9,10 @@
  * through all of it is flat.
  */
 import { runCommand } from "./command.ts";
-import { Disruptions } from "./disruptions.ts";
-import { Draws } from "./draws.ts";
 import { type ChaosEvent, endings, harmless, outages } from "./events.ts";
-import { Judge } from "./judge.ts";
-import { Ledger } from "./ledger.ts";
-import { Links } from "./link.ts";
-import { MemoryTable } from "./memory_table.ts";
-import { Report } from "./report.ts";
-import { Scene, type SceneOptions } from "./scene.ts";
+import type { SceneOptions } from "./scene.ts";
+import type { Site } from "./site.ts";
+import { Trial } from "./trial.ts";
 
 const CYCLE_S = 20;
 const WARM_UP_MS = 10_000;
@@ -39,9 +32,16 @@ interface Stage extends SceneOptions {
   readonly disruptions: Readonly<Record<string, ChaosEvent>>;
 }
 
+/** Its programs live from the beginning to the end. */
+const steady: Stage = {
+  name: "steady",
+  agents: [{ name: "steady-a" }],
+  load: { concurrency: 10 },
+  disruptions: outages,
+};
+
 const stages: readonly Stage[] = [
-  // Its programs live from the beginning to the end.
-  { name: "steady", agents: [{ name: "steady-a" }], concurrency: 10, disruptions: outages },
+  steady,
   {
     name: "volatile",
     agents: [
@@ -49,14 +49,14 @@ const stages: readonly Stage[] = [
       { name: "volatile-raw", flags: { alpn: "quic-echo-example" } },
       { name: "volatile-few-files", maxFiles: 40 },
     ],
-    concurrency: 14,
+    load: { concurrency: 14 },
     disruptions: { ...outages, ...endings },
   },
   {
     name: "passthrough",
     agents: [{ name: "passthrough-a" }, { name: "passthrough-b" }],
     isPassthrough: true,
-    concurrency: 8,
+    load: { concurrency: 8 },
     disruptions: { ...outages, ...endings },
   },
 ];
@@ -64,73 +64,39 @@ const stages: readonly Stage[] = [
 const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 /** Returns whether everything held. */
-async function chaos(
-  options: { readonly seed: number; readonly cycles: number },
-  folder: string,
-  stack: AsyncDisposableStack,
-): Promise<boolean> {
-  const { seed, cycles } = options;
-  const draws = new Draws(seed);
-  const report = new Report();
-  const ledger = new Ledger((what) => report.say(`VIOLATION: ${what}`));
-  const disruptions = new Disruptions();
-  const scenes = new Map<string, Scene>();
-  const judge = new Judge(
-    report,
-    ledger,
-    disruptions,
-    (site, client) => scenes.get(site)?.site.watch.tunnelOf(client),
-  );
-  report.say(`seed ${seed}, ${cycles} cycles of ${CYCLE_S} s`);
-
-  const links = stack.use(new Links());
-  const context = { links, ledger, draws, folder, ended: judge.take.bind(judge) };
+async function chaos(trial: Trial, cycles: number): Promise<boolean> {
+  const { report, draws } = trial;
+  report.say(`${cycles} cycles of ${CYCLE_S} s, seed ${draws.seed}`);
+  const actors: (() => Promise<void>)[] = [];
   for (const stage of stages) {
-    scenes.set(stage.name, stack.use(await Scene.start(stage, context)));
-    report.say(`${stage.name} is up`);
+    const scene = await trial.start(stage);
+    actors.push(actor(stage, scene.site, trial));
+    if (stage === steady) trial.watch([scene]);
   }
-  const steady = scenes.get("steady")!.site;
-  const memory = new MemoryTable(steady.programs);
-  const sampling = setInterval(() => {
-    void memory.sample();
-    for (const scene of scenes.values()) scene.check();
-    judge.judge();
-  }, 1_000);
-  stack.defer(() => clearInterval(sampling));
   await sleep(WARM_UP_MS);
-  memory.warm();
-
-  const actors = stages.map((stage) => {
-    const { site } = scenes.get(stage.name)!;
-    const own = draws.part(`events of ${stage.name}`);
-    const tell = (what: string) => report.say(`${site.name}: ${what}`);
-    const context = { site, draws: own, disruptions, tell };
-    const nextHarmless = own.bag(Object.entries(harmless));
-    const nextDisruption = own.bag(Object.entries(stage.disruptions));
-    return async () => {
-      for (const [kind, run] of [nextHarmless(), nextHarmless(), nextDisruption()]) {
-        await sleep(own.integer(0, 2_000));
-        report.event(kind);
-        await run(context);
-      }
-    };
-  });
+  trial.warm();
   for (let cycle = 1; cycle <= cycles; cycle++) {
     await Promise.all([sleep(CYCLE_S * 1000), ...actors.map((act) => act())]);
-    report.say(`cycle ${cycle} of ${cycles}: ${report.tunnels} tunnels, ${ledger.summary}`);
+    report.say(`cycle ${cycle} of ${cycles}: ${trial.summary}`);
   }
   await sleep(QUIET_MS);
-  clearInterval(sampling);
-  await Promise.all(Array.from(scenes.values(), (scene) => scene.end()));
-  judge.judge(true);
-  for (const violation of memory.violations) ledger.violated(violation);
+  return await trial.conclude();
+}
 
-  console.log(`\n${report}\n\n${memory}\n`);
-  for (const violation of ledger.violations) console.log(`VIOLATION: ${violation}`);
-  const { length } = ledger.violations;
-  console.log(`${cycles} cycles, ${report.tunnels} tunnels, ${ledger.summary}, seed ${seed}`);
-  console.log(length === 0 ? "PASS" : `FAIL: ${length} violations`);
-  return length === 0;
+/** Makes things happen at a site, those of one cycle at each call. */
+function actor(stage: Stage, site: Site, trial: Trial): () => Promise<void> {
+  const { report, disruptions } = trial;
+  const draws = trial.draws.part(`events of ${site.name}`);
+  const tell = (what: string) => report.say(`${site.name}: ${what}`);
+  const nextHarmless = draws.bag(Object.entries(harmless));
+  const nextDisruption = draws.bag(Object.entries(stage.disruptions));
+  return async () => {
+    for (const [kind, run] of [nextHarmless(), nextHarmless(), nextDisruption()]) {
+      await sleep(draws.integer(0, 2_000));
+      report.event(kind);
+      await run({ site, draws, disruptions, tell });
+    }
+  };
 }
 
 if (import.meta.main) {
@@ -139,7 +105,7 @@ if (import.meta.main) {
     flags: { minutes: 10 },
     run: ({ minutes, seed }, folder, stack) => {
       const cycles = Math.max(1, Math.round(minutes * 60 / CYCLE_S));
-      return chaos({ seed, cycles }, folder, stack);
+      return chaos(new Trial(seed, folder, stack), cycles);
     },
   });
 }

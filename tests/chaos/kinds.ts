@@ -11,6 +11,8 @@ export interface KindContext {
   readonly draws: Draws;
   /** Where nobody listens. */
   readonly closedTarget: string;
+  /** How much tunnels carry and how long they pause, up to 1 for much and long. */
+  readonly scale: number;
   /** Aborts when the load ends: long tunnels come to their end then. */
   readonly ending: AbortSignal;
 }
@@ -39,12 +41,12 @@ const request: Script = async (tunnel, { draws }) => {
 };
 
 /** A request and its reply, the target ends first. */
-const targetEnds: Script = async (tunnel, { draws }) => {
+const targetEnds: Script = async (tunnel, { draws, scale }) => {
   await tunnel.open();
   const request = tunnel.request({
     asks: Ask.TargetEnds,
     uploadBytes: draws.integer(0, 2000),
-    downloadBytes: draws.integer(0, 64 * KIB),
+    downloadBytes: draws.integer(0, 64 * KIB * scale),
   });
   await exchange(tunnel, request);
   await tunnel.wire.receiveEnd();
@@ -52,14 +54,14 @@ const targetEnds: Script = async (tunnel, { draws }) => {
 };
 
 /** The client has sent everything and ended its direction before the answer begins. */
-const clientHalfCloses: Script = async (tunnel, { draws }) => {
+const clientHalfCloses: Script = async (tunnel, { draws, scale }) => {
   await tunnel.open();
   const { wire } = tunnel;
   const request = tunnel.request({
     asks: Ask.ClientEnds,
-    uploadBytes: draws.integer(0, 100 * KIB),
-    downloadBytes: draws.integer(1, 256 * KIB),
-    pauseMs: draws.integer(0, 2000),
+    uploadBytes: draws.integer(0, 100 * KIB * scale),
+    downloadBytes: draws.integer(1, 256 * KIB * scale),
+    pauseMs: draws.integer(0, 2000 * scale),
   });
   await wire.send(encodeRequest(request));
   await wire.sendUpload(request);
@@ -70,17 +72,17 @@ const clientHalfCloses: Script = async (tunnel, { draws }) => {
 };
 
 /** The target has answered and ended its direction, and the client goes on sending. */
-const targetHalfCloses: Script = async (tunnel, { draws }) => {
+const targetHalfCloses: Script = async (tunnel, { draws, scale }) => {
   await tunnel.open();
   const { wire } = tunnel;
   const request = tunnel.request({
     asks: Ask.TargetEnds,
-    downloadBytes: draws.integer(0, 64 * KIB),
-    tailBytes: draws.integer(1, 256 * KIB),
+    downloadBytes: draws.integer(0, 64 * KIB * scale),
+    tailBytes: draws.integer(1, 256 * KIB * scale),
   });
   await exchange(tunnel, request);
   await wire.receiveEnd();
-  await tunnel.pause(draws.integer(0, 2000));
+  await tunnel.pause(draws.integer(0, 2000 * scale));
   await wire.sendTail(request);
   await wire.end();
   await tunnel.received();
@@ -147,22 +149,25 @@ const slowTarget: Script = async (tunnel, { draws }) => {
 };
 
 /** A client that resets in the middle of a reply. */
-const clientResets: Script = async (tunnel, { draws }) => {
+const clientResets: Script = async (tunnel, { draws, scale }) => {
   await tunnel.open(() => tunnel.dialResettable());
   const { wire } = tunnel;
-  const request = tunnel.request({ downloadBytes: 1024 * KIB });
+  const request = tunnel.request({ downloadBytes: 1024 * KIB * scale });
   await wire.send(encodeRequest(request));
-  await wire.receive(draws.integer(0, 256 * KIB));
+  await wire.receive(draws.integer(0, 256 * KIB * scale));
   tunnel.abort();
 };
 
 /** A client that closes its connection in the middle of a reply. */
-const clientLeaves: Script = async (tunnel, { draws }) => {
+const clientLeaves: Script = async (tunnel, { draws, scale }) => {
   await tunnel.open();
   const { wire } = tunnel;
-  const request = tunnel.request({ downloadBytes: 1024 * KIB, pauseMs: draws.integer(0, 500) });
+  const request = tunnel.request({
+    downloadBytes: 1024 * KIB * scale,
+    pauseMs: draws.integer(0, 500 * scale),
+  });
   await wire.send(encodeRequest(request));
-  await wire.receive(draws.integer(0, 256 * KIB));
+  await wire.receive(draws.integer(0, 256 * KIB * scale));
   tunnel.abort();
 };
 
@@ -241,10 +246,10 @@ export const kinds = {
 
 export type KindName = keyof typeof kinds;
 
-/** Every kind as often as its weight, for a bag. */
-export function weightedKinds(hasConnect: boolean): KindName[] {
-  const entries = Object.entries(kinds) as [KindName, Kind][];
-  return entries
-    .filter(([, { needsConnect = false }]) => hasConnect || !needsConnect)
-    .flatMap(([name, { weight }]) => Array<KindName>(weight).fill(name));
+/** Every kind as often as its weight, for a bag; without those about CONNECT where there is none. */
+export function weightedKinds(hasConnect: boolean, names = Object.keys(kinds) as KindName[]) {
+  return names.flatMap((name) => {
+    const { weight, needsConnect = false }: Kind = kinds[name];
+    return Array<KindName>(hasConnect || !needsConnect ? weight : 0).fill(name);
+  });
 }

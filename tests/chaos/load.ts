@@ -21,10 +21,20 @@ export interface Outcome extends Suspect {
   readonly firstByteMs: number | undefined;
 }
 
-export interface LoadOptions {
-  readonly site: string;
+/** How much of what a load is. */
+export interface LoadPlan {
   /** Tunnels at a time. */
   readonly concurrency: number;
+  /** Tunnels altogether. @default {Infinity} until it is ended */
+  readonly count?: number;
+  /** What they do. @default {} every kind that there is */
+  readonly kinds?: readonly KindName[];
+  /** How much tunnels carry, how long they pause, and others after them; up to 1. @default {1} */
+  readonly scale?: number;
+}
+
+export interface LoadOptions extends LoadPlan {
+  readonly site: string;
   /** Ways to the targets, of which each tunnel takes one. */
   readonly routes: readonly Route[];
   /** Where nobody listens. */
@@ -42,26 +52,32 @@ export class Load {
   readonly #live = new Set<ClientTunnel>();
   readonly #ending = new AbortController();
   readonly #nextKind: () => KindName;
-  readonly #running: Promise<unknown>;
+  readonly #scale: number;
+  #left: number;
+  /** Resolves when it has ended. */
+  readonly ended: Promise<unknown>;
 
   constructor(options: LoadOptions) {
     this.#options = options;
-    const { routes, draws, concurrency } = options;
-    this.#nextKind = draws.bag(weightedKinds(routes.some(({ target }) => target !== undefined)));
-    this.#running = Promise.all(Array.from({ length: concurrency }, () => this.#work()));
+    const { routes, draws, concurrency, count = Infinity, kinds, scale = 1 } = options;
+    const hasConnect = routes.some(({ target }) => target !== undefined);
+    this.#nextKind = draws.bag(weightedKinds(hasConnect, kinds && [...kinds]));
+    this.#scale = scale;
+    this.#left = count;
+    this.ended = Promise.all(Array.from({ length: concurrency }, () => this.#work()));
   }
 
   /** Begins no further tunnels, and waits for those under way. */
   async end(): Promise<void> {
     this.#ending.abort();
-    await this.#running;
+    await this.ended;
   }
 
   async #work(): Promise<void> {
     const { draws } = this.#options;
-    while (!this.#ending.signal.aborted) {
+    while (!this.#ending.signal.aborted && this.#left-- > 0) {
       const { error } = await this.#tunnel();
-      const pauseMs = error === undefined ? draws.number(0, 60) : draws.number(100, 300);
+      const pauseMs = error === undefined ? draws.number(0, 60 * this.#scale) : 200;
       await new Promise((resolve) => setTimeout(resolve, pauseMs));
     }
   }
@@ -79,7 +95,12 @@ export class Load {
       tunnel.abort();
     }, LOOK_AFTER_MS);
     try {
-      await kinds[kind].run(tunnel, { draws, closedTarget, ending: this.#ending.signal });
+      await kinds[kind].run(tunnel, {
+        draws,
+        closedTarget,
+        scale: this.#scale,
+        ending: this.#ending.signal,
+      });
     } catch (thrown) {
       error = messageOf(thrown);
       if (thrown instanceof WrongBytesError || thrown instanceof TypeError) {

@@ -49,6 +49,11 @@ export class Report {
     return this.#sum("right") + this.#sum("excused") + this.#sum("wrong");
   }
 
+  /** Resolves when there were that many tunnels. */
+  async tunnelsReach(count: number): Promise<void> {
+    while (this.tunnels < count) await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+
   #sum(verdict: keyof KindCount): number {
     return Array.from(this.#kinds.values()).reduce((sum, count) => sum + count[verdict], 0);
   }

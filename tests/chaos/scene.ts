@@ -6,7 +6,7 @@ import type { Route } from "./client_tunnel.ts";
 import type { Draws } from "./draws.ts";
 import type { Ledger } from "./ledger.ts";
 import type { Links } from "./link.ts";
-import { Load, type Outcome } from "./load.ts";
+import { Load, type LoadPlan, type Outcome } from "./load.ts";
 import { lookAt } from "./process_look.ts";
 import { type AgentOptions, Site } from "./site.ts";
 import { Target } from "./target.ts";
@@ -16,8 +16,7 @@ export interface SceneOptions {
   readonly agents: readonly AgentOptions[];
   /** Whether its agents connect everything to one upstream, which speaks first. */
   readonly isPassthrough?: boolean;
-  /** Tunnels at a time. */
-  readonly concurrency: number;
+  readonly load: LoadPlan;
 }
 
 export interface SceneContext {
@@ -62,7 +61,7 @@ export class Scene implements AsyncDisposable {
   }
 
   async #start(options: SceneOptions, context: SceneContext): Promise<void> {
-    const { name, agents, isPassthrough = false, concurrency } = options;
+    const { name, agents, isPassthrough = false, load } = options;
     const { links, ledger, draws, folder, ended } = context;
     const target = (speaksFirst: boolean) => {
       const target = this.#stack.use(new Target("127.0.0.1", speaksFirst, ledger));
@@ -92,8 +91,8 @@ export class Scene implements AsyncDisposable {
       ]
       : [{ ...way, target: undefined, isGreeted: true }];
     this.#load = new Load({
+      ...load,
       site: name,
-      concurrency,
       routes,
       closedTarget: closedAddress(),
       draws: draws.part(`load of ${name}`),
@@ -104,6 +103,11 @@ export class Scene implements AsyncDisposable {
 
   get site(): Site {
     return this.#site;
+  }
+
+  /** Resolves when the load has ended by itself. */
+  get loadEnded(): Promise<unknown> {
+    return this.#load.ended;
   }
 
   /** Sees to it that no target has a connection that nobody knows of any more. */

@@ -21,8 +21,6 @@ export interface SiteOptions {
   readonly agents: readonly AgentOptions[];
   /** Where its agents connect everything to; undefined when they serve CONNECT. */
   readonly upstream?: string;
-  /** Where clients connect to. @default {"127.0.0.1"} */
-  readonly listenHost?: string;
   readonly folder: string;
   readonly draws: Draws;
   violated(what: string): void;
@@ -81,7 +79,7 @@ export class Site implements AsyncDisposable {
         flags: () => {
           const { ca, cert, key } = certificates.filesOf("server");
           return {
-            "listen-tcp": `${options.listenHost ?? "127.0.0.1"}:${tcpPort}`,
+            "listen-tcp": `127.0.0.1:${tcpPort}`,
             "listen-quic": `127.0.0.1:${quicPort}`,
             "client-ca-file": ca,
             "cert-file": cert,
