@@ -50,7 +50,8 @@ const RELOAD_MS = 20_000;
 export class Site implements AsyncDisposable {
   readonly watch = new ServerWatch();
   readonly agents: SiteAgent[] = [];
-  readonly #connected = new Set<string>();
+  /** Connections to the server that each agent says it has. */
+  readonly #connections = new Map<string, Set<string>>();
   /** How often each program has said that it has new certificates. */
   readonly #reloads = new Map<string, number>();
   #canReload = false;
@@ -144,9 +145,10 @@ export class Site implements AsyncDisposable {
       logFile: `${folder}/${this.name}/${name}.log`,
       readyAt: "connected to quic server",
       line: (line) => this.#agentLine(name, line),
-      ended: () => this.#connected.delete(name),
+      ended: () => this.#connections.get(name)?.clear(),
       violated,
     };
+    this.#connections.set(name, new Set());
     const isRaw = flags.alpn !== undefined && !flags.alpn.includes("qrht/1");
     this.agents.push({ name, program: new Program(options), link, isRaw });
   }
@@ -157,8 +159,10 @@ export class Site implements AsyncDisposable {
   }
 
   #agentLine(name: string, line: LogLine): void {
-    if (line.message === "connected to quic server") this.#connected.add(name);
-    if (line.message === "disconnected from quic server") this.#connected.delete(name);
+    const connections = this.#connections.get(name)!;
+    const connection = line.field("connection")!;
+    if (line.message === "connected to quic server") connections.add(connection);
+    if (line.message === "disconnected from quic server") connections.delete(connection);
     this.#tlsLine(name, line);
   }
 
@@ -187,13 +191,15 @@ export class Site implements AsyncDisposable {
     let since = Infinity;
     await eventually(`${this.name} recovers`, () => {
       const isWhole = this.watch.agents.join() === expected &&
-        this.#connected.size === this.agents.length;
+        Array.from(this.#connections.values()).every(({ size }) => size === 1);
       since = isWhole ? Math.min(since, performance.now()) : Infinity;
       return performance.now() - since >= STEADY_MS;
     }, RECOVERY_MS).catch(() => {
       this.options.violated(
         `${this.name} does not recover: the server has ${this.watch.agents}, ` +
-          `connected say ${[...this.#connected]}`,
+          `the agents have ${
+            Array.from(this.#connections, ([name, { size }]) => `${name} ${size}`)
+          }`,
       );
     });
   }
