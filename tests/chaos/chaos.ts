@@ -47,7 +47,7 @@ const stages: readonly Stage[] = [
     agents: [
       { name: "volatile-a" },
       { name: "volatile-raw", flags: { alpn: "quic-echo-example" } },
-      { name: "volatile-few-files", maxFiles: 40 },
+      { name: "volatile-few-files", maxFiles: 33 },
     ],
     load: { concurrency: 14 },
     disruptions: { ...outages, ...endings },

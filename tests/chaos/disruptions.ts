@@ -38,9 +38,12 @@ export class Disruptions {
   readonly #all: Disruption[] = [];
 
   begin(disruption: Omit<Disruption, "from" | "until">): Disruption {
-    const begun = { ...disruption, from: performance.now(), until: Infinity };
-    this.#all.push(begun);
-    return begun;
+    return this.add({ ...disruption, from: performance.now(), until: Infinity });
+  }
+
+  add(disruption: Disruption): Disruption {
+    this.#all.push(disruption);
+    return disruption;
   }
 
   end(disruption: Disruption): void {

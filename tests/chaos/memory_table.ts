@@ -36,13 +36,7 @@ export class MemoryTable {
   }
 
   get #rows() {
-    return this.#processes.map(({ name, kib }) => {
-      const third = Math.ceil(kib.length / 3);
-      const first = median(kib.slice(0, third));
-      const last = median(kib.slice(-third));
-      const isFlat = last <= first * MAX_GROWTH + MAX_GROWTH_KIB;
-      return { name, first, last, most: Math.max(...kib), isFlat, samples: kib.length };
-    });
+    return this.#processes.map(({ name, kib }) => ({ name, ...memoryRow(kib) }));
   }
 
   /** What has grown, in words. */
@@ -70,6 +64,15 @@ export class MemoryTable {
       ])
     }\nmedians; flat is a last third of up to ${percent} % + ${mib(MAX_GROWTH_KIB)} MiB more`;
   }
+}
+
+/** Compares the last third of some samples with the first. */
+export function memoryRow(kib: readonly number[]) {
+  const third = Math.ceil(kib.length / 3);
+  const first = median(kib.slice(0, third));
+  const last = median(kib.slice(-third));
+  const isFlat = last <= first * MAX_GROWTH + MAX_GROWTH_KIB;
+  return { first, last, most: Math.max(...kib), isFlat, samples: kib.length };
 }
 
 function median(values: readonly number[]): number {

@@ -44,7 +44,8 @@ const RECOVERY_MS = 45_000;
 /** How long everybody must have been connected for a site to count as recovered. */
 const STEADY_MS = 2_000;
 
-const RELOAD_MS = 20_000;
+/** Some intervals at which the programs look at their files by themselves. */
+const RELOAD_MS = 35_000;
 
 /** A server with its agents, each behind a link of its own. */
 export class Site implements AsyncDisposable {
