@@ -36,7 +36,7 @@ interface Stage extends SceneOptions {
 const steady: Stage = {
   name: "steady",
   agents: [{ name: "steady-a" }],
-  load: { concurrency: 10 },
+  load: { concurrency: 14 },
   disruptions: outages,
 };
 
@@ -49,14 +49,14 @@ const stages: readonly Stage[] = [
       { name: "volatile-raw", flags: { alpn: "quic-echo-example" } },
       { name: "volatile-few-files", maxFiles: 33 },
     ],
-    load: { concurrency: 14 },
+    load: { concurrency: 20 },
     disruptions: { ...outages, ...endings },
   },
   {
     name: "passthrough",
     agents: [{ name: "passthrough-a" }, { name: "passthrough-b" }],
     isPassthrough: true,
-    load: { concurrency: 8 },
+    load: { concurrency: 12 },
     disruptions: { ...outages, ...endings },
   },
 ];

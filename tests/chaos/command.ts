@@ -48,14 +48,18 @@ async function run<Name extends string>(
   for (const name of ["SIGINT", "SIGTERM"] as const) {
     Deno.addSignalListener(name, () => stopped.reject(new UsageError(`stopped by ${name}`)));
   }
-  let holds = false;
+  let isOfUse = true;
   try {
-    holds = await Promise.race([command.run(values, folder, stack), stopped.promise]);
-    if (!holds) console.log(`the programs' logs are in ${folder}`);
+    const holds = await Promise.race([command.run(values, folder, stack), stopped.promise]);
+    isOfUse = !holds;
     return holds;
+  } catch (error) {
+    isOfUse = !(error instanceof UsageError);
+    throw error;
   } finally {
     await stack.disposeAsync();
-    if (holds) await Deno.remove(folder, { recursive: true });
+    if (isOfUse) console.log(`the programs' logs are in ${folder}`);
+    else await Deno.remove(folder, { recursive: true });
   }
 }
 
