@@ -150,7 +150,7 @@ test("Disruptions excuse what they can have caused, and nothing else", () => {
     const disruptions = new Disruptions();
     disruptions.add({
       site: "a",
-      what: "kill",
+      kind: "kill",
       agents: undefined,
       from: 100 * SECOND,
       until: 110 * SECOND,

@@ -94,7 +94,7 @@ function actor(stage: Stage, site: Site, trial: Trial): () => Promise<void> {
     for (const [kind, run] of [nextHarmless(), nextHarmless(), nextDisruption()]) {
       await sleep(draws.integer(0, 2_000));
       report.event(kind);
-      await run({ site, draws, disruptions, tell });
+      await run({ kind, site, draws, disruptions, tell });
     }
   };
 }

@@ -6,7 +6,8 @@ import type { ServedTunnel } from "./server_watch.ts";
 /** A time during which tunnels of a site may fail, by `performance.now()`. */
 export interface Disruption {
   readonly site: string;
-  readonly what: string;
+  /** What it is called. */
+  readonly kind: string;
   /** Only tunnels of these agents; undefined for all of the site. */
   readonly agents: readonly string[] | undefined;
   readonly from: number;

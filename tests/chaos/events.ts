@@ -10,6 +10,8 @@ import type { Program } from "./program.ts";
 import { DRAIN_MS, type Site, type SiteAgent } from "./site.ts";
 
 export interface EventContext {
+  /** What the event is called. */
+  readonly kind: string;
   readonly site: Site;
   readonly draws: Draws;
   readonly disruptions: Disruptions;
@@ -48,9 +50,9 @@ async function disrupt(
   scope: Pick<Disruption, "agents" | "cutAt" | "newMayFail">,
   act: () => Promise<void>,
 ): Promise<void> {
-  const { site, disruptions, tell } = context;
+  const { kind, site, disruptions, tell } = context;
   tell(what);
-  const disruption = disruptions.begin({ site: site.name, what, ...scope });
+  const disruption = disruptions.begin({ site: site.name, kind, ...scope });
   await act();
   const since = performance.now();
   await site.recovered();

@@ -42,7 +42,7 @@ export class Judge {
     const served = this.served(site, client);
     const excuse = this.disruptions.excuseFor(outcome, served);
     this.report.tunnel(outcome, !excuse ? "wrong" : error === undefined ? "right" : "excused");
-    if (excuse) return;
+    if (excuse) return this.report.excuse(excuse.kind);
     const seconds = ((endedAt - startedAt) / 1000).toFixed(1);
     const agents = served
       ? `agents ${[...served.agents].join() || "none"}`

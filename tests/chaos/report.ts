@@ -18,6 +18,8 @@ interface KindCount {
 export class Report {
   readonly #since = performance.now();
   readonly #events = new Map<string, number>();
+  /** Tunnels that each kind of event has allowed to fail. */
+  readonly #excuses = new Map<string, number>();
   readonly #kinds = new Map<KindName, KindCount>();
   readonly #errors = new Map<string, number>();
   readonly #firstBytesMs: number[] = [];
@@ -30,6 +32,11 @@ export class Report {
 
   event(kind: string): void {
     this.#events.set(kind, (this.#events.get(kind) ?? 0) + 1);
+  }
+
+  /** Something has allowed a tunnel to fail. */
+  excuse(kind: string): void {
+    this.#excuses.set(kind, (this.#excuses.get(kind) ?? 0) + 1);
   }
 
   /** @param verdict `excused` for a failure that something allowed */
@@ -59,7 +66,11 @@ export class Report {
   }
 
   toString(): string {
-    const events = Array.from(this.#events, ([kind, count]) => [kind, String(count)]).sort();
+    const events = Array.from(this.#events, ([kind, count]) => [
+      kind,
+      String(count),
+      String(this.#excuses.get(kind) ?? 0),
+    ]).sort();
     const kinds = Array.from(this.#kinds, ([kind, { right, excused, wrong }]) => [
       kind,
       ...[right + excused + wrong, right, excused, wrong].map(String),
@@ -70,14 +81,21 @@ export class Report {
     const sorted = this.#firstBytesMs.sort((a, b) => a - b);
     const at = (share: number) =>
       (sorted[Math.floor(share * (sorted.length - 1))] ?? NaN).toFixed(0);
-    return [
-      alignColumns([["events", "times"], ...events]),
+    const tables = [
       alignColumns([
         ["tunnels", "all", "right", "failed as allowed", "WRONG"],
         ...kinds,
         ["together", ...all.map(String)],
       ]),
-      alignColumns([["what clients saw of failures", "times"], ...errors]),
+    ];
+    if (events.length > 0) {
+      tables.unshift(alignColumns([["events", "times", "tunnels that failed"], ...events]));
+    }
+    if (errors.length > 0) {
+      tables.push(alignColumns([["what clients saw of failures", "times"], ...errors]));
+    }
+    return [
+      ...tables,
       `first byte of a connected tunnel, ms: p50 ${at(0.5)}, p99 ${at(0.99)}, worst ${at(1)}`,
       `requests that a target got twice, of agents that vanished as they got through: ${this.repeated}`,
     ].join("\n\n");
