@@ -156,7 +156,7 @@ test("Disruptions excuse what they can have caused, and nothing else", () => {
       until: 110 * SECOND,
       ...disruption,
     });
-    const served = agents && { client: "c", agents: new Set(agents) };
+    const served = agents && { client: "c", acceptedAt: 0, agents: new Set(agents) };
     const [startedAt, endedAt] = [started * SECOND, ended * SECOND];
     return disruptions.excuseFor({ site, client: "c", startedAt, endedAt }, served) !== undefined;
   };
@@ -184,12 +184,15 @@ test("Disruptions excuse what they can have caused, and nothing else", () => {
   assert(excuses(others, { started: 90, ended: 104 }), "cut off at the end of the drain");
 });
 
-const parsed = (text: string) => LogLine.parse(`2026-01-01T00:00:00.000Z ${text}`)!;
+const parsed = (text: string, time = "00:00:00") =>
+  LogLine.parse(`2026-01-01T${time}.000Z ${text}`)!;
+const timeOf = (time: string) => Date.parse(`2026-01-01T${time}Z`);
 
 test("LogLine.parse() takes lines of the log apart, and nothing else", () => {
   const line = parsed(
     'DBG server "tunnel \\"ended\\"" tunnel=ab client=[::1]:5 error="a b" agent=x',
   );
+  assertEquals(line.time, timeOf("00:00:00"));
   assertEquals(line.level, "DBG");
   assertEquals(line.message, 'tunnel \\"ended\\"');
   assertEquals(line.field("client"), "[::1]:5");
@@ -212,13 +215,30 @@ test("ServerWatch knows agents, tunnels under way and the agents of those that h
   say('DBG server "no result of the agent" tunnel=aa agent=x');
   say('DBG server "tunnel ended" tunnel=aa client=127.0.0.1:1 agent=y');
   assertEquals([...watch.openTunnels.keys()], ["bb"]);
-  assertEquals(watch.tunnelOf("127.0.0.1:1")!.agents, new Set(["x", "y"]));
-  assertEquals(watch.tunnelOf("127.0.0.1:2")!.agents, new Set());
-  assertEquals(watch.tunnelOf("127.0.0.1:3"), undefined);
+  assertEquals(watch.tunnelOf("127.0.0.1:1", 0)!.agents, new Set(["x", "y"]));
+  assertEquals(watch.tunnelOf("127.0.0.1:2", 0)!.agents, new Set());
+  assertEquals(watch.tunnelOf("127.0.0.1:3", 0), undefined);
   watch.ended();
   assertEquals(watch.openTunnels.size, 0);
   assertEquals(watch.agents, []);
-  assert(watch.tunnelOf("127.0.0.1:2"), "cut off with the server");
+  assert(watch.tunnelOf("127.0.0.1:2", 0), "cut off with the server");
+});
+
+test("ServerWatch.tunnelOf() tells tunnels from one and the same address apart", () => {
+  const watch = new ServerWatch();
+  const tunnel = (id: string, agent: string, time: string) => {
+    watch.line(parsed(`DBG server "accepted tcp connection" tunnel=${id} client=[::1]:1`, time));
+    watch.line(
+      parsed(`DBG server "tunnel ended" tunnel=${id} client=[::1]:1 agent=${agent}`, time),
+    );
+  };
+  tunnel("aa", "x", "00:00:01");
+  tunnel("bb", "y", "00:00:05");
+  const agentsAt = (time: string) => watch.tunnelOf("[::1]:1", timeOf(time))?.agents;
+  assertEquals(agentsAt("00:00:00"), new Set("x"));
+  assertEquals(agentsAt("00:00:01.004"), new Set("x"));
+  assertEquals(agentsAt("00:00:03"), new Set("y"));
+  assertEquals(agentsAt("00:00:06"), undefined);
 });
 
 test("Draws are the same ones for the same seed, and others for each part", () => {

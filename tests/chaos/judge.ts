@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type Disruptions } from "./disruptions.ts";
+import type { Disruptions, Suspect } from "./disruptions.ts";
 import type { Ledger } from "./ledger.ts";
 import type { Outcome } from "./load.ts";
 import type { Report } from "./report.ts";
@@ -18,8 +18,8 @@ export class Judge {
     readonly report: Report,
     readonly ledger: Ledger,
     readonly disruptions: Disruptions,
-    /** What the log of a site's server says of a client. */
-    readonly served: (site: string, client: string) => ServedTunnel | undefined,
+    /** What the log of its server says of a tunnel. */
+    readonly served: (suspect: Suspect) => ServedTunnel | undefined,
   ) {}
 
   /** Takes a tunnel that has ended. */
@@ -39,7 +39,7 @@ export class Judge {
 
   #judge(outcome: Outcome): void {
     const { site, kind, id, client, error, repeated, startedAt, endedAt } = outcome;
-    const served = this.served(site, client);
+    const served = this.served(outcome);
     const excuse = this.disruptions.excuseFor(outcome, served);
     this.report.tunnel(outcome, !excuse ? "wrong" : error === undefined ? "right" : "excused");
     if (excuse) return this.report.excuse(excuse.kind);

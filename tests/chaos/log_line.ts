@@ -15,6 +15,11 @@ export class LogLine {
     return match ? new LogLine(match[1]!, match[2]!, text) : undefined;
   }
 
+  /** When it was written, by `Date.now()`. */
+  get time(): number {
+    return Date.parse(this.text.slice(0, this.text.indexOf(" ")));
+  }
+
   /** A field without blanks. */
   field(name: string): string | undefined {
     const start = this.text.indexOf(` ${name}=`);

@@ -6,12 +6,17 @@ import type { LogLine } from "./log_line.ts";
 /** What a server's log has said of one tunnel. */
 export interface ServedTunnel {
   readonly client: string;
+  /** When it was accepted, by `Date.now()`. */
+  readonly acceptedAt: number;
   /** Agents that it was tried with. */
   readonly agents: Set<string>;
 }
 
 /** Time for which ended tunnels can be asked for. */
 const KEPT_MS = 60_000;
+
+/** What clocks in whole milliseconds may be apart. */
+const CLOCK_MS = 5;
 
 /**
  * What a server's log says, as it comes: which agents are connected, and which tunnels are under way. Each tunnel that
@@ -21,8 +26,8 @@ export class ServerWatch {
   /** Names of the agents that are connected, by the number of their connection. */
   readonly #agents = new Map<string, string>();
   readonly #open = new Map<string, ServedTunnel>();
-  /** By client, the latest one, in the order of their ends. */
-  readonly #ended = new Map<string, ServedTunnel & { readonly at: number }>();
+  /** In the order of their ends. */
+  readonly #ended: { readonly tunnel: ServedTunnel; readonly at: number }[] = [];
 
   /** Names of the agents that are connected. */
   get agents(): string[] {
@@ -34,10 +39,16 @@ export class ServerWatch {
     return this.#open;
   }
 
-  /** The tunnel of a client, which is known by its address. */
-  tunnelOf(client: string): ServedTunnel | undefined {
-    return this.#ended.get(client) ??
-      Array.from(this.#open.values()).find((tunnel) => tunnel.client === client);
+  /**
+   * The tunnel of a client, which is known by its address: one after the other may come from the same.
+   *
+   * @param startedAt when the client began it, by `Date.now()`
+   */
+  tunnelOf(client: string, startedAt: number): ServedTunnel | undefined {
+    const isIt = (tunnel: ServedTunnel) =>
+      tunnel.client === client && tunnel.acceptedAt > startedAt - CLOCK_MS;
+    return this.#ended.find(({ tunnel }) => isIt(tunnel))?.tunnel ??
+      Array.from(this.#open.values()).find(isIt);
   }
 
   line(line: LogLine): void {
@@ -48,7 +59,11 @@ export class ServerWatch {
     const id = line.field("tunnel");
     if (id === undefined) return;
     if (message === "accepted tcp connection") {
-      this.#open.set(id, { client: line.field("client")!, agents: new Set() });
+      this.#open.set(id, {
+        client: line.field("client")!,
+        acceptedAt: line.time,
+        agents: new Set(),
+      });
       return;
     }
     const tunnel = this.#open.get(id);
@@ -60,12 +75,8 @@ export class ServerWatch {
 
   #end(id: string, tunnel: ServedTunnel): void {
     this.#open.delete(id);
-    this.#ended.delete(tunnel.client);
-    this.#ended.set(tunnel.client, { ...tunnel, at: performance.now() });
-    for (const [client, { at }] of this.#ended) {
-      if (performance.now() - at < KEPT_MS) break;
-      this.#ended.delete(client);
-    }
+    this.#ended.push({ tunnel, at: performance.now() });
+    while (performance.now() - this.#ended[0]!.at > KEPT_MS) this.#ended.shift();
   }
 
   /** The server is gone, and with it all that it had. */

@@ -24,7 +24,8 @@ export class Trial {
     this.report,
     this.#ledger,
     this.disruptions,
-    (site, client) => this.#scenes.get(site)?.site.watch.tunnelOf(client),
+    ({ site, client, startedAt }) =>
+      this.#scenes.get(site)?.site.watch.tunnelOf(client, performance.timeOrigin + startedAt),
   );
   readonly #folder: string;
   readonly #stack: AsyncDisposableStack;
