@@ -77,7 +77,7 @@ export class Load {
     const { draws } = this.#options;
     while (!this.#ending.signal.aborted && this.#left-- > 0) {
       const { error } = await this.#tunnel();
-      const pauseMs = error === undefined ? draws.number(0, 60 * this.#scale) : 200;
+      const pauseMs = error === undefined ? draws.number(0, 60 * this.#scale) : 800;
       await new Promise((resolve) => setTimeout(resolve, pauseMs));
     }
   }
