@@ -204,11 +204,11 @@ const sessionFlags = {
     minMs: 1,
     help: "how long connecting to a target by TCP may take",
   }),
-  ...commonFlags,
 } as const satisfies FlagTable;
 
 /** The flags of the CONNECT agent. */
 export const agentFlags = {
+  ...sessionFlags,
   allow: ruleListFlag("allow", {
     help:
       "what clients may reach, and nothing else: networks, names, *.name for those below it or * for all, each with :port or :port-port if need be; without it everything",
@@ -216,7 +216,7 @@ export const agentFlags = {
   deny: ruleListFlag("deny", {
     help: "what clients must not reach, even if --allow has it",
   }),
-  ...sessionFlags,
+  ...commonFlags,
 } as const satisfies FlagTable;
 
 /** The flags of the passthrough agent. */
@@ -230,6 +230,7 @@ export const passthroughFlags = {
     help: "version of the PROXY protocol header that tells the upstream who the client is",
   }),
   ...sessionFlags,
+  ...commonFlags,
 } as const satisfies FlagTable;
 
 /** The values of `serverFlags`. */

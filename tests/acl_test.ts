@@ -7,6 +7,7 @@ import { formatRule, judge, judgeName, parseRule, type Rule, RuleError } from ".
 import { isIpAddress, parseAuthority } from "../lib/authority.ts";
 import { CidrError } from "../lib/cidr.ts";
 import { formatIp, ipBytes } from "../lib/ip_address.ts";
+import { runs } from "./support/fuzz.ts";
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name, permissions: "none", fn });
@@ -346,7 +347,7 @@ function bitsOf(text: string): string {
 test("parseRule() reads back what formatRule() writes", () => {
   fc.assert(
     fc.property(rule, (rule) => assertEquals(parseRule(formatRule(rule)), rule)),
-    { numRuns: 3000 },
+    runs(3000),
   );
 });
 
@@ -383,7 +384,7 @@ test("parseRule() throws only errors that name the text, and what it takes can b
       assertEquals(parseRule(canonical), parsed);
       assertEquals(formatRule(parseRule(canonical)), canonical);
     }),
-    { numRuns: 5000 },
+    runs(5000),
   );
 });
 
@@ -466,7 +467,7 @@ test("judge() agrees with the rules by the book", () => {
       const kind = said.split(" ", 3).join(" ");
       seen.set(kind, (seen.get(kind) ?? 0) + 1);
     }),
-    { numRuns: 10_000 },
+    runs(10_000),
   );
   // Otherwise this would hold nothing.
   const kinds = ["allowed", "denied by --deny", "denied by default", "denied: no --allow"];
@@ -480,7 +481,7 @@ test("judgeName() denies only what judge() denies with every address", () => {
       const early = judgeName({ allow, deny }, target);
       if (early) assert(judge({ allow, deny }, target, ipBytes(target.address)!), early.reason);
     }),
-    { numRuns: 5000 },
+    runs(5000),
   );
 });
 
@@ -492,6 +493,6 @@ test("judge() allows no more with a --deny rule, and no less with an --allow rul
       if (allows(allow, [...deny, more])) assert(allows(allow, deny));
       if (allow.length > 0 && allows(allow, deny)) assert(allows([...allow, more], deny));
     }),
-    { numRuns: 3000 },
+    runs(3000),
   );
 });

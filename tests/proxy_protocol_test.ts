@@ -10,6 +10,7 @@ import {
   ProxyHeaderParser,
   type ProxyHeaderResult,
 } from "../lib/proxy_protocol.ts";
+import { runs } from "./support/fuzz.ts";
 import { concat } from "./support/bytes.ts";
 
 /** One byte per character. */
@@ -493,7 +494,7 @@ Deno.test({
         const each = Array.from({ length: bytes.length }, (_, index) => index);
         assertEquals(parseInPieces(bytes, each), expected);
       }),
-      { numRuns: 1000 },
+      runs(1000),
     );
   },
 });
@@ -531,7 +532,7 @@ Deno.test({
         view.setUint32(at, sum ^ (1 << (change % 32)));
         assertEquals(parse(bytes).kind, "reject");
       }),
-      { numRuns: 500 },
+      runs(500),
     );
   },
 });
@@ -586,7 +587,7 @@ Deno.test({
         const again = parse(formatProxyHeader(whole.version, whole));
         assertEquals(again, { ...whole, local: false, rest: NOTHING });
       }),
-      { numRuns: 10_000 },
+      runs(10_000),
     );
     for (const [kind, count] of Object.entries(counts)) {
       assert(count > 100, `only ${count} times ${kind}`);

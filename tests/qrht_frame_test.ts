@@ -40,6 +40,7 @@ import {
   MAX_WRITTEN_VARINT,
   varintLength,
 } from "../lib/qrht/varint.ts";
+import { runs } from "./support/fuzz.ts";
 import { cut } from "./support/memory_carrier.ts";
 
 function test(name: string, fn: () => void): void {
@@ -224,7 +225,7 @@ test("FrameParser gives the frames of any sequence, cut in any way", () => {
         assert(!parser.isFresh);
       }
     }),
-    { numRuns: 300 },
+    runs(300),
   );
 });
 
@@ -264,7 +265,7 @@ test("FrameParser throws nothing but ProtocolError at any bytes, and gives no ov
         assertInstanceOf(error, ProtocolError);
       }
     }),
-    { numRuns: 1_000 },
+    runs(1_000),
   );
 });
 
@@ -476,7 +477,7 @@ for (const [frame, { decode, prefix }] of Object.entries(decoders)) {
           assert(error.message.startsWith(`${frame} `), error.message);
         }
       }),
-      { numRuns: 1_000 },
+      runs(1_000),
     );
   });
 
