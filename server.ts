@@ -226,7 +226,7 @@ interface Refusal {
 /** Why an agent is not taken; undefined when it is. */
 function refusalOf(
   { isAllowed }: ConnectedAgent,
-  { config: { maxAgents = 1_000 }, agents, stopping }: Server,
+  { config: { maxAgents = 1_000 }, registry, agents, stopping }: Server,
 ): Refusal | undefined {
   if (!isAllowed) {
     const reason = "not admitted: the certificate has no name that is let in";
@@ -234,7 +234,8 @@ function refusalOf(
   }
   const reason = stopping.aborted
     ? "the server drains"
-    : agents.size >= maxAgents
+    // Those that leave may be replaced meanwhile, as often as there are others.
+    : registry.size >= maxAgents || agents.size >= 2 * maxAgents
     ? `${maxAgents} agents are connected already`
     : undefined;
   return reason === undefined ? undefined : { code: CloseCode.NoFurtherAgents, reason };

@@ -40,6 +40,8 @@ export interface AgentConfig extends TunnelTimeouts {
   readonly headTimeoutMs?: number;
   /** Time that tunnels may go on when the agent is told to stop; 0 for none. @default {0} */
   readonly drainTimeoutMs?: number;
+  /** Tunnels of one connection at a time. @default {10000} */
+  readonly maxStreams?: number;
   /** Time without a tunnel after which a server is left that drains, should it not end the connection. @default {30000} */
   readonly drainedIdleMs?: number;
   /** What the server's log is to call this agent, beside the name in its certificate. */
@@ -79,6 +81,11 @@ const KEEPALIVE_MS = 2_000;
 /** Time that streams have to come in which the server has opened before it knew that this agent drains. */
 const CROSSING_MS = 1_000;
 
+const MAX_STREAMS = 10_000;
+
+/** Part of its streams that a connection may have lost: with what is left, it serves until another one has taken its place. */
+const WORN_SHARE = 0.5;
+
 /** What a server means by the application error code that it closes a connection with. */
 const serverCodes: Readonly<Record<number, string>> = {
   102: "the server does not let this agent in: its certificate has no name for it",
@@ -108,6 +115,7 @@ export class AgentSession {
   /** Streams that the server has opened so far. */
   #streams = 0;
   #serverDrains = false;
+  #isWorn = false;
   /** Aborts when the connection has ended. */
   readonly #ended = new AbortController();
   readonly #replaceable = Promise.withResolvers<void>();
@@ -143,7 +151,7 @@ export class AgentSession {
   ): Promise<AgentSession> {
     const { hostname: host, port } = address;
     options.log.debug("dialing quic server", { server: formatAuthority(address) });
-    const { alpn, serverName } = config;
+    const { alpn, serverName, maxStreams = MAX_STREAMS } = config;
     const tls = identityOf(config.tls);
     const endpoint = new QuicEndpoint({ hostname: host.includes(":") ? "::" : "0.0.0.0", port: 0 });
     try {
@@ -151,6 +159,7 @@ export class AgentSession {
         tls,
         alpn,
         keepAliveMs: KEEPALIVE_MS,
+        maxStreams,
       }, signal);
       return new AgentSession(endpoint, connection, address, config, options);
     } catch (error) {
@@ -181,10 +190,11 @@ export class AgentSession {
         const stream = await this.#connection.acceptStream();
         log.trace("stream accepted", { ...this.#fields, stream: stream.id });
         this.#streams++;
-        this.#tunnels.add(this.#serveStream(stream));
+        this.#tunnels.add(this.#serveStream(stream).then(() => this.#noticeWear()));
       }
     } catch (error) {
-      const level = signal.aborted || this.#serverDrains ? "info" : "warn";
+      const isExpected = signal.aborted || this.#serverDrains || this.#isWorn;
+      const level = isExpected ? "info" : "warn";
       log[level]("disconnected from quic server", { ...this.#fields, reason: reasonOf(error) });
       this.#ended.abort(error);
     }
@@ -232,23 +242,38 @@ export class AgentSession {
         log.info("server drains", { ...this.#fields, tunnels: this.#tunnels.size });
         this.#serverDrains = true;
         this.#replaceable.resolve();
-        void this.#leaveWhenIdle();
+        void this.#leaveWhenIdle("the server drains");
       },
       violated: (error) =>
         log.error("server violates the protocol", { ...this.#fields, error: messageOf(error) }),
     });
   }
 
-  /** A server that drains ends the connection when it is done. One that does not is left after a time without a tunnel. */
-  async #leaveWhenIdle(): Promise<void> {
+  /** Has another connection take this one's place before the server runs out of streams. */
+  #noticeWear(): void {
+    const { log } = this.#options;
+    const { maxStreams = MAX_STREAMS } = this.#config;
+    const { cutStreams } = this.#connection;
+    if (this.#isWorn || this.#ended.signal.aborted || cutStreams < maxStreams * WORN_SHARE) return;
+    this.#isWorn = true;
+    log.info("connection is replaced", { ...this.#fields, cutStreams, maxStreams });
+    this.#control?.drain();
+    this.#replaceable.resolve();
+    void this.#leaveWhenIdle("the connection was replaced");
+  }
+
+  /**
+   * Ends the connection after a time without a tunnel. A server that drains, or was told that this end does, opens no
+   * further ones, and may end the connection itself; one of the raw dialect is left as soon as there is none.
+   */
+  async #leaveWhenIdle(reason: string): Promise<void> {
     const { drainedIdleMs = 30_000 } = this.#config;
+    const idleMs = speaksQrht(this.#alpn) ? drainedIdleMs : 0;
     while (!this.#ended.signal.aborted) {
       await this.#tunnels.ended();
       const before = this.#streams;
-      await sleep(drainedIdleMs, this.#ended.signal);
-      if (this.#streams === before) {
-        return this.#connection.close(AGENT_LEAVES, "the server drains");
-      }
+      await sleep(idleMs, this.#ended.signal);
+      if (this.#streams === before) return this.#connection.close(AGENT_LEAVES, reason);
     }
   }
 

@@ -226,3 +226,24 @@ test("runAgent() comes back when the server has been restarted", async (net) => 
   await atTargetAgain.closeWrite();
   assertEquals(await asking, `${OK}back again`);
 });
+
+test("runAgent() does not run out of streams by those that clients leave in the middle", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server();
+  net.agent(server, { maxStreams: 10 });
+  const target = net.servingTarget((connection) => {
+    net.flood(connection);
+    return readToEnd(connection).then(() => {});
+  });
+  const buffer = new Uint8Array(64 << 10);
+  for (let i = 0; i < 40; i++) {
+    const client = await net.client(server);
+    await sendText(client, requestFor(target.authority));
+    await assertReads(client, OK);
+    for (let n = 0; n < 10; n++) await soon("more of the flood", client.read(buffer));
+    client.abort();
+  }
+  const replaced = lines.filter((line) => line.includes('"connection is replaced"'));
+  assert(replaced.length >= 2, lines.join("\n"));
+  assertMatch(replaced[0]!, /INF agent .* connection=\d+ cutStreams=\d+ maxStreams=10$/);
+});

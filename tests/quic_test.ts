@@ -640,19 +640,6 @@ const endings: Record<string, (ends: Ends) => Promise<unknown> | void> = {
     await Promise.all([here.closeWrite(), there.closeWrite()]);
     await read(here);
   },
-  "the other stops, the opener finds out, the other finishes": async ({ here, there }) => {
-    there.stop(1);
-    await writeUntilError(here);
-    await there.write(text("the last"));
-    await there.closeWrite();
-    await read(here);
-  },
-  "the opener stops, the other finds out, the opener finishes": async ({ here, there }) => {
-    here.stop(1);
-    await writeUntilError(there);
-    await here.closeWrite();
-    await read(there);
-  },
   "both are disposed of with bytes unread": async ({ here, there }) => {
     await Promise.all([
       writeAll(here, new Uint8Array(5000)),
@@ -662,6 +649,9 @@ const endings: Record<string, (ends: Ends) => Promise<unknown> | void> = {
     await there[Symbol.asyncDispose]();
   },
 };
+
+/** With others beside it, bytes of this one may wait to be sent when it ends, for which quiche 0.18.0 keeps the credit. */
+const LEAVES_UNSENT = "both are disposed of with bytes unread";
 
 /** A pair of which the client allows 5 streams at a time, and what opens one and gets both ends of it. */
 async function withCredit(
@@ -705,10 +695,10 @@ for (const [way, end] of Object.entries(endings)) {
 }
 
 quicTest(
-  "QuicConnection gets all credit back after 100 streams that ended in every way",
+  "QuicConnection gets all credit back after 100 streams that ended in every way without bytes unsent",
   () =>
     withCredit(async (open) => {
-      const ways = Object.entries(endings);
+      const ways = Object.entries(endings).filter(([way]) => way !== LEAVES_UNSENT);
       let opened = 0;
       const cycle = async () => {
         while (opened < 100) {
@@ -719,6 +709,27 @@ quicTest(
       };
       await Promise.all(Array.from({ length: 6 }, cycle));
     }),
+);
+
+quicTest(
+  "QuicConnection cutStreams counts the streams of which this end did not finish its direction",
+  async () => {
+    await using pair = await connectPair();
+    const cut = () => [pair.server.cutStreams, pair.client.cutStreams];
+    await finish(await openEnds(pair.server, pair.client));
+    assertEquals(cut(), [0, 0]);
+    const reset = await openEnds(pair.server, pair.client);
+    reset.here.abort();
+    await reset.there.closeWrite();
+    await assertRejects(() => read(reset.there), StreamResetError);
+    assertEquals(cut(), [1, 0]);
+    const stopped = await openEnds(pair.client, pair.server);
+    stopped.there.stop(0);
+    await stopped.there.closeWrite();
+    await writeUntilError(stopped.here);
+    await read(stopped.here);
+    assertEquals(cut(), [1, 1]);
+  },
 );
 
 // ---- Connections ----

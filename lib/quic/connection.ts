@@ -115,6 +115,7 @@ export class QuicConnection implements StreamTransport {
   readonly #incoming: IncomingStreams<QuicStream>;
   readonly #incomingUni: IncomingStreams<QuicStream>;
   #streamCount = 0;
+  #cutStreams = 0;
   readonly #unsent = new Set<number>();
   readonly #fins = new LoneFins();
   readonly #uncollected = new UncollectedStreams();
@@ -192,6 +193,14 @@ export class QuicConnection implements StreamTransport {
   /** Bidirectional streams open now, of either end. */
   get streamCount(): number {
     return this.#streamCount;
+  }
+
+  /**
+   * Bidirectional streams of either end, since the beginning, whose writing direction was reset by this end or stopped by
+   * the peer. If bytes waited to be sent then, quiche 0.18.0 holds the stream for ever, and the peer's credit for it.
+   */
+  get cutStreams(): number {
+    return this.#cutStreams;
   }
 
   /** Time since the last datagram of the peer's, in milliseconds. */
@@ -563,8 +572,13 @@ export class QuicConnection implements StreamTransport {
     this.#writers.add(stream);
   }
 
-  streamDone(stream: QuicStream, unread: "reset" | "stopped" | undefined): void {
+  streamDone(
+    stream: QuicStream,
+    unread: "reset" | "stopped" | undefined,
+    isCut: boolean,
+  ): void {
     if (!this.#streams.delete(stream.id)) return;
+    if (isCut && !isUni(stream.id)) this.#cutStreams++;
     if (unread && !this.#closeInfo) {
       this.#uncollected.add(stream.id, unread);
       this.#host.schedule(this);

@@ -30,8 +30,13 @@ export interface StreamTransport {
    * Both directions are done: the stream is no longer the connection's concern.
    *
    * @param unread how the peer's direction ended, if not by reading its end
+   * @param isCut whether this end's direction was reset, or stopped by the peer
    */
-  streamDone(stream: QuicStream, unread: "reset" | "stopped" | undefined): void;
+  streamDone(
+    stream: QuicStream,
+    unread: "reset" | "stopped" | undefined,
+    isCut: boolean,
+  ): void;
 }
 
 interface Waiting<T> {
@@ -66,6 +71,7 @@ export class QuicStream implements Duplex {
   #writing: Waiting<number> & { readonly fin: boolean } | undefined;
   #readEnd: "fin" | Error | undefined;
   #writeEnd: Error | undefined;
+  #isReset = false;
   #unread: "reset" | "stopped" | undefined;
   /** What a read throws once nothing is left of what had come before the peer closed the connection. */
   #closed: Error | undefined;
@@ -180,6 +186,7 @@ export class QuicStream implements Duplex {
   reset(code: number): void {
     if (this.#writeEnd) return;
     this.#transport.streamReset(this.id, code);
+    this.#isReset = true;
     this.#endWrite(new StreamEndedError(this.id, "was reset"));
   }
 
@@ -265,7 +272,8 @@ export class QuicStream implements Duplex {
   }
 
   #done(): void {
-    this.#transport.streamDone(this, this.#unread);
+    const isCut = this.#isReset || this.#writeEnd instanceof StreamStoppedError;
+    this.#transport.streamDone(this, this.#unread, isCut);
   }
 
   #endRead<End extends "fin" | Error>(end: End): End {
