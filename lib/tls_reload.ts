@@ -22,6 +22,16 @@ const RELOAD_INTERVAL_MS = 10_000;
 
 const log = logger("tls");
 
+/** Time that whoever replaces the files, one after the other or all at once, has for it until a set is refused. */
+const SETTLE_MS = 200;
+
+/** A set that is not used. */
+interface Refusal {
+  /** Digest of its files, or the fault of one that cannot be read. */
+  readonly version: string;
+  readonly error: unknown;
+}
+
 export interface WatchOptions {
   /** Ends the watch. */
   readonly signal: AbortSignal;
@@ -109,19 +119,36 @@ export class ReloadingTls implements TlsSource {
   }
 
   async #read(isAsked: boolean): Promise<void> {
+    let refusal = await this.#take(isAsked);
+    if (refusal && refusal.version !== this.#refused) {
+      // The files may just have been on their way from one set to the next.
+      await delay(SETTLE_MS);
+      refusal = await this.#take(isAsked);
+    }
+    if (refusal) this.#refuse(refusal, isAsked);
+  }
+
+  /** Takes over what is in the files, if it has changed. Returns what is wrong with it. */
+  async #take(isAsked: boolean): Promise<Refusal | undefined> {
     let version: string | undefined;
     try {
       const contents = await readTlsFiles(this.#files, this.#contents);
       version = digestOf(contents);
-      if (version === this.#digest) return this.#unchanged(isAsked);
-      const material = usable(contents, this.#now());
-      [this.#contents, this.#current, this.#digest] = [contents, material, version];
-      this.#refused = undefined;
-      log.info("certificates reloaded", this.#fields);
-      this.#expiry.report(material.certificates, this.#now());
+      if (version === this.#digest) this.#unchanged(isAsked);
+      else this.#replace(contents, version);
+      return undefined;
     } catch (error) {
-      this.#refuse(version ?? messageOf(error), error, isAsked);
+      return { version: version ?? messageOf(error), error };
     }
+  }
+
+  /** @throws {UsageError} when the set cannot be used */
+  #replace(contents: TlsFileContents, digest: string): void {
+    const material = usable(contents, this.#now());
+    [this.#contents, this.#current, this.#digest] = [contents, material, digest];
+    this.#refused = undefined;
+    log.info("certificates reloaded", this.#fields);
+    this.#expiry.report(material.certificates, this.#now());
   }
 
   /** Also when what was refused is gone again. */
@@ -131,7 +158,7 @@ export class ReloadingTls implements TlsSource {
   }
 
   /** Tells it once, unless asked; but tries again each time, for what is not valid yet becomes so. */
-  #refuse(version: string, error: unknown, isAsked: boolean): void {
+  #refuse({ version, error }: Refusal, isAsked: boolean): void {
     if (version === this.#refused && !isAsked) return;
     this.#refused = version;
     log.error("certificates not reloaded", {

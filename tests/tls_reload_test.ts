@@ -279,6 +279,22 @@ for (const [which, { make, fault }] of Object.entries(badSets)) {
   });
 }
 
+Deno.test("ReloadingTls does not complain about a set that is complete a moment later", async () => {
+  await using files = await Files.create();
+  const time = clock();
+  const tls = await files.load(time.now);
+  using lines = logLines(0);
+  await files.write({ cert: second.certPem });
+  const seen = time.looks;
+  const reloading = tls.reload();
+  await eventually("the set has been looked at", () => time.looks > seen);
+  await files.write(setOf(second));
+  await deadline(reloading, STUCK_MS);
+  assertEquals(subjectOf(tls), "CN=second");
+  assertEquals(outcomes(lines).length, 1, lines.join("\n"));
+  assertMatch(outcomes(lines)[0]!, /^INF tls "certificates reloaded"/);
+});
+
 Deno.test("ReloadingTls says each time why it refuses a set when asked for it", async () => {
   using lines = logLines(4);
   await using files = await Files.create();
