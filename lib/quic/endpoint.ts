@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { randomBytes } from "node:crypto";
+import { clearImmediate, setImmediate } from "node:timers";
 import { RateLimit } from "../rate_limit.ts";
 import { type ConnectionHost, QuicConnection } from "./connection.ts";
 import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
