@@ -3,11 +3,11 @@
 
 /** The TLS files of a program, read again while it runs. */
 import { createHash } from "node:crypto";
-import { delay } from "@std/async/delay";
 import { certificateFields, oneLine, quote } from "./certificate.ts";
 import { messageOf, UsageError } from "./errors.ts";
 import { logger } from "./log.ts";
-import { checkIdentity, type TlsSource } from "./quic/mod.ts";
+import { checkIdentity, NativeLibraryError, type TlsSource } from "./quic/mod.ts";
+import { sleep } from "./sleep.ts";
 import {
   checkTlsFiles,
   readTlsFiles,
@@ -98,7 +98,7 @@ export class ReloadingTls implements TlsSource {
     });
     while (!signal.aborted) {
       this.#expiry.report(this.#current.certificates, this.#now());
-      await delay(intervalMs, { signal }).catch(() => {});
+      await sleep(intervalMs, signal);
       if (!signal.aborted) await this.#inTurn(false);
     }
   }
@@ -122,7 +122,7 @@ export class ReloadingTls implements TlsSource {
     let refusal = await this.#take(isAsked);
     if (refusal && refusal.version !== this.#refused) {
       // The files may just have been on their way from one set to the next.
-      await delay(SETTLE_MS);
+      await sleep(SETTLE_MS);
       refusal = await this.#take(isAsked);
     }
     if (refusal) this.#refuse(refusal, isAsked);
@@ -173,12 +173,16 @@ export class ReloadingTls implements TlsSource {
   }
 }
 
-/** @throws {UsageError} when connections could not be made with the set */
+/**
+ * @throws {UsageError} when connections could not be made with the set
+ * @throws {NativeLibraryError} when none can be made at all
+ */
 function usable(contents: TlsFileContents, now: Date): TlsMaterial {
   const material = checkTlsFiles(contents, { now });
   try {
     checkIdentity(material);
   } catch (error) {
+    if (error instanceof NativeLibraryError) throw error;
     const { cert: { path }, ca } = contents;
     throw new UsageError(
       oneLine(

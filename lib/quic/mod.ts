@@ -24,7 +24,7 @@ export {
   StreamStoppedError,
   tlsAlertOf,
 } from "./errors.ts";
-export type { HostPort } from "./native.ts";
+export { type HostPort, NativeLibraryError } from "./native.ts";
 export {
   checkIdentity,
   identityOf,

@@ -7,10 +7,42 @@
  * The binding reports errors as text, the `Debug` form of quiche's error type: {@linkcode nativeErrorOf} is the only
  * code that reads it.
  */
-import { native } from "@matrixai/quic";
+import "./addon.ts";
+import { messageOf } from "../errors.ts";
 
-export const { quiche } = native;
-export const { Shutdown, Type: PacketType } = native;
+type Native = typeof import("@matrixai/quic").native;
+
+/** Systems that the binding is built for. */
+const SUPPORTED = ["linux x86_64", "darwin x86_64", "darwin aarch64", "windows x86_64"];
+
+/** The native library cannot be used on this machine. */
+export class NativeLibraryError extends Error {
+  override readonly name = "NativeLibraryError";
+}
+
+/** What is wrong when the binding could not be loaded. */
+export function nativeLibraryError(
+  cause: unknown,
+  { os, arch }: { readonly os: string; readonly arch: string } = Deno.build,
+): NativeLibraryError {
+  const message = SUPPORTED.includes(`${os} ${arch}`)
+    ? `cannot load the QUIC library: ${messageOf(cause).split("\n", 1)[0]}`
+    : `the QUIC library has no build for ${os} ${arch}, only for ${SUPPORTED.join(", ")}`;
+  return new NativeLibraryError(message, { cause });
+}
+
+/** Without the library, its first use throws: so a program tells what is wrong as it tells all errors, and has help and version. */
+const native = await import("@matrixai/quic").then(({ native }): Native => native, refusing);
+
+function refusing(cause: unknown): Native {
+  const refuse = () => {
+    throw nativeLibraryError(cause);
+  };
+  const quiche = new Proxy({}, { get: refuse });
+  return { quiche, Shutdown: {} } as Native;
+}
+
+export const { quiche, Shutdown } = native;
 
 export type NativeConfig = InstanceType<typeof quiche.Config>;
 export type NativeConnection = ReturnType<typeof quiche.Connection.connect>;

@@ -1,0 +1,52 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Has compiled programs on Linux run the native library from memory.
+ *
+ * By itself, Deno unpacks it to the folder for temporary files, which then has to be there, writable and executable, and
+ * is shared with others.
+ */
+import { createRequire } from "node:module";
+
+const LIBC = "libc.so.6";
+/** memfd_create(2); kernels before 6.3 know no `MFD_EXEC`, and need none. */
+const MFD_CLOEXEC = 1;
+const MFD_EXEC = 16;
+
+if (Deno.build.standalone && Deno.build.os === "linux") {
+  const { extensions } = createRequire(import.meta.url);
+  const open = extensions[".node"]!;
+  extensions[".node"] = (module, path) => {
+    try {
+      withCopyInMemory(path, (copy) => open(module, copy));
+    } catch {
+      // Where the system allows no such memory, there is still Deno's own way.
+      open(module, path);
+    }
+  };
+}
+
+/** Copies a file into memory for as long as it takes to use it there. */
+function withCopyInMemory(path: string, use: (copy: string) => void): void {
+  const libc = Deno.dlopen(LIBC, {
+    close: { parameters: ["i32"], result: "i32" },
+    memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
+    write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+  });
+  const { close, memfd_create: create, write } = libc.symbols;
+  const name = new TextEncoder().encode("quic.node\0");
+  let fd = create(name, MFD_CLOEXEC | MFD_EXEC);
+  if (fd < 0) fd = create(name, MFD_CLOEXEC);
+  try {
+    for (let rest = Deno.readFileSync(path); rest.length > 0;) {
+      const written = Number(write(fd, rest, BigInt(rest.length)));
+      if (written <= 0) throw new Error("no memory to run a library from");
+      rest = rest.subarray(written);
+    }
+    use(`/proc/self/fd/${fd}`);
+  } finally {
+    if (fd >= 0) close(fd);
+    libc.close();
+  }
+}
