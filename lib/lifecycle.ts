@@ -4,7 +4,7 @@
 import { messageOf, UsageError } from "./errors.ts";
 import { type FlagTable, type FlagValues, formatHelp, parseFlags } from "./flags.ts";
 import { configureLog } from "./log.ts";
-import { version } from "./version.ts";
+import { describeVersion } from "./version.ts";
 
 /** Has a listener called at each SIGHUP. */
 export type OnHangup = (listener: () => void) => void;
@@ -41,7 +41,7 @@ export async function runProgram<T extends FlagTable & { readonly v: unknown }>(
   try {
     const parsed = parseFlags(program.flags, Deno.args, (name) => Deno.env.get(name));
     if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
-    if (parsed.kind === "version") return exit(0, `${program.name} ${version}`);
+    if (parsed.kind === "version") return exit(0, `${program.name} ${describeVersion()}`);
     const values = parsed.values as FlagValues<T> & { readonly v: number };
     configureLog(values.v, (line) => writeLine(Deno.stderr, line));
     const { stop, onHangup } = listenToSignals();

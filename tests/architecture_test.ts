@@ -24,18 +24,18 @@ const layers: readonly (readonly string[])[] = [
     "lib/happy_eyeballs.ts",
     "lib/ip_address.ts",
     "lib/pem.ts",
+    "lib/platforms.ts",
     "lib/proxy_protocol.ts",
     "lib/rate_limit.ts",
     "lib/running.ts",
     "lib/sleep.ts",
     "lib/throttle.ts",
-    "lib/version.ts",
     "lib/within.ts",
   ],
   // Pure as well: what a command line means.
   ["lib/flags.ts", "lib/program_flags.ts"],
   // The contracts that the rest is built on.
-  ["lib/certificate.ts", "lib/duplex.ts", "lib/log.ts", "lib/tcp_reset.ts"],
+  ["lib/certificate.ts", "lib/duplex.ts", "lib/log.ts", "lib/tcp_reset.ts", "lib/version.ts"],
   // One mechanism each.
   [
     "lib/accept.ts",

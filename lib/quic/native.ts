@@ -9,11 +9,9 @@
  */
 import "./addon.ts";
 import { messageOf } from "../errors.ts";
+import { unsupported } from "../platforms.ts";
 
 type Native = typeof import("@matrixai/quic").native;
-
-/** Systems that the binding is built for. */
-const SUPPORTED = ["linux x86_64", "darwin x86_64", "darwin aarch64", "windows x86_64"];
 
 /** The native library cannot be used on this machine. */
 export class NativeLibraryError extends Error {
@@ -23,11 +21,10 @@ export class NativeLibraryError extends Error {
 /** What is wrong when the binding could not be loaded. */
 export function nativeLibraryError(
   cause: unknown,
-  { os, arch }: { readonly os: string; readonly arch: string } = Deno.build,
+  target: string = Deno.build.target,
 ): NativeLibraryError {
-  const message = SUPPORTED.includes(`${os} ${arch}`)
-    ? `cannot load the QUIC library: ${messageOf(cause).split("\n", 1)[0]}`
-    : `the QUIC library has no build for ${os} ${arch}, only for ${SUPPORTED.join(", ")}`;
+  const message = unsupported(target) ??
+    `cannot load the QUIC library: ${messageOf(cause).split("\n", 1)[0]}`;
   return new NativeLibraryError(message, { cause });
 }
 

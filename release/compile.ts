@@ -1,0 +1,194 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+// deno-lint-ignore-file no-console -- a command for the terminal, which logs nothing
+
+/**
+ * `deno task compile`: makes a self-contained executable of each program.
+ *
+ * A program gets the permissions of its task in `deno.json`, and the packages that it imports: `deno compile` by itself
+ * embeds all that `deno.json` names, so it is shown a configuration that names no others.
+ */
+import { join } from "node:path";
+import { parseArgs } from "node:util";
+import project from "../deno.json" with { type: "json" };
+import { messageOf, UsageError } from "../lib/errors.ts";
+import { unsupported } from "../lib/platforms.ts";
+import { COMMIT_FILE } from "../lib/version.ts";
+import { type Embedded, packageOf, parseEmbedded } from "./embedded.ts";
+
+const HELP = `Compiles proxy-server, proxy-agent and proxy-passthrough.
+
+Usage: deno task compile [options]
+
+  --target T   for another machine, into dist/T; may be repeated
+  --help       show this
+
+Without --target, the programs are for this machine, in dist/.
+
+Environment:
+  COMPILE_DENO  the Deno that compiles, if not the one that runs this
+  DENORT_BIN    Deno's runtime for compiled programs, which is downloaded without it; of the version of COMPILE_DENO
+  COMMIT        the commit that --version tells, if git cannot tell it`;
+
+const programs = ["server", "agent", "passthrough"] as const;
+type Program = typeof programs[number];
+
+const deno = Deno.env.get("COMPILE_DENO") || Deno.execPath();
+
+/** Runs a command to its end and returns what it has written to stdout and stderr. */
+async function run(command: string, args: string[]): Promise<{ stdout: string; stderr: string }> {
+  const output = await new Deno.Command(command, { args, env: { NO_COLOR: "1" } }).output();
+  const [stdout, stderr] = [output.stdout, output.stderr].map((bytes) =>
+    new TextDecoder().decode(bytes)
+  ) as [string, string];
+  if (!output.success) throw new Error(`${command} ${args[0]} failed:\n${stderr}`);
+  return { stdout, stderr };
+}
+
+/** The words of the task of a program that are permissions. */
+function permissionsOf(program: Program): string[] {
+  const words = project.tasks[program].split(/\s+/);
+  const permissions = words.slice(words.lastIndexOf("run"), words.indexOf(`${program}.ts`))
+    .filter((word) => /^--(?:allow-(?!all)|no-prompt$)/.test(word));
+  if (permissions.length < 2) throw new Error(`the task ${program} names no permissions`);
+  return permissions;
+}
+
+/** The packages that a program imports, as `deno.json` names them. */
+async function importsOf(program: Program): Promise<Record<string, string>> {
+  interface Module {
+    readonly specifier: string;
+    readonly dependencies?: readonly { readonly specifier: string; readonly code?: unknown }[];
+  }
+  const { stdout } = await run(deno, ["info", "--json", `${program}.ts`]);
+  const { modules } = JSON.parse(stdout) as { modules: Module[] };
+  const names = new Set(
+    modules.flatMap(({ dependencies = [] }) =>
+      dependencies.filter(({ code }) => code !== undefined).map(({ specifier }) => specifier)
+    ),
+  );
+  return Object.fromEntries(Object.entries(project.imports).filter(([name]) => names.has(name)));
+}
+
+/**
+ * The names of the packages that a program may have.
+ *
+ * @throws {Error} when one of them is not what the project's lock file says
+ */
+function checkLock(): Set<string> {
+  const [project, program] = ["deno.lock", LOCK_FILE].map((path): Record<string, unknown> =>
+    JSON.parse(Deno.readTextFileSync(path)).npm
+  ) as [Record<string, unknown>, Record<string, unknown>];
+  for (const [name, entry] of Object.entries(program)) {
+    if (JSON.stringify(project[name]) !== JSON.stringify(entry)) {
+      throw new Error(`deno.lock does not have the ${name} that would be embedded`);
+    }
+  }
+  return new Set(Object.keys(program).map((name) => name.replace(/(.)@.*$/, "$1")));
+}
+
+/** What `deno compile` is shown instead of `deno.json` and `deno.lock`, and the latter as it leaves it. */
+const CONFIG_FILE = "dist/deno.json";
+const LOCK_FILE = "dist/deno.lock";
+
+/** Compiles one program. Returns what is embedded in it. */
+async function compile(
+  program: Program,
+  target: string | undefined,
+  output: string,
+): Promise<readonly Embedded[]> {
+  const { unstable } = project;
+  const imports = await importsOf(program);
+  const lock = { path: "deno.lock", frozen: false };
+  await Deno.writeTextFile(CONFIG_FILE, JSON.stringify({ unstable, imports, lock }));
+  await Deno.copyFile("deno.lock", LOCK_FILE);
+  const { stderr, stdout } = await run(deno, [
+    "compile",
+    `--config=${CONFIG_FILE}`,
+    // Nothing is written to, or run from, a folder that is shared with others.
+    "--no-code-cache",
+    "--no-check",
+    ...permissionsOf(program),
+    ...(target ? [`--target=${target}`] : []),
+    `--include=${COMMIT_FILE}`,
+    `--output=${output}`,
+    `${program}.ts`,
+  ]);
+  const embedded = parseEmbedded(stdout + stderr);
+  const packages = checkLock();
+  for (const { path } of embedded) {
+    const name = packageOf(path);
+    if (name === undefined ? /^tests\b/.test(path) : !packages.has(name)) {
+      throw new Error(`${path} is embedded, which the program does not import`);
+    }
+  }
+  return embedded;
+}
+
+/** The commit that the files here are, and whether they have been changed since. */
+async function commit(): Promise<string> {
+  const given = Deno.env.get("COMMIT");
+  if (given) return given;
+  try {
+    const { stdout: name } = await run("git", ["rev-parse", "HEAD"]);
+    const { stdout: changes } = await run("git", ["status", "--porcelain"]);
+    return name.trim() + (changes ? "-dirty" : "");
+  } catch {
+    return "unknown";
+  }
+}
+
+const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;
+
+/** What a program's size is made of. */
+function describeSize(bytes: number, embedded: readonly Embedded[]): string {
+  const sum = (is: (name: string | undefined) => boolean) =>
+    embedded.filter(({ path }) => is(packageOf(path))).reduce((sum, { bytes }) => sum + bytes, 0);
+  const library = sum((name) => name?.startsWith("@matrixai/quic-") ?? false);
+  const own = sum((name) => name === undefined);
+  const packages = sum((name) => name !== undefined) - library;
+  const runtime = bytes - library - own - packages;
+  return `${megabytes(bytes)}: ${megabytes(runtime)} Deno's runtime, ` +
+    `${megabytes(library)} the QUIC library, ${megabytes(packages)} other packages, ` +
+    `${megabytes(own)} the program`;
+}
+
+async function compileAll(targets: readonly (string | undefined)[]): Promise<void> {
+  for (const target of targets) {
+    const problem = unsupported(target ?? Deno.build.target);
+    if (problem !== undefined) throw new UsageError(problem);
+  }
+  await Deno.mkdir("dist", { recursive: true });
+  await Deno.writeTextFile(COMMIT_FILE, `${await commit()}\n`);
+  try {
+    for (const target of targets) {
+      const ending = (target ?? Deno.build.target).includes("windows") ? ".exe" : "";
+      for (const program of programs) {
+        const output = join("dist", target ?? "", `proxy-${program}${ending}`);
+        const embedded = await compile(program, target, output);
+        const { size } = await Deno.stat(output);
+        console.log(`${output}  ${describeSize(size, embedded)}`);
+        for (const { path } of embedded) console.log(`  ${path}`);
+      }
+    }
+  } finally {
+    for (const path of [COMMIT_FILE, CONFIG_FILE, LOCK_FILE]) {
+      await Deno.remove(path).catch(() => {});
+    }
+  }
+}
+
+if (import.meta.main) {
+  try {
+    const { values } = parseArgs({
+      args: Deno.args,
+      options: { target: { type: "string", multiple: true }, help: { type: "boolean" } },
+    });
+    if (values.help) console.log(HELP);
+    else await compileAll(values.target ?? [undefined]);
+  } catch (error) {
+    const isUsage = error instanceof UsageError || error instanceof TypeError;
+    console.error(`compile: ${messageOf(error)}`);
+    Deno.exit(isUsage ? 2 : 1);
+  }
+}
