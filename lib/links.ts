@@ -64,7 +64,7 @@ interface Followed {
  * those that vanish lose theirs.
  */
 export class Links {
-  readonly #options: LinksOptions & typeof defaults;
+  readonly #options: Required<LinksOptions>;
   readonly #followed: readonly Followed[];
   /** What stops each link, by its address. */
   readonly #links = new Map<string, AbortController>();

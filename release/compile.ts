@@ -14,6 +14,7 @@ import project from "../deno.json" with { type: "json" };
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { unsupported } from "../lib/platforms.ts";
 import { COMMIT_FILE } from "../lib/version.ts";
+import { commit } from "./commit.ts";
 import { type Embedded, packageOf, parseEmbedded } from "./embedded.ts";
 
 const HELP = `Compiles proxy-server, proxy-agent and proxy-passthrough.
@@ -49,7 +50,7 @@ async function run(command: string, args: string[]): Promise<{ stdout: string; s
 function permissionsOf(program: Program): string[] {
   const words = project.tasks[program].split(/\s+/);
   const permissions = words.slice(words.lastIndexOf("run"), words.indexOf(`${program}.ts`))
-    .filter((word) => /^--(?:allow-(?!all)|no-prompt$)/.test(word));
+    .filter((word) => /^--(?:allow-(?!all)|deny-|no-prompt$)/.test(word));
   if (permissions.length < 2) throw new Error(`the task ${program} names no permissions`);
   return permissions;
 }
@@ -123,19 +124,6 @@ async function compile(
     }
   }
   return embedded;
-}
-
-/** The commit that the files here are, and whether they have been changed since. */
-async function commit(): Promise<string> {
-  const given = Deno.env.get("COMMIT");
-  if (given) return given;
-  try {
-    const { stdout: name } = await run("git", ["rev-parse", "HEAD"]);
-    const { stdout: changes } = await run("git", ["status", "--porcelain"]);
-    return name.trim() + (changes ? "-dirty" : "");
-  } catch {
-    return "unknown";
-  }
 }
 
 const megabytes = (bytes: number) => `${(bytes / 1e6).toFixed(1)} MB`;

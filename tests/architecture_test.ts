@@ -70,6 +70,8 @@ const layers: readonly (readonly string[])[] = [
 const PURE_LAYERS = 2;
 const PROGRAMS = layers.length - 1;
 
+/** The packages that the programs are made of; all others are for development. */
+const PACKAGES = ["@logtape/logtape", "@matrixai/quic"];
 /** Who may import the native binding. */
 const BINDING = { name: "@matrixai/quic", user: "lib/quic/native.ts" };
 /** Who may touch the process, beside the programs: its arguments, environment, signals and exit. */
@@ -190,6 +192,11 @@ test("keeps its pure layers free of Deno and Node", () => {
     /\bDeno\b/.test(codeOf(path)) || importsOf(path).some((name) => /^(?:node|npm|jsr):/.test(name))
   );
   assertEquals(wrong, []);
+});
+
+test("has programs that are made of few packages", () => {
+  const names = new Set(parts.flatMap(importsOf).filter((name) => !/^(?:\.|node:)/.test(name)));
+  assertEquals([...names].sort(), PACKAGES);
 });
 
 test("has one file that imports the native binding", () => {

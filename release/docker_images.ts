@@ -1,0 +1,65 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+// deno-lint-ignore-file no-console -- a command for the terminal, which logs nothing
+
+/** `deno task docker-images`: builds and tags the images of the `Dockerfile`. */
+import { parseArgs } from "node:util";
+import { messageOf, UsageError } from "../lib/errors.ts";
+import { version } from "../lib/version.ts";
+import { commit } from "./commit.ts";
+
+const HELP = `Builds the images quic-server, quic-client and quic-client-tcp.
+
+Usage: deno task docker-images [options]
+
+  --push   push them as well
+  --help   show this
+
+Environment:
+  REGISTRY    what their names begin with, such as registry.example/team; nothing by default
+  IMAGE_TAG   their tag; by default the version, ${version}
+  COMMIT      the commit that --version tells, if git cannot tell it`;
+
+const images = ["quic-server", "quic-client", "quic-client-tcp"];
+
+/** Registry and path, as references to images have them. */
+const REGISTRY = /^[a-z0-9.-]+(?::\d+)?(?:\/[a-z0-9._-]+)*$/;
+const TAG = /^\w[\w.-]{0,127}$/;
+
+/** What the images are called. */
+function referenceOf(image: string): string {
+  const registry = Deno.env.get("REGISTRY") ?? "";
+  const tag = Deno.env.get("IMAGE_TAG") || version;
+  if (registry && !REGISTRY.test(registry)) {
+    throw new UsageError(`REGISTRY is no registry and path: ${JSON.stringify(registry)}`);
+  }
+  if (!TAG.test(tag)) throw new UsageError(`IMAGE_TAG is no tag: ${JSON.stringify(tag)}`);
+  return `${registry && `${registry}/`}${image}:${tag}`;
+}
+
+async function docker(...args: string[]): Promise<void> {
+  const { success } = await new Deno.Command("docker", { args, stdin: "null" }).spawn().status;
+  if (!success) throw new Error(`docker ${args[0]} failed`);
+}
+
+try {
+  const { values } = parseArgs({
+    args: Deno.args,
+    options: { push: { type: "boolean" }, help: { type: "boolean" } },
+  });
+  if (values.help) {
+    console.log(HELP);
+  } else {
+    const references = images.map(referenceOf);
+    const revision = await commit();
+    for (const [i, image] of images.entries()) {
+      const tag = `--tag=${references[i]}`;
+      await docker("build", `--target=${image}`, `--build-arg=COMMIT=${revision}`, tag, ".");
+    }
+    for (const reference of values.push ? references : []) await docker("push", reference);
+    for (const reference of references) console.log(reference);
+  }
+} catch (error) {
+  console.error(`docker-images: ${messageOf(error)}`);
+  Deno.exit(error instanceof UsageError || error instanceof TypeError ? 2 : 1);
+}
