@@ -56,3 +56,11 @@ declare module "@std/async/deadline" {
     options?: { signal?: AbortSignal },
   ): Promise<T>;
 }
+
+declare module "@std/toml/parse" {
+  export function parse(tomlString: string): Record<string, unknown>;
+}
+
+declare module "@std/yaml/parse" {
+  export function parse(content: string): unknown;
+}
