@@ -6,7 +6,7 @@
  * Tries compiled programs on the machine that they are for: each tells its version, and proxy-agent and
  * proxy-passthrough connect to proxy-server, for which the native QUIC library has to load.
  *
- *     deno run --allow-read --allow-write --allow-run --allow-sys release/try_programs.ts dist/release v0.1.0 TARGET
+ *     deno run --allow-read --allow-write --allow-run release/try_programs.ts dist/release v0.1.0 TARGET
  */
 
 import { join } from "node:path";

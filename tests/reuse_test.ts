@@ -31,23 +31,22 @@ const read = (path: string) => Deno.readTextFileSync(new URL(path, root));
 
 /** What git tracks, or would track; without git, what looks like it. */
 async function filesOfProject(): Promise<string[]> {
-  const git = new Deno.Command("git", {
-    args: [
-      "-c",
-      "safe.directory=*",
-      "ls-files",
-      "-z",
-      "--cached",
-      "--others",
-      "--exclude-standard",
-    ],
-    cwd: root,
-  });
-  const output = await git.output().catch(() => undefined);
-  const paths = output?.success
-    ? new TextDecoder().decode(output.stdout).split("\0").filter(isThere)
-    : filesBelow("");
+  const paths = await gitFiles() ?? filesBelow("");
   return paths.filter((path) => Deno.lstatSync(new URL(path, root)).isFile).sort();
+}
+
+async function gitFiles(): Promise<string[] | undefined> {
+  const list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
+  try {
+    const { success, stdout } = await new Deno.Command("git", {
+      args: ["-c", "safe.directory=*", ...list],
+      cwd: root,
+    }).output();
+    return success ? new TextDecoder().decode(stdout).split("\0").filter(isThere) : undefined;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
 }
 
 function isThere(path: string): boolean {
