@@ -227,16 +227,3 @@ test("has no default exports", () => {
   );
   assertEquals(wrong, []);
 });
-
-test("says in every source file under which licence it is", () => {
-  const sources = all.filter((path) =>
-    /\.(?:ts|js|sh|ya?ml)$|(?:^|\/)(?:Dockerfile|\.gitignore)$/.test(path) ||
-    (!/\.\w+$/.test(path) && read(path).startsWith("#!"))
-  );
-  const wrong = sources.filter((path) => {
-    const head = read(path).split("\n", 4).join("\n");
-    return !head.includes("SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors") ||
-      !head.includes("SPDX-License-Identifier: Apache-2.0");
-  });
-  assertEquals(wrong, []);
-});

@@ -85,15 +85,6 @@ function filesBelow(folder: string): string[] {
   ).filter((path) => !path.startsWith("compose/certs/"));
 }
 
-test("says in every file under which licence it is", () => {
-  const wrong = filesBelow("").filter((path) => {
-    const head = read(path).split("\n", 4).join("\n");
-    return !head.includes("SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors") ||
-      !head.includes("SPDX-License-Identifier: Apache-2.0");
-  });
-  assertEquals(wrong, []);
-});
-
 // Kubernetes
 
 const FOLDERS = ["server", "agent", "agent-daemonset", "passthrough"];

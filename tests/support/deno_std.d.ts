@@ -56,3 +56,7 @@ declare module "@std/async/deadline" {
     options?: { signal?: AbortSignal },
   ): Promise<T>;
 }
+
+declare module "@std/toml/parse" {
+  export function parse(tomlString: string): Record<string, unknown>;
+}
