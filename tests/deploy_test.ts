@@ -78,13 +78,6 @@ function started(
   return parsed.values as unknown as Values;
 }
 
-/** The paths, from deploy/, of all files below a folder of it. */
-function filesBelow(folder: string): string[] {
-  return Array.from(Deno.readDirSync(new URL(folder, deploy))).flatMap(({ name, isDirectory }) =>
-    isDirectory ? filesBelow(`${folder}${name}/`) : [`${folder}${name}`]
-  ).filter((path) => !path.startsWith("compose/certs/"));
-}
-
 // Kubernetes
 
 const FOLDERS = ["server", "agent", "agent-daemonset", "passthrough"];
