@@ -1,0 +1,179 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * What a program knows of itself while it runs: its peers, its tunnels, and what has become of those before. Metrics, the
+ * status page, readiness and snapshots read it; it costs a tunnel one object.
+ */
+import type { CertificateInfo } from "./certificate.ts";
+import type { Ending } from "./ending.ts";
+import type { ConnectionStats } from "./quic/mod.ts";
+
+/** A peer at the other end of a QUIC connection: an agent, as a server sees it, or a server. */
+export interface Peer {
+  /** What the log calls it. */
+  readonly name: string;
+  /** Its IP address and UDP port now. */
+  readonly address: string;
+  readonly alpn: string;
+  /** When it connected, in ms since 1970. */
+  readonly since: number;
+  /** Whether it has said that it takes, or opens, no further tunnels. */
+  readonly isDraining: boolean;
+  /** Whether it was heard of lately. */
+  readonly isResponsive: boolean;
+  stats(): ConnectionStats;
+}
+
+/** Bytes that a pipe has carried so far: `aToB` of the client's, `bToA` of the target's. */
+export interface Carried {
+  readonly aToB: number;
+  readonly bToA: number;
+}
+
+/** What is known of a tunnel, as far as it is known yet. */
+export interface TunnelFacts {
+  /** The tunnel's id, or the stream's where there is none. */
+  id?: string;
+  client?: string;
+  /** What the client has asked for; only agents know. */
+  target?: string;
+  /** Name of the agent that carries it, or address of the server that it is from. */
+  peer?: string;
+}
+
+/** Why a server has not served a TCP connection. */
+export type ConnectionRefusal = "max-connections" | "no-agent" | "proxy-header" | "other";
+
+/** How a handshake on QUIC has ended. */
+export type HandshakeResult = "ok" | "tls" | "timeout" | "not-admitted" | "refused" | "error";
+
+/** Told of what happens. All of it is optional, and must not throw. */
+export interface Observer {
+  /** A tunnel was connected, so many seconds after it began. */
+  connected?(tunnel: Tunnel, seconds: number): void;
+  /** A tunnel was not connected. @param reason for which, in the words of docs/metrics.md */
+  notConnected?(tunnel: Tunnel, reason: string): void;
+  ended?(tunnel: Tunnel, ending: Ending): void;
+  /** A TCP connection was accepted. */
+  accepted?(): void;
+  refused?(reason: ConnectionRefusal): void;
+  handshake?(result: HandshakeResult): void;
+}
+
+/** A tunnel under way. */
+export class Tunnel {
+  /** When it began, in ms since 1970. */
+  readonly since = Date.now();
+  /** The same by the clock of `performance.now()`. */
+  readonly began = performance.now();
+  readonly facts: TunnelFacts;
+  /** When it was connected, by `performance.now()`. */
+  connectedAt: number | undefined;
+  #carried: Carried = { aToB: 0, bToA: 0 };
+  readonly #monitor: Monitor;
+
+  /** @internal Tunnels come from {@linkcode Monitor.begin}. */
+  constructor(monitor: Monitor, facts: TunnelFacts) {
+    this.#monitor = monitor;
+    this.facts = facts;
+  }
+
+  /** Bytes so far: `aToB` of the client's, `bToA` of the target's. */
+  get carried(): Carried {
+    return this.#carried;
+  }
+
+  /** Takes bytes from a pipe, from now on. */
+  readonly watch = (carried: Carried): void => {
+    this.#carried = carried;
+  };
+
+  /** It is connected to its target. */
+  connected(): void {
+    this.connectedAt = performance.now();
+    const seconds = (this.connectedAt - this.began) / 1_000;
+    this.#monitor.tell((observer) => observer.connected?.(this, seconds));
+  }
+
+  /** It will not be. */
+  notConnected(reason: string): void {
+    this.#monitor.tell((observer) => observer.notConnected?.(this, reason));
+  }
+
+  /** It is over. */
+  end(ending: Ending): void {
+    this.#monitor.end(this, ending);
+  }
+}
+
+/** Whether something is as it should be, for readiness. */
+export interface Check {
+  readonly name: string;
+  /** What is wrong; undefined when nothing is. */
+  readonly problem: string | undefined;
+}
+
+/** A certificate in use. */
+export interface UsedCertificate {
+  /** The flag that named its file. */
+  readonly flag: string;
+  readonly info: CertificateInfo;
+}
+
+/** Of one program. */
+export class Monitor {
+  /** When it started, in ms since 1970. */
+  readonly startedAt = Date.now();
+  readonly tunnels = new Set<Tunnel>();
+  readonly peers = new Set<Peer>();
+  /** Bytes of tunnels that have ended. */
+  readonly #carried = { aToB: 0, bToA: 0 };
+  readonly #observers: Observer[] = [];
+  /** The certificates in use, the own one first. */
+  certificates: () => readonly UsedCertificate[] = () => [];
+  /** Addresses of servers that an agent is to be connected to. */
+  knownServers: (() => number) | undefined;
+  /** Callers that wait for an agent. */
+  pending: () => number = () => 0;
+  isDraining = false;
+
+  observe(observer: Observer): void {
+    this.#observers.push(observer);
+  }
+
+  /** @internal */
+  tell(what: (observer: Observer) => void): void {
+    for (const observer of this.#observers) what(observer);
+  }
+
+  begin(facts: TunnelFacts = {}): Tunnel {
+    const tunnel = new Tunnel(this, facts);
+    this.tunnels.add(tunnel);
+    return tunnel;
+  }
+
+  /** @internal */
+  end(tunnel: Tunnel, ending: Ending): void {
+    if (!this.tunnels.delete(tunnel)) return;
+    this.#carried.aToB += tunnel.carried.aToB;
+    this.#carried.bToA += tunnel.carried.bToA;
+    this.tell((observer) => observer.ended?.(tunnel, ending));
+  }
+
+  /** Bytes of all tunnels, those that have ended included. */
+  get carried(): Carried {
+    let { aToB, bToA } = this.#carried;
+    for (const { carried } of this.tunnels) {
+      aToB += carried.aToB;
+      bToA += carried.bToA;
+    }
+    return { aToB, bToA };
+  }
+
+  get established(): number {
+    let count = 0;
+    for (const { connectedAt } of this.tunnels) if (connectedAt !== undefined) count++;
+    return count;
+  }
+}
