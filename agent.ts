@@ -19,6 +19,7 @@ import { endingOf, refusedBy, summarize } from "./lib/ending.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { formatIp } from "./lib/ip_address.ts";
+import { Monitor } from "./lib/monitor.ts";
 import { pipeDuplex } from "./lib/pipe.ts";
 import { agentFlags } from "./lib/program_flags.ts";
 import type { Resolver } from "./lib/resolver.ts";
@@ -70,9 +71,9 @@ const dialStatus: Partial<Record<DialFailure, number>> = {
 /** Runs an agent until the signal aborts. Reconnects for ever. */
 export async function runAgent(
   config: ConnectAgentConfig,
-  options: { readonly signal: AbortSignal },
+  options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
 ): Promise<void> {
-  const { signal } = options;
+  const { signal, monitor = new Monitor() } = options;
   log.info("agent started", {
     servers: config.servers.map(formatAuthority).join(","),
     allow: formatRules(config.allow),
@@ -81,6 +82,7 @@ export async function runAgent(
   await runAgentLinks(config, {
     program: "proxy-agent",
     log,
+    monitor,
     signal,
     serve: (tunnel, ended) => serveConnect(tunnel, config, ended),
     refuse: (tunnel, { code, text }) => refuse(tunnel, new Refusal(503, text, code)),
@@ -100,15 +102,16 @@ async function serveConnect(
 ): Promise<void> {
   const { dialTimeoutMs, headTimeoutMs = 10_000, allow = [], deny = [], resolver } = config;
   const since = performance.now();
-  const { carrier, fields } = tunnel;
+  const { carrier, fields, record } = tunnel;
   let target: string | undefined;
   try {
     const request = await readHead(carrier, headTimeoutMs);
     if (!request) {
-      logRefused(tunnel.fields, NO_REQUEST);
+      tellRefused(tunnel, tunnel.fields, NO_REQUEST);
       return await tunnel.failed(NO_REQUEST, new Uint8Array(0));
     }
     target = request.authority;
+    record.connecting(target);
     log.trace("connect request", { ...fields, target });
     const connection = await dial(request.target, {
       timeoutMs: dialTimeoutMs,
@@ -118,6 +121,7 @@ async function serveConnect(
     }).catch(refuseDial);
     const upstream = tcpDuplex(connection);
     try {
+      record.connected();
       tunnel.connected();
       await writeAll(carrier, CONNECT_OK);
     } catch (error) {
@@ -125,17 +129,26 @@ async function serveConnect(
       throw error;
     }
     const client = prepend(request.rest, carrier);
-    const result = await pipeDuplex(client, upstream, { ...config, signal });
-    log.debug("tunnel ended", { ...fields, target, ...summarize(result, since, "agent") });
+    const result = await pipeDuplex(client, upstream, { ...config, signal, watch: record.watch });
+    const summary = summarize(result, since, "agent");
+    record.end(summary);
+    log.debug("tunnel ended", { ...fields, target, ...summary });
   } catch (error) {
     if (error instanceof Refusal) return await refuse(tunnel, error, target);
-    log.debug("tunnel refused", { ...fields, target, ...endingOf(error, "client", "agent") });
+    const ending = endingOf(error, "client", "agent");
+    record.end(ending);
+    log.debug("tunnel refused", { ...fields, target, ...ending });
     carrier.abort();
   }
 }
 
-function logRefused(fields: Record<string, unknown>, { code, text }: Failure): void {
-  const ending = { by: refusedBy(code), reason: "refused", result: code, error: text };
+function tellRefused(
+  { record }: ServedTunnel,
+  fields: Record<string, unknown>,
+  { code, text }: Failure,
+): void {
+  const ending = { by: refusedBy(code), reason: "refused", result: code, error: text } as const;
+  record.end(ending);
   log.debug("tunnel refused", { ...fields, ...ending });
 }
 
@@ -174,7 +187,7 @@ function addressDenied({ cause }: Refusal): string | undefined {
 async function refuse(tunnel: ServedTunnel, refusal: Refusal, target?: string): Promise<void> {
   const { status, message, code, proxyError } = refusal;
   const failure = { code, text: message };
-  logRefused({ ...tunnel.fields, target, address: addressDenied(refusal) }, failure);
+  tellRefused(tunnel, { ...tunnel.fields, target, address: addressDenied(refusal) }, failure);
   const proxyStatus = formatProxyStatus({
     proxy: PROXY_NAME,
     ...(proxyError && { error: proxyError }),
@@ -192,10 +205,11 @@ if (import.meta.main) {
     summary:
       "Dials a proxy-server from inside a private network and serves HTTP CONNECT on the streams it opens.",
     flags: agentFlags,
-    async run(values, signal, onHangup) {
+    async run(values, { signal, onHangup, monitor }) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });
-      await runAgent({ ...values, tls }, { signal });
+      monitor.certificates = () => tls.current.certificates;
+      await runAgent({ ...values, tls }, { signal, monitor });
     },
   });
 }

@@ -10,6 +10,7 @@ import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
 import { endingOf, refusedBy, summarize } from "./lib/ending.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
+import { Monitor } from "./lib/monitor.ts";
 import { pipeDuplex } from "./lib/pipe.ts";
 import { passthroughFlags } from "./lib/program_flags.ts";
 import { formatProxyHeader } from "./lib/proxy_protocol.ts";
@@ -27,9 +28,9 @@ const log = logger("passthrough");
 /** Runs a passthrough agent until the signal aborts. Reconnects for ever. */
 export async function runPassthrough(
   config: PassthroughConfig,
-  options: { readonly signal: AbortSignal },
+  options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
 ): Promise<void> {
-  const { signal } = options;
+  const { signal, monitor = new Monitor() } = options;
   const fields = {
     servers: config.servers.map(formatAuthority).join(","),
     upstream: formatAuthority(config.upstream),
@@ -38,6 +39,7 @@ export async function runPassthrough(
   await runAgentLinks(config, {
     program: "proxy-passthrough",
     log,
+    monitor,
     signal,
     serve: (tunnel, ended) => carry(tunnel, config, ended),
     refuse,
@@ -52,14 +54,18 @@ async function carry(
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
-  const { carrier, fields } = tunnel;
+  const { carrier, fields, record } = tunnel;
+  const target = formatAuthority(config.upstream);
+  record.connecting(target);
   let upstream: Duplex;
   try {
     const timeoutMs = config.dialTimeoutMs;
     upstream = tcpDuplex(await dial(config.upstream, { timeoutMs, signal }));
   } catch (error) {
     if (!signal.aborted) return await refuse(tunnel, failureOf(error));
-    log.debug("tunnel refused", { ...fields, ...endingOf(signal.reason, "server", "agent") });
+    const ending = endingOf(signal.reason, "server", "agent");
+    record.end(ending);
+    log.debug("tunnel refused", { ...fields, ...ending });
     return carrier.abort();
   }
   try {
@@ -68,10 +74,12 @@ async function carry(
     upstream.abort();
     return await refuse(tunnel, failureOf(error));
   }
+  record.connected();
   tunnel.connected();
-  const result = await pipeDuplex(carrier, upstream, { ...config, signal });
-  const target = formatAuthority(config.upstream);
-  log.debug("tunnel ended", { ...fields, target, ...summarize(result, since, "agent") });
+  const result = await pipeDuplex(carrier, upstream, { ...config, signal, watch: record.watch });
+  const summary = summarize(result, since, "agent");
+  record.end(summary);
+  log.debug("tunnel ended", { ...fields, target, ...summary });
 }
 
 /** Sends the header of the PROXY protocol, before anything else. */
@@ -87,7 +95,8 @@ async function introduceClient(
 
 async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
   const { code, text } = failure;
-  const ending = { by: refusedBy(code), reason: "refused", result: code, error: text };
+  const ending = { by: refusedBy(code), reason: "refused", result: code, error: text } as const;
+  tunnel.record.end(ending);
   log.warn("cannot reach the upstream", { ...tunnel.fields, ...ending });
   await tunnel.failed(failure);
 }
@@ -97,10 +106,11 @@ if (import.meta.main) {
     name: "proxy-passthrough",
     summary: "Dials a proxy-server and connects every stream it opens to one upstream.",
     flags: passthroughFlags,
-    async run(values, signal, onHangup) {
+    async run(values, { signal, onHangup, monitor }) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });
-      await runPassthrough({ ...values, tls }, { signal });
+      monitor.certificates = () => tls.current.certificates;
+      await runPassthrough({ ...values, tls }, { signal, monitor });
     },
   });
 }

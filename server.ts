@@ -15,6 +15,7 @@ import { messageOf, UsageError } from "./lib/errors.ts";
 import { formatSocketAddress } from "./lib/ip_address.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
+import { handshakeResultOf, Monitor, type Tunnel } from "./lib/monitor.ts";
 import { pipeDuplex, type TunnelTimeouts } from "./lib/pipe.ts";
 import { serverFlags } from "./lib/program_flags.ts";
 import { startControl } from "./lib/qrht/control.ts";
@@ -64,6 +65,8 @@ export interface ServerOptions {
   readonly signal: AbortSignal;
   /** Called once both listeners are bound. */
   readonly ready?: (addresses: { tcp: Deno.NetAddr; quic: Deno.NetAddr }) => void;
+  /** Is told what happens. */
+  readonly monitor?: Monitor;
 }
 
 /** Application error codes of the server (docs/protocol.md, "Errors"). */
@@ -78,6 +81,7 @@ interface Server {
   readonly agents: Set<ConnectedAgent>;
   readonly clients: Running;
   readonly dialects: DialectCount;
+  readonly monitor: Monitor;
   /** Clients that were too many. */
   readonly refusals: Throttle;
   /** Aborts when the server is told to stop. */
@@ -94,8 +98,8 @@ const log = logger("server");
  * @throws {UsageError} when an address cannot be bound
  */
 export async function runServer(config: ServerConfig, options: ServerOptions): Promise<void> {
-  const { signal } = options;
-  await using endpoint = listenQuic(config);
+  const { signal, monitor = new Monitor() } = options;
+  await using endpoint = listenQuic(config, monitor);
   using listener = listenTcp(config.listenTcp);
   log.info("tcp listener on {address}", { address: addressOf(listener.addr as Deno.NetAddr) });
   log.info("quic listener on {address}", { address: addressOf(endpoint.addr) });
@@ -108,10 +112,12 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     agents: new Set(),
     clients: new Running(),
     dialects: new DialectCount(),
+    monitor,
     refusals: new Throttle(),
     stopping: signal,
     ended: ended.signal,
   };
+  monitor.waiting = () => server.registry.pending;
   const serveClients = async () => {
     await acceptEach(listener, log, signal, (client) => takeClient(client, server));
     await drain(server);
@@ -146,13 +152,13 @@ async function drain({ config, registry, agents, clients }: Server): Promise<voi
   await Promise.all(Array.from(agents, ({ connection }) => connection.settled(leftMs)));
 }
 
-function listenQuic(config: ServerConfig): QuicEndpoint {
+function listenQuic(config: ServerConfig, monitor: Monitor): QuicEndpoint {
   const { listenQuic: address, tls, alpn } = config;
   return bind("--listen-quic", address, () =>
     new QuicEndpoint({
       hostname: address.hostname,
       port: address.port,
-      listen: { tls, alpn, handshakeFailed: failedHandshakeLog() },
+      listen: { tls, alpn, handshakeFailed: failedHandshakeLog(monitor) },
     }));
 }
 
@@ -179,12 +185,13 @@ function bind<T>(flag: string, address: Authority, open: () => T): T {
 const FAILED_HANDSHAKE_LINE_MS = 100;
 
 /** Logs failed handshakes, with how many there were since the last line where that was not the only one. */
-function failedHandshakeLog(): (info: CloseInfo, from: HostPort) => void {
+function failedHandshakeLog(monitor: Monitor): (info: CloseInfo, from: HostPort) => void {
   const throttles = {
     warn: new Throttle(FAILED_HANDSHAKE_LINE_MS),
     debug: new Throttle(FAILED_HANDSHAKE_LINE_MS),
   };
   return (info, { host, port }) => {
+    monitor.tell((observer) => observer.handshake?.(handshakeResultOf(info)));
     // A peer that failed to show who it is, is worth a line; one that never answered is noise.
     const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
     const times = throttles[level].pass();
@@ -209,6 +216,8 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
     }
     const agent = new ConnectedAgent(connection, server.config.agentNames);
     const refusal = refusalOf(agent, server);
+    const result = refusal?.result ?? "ok";
+    server.monitor.tell((observer) => observer.handshake?.(result));
     if (refusal === undefined) serveAgent(agent, server);
     else {
       const { code, reason } = refusal;
@@ -219,6 +228,7 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
 }
 
 interface Refusal {
+  readonly result: "not-admitted" | "refused";
   readonly code: number;
   readonly reason: string;
 }
@@ -230,7 +240,7 @@ function refusalOf(
 ): Refusal | undefined {
   if (!isAllowed) {
     const reason = "not admitted: the certificate has no name that is let in";
-    return { code: CloseCode.NotAdmitted, reason };
+    return { result: "not-admitted", code: CloseCode.NotAdmitted, reason };
   }
   const reason = stopping.aborted
     ? "the server drains"
@@ -238,15 +248,17 @@ function refusalOf(
     : registry.size >= maxAgents || agents.size >= 2 * maxAgents
     ? `${maxAgents} agents are connected already`
     : undefined;
-  return reason === undefined ? undefined : { code: CloseCode.NoFurtherAgents, reason };
+  return reason === undefined
+    ? undefined
+    : { result: "refused", code: CloseCode.NoFurtherAgents, reason };
 }
 
 /** Offers an agent clients until it drains or its connection ends. */
 function serveAgent(agent: ConnectedAgent, server: Server): void {
-  const { registry, agents, dialects } = server;
-  const { connection, fields } = agent;
-  const { alpn } = connection;
+  const { registry, agents, dialects, monitor } = server;
+  const { connection, fields, alpn } = agent;
   agents.add(agent);
+  monitor.peers.add(agent);
   registry.add(agent);
   dialects.opened(alpn);
   log.info("agent connected", {
@@ -259,6 +271,7 @@ function serveAgent(agent: ConnectedAgent, server: Server): void {
   listenTo(agent, server);
   connection.closed.then((info) => {
     agents.delete(agent);
+    monitor.peers.delete(agent);
     registry.remove(agent);
     dialects.closed(alpn);
     log.info("agent disconnected", {
@@ -274,6 +287,7 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
   agent.control = startControl(agent.connection, { program: "proxy-server", name }, {
     hello: (hello) => log.info("agent says hello", { ...agent.fields, ...hello }),
     drain: () => {
+      agent.isDraining = true;
       registry.remove(agent);
       log.info("agent drains", { ...agent.fields, agents: registry.size });
     },
@@ -284,10 +298,12 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
 
 /** Serves a client, unless there are too many. */
 function takeClient(connection: Deno.TcpConn, server: Server): void {
-  const { clients, refusals, config: { maxConnections = 20_000 } } = server;
+  const { clients, refusals, monitor, config: { maxConnections = 20_000 } } = server;
+  monitor.tell((observer) => observer.accepted?.());
   if (clients.size < maxConnections) return clients.add(serveClient(connection, server));
   const client = addressOf(connection.remoteAddr);
   connection.close();
+  monitor.tell((observer) => observer.refused?.("max-connections"));
   const times = refusals.pass();
   if (times === undefined) return;
   const error = `${maxConnections} clients are connected already`;
@@ -296,37 +312,52 @@ function takeClient(connection: Deno.TcpConn, server: Server): void {
 
 /** Finds an agent for a client and carries its bytes, to their end. */
 async function serveClient(connection: Deno.TcpConn, server: Server): Promise<void> {
-  const { config, registry, ended: signal } = server;
+  const { config, registry, monitor, ended: signal } = server;
   const since = performance.now();
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   let fields: Record<string, unknown> = { client: addressOf(connection.remoteAddr) };
   let carrier: Duplex | undefined;
+  let record: Tunnel | undefined;
   const leave = () => carrier?.abort();
   signal.addEventListener("abort", leave);
   try {
     carrier = tcpDuplex(connection);
     const client = await identifyClient(carrier, connection, config.acceptProxyProtocol ?? []);
     if (!client) {
+      monitor.tell((observer) => observer.refused?.("health-check"));
       log.debug("health check", fields);
       return await carrier[Symbol.asyncDispose]();
     }
     const { address, listener, via } = client;
     const open = { tunnelId, client: address, listener };
-    fields = { ...openFields(open), via: via && formatSocketAddress(via) };
+    const own = openFields(open);
+    fields = { ...own, via: via && formatSocketAddress(via) };
+    record = monitor.begin({ id: own.tunnel, client: own.client });
     log.debug("accepted tcp connection", fields);
     const route = new Route(open, { ...config, registry, log, fields });
     const tunnel = await route.connect();
     const { connected } = tunnel;
-    const result = await pipeDuplex(client.carrier, tunnel, { ...config, connected, signal });
-    log.debug("tunnel ended", {
-      ...fields,
-      ...route.fields,
-      ...summarize(result, since, "server", route.failure),
+    const { facts, watch } = record;
+    connected.then(() => {
+      facts.peer = route.agent;
+      if (!route.failure) record?.connected();
+    }, () => {});
+    const result = await pipeDuplex(client.carrier, tunnel, {
+      ...config,
+      connected,
+      signal,
+      watch,
     });
+    const summary = summarize(result, since, "server", route.failure);
+    record.end({ ...summary, result: route.failure });
+    log.debug("tunnel ended", { ...fields, ...route.fields, ...summary });
   } catch (error) {
     carrier?.abort();
     const durationMs = Math.round(performance.now() - since);
-    const line = { ...fields, durationMs, ...endingOf(error, "client", "server") };
+    const ending = endingOf(error, "client", "server");
+    const line = { ...fields, durationMs, ...ending };
+    if (record) record.end(signal.aborted ? { by: "server", reason: "stopped" } : ending);
+    else monitor.tell((observer) => observer.refused?.("proxy-header"));
     if (!signal.aborted) log.warn("client refused", line);
     else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
   } finally {
@@ -344,15 +375,16 @@ if (import.meta.main) {
     summary:
       "Takes TCP connections and carries each, on a QUIC stream, to an agent that has dialled in.",
     flags: serverFlags,
-    async run(values, signal, onHangup) {
+    async run(values, { signal, onHangup, monitor }) {
       const tls = await ReloadingTls.load({
         caFile: values.clientCaFile,
         caFlag: "--client-ca-file",
         certFile: values.certFile,
         keyFile: values.certKey,
       });
+      monitor.certificates = () => tls.current.certificates;
       const ready = () => void tls.watch({ signal, onHangup });
-      await runServer({ ...values, tls }, { signal, ready });
+      await runServer({ ...values, tls }, { signal, ready, monitor });
     },
   });
 }

@@ -22,10 +22,10 @@ function randomBytes(data: ArrayBuffer): Promise<void> {
 }
 
 await runProgram({
-  name: "binding-agent",
+  name: "proxy-passthrough",
   summary: "Dials a binding-server and connects every stream it opens to one upstream.",
   flags: passthroughFlags,
-  async run(values, signal) {
+  async run(values, { signal }) {
     containErrors(log);
     const server = values.servers[0]!;
     const client = await quic.QUICClient.createQUICClient({

@@ -31,10 +31,10 @@ async function verify(key: ArrayBuffer, data: ArrayBuffer, mac: ArrayBuffer): Pr
 }
 
 await runProgram({
-  name: "binding-server",
+  name: "proxy-server",
   summary: "Takes TCP connections and carries each, on a QUIC stream, to the last binding-agent.",
   flags: serverFlags,
-  async run(values, signal) {
+  async run(values, { signal }) {
     containErrors(log);
     const tls = await loadTlsMaterial({
       caFile: values.clientCaFile,

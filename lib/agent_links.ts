@@ -21,7 +21,7 @@ export async function runAgentLinks(
   config: AgentConfig,
   options: AgentSessionOptions,
 ): Promise<void> {
-  const { log, signal } = options;
+  const { log, monitor, signal } = options;
   const { servers, refreshMs, backoff, serverResolver = new Resolver() } = config;
   const sessions = new Running();
 
@@ -62,6 +62,7 @@ export async function runAgentLinks(
     signal,
     ...(refreshMs && { refreshMs }),
   });
+  monitor.knownServers = () => links.size;
   await links.run();
   await sessions.ended();
 }

@@ -8,10 +8,12 @@ import { DialectCount, speaksQrht } from "./dialect.ts";
 import { endingOf } from "./ending.ts";
 import { messageOf } from "./errors.ts";
 import type { Logger } from "./log.ts";
+import { connectResultOf, type Monitor, type Peer, RESPONSIVE_MS, type Tunnel } from "./monitor.ts";
 import type { TunnelTimeouts } from "./pipe.ts";
 import { type Control, startControl } from "./qrht/control.ts";
 import {
   ConnectionClosedError,
+  type ConnectionStats,
   identityOf,
   type QuicConnection,
   QuicEndpoint,
@@ -58,12 +60,16 @@ export interface AgentConfig extends TunnelTimeouts {
 export interface ServedTunnel extends IncomingTunnel {
   /** What the log says of it: stream, and tunnel id and client where the server tells them. */
   readonly fields: Readonly<Record<string, unknown>>;
+  /** What the monitor knows of it; to be told when it is being connected, is, and has ended. */
+  readonly record: Tunnel;
 }
 
 export interface AgentSessionOptions {
   /** Name of the program. */
   readonly program: string;
   readonly log: Logger;
+  /** Is told what happens. */
+  readonly monitor: Monitor;
   /** Ends everything, after the drain. */
   readonly signal: AbortSignal;
   /** Serves one tunnel to its end, or to that of the session, which aborts the signal. Must not throw. */
@@ -104,7 +110,10 @@ export function loadAgentTls(
 }
 
 /** A connection to a server, whose streams are served until it ends. */
-export class AgentSession {
+export class AgentSession implements Peer {
+  /** Address of the server. */
+  readonly name: string;
+  readonly since = Date.now();
   readonly #endpoint: QuicEndpoint;
   readonly #connection: QuicConnection;
   readonly #config: AgentConfig;
@@ -133,7 +142,8 @@ export class AgentSession {
     this.#config = config;
     this.#options = options;
     this.#alpn = connection.alpn;
-    this.#fields = { server: formatAuthority(address), connection: connection.number };
+    this.name = formatAuthority(address);
+    this.#fields = { server: this.name, connection: connection.number };
   }
 
   /**
@@ -161,11 +171,35 @@ export class AgentSession {
         keepAliveMs: KEEPALIVE_MS,
         maxStreams,
       }, signal);
+      options.monitor.tell((observer) => observer.handshake?.("ok"));
       return new AgentSession(endpoint, connection, address, config, options);
     } catch (error) {
+      if (!signal.aborted) {
+        options.monitor.tell((observer) => observer.handshake?.(connectResultOf(error)));
+      }
       await endpoint.close();
       throw explain(error, tls, serverName);
     }
+  }
+
+  get address(): string {
+    return this.name;
+  }
+
+  get alpn(): string {
+    return this.#alpn;
+  }
+
+  get isDraining(): boolean {
+    return this.#serverDrains || this.#isWorn;
+  }
+
+  get isResponsive(): boolean {
+    return this.#connection.silentForMs < RESPONSIVE_MS;
+  }
+
+  stats(): ConnectionStats {
+    return this.#connection.stats();
   }
 
   /** Resolves when another connection is to take this one's place: it has ended, or the server takes no further tunnels. */
@@ -175,8 +209,9 @@ export class AgentSession {
 
   /** Serves streams until the connection has ended, and they with it. Never rejects. */
   async serve(): Promise<void> {
-    const { log, signal } = this.#options;
+    const { log, signal, monitor } = this.#options;
     const alpn = this.#alpn;
+    monitor.peers.add(this);
     dialects.opened(alpn);
     const connections = dialects.of(alpn).ever;
     log.info("connected to quic server", { ...this.#fields, alpn, connections });
@@ -199,6 +234,7 @@ export class AgentSession {
       this.#ended.abort(error);
     }
     dialects.closed(alpn);
+    monitor.peers.delete(this);
     signal.removeEventListener("abort", leave);
     this.#replaceable.resolve();
     await this.#tunnels.ended();
@@ -278,22 +314,29 @@ export class AgentSession {
   }
 
   async #serveStream(stream: QuicStream): Promise<void> {
-    const { log, signal, serve, refuse } = this.#options;
+    const { log, monitor, signal, serve, refuse } = this.#options;
+    const record = monitor.begin({ id: `${stream.id}`, peer: this.name });
     try {
       const accepted = await acceptTunnel(stream, this.#alpn);
       if (!accepted) {
-        const ending = { by: "server", reason: "end" };
+        const ending = { by: "server", reason: "end" } as const;
+        record.end(ending);
         return log.debug("tunnel refused", { stream: stream.id, ...ending });
       }
-      const fields = { stream: stream.id, ...openFields(accepted.open) };
-      const tunnel = { ...accepted, fields };
+      const own = openFields(accepted.open);
+      const fields = { stream: stream.id, ...own };
+      record.facts.client = own.client;
+      record.facts.id = own.tunnel ?? record.facts.id;
+      const tunnel = { ...accepted, fields, record };
       // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
       const isRefused = signal.aborted && speaksQrht(this.#alpn);
       if (!isRefused) return await serve(tunnel, this.#ended.signal);
       await refuse(tunnel, { code: "draining", text: "the agent takes no further tunnels" });
     } catch (error) {
       stream.abort();
-      log.warn("stream refused", { stream: stream.id, ...endingOf(error, "server", "agent") });
+      const ending = endingOf(error, "server", "agent");
+      record.end(ending);
+      log.warn("stream refused", { stream: stream.id, ...ending });
     }
   }
 }

@@ -6,20 +6,21 @@ import { allowedName } from "./agent_names.ts";
 import { formatAuthority } from "./authority.ts";
 import { describeCertificate } from "./certificate.ts";
 import type { Control } from "./qrht/control.ts";
-import type { QuicConnection, QuicStream } from "./quic/mod.ts";
+import type { ConnectionStats, QuicConnection, QuicStream } from "./quic/mod.ts";
+import { type Peer, RESPONSIVE_MS } from "./monitor.ts";
 import type { Agent } from "./registry.ts";
 
-/** Agents send a PING every 2 s. One that is silent for longer than this may have vanished. */
-const RESPONSIVE_MS = 3_000;
-
 /** An agent that is connected to this server. */
-export class ConnectedAgent implements Agent<QuicStream> {
+export class ConnectedAgent implements Agent<QuicStream>, Peer {
   /** Those in its certificate: DNS names, URIs and common names. */
   readonly names: readonly string[];
   /** Whether its certificate has a name that the server lets in. */
   readonly isAllowed: boolean;
   /** What the log calls it: the name that is let in, else its first, else the fingerprint of its certificate. */
   readonly name: string;
+  readonly since = Date.now();
+  /** Whether it has said that it takes no further tunnels. */
+  isDraining = false;
   /** Its control streams, in the dialect that has some. */
   control: Control | undefined;
 
@@ -40,6 +41,19 @@ export class ConnectedAgent implements Agent<QuicStream> {
     return this.connection.silentForMs < RESPONSIVE_MS;
   }
 
+  get address(): string {
+    const { host, port } = this.connection.remoteAddr;
+    return formatAuthority({ hostname: host, port });
+  }
+
+  get alpn(): string {
+    return this.connection.alpn;
+  }
+
+  stats(): ConnectionStats {
+    return this.connection.stats();
+  }
+
   get load(): number {
     return this.connection.streamCount;
   }
@@ -53,10 +67,9 @@ export class ConnectedAgent implements Agent<QuicStream> {
   }
 
   get fields() {
-    const { host, port } = this.connection.remoteAddr;
     return {
       agent: this.name,
-      remote: formatAuthority({ hostname: host, port }),
+      remote: this.address,
       connection: this.connection.number,
     };
   }

@@ -1,31 +1,47 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import type { Authority } from "./authority.ts";
 import { messageOf, UsageError } from "./errors.ts";
 import { type FlagTable, type FlagValues, formatHelp, parseFlags } from "./flags.ts";
 import { configureLog } from "./log.ts";
+import { Monitor } from "./monitor.ts";
+import type { ProgramName } from "./readiness.ts";
+import { logSnapshot } from "./snapshot.ts";
 import { describeVersion } from "./version.ts";
 
 /** Has a listener called at each SIGHUP. */
 export type OnHangup = (listener: () => void) => void;
 
+/** What every program is given beside the values of its flags. */
+export interface Surroundings {
+  /** Stops it. */
+  readonly signal: AbortSignal;
+  /** Tells of each SIGHUP, by which operators ask for files to be read again; Windows has none. */
+  readonly onHangup: OnHangup;
+  /** Is told what happens. */
+  readonly monitor: Monitor;
+}
+
+/** What the flags of every program say. */
+export interface CommonValues {
+  readonly v: number;
+  readonly name?: string | undefined;
+  readonly listenAdmin?: Authority | undefined;
+}
+
 /** A program of this project, as its command line sees it. */
 export interface Program<T extends FlagTable> {
   /** Name in help and errors. */
-  readonly name: string;
+  readonly name: ProgramName;
   readonly summary: string;
   readonly flags: T;
   /**
    * Runs until the signal aborts.
    *
-   * @param onHangup tells of each SIGHUP, by which operators ask for files to be read again; Windows has none
    * @throws {UsageError} when it cannot start as it was told to
    */
-  run(
-    values: FlagValues<T> & { readonly v: number },
-    signal: AbortSignal,
-    onHangup: OnHangup,
-  ): Promise<void>;
+  run(values: FlagValues<T> & CommonValues, surroundings: Surroundings): Promise<void>;
 }
 
 /** Exit codes: 0 stopped as told, 1 failed, 2 started wrongly, 128 + n ended by a second signal n. */
@@ -42,10 +58,15 @@ export async function runProgram<T extends FlagTable & { readonly v: unknown }>(
     const parsed = parseFlags(program.flags, Deno.args, (name) => Deno.env.get(name));
     if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
     if (parsed.kind === "version") return exit(0, `${program.name} ${describeVersion()}`);
-    const values = parsed.values as FlagValues<T> & { readonly v: number };
+    const values = parsed.values as FlagValues<T> & CommonValues;
     configureLog(values.v, (line) => writeLine(Deno.stderr, line));
-    const { stop, onHangup } = listenToSignals();
-    await program.run(values, stop, onHangup);
+    const monitor = new Monitor();
+    const { stop: signal, onHangup } = listenToSignals(() => logSnapshot(monitor));
+    signal.addEventListener("abort", () => monitor.isDraining = true);
+    if (values.listenAdmin) {
+      await startAdminOf(program.name, values.listenAdmin, values.name, monitor);
+    }
+    await program.run(values, { signal, onHangup, monitor });
     return Deno.exit(0);
   } catch (error) {
     writeLine(Deno.stderr, `${program.name}: ${messageOf(error)}`);
@@ -53,11 +74,22 @@ export async function runProgram<T extends FlagTable & { readonly v: unknown }>(
   }
 }
 
+/** Starts the admin listener, which goes on to the very end. Its code is loaded for it alone. */
+async function startAdminOf(
+  program: ProgramName,
+  address: Authority,
+  name: string | undefined,
+  monitor: Monitor,
+): Promise<void> {
+  const { startAdmin } = await import("./admin.ts");
+  startAdmin({ program, name, address, monitor, signal: new AbortController().signal });
+}
+
 /**
  * Aborts at the first signal to stop; the second one ends the process at once. SIGHUP is such a signal only where it
  * says that the terminal of the program is gone.
  */
-function listenToSignals(): { stop: AbortSignal; onHangup: OnHangup } {
+function listenToSignals(snapshot: () => void): { stop: AbortSignal; onHangup: OnHangup } {
   const controller = new AbortController();
   const stop = (name: keyof typeof stopSignals) => {
     if (controller.signal.aborted) Deno.exit(128 + stopSignals[name]);
@@ -73,6 +105,7 @@ function listenToSignals(): { stop: AbortSignal; onHangup: OnHangup } {
   Deno.addSignalListener("SIGINT", () => stop("SIGINT"));
   if (!onWindows) Deno.addSignalListener("SIGTERM", () => stop("SIGTERM"));
   if (!onWindows) Deno.addSignalListener("SIGHUP", hangUp);
+  if (!onWindows) Deno.addSignalListener("SIGUSR1", snapshot);
   return { stop: controller.signal, onHangup: (listener) => listeners.push(listener) };
 }
 

@@ -97,6 +97,11 @@ export class Links {
     signal.removeEventListener("abort", stop);
   }
 
+  /** Addresses that have a link. */
+  get size(): number {
+    return this.#links.size;
+  }
+
   /** Has the names that led to an address resolved again soon: it does not answer. */
   refresh(address: Authority): void {
     const key = formatAuthority(address);

@@ -7,7 +7,16 @@
  */
 import type { CertificateInfo } from "./certificate.ts";
 import type { Ending } from "./ending.ts";
-import type { ConnectionStats } from "./quic/mod.ts";
+import {
+  type CloseInfo,
+  ConnectionClosedError,
+  type ConnectionStats,
+  tlsAlertOf,
+} from "./quic/mod.ts";
+import type { FailureCode } from "./tunnel.ts";
+
+/** PINGs come every 2 s, and are answered. A peer that is silent for longer than this may have vanished. */
+export const RESPONSIVE_MS = 3_000;
 
 /** A peer at the other end of a QUIC connection: an agent, as a server sees it, or a server. */
 export interface Peer {
@@ -34,27 +43,42 @@ export interface Carried {
 /** What is known of a tunnel, as far as it is known yet. */
 export interface TunnelFacts {
   /** The tunnel's id, or the stream's where there is none. */
-  id?: string;
-  client?: string;
+  id?: string | undefined;
+  client?: string | undefined;
   /** What the client has asked for; only agents know. */
-  target?: string;
+  target?: string | undefined;
   /** Name of the agent that carries it, or address of the server that it is from. */
-  peer?: string;
+  peer?: string | undefined;
 }
 
+/** How a tunnel ended; with `result`, an agent has not connected it. */
+export type TunnelEnding = Pick<Ending, "by" | "reason"> & {
+  readonly result?: FailureCode | undefined;
+};
+
 /** Why a server has not served a TCP connection. */
-export type ConnectionRefusal = "max-connections" | "no-agent" | "proxy-header" | "other";
+export type ConnectionRefusal = "max-connections" | "health-check" | "proxy-header";
 
 /** How a handshake on QUIC has ended. */
 export type HandshakeResult = "ok" | "tls" | "timeout" | "not-admitted" | "refused" | "error";
 
+/** What the end of a connection whose handshake has failed says of that. */
+export function handshakeResultOf(info: CloseInfo): HandshakeResult {
+  if (tlsAlertOf(info) !== undefined) return "tls";
+  return info.by === "timeout" ? "timeout" : "error";
+}
+
+/** Of a failure to connect. */
+export function connectResultOf(error: unknown): HandshakeResult {
+  const cause = error instanceof Error && error.cause ? error.cause : error;
+  return cause instanceof ConnectionClosedError ? handshakeResultOf(cause.info) : "error";
+}
+
 /** Told of what happens. All of it is optional, and must not throw. */
 export interface Observer {
-  /** A tunnel was connected, so many seconds after it began. */
+  /** A tunnel was connected, so many seconds after that was begun. */
   connected?(tunnel: Tunnel, seconds: number): void;
-  /** A tunnel was not connected. @param reason for which, in the words of docs/metrics.md */
-  notConnected?(tunnel: Tunnel, reason: string): void;
-  ended?(tunnel: Tunnel, ending: Ending): void;
+  ended?(tunnel: Tunnel, ending: TunnelEnding): void;
   /** A TCP connection was accepted. */
   accepted?(): void;
   refused?(reason: ConnectionRefusal): void;
@@ -65,8 +89,7 @@ export interface Observer {
 export class Tunnel {
   /** When it began, in ms since 1970. */
   readonly since = Date.now();
-  /** The same by the clock of `performance.now()`. */
-  readonly began = performance.now();
+  #began = performance.now();
   readonly facts: TunnelFacts;
   /** When it was connected, by `performance.now()`. */
   connectedAt: number | undefined;
@@ -89,29 +112,23 @@ export class Tunnel {
     this.#carried = carried;
   };
 
+  /** From now on it is being connected, to a target that is known now. */
+  connecting(target?: string): void {
+    if (target !== undefined) this.facts.target = target;
+    this.#began = performance.now();
+  }
+
   /** It is connected to its target. */
   connected(): void {
     this.connectedAt = performance.now();
-    const seconds = (this.connectedAt - this.began) / 1_000;
+    const seconds = (this.connectedAt - this.#began) / 1_000;
     this.#monitor.tell((observer) => observer.connected?.(this, seconds));
   }
 
-  /** It will not be. */
-  notConnected(reason: string): void {
-    this.#monitor.tell((observer) => observer.notConnected?.(this, reason));
-  }
-
   /** It is over. */
-  end(ending: Ending): void {
+  end(ending: TunnelEnding): void {
     this.#monitor.end(this, ending);
   }
-}
-
-/** Whether something is as it should be, for readiness. */
-export interface Check {
-  readonly name: string;
-  /** What is wrong; undefined when nothing is. */
-  readonly problem: string | undefined;
 }
 
 /** A certificate in use. */
@@ -134,8 +151,8 @@ export class Monitor {
   certificates: () => readonly UsedCertificate[] = () => [];
   /** Addresses of servers that an agent is to be connected to. */
   knownServers: (() => number) | undefined;
-  /** Callers that wait for an agent. */
-  pending: () => number = () => 0;
+  /** Clients of a server that wait for an agent, or for a stream of one. */
+  waiting: (() => number) | undefined;
   isDraining = false;
 
   observe(observer: Observer): void {
@@ -154,7 +171,7 @@ export class Monitor {
   }
 
   /** @internal */
-  end(tunnel: Tunnel, ending: Ending): void {
+  end(tunnel: Tunnel, ending: TunnelEnding): void {
     if (!this.tunnels.delete(tunnel)) return;
     this.#carried.aToB += tunnel.carried.aToB;
     this.#carried.bToA += tunnel.carried.bToA;
@@ -171,6 +188,7 @@ export class Monitor {
     return { aToB, bToA };
   }
 
+  /** Tunnels that are connected to their targets now. */
   get established(): number {
     let count = 0;
     for (const { connectedAt } of this.tunnels) if (connectedAt !== undefined) count++;

@@ -18,6 +18,8 @@ export interface PipeOptions extends TunnelTimeouts {
   readonly connected?: Promise<unknown>;
   /** Aborts the pair. */
   readonly signal?: AbortSignal;
+  /** Is given the pipe when it begins, to be asked for the bytes so far. */
+  readonly watch?: (carried: Pick<PipeResult, "aToB" | "bToA">) => void;
   /** Application error code that the carriers are aborted with. @default {0} */
   readonly abortCode?: number;
 }
@@ -145,8 +147,17 @@ class Pair {
     this.#isConnected = options.connected === undefined;
   }
 
+  get aToB(): number {
+    return this.#aToB.bytes;
+  }
+
+  get bToA(): number {
+    return this.#bToA.bytes;
+  }
+
   async run(): Promise<PipeResult> {
-    const { signal, connected } = this.#options;
+    const { signal, connected, watch } = this.#options;
+    watch?.(this);
     const onConnected = () => this.#connected();
     connected?.then(onConnected, onConnected);
     this.#arm();
@@ -159,7 +170,7 @@ class Pair {
     clearTimeout(this.#timer);
     await Promise.all([dispose(this.#aToB.from), dispose(this.#bToA.from)]);
     const ended = this.#end ?? this.#failure ?? { reason: "end", by: this.#firstEnd! };
-    return { aToB: this.#aToB.bytes, bToA: this.#bToA.bytes, ...ended };
+    return { aToB: this.aToB, bToA: this.bToA, ...ended };
   }
 
   async #carry(direction: Direction): Promise<void> {

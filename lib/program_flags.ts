@@ -71,6 +71,12 @@ export const commonFlags = {
       "ALPN names to offer or accept on QUIC; an agent's preferred one first. All but qrht/1 stand for the dialect of the Go programs",
     check: checkAlpn,
   }),
+  listenAdmin: addressFlag("listen-admin", {
+    allowPortZero: true,
+    allowEmptyHost: true,
+    help:
+      "where health (/livez, /readyz), metrics (/metrics) and a status page (/) are served by HTTP, for whoever reaches it; nowhere without it",
+  }),
   name: stringFlag("name", {
     valueName: "name",
     help: "what the log of the other end is to call this one, beside the name in its certificate",

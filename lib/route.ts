@@ -42,7 +42,7 @@ const defaults = {
 };
 
 /** What the log says of an agent that has the tunnel. */
-type AgentFields = Record<string, unknown> & { result?: FailureCode };
+type AgentFields = Record<string, unknown> & { agent?: string; result?: FailureCode };
 
 /** Causes for which the wait for an agent begins anew: the one that was there is none any more. */
 const LEFT: readonly Cause[] = ["draining", "gone"];
@@ -62,6 +62,11 @@ export class Route {
   /** What the log says of the agent that the tunnel has got to. */
   get fields(): Readonly<Record<string, unknown>> {
     return this.#fields;
+  }
+
+  /** The name of that agent. */
+  get agent(): string | undefined {
+    return this.#fields.agent;
   }
 
   /** Why that agent has not connected it, if it has said so. */

@@ -53,15 +53,23 @@ const layers: readonly (readonly string[])[] = [
   ],
   // What keeps a program going.
   [
+    "lib/admin.ts",
     "lib/agent_links.ts",
     "lib/agent_session.ts",
     "lib/connected_agent.ts",
     "lib/ending.ts",
     "lib/lifecycle.ts",
     "lib/links.ts",
+    "lib/history.ts",
+    "lib/metrics.ts",
+    "lib/monitor.ts",
+    "lib/readiness.ts",
     "lib/reconnect.ts",
     "lib/registry.ts",
     "lib/route.ts",
+    "lib/snapshot.ts",
+    "lib/status.ts",
+    "lib/status_page.ts",
     "lib/tls_reload.ts",
   ],
   // The programs.
@@ -71,7 +79,7 @@ const PURE_LAYERS = 2;
 const PROGRAMS = layers.length - 1;
 
 /** The packages that the programs are made of; all others are for development. */
-const PACKAGES = ["@logtape/logtape", "@matrixai/quic"];
+const PACKAGES = ["@logtape/logtape", "@matrixai/quic", "prom-client"];
 /** Who may import the native binding. */
 const BINDING = { name: "@matrixai/quic", user: "lib/quic/native.ts" };
 /** Who may touch the process, beside the programs: its arguments, environment, signals and exit. */

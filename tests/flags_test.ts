@@ -555,6 +555,7 @@ Deno.test({
         acceptProxyProtocol: [],
         ...common,
         alpn: ["qrht/1", "quic-echo-example"],
+        listenAdmin: undefined,
         name: undefined,
         v: 0,
       },
@@ -568,6 +569,7 @@ Deno.test({
       dialTimeoutMs: 10_000,
       ...common,
       alpn: ["qrht/1", "quic-echo-example"],
+      listenAdmin: undefined,
       name: undefined,
       v: 0,
     };
