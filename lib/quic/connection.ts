@@ -423,30 +423,33 @@ export class QuicConnection implements StreamTransport {
     const { socket } = this.#host;
     this.#flushCut = false;
     for (let packets = 0;; packets++) {
-      const { maxPacketBytes } = this.#peer;
-      if (packets === MAX_BURST_PACKETS || !socket.hasRoom || maxPacketBytes === 0) {
+      const { current, previous, maxPacketBytes } = this.#peer;
+      const isBurst = packets === MAX_BURST_PACKETS;
+      const buffer = isBurst || maxPacketBytes === 0
+        ? undefined
+        : socket.reserve(Math.min(this.#settings.maxDatagramBytes, maxPacketBytes));
+      if (!buffer) {
         this.#flushCut = true;
-        if (packets === MAX_BURST_PACKETS) this.#host.schedule(this);
-        return;
+        if (isBurst) this.#host.schedule(this);
+        break;
       }
-      const buffer = socket.take();
       let sent;
       try {
-        sent = this.#native.send(
-          maxPacketBytes < buffer.length ? buffer.subarray(0, maxPacketBytes) : buffer,
-        );
+        sent = this.#native.send(buffer);
       } catch {
         // Cannot be sent: quiche says so for good reasons of its own, and #noticeState tells if they were fatal.
       }
-      if (!sent) return socket.release(buffer);
-      this.#peer.sent(sent[0]);
-      if (this.#peer.previous) {
-        const copy = socket.take();
-        copy.set(buffer);
-        socket.send(copy, sent[0], this.#peer.previous);
+      if (!sent) break;
+      const [bytes] = sent;
+      this.#peer.sent(bytes);
+      socket.commit(bytes, current);
+      const copy = previous && socket.reserve(bytes);
+      if (copy) {
+        copy.set(buffer.subarray(0, bytes));
+        socket.commit(bytes, previous);
       }
-      socket.send(buffer, sent[0], this.#peer.current);
     }
+    socket.flush();
   }
 
   /** @internal The endpoint goes away. */

@@ -10,6 +10,7 @@ import { HalfOpen } from "./half_open.ts";
 import { type HostPort, type NativeConfig, quiche } from "./native.ts";
 import {
   identityOf,
+  MAX_RECEIVED_DATAGRAM_BYTES,
   nativeConfig,
   type TlsIdentity,
   type TransportOptions,
@@ -160,7 +161,11 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
       };
     }
     this.socket = new UdpSocket(
-      { hostname: options.hostname, port: options.port, packetBytes: PACKET_BUFFER_BYTES },
+      {
+        hostname: options.hostname,
+        port: options.port,
+        maxDatagramBytes: MAX_RECEIVED_DATAGRAM_BYTES,
+      },
       {
         datagram: (bytes, from) => this.#datagram(bytes, from),
         sendError: () => this.stats.sendErrors++,
@@ -422,12 +427,13 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
 
   /** Sends a stateless answer, if there is room for it. */
   #answer(to: HostPort, write: (out: Uint8Array) => number): undefined {
-    if (!this.socket.hasRoom) return;
-    const buffer = this.socket.take();
+    const buffer = this.socket.reserve(MAX_ANSWER_BYTES);
+    if (!buffer) return;
     try {
-      this.socket.send(buffer, write(buffer), to);
+      this.socket.commit(write(buffer), to);
+      this.socket.flush();
     } catch {
-      this.socket.release(buffer);
+      // There is nothing to be said to such a packet.
     }
   }
 }
@@ -449,5 +455,5 @@ const ENDPOINT_CLOSED = {
   reason: "the endpoint is closed",
 } as const;
 
-/** Room for the largest datagram sent. */
-const PACKET_BUFFER_BYTES = 1500;
+/** Room for an answer to a packet that belongs to no connection. */
+const MAX_ANSWER_BYTES = 1500;
