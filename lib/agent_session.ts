@@ -56,7 +56,7 @@ export interface AgentConfig extends TunnelTimeouts {
 
 /** A tunnel as the program behind an agent sees it. */
 export interface ServedTunnel extends IncomingTunnel {
-  /** What the log says of it: stream, and tunnel id and client where the server tells them. */
+  /** What the log says of it: connection and stream, and tunnel id and client where the server tells them. */
   readonly fields: Readonly<Record<string, unknown>>;
 }
 
@@ -133,7 +133,8 @@ export class AgentSession {
     this.#config = config;
     this.#options = options;
     this.#alpn = connection.alpn;
-    this.#fields = { server: formatAuthority(address), connection: connection.number };
+    const { number, id: cid } = connection;
+    this.#fields = { server: formatAuthority(address), connection: number, cid };
   }
 
   /**
@@ -279,13 +280,14 @@ export class AgentSession {
 
   async #serveStream(stream: QuicStream): Promise<void> {
     const { log, signal, serve, refuse } = this.#options;
+    const own = { stream: stream.id, cid: this.#connection.id };
     try {
       const accepted = await acceptTunnel(stream, this.#alpn);
       if (!accepted) {
         const ending = { by: "server", reason: "end" };
-        return log.debug("tunnel refused", { stream: stream.id, ...ending });
+        return log.debug("tunnel refused", { ...own, ...ending });
       }
-      const fields = { stream: stream.id, ...openFields(accepted.open) };
+      const fields = { stream: stream.id, ...openFields(accepted.open), cid: own.cid };
       const tunnel = { ...accepted, fields };
       // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
       const isRefused = signal.aborted && speaksQrht(this.#alpn);
@@ -293,7 +295,7 @@ export class AgentSession {
       await refuse(tunnel, { code: "draining", text: "the agent takes no further tunnels" });
     } catch (error) {
       stream.abort();
-      log.warn("stream refused", { stream: stream.id, ...endingOf(error, "server", "agent") });
+      log.warn("stream refused", { ...own, ...endingOf(error, "server", "agent") });
     }
   }
 }

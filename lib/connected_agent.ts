@@ -58,6 +58,7 @@ export class ConnectedAgent implements Agent<QuicStream> {
       agent: this.name,
       remote: formatAuthority({ hostname: host, port }),
       connection: this.connection.number,
+      cid: this.connection.id,
     };
   }
 }

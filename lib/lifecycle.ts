@@ -3,11 +3,17 @@
 
 import { messageOf, UsageError } from "./errors.ts";
 import { type FlagTable, type FlagValues, formatHelp, parseFlags } from "./flags.ts";
-import { configureLog } from "./log.ts";
+import { configureLog, type LogFormat } from "./log.ts";
 import { describeVersion } from "./version.ts";
 
 /** Has a listener called at each SIGHUP. */
 export type OnHangup = (listener: () => void) => void;
+
+/** What the flags that are looked at here say. */
+interface CommonValues {
+  readonly v: number;
+  readonly logFormat: LogFormat;
+}
 
 /** A program of this project, as its command line sees it. */
 export interface Program<T extends FlagTable> {
@@ -22,7 +28,7 @@ export interface Program<T extends FlagTable> {
    * @throws {UsageError} when it cannot start as it was told to
    */
   run(
-    values: FlagValues<T> & { readonly v: number },
+    values: FlagValues<T> & CommonValues,
     signal: AbortSignal,
     onHangup: OnHangup,
   ): Promise<void>;
@@ -35,15 +41,20 @@ const USAGE = 2;
 const stopSignals = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
 
 /** Runs a program with the process's arguments, environment and signals, and ends the process. */
-export async function runProgram<T extends FlagTable & { readonly v: unknown }>(
+export async function runProgram<
+  T extends FlagTable & Readonly<Record<keyof CommonValues, unknown>>,
+>(
   program: Program<T>,
 ): Promise<never> {
   try {
     const parsed = parseFlags(program.flags, Deno.args, (name) => Deno.env.get(name));
     if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
     if (parsed.kind === "version") return exit(0, `${program.name} ${describeVersion()}`);
-    const values = parsed.values as FlagValues<T> & { readonly v: number };
-    configureLog(values.v, (line) => writeLine(Deno.stderr, line));
+    const values = parsed.values as FlagValues<T> & CommonValues;
+    configureLog(values.v, (line) => writeLine(Deno.stderr, line), {
+      format: values.logFormat,
+      color: Deno.stderr.isTerminal() && !Deno.noColor,
+    });
     const { stop, onHangup } = listenToSignals();
     await program.run(values, stop, onHangup);
     return Deno.exit(0);

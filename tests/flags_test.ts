@@ -533,7 +533,8 @@ Deno.test({
       idleTimeoutMs: 0,
       writeTimeoutMs: 0,
       drainTimeoutMs: 30_000,
-    };
+      logFormat: "text",
+    } as const;
     const files = ["--cert-file=c", "--cert-key", "k"];
     assertEquals(parseFlags(serverFlags, [...files, "-client-ca-file=a"], noEnv), {
       kind: "run",
