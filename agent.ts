@@ -100,22 +100,24 @@ async function serveConnect(
 ): Promise<void> {
   const { dialTimeoutMs, headTimeoutMs = 10_000, allow = [], deny = [], resolver } = config;
   const since = performance.now();
-  const { carrier, fields } = tunnel;
+  const { carrier, fields, span } = tunnel;
   let target: string | undefined;
   try {
     const request = await readHead(carrier, headTimeoutMs);
     if (!request) {
-      logRefused(tunnel.fields, NO_REQUEST);
+      logRefused(tunnel, NO_REQUEST);
       return await tunnel.failed(NO_REQUEST, new Uint8Array(0));
     }
     target = request.authority;
     log.trace("connect request", { ...fields, target });
+    span?.dials(request.target);
     const connection = await dial(request.target, {
       timeoutMs: dialTimeoutMs,
       signal,
       rules: { allow, deny },
       resolver,
     }).catch(refuseDial);
+    span?.connected(connection.remoteAddr);
     const upstream = tcpDuplex(connection);
     try {
       tunnel.connected();
@@ -126,17 +128,26 @@ async function serveConnect(
     }
     const client = prepend(request.rest, carrier);
     const result = await pipeDuplex(client, upstream, { ...config, signal });
-    log.debug("tunnel ended", { ...fields, target, ...summarize(result, since, "agent") });
+    const summary = summarize(result, since, "agent");
+    log.debug("tunnel ended", { ...fields, target, ...summary });
+    span?.end(summary);
   } catch (error) {
     if (error instanceof Refusal) return await refuse(tunnel, error, target);
-    log.debug("tunnel refused", { ...fields, target, ...endingOf(error, "client", "agent") });
+    const ending = endingOf(error, "client", "agent");
+    log.debug("tunnel refused", { ...fields, target, ...ending });
+    span?.end(ending);
     carrier.abort();
   }
 }
 
-function logRefused(fields: Record<string, unknown>, { code, text }: Failure): void {
+function logRefused(
+  { fields, span }: ServedTunnel,
+  { code, text }: Failure,
+  more: Record<string, unknown> = {},
+): void {
   const ending = { by: refusedBy(code), reason: "refused", result: code, error: text };
-  log.debug("tunnel refused", { ...fields, ...ending });
+  log.debug("tunnel refused", { ...fields, ...more, ...ending });
+  span?.end(ending);
 }
 
 /** Undefined when the client left before it had asked for anything. */
@@ -174,7 +185,7 @@ function addressDenied({ cause }: Refusal): string | undefined {
 async function refuse(tunnel: ServedTunnel, refusal: Refusal, target?: string): Promise<void> {
   const { status, message, code, proxyError } = refusal;
   const failure = { code, text: message };
-  logRefused({ ...tunnel.fields, target, address: addressDenied(refusal) }, failure);
+  logRefused(tunnel, failure, { target, address: addressDenied(refusal) });
   const proxyStatus = formatProxyStatus({
     proxy: PROXY_NAME,
     ...(proxyError && { error: proxyError }),

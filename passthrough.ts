@@ -52,14 +52,19 @@ async function carry(
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
-  const { carrier, fields } = tunnel;
+  const { carrier, fields, span } = tunnel;
   let upstream: Duplex;
   try {
     const timeoutMs = config.dialTimeoutMs;
-    upstream = tcpDuplex(await dial(config.upstream, { timeoutMs, signal }));
+    span?.dials(config.upstream);
+    const connection = await dial(config.upstream, { timeoutMs, signal });
+    span?.connected(connection.remoteAddr);
+    upstream = tcpDuplex(connection);
   } catch (error) {
     if (!signal.aborted) return await refuse(tunnel, failureOf(error));
-    log.debug("tunnel refused", { ...fields, ...endingOf(signal.reason, "server", "agent") });
+    const ending = endingOf(signal.reason, "server", "agent");
+    log.debug("tunnel refused", { ...fields, ...ending });
+    span?.end(ending);
     return carrier.abort();
   }
   try {
@@ -71,7 +76,9 @@ async function carry(
   tunnel.connected();
   const result = await pipeDuplex(carrier, upstream, { ...config, signal });
   const target = formatAuthority(config.upstream);
-  log.debug("tunnel ended", { ...fields, target, ...summarize(result, since, "agent") });
+  const summary = summarize(result, since, "agent");
+  log.debug("tunnel ended", { ...fields, target, ...summary });
+  span?.end(summary);
 }
 
 /** Sends the header of the PROXY protocol, before anything else. */
@@ -89,6 +96,7 @@ async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
   const { code, text } = failure;
   const ending = { by: refusedBy(code), reason: "refused", result: code, error: text };
   log.warn("cannot reach the upstream", { ...tunnel.fields, ...ending });
+  tunnel.span?.end(ending);
   await tunnel.failed(failure);
 }
 

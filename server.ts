@@ -35,6 +35,7 @@ import { Route, type RoutePolicy } from "./lib/route.ts";
 import { Running } from "./lib/running.ts";
 import { Throttle } from "./lib/throttle.ts";
 import { ReloadingTls } from "./lib/tls_reload.ts";
+import { startTunnelSpan, type TunnelSpan } from "./lib/trace.ts";
 import { openFields } from "./lib/tunnel.ts";
 
 export interface ServerConfig extends RoutePolicy, TunnelTimeouts, Omit<RegistryOptions, "random"> {
@@ -301,6 +302,7 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   let fields: Record<string, unknown> = { client: addressOf(connection.remoteAddr) };
   let carrier: Duplex | undefined;
+  let span: TunnelSpan | undefined;
   const leave = () => carrier?.abort();
   signal.addEventListener("abort", leave);
   try {
@@ -314,19 +316,20 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     const open = { tunnelId, client: address, listener };
     fields = { ...openFields(open), via: via && formatSocketAddress(via) };
     log.debug("accepted tcp connection", fields);
-    const route = new Route(open, { ...config, registry, log, fields });
+    span = startTunnelSpan("server", open);
+    const route = new Route(open, { ...config, registry, log, fields, span });
     const tunnel = await route.connect();
     const { connected } = tunnel;
     const result = await pipeDuplex(client.carrier, tunnel, { ...config, connected, signal });
-    log.debug("tunnel ended", {
-      ...fields,
-      ...route.fields,
-      ...summarize(result, since, "server", route.failure),
-    });
+    const summary = summarize(result, since, "server", route.failure);
+    log.debug("tunnel ended", { ...fields, ...route.fields, ...summary });
+    span?.end({ ...summary, result: route.failure });
   } catch (error) {
     carrier?.abort();
     const durationMs = Math.round(performance.now() - since);
-    const line = { ...fields, durationMs, ...endingOf(error, "client", "server") };
+    const ending = endingOf(error, "client", "server");
+    span?.end(ending);
+    const line = { ...fields, durationMs, ...ending };
     if (!signal.aborted) log.warn("client refused", line);
     else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
   } finally {

@@ -24,6 +24,7 @@ import type { Resolver } from "./resolver.ts";
 import { Running } from "./running.ts";
 import { sleep } from "./sleep.ts";
 import { ReloadingTls } from "./tls_reload.ts";
+import { startTunnelSpan, type TunnelSpan } from "./trace.ts";
 import { acceptTunnel, type Failure, type IncomingTunnel, openFields } from "./tunnel.ts";
 
 export interface AgentConfig extends TunnelTimeouts {
@@ -58,6 +59,7 @@ export interface AgentConfig extends TunnelTimeouts {
 export interface ServedTunnel extends IncomingTunnel {
   /** What the log says of it: connection and stream, and tunnel id and client where the server tells them. */
   readonly fields: Readonly<Record<string, unknown>>;
+  readonly span?: TunnelSpan | undefined;
 }
 
 export interface AgentSessionOptions {
@@ -288,7 +290,7 @@ export class AgentSession {
         return log.debug("tunnel refused", { ...own, ...ending });
       }
       const fields = { stream: stream.id, ...openFields(accepted.open), cid: own.cid };
-      const tunnel = { ...accepted, fields };
+      const tunnel = { ...accepted, fields, span: startTunnelSpan("agent", accepted.open) };
       // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
       const isRefused = signal.aborted && speaksQrht(this.#alpn);
       if (!isRefused) return await serve(tunnel, this.#ended.signal);
