@@ -20,7 +20,7 @@ import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { formatIp } from "./lib/ip_address.ts";
 import { pipeDuplex } from "./lib/pipe.ts";
-import { agentFlags } from "./lib/program_flags.ts";
+import { agentInfo } from "./lib/programs.ts";
 import type { Resolver } from "./lib/resolver.ts";
 import type { Failure, FailureCode } from "./lib/tunnel.ts";
 import { within } from "./lib/within.ts";
@@ -199,10 +199,7 @@ async function refuse(tunnel: ServedTunnel, refusal: Refusal, target?: string): 
 
 if (import.meta.main) {
   await runProgram({
-    name: "proxy-agent",
-    summary:
-      "Dials a proxy-server from inside a private network and serves HTTP CONNECT on the streams it opens.",
-    flags: agentFlags,
+    ...agentInfo,
     async run(values, signal, onHangup) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });

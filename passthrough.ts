@@ -11,7 +11,7 @@ import { endingOf, refusedBy, summarize } from "./lib/ending.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex } from "./lib/pipe.ts";
-import { passthroughFlags } from "./lib/program_flags.ts";
+import { passthroughInfo } from "./lib/programs.ts";
 import { formatProxyHeader } from "./lib/proxy_protocol.ts";
 import type { Failure } from "./lib/tunnel.ts";
 
@@ -102,9 +102,7 @@ async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
 
 if (import.meta.main) {
   await runProgram({
-    name: "proxy-passthrough",
-    summary: "Dials a proxy-server and connects every stream it opens to one upstream.",
-    flags: passthroughFlags,
+    ...passthroughInfo,
     async run(values, signal, onHangup) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });

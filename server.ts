@@ -16,7 +16,7 @@ import { formatSocketAddress } from "./lib/ip_address.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex, type TunnelTimeouts } from "./lib/pipe.ts";
-import { serverFlags } from "./lib/program_flags.ts";
+import { serverInfo } from "./lib/programs.ts";
 import { startControl } from "./lib/qrht/control.ts";
 import {
   type CloseInfo,
@@ -343,10 +343,7 @@ function addressOf(addr: Deno.NetAddr): string {
 
 if (import.meta.main) {
   await runProgram({
-    name: "proxy-server",
-    summary:
-      "Takes TCP connections and carries each, on a QUIC stream, to an agent that has dialled in.",
-    flags: serverFlags,
+    ...serverInfo,
     async run(values, signal, onHangup) {
       const tls = await ReloadingTls.load({
         caFile: values.clientCaFile,

@@ -1,9 +1,11 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { formatCompletion } from "./completion.ts";
 import { messageOf, UsageError } from "./errors.ts";
 import { type FlagTable, type FlagValues, formatHelp, parseFlags } from "./flags.ts";
 import { configureLog, type LogFormat } from "./log.ts";
+import type { ProgramInfo } from "./programs.ts";
 import { describeVersion } from "./version.ts";
 
 /** Has a listener called at each SIGHUP. */
@@ -16,11 +18,7 @@ interface CommonValues {
 }
 
 /** A program of this project, as its command line sees it. */
-export interface Program<T extends FlagTable> {
-  /** Name in help and errors. */
-  readonly name: string;
-  readonly summary: string;
-  readonly flags: T;
+export interface Program<T extends FlagTable> extends ProgramInfo<T> {
   /**
    * Runs until the signal aborts.
    *
@@ -50,6 +48,9 @@ export async function runProgram<
     const parsed = parseFlags(program.flags, Deno.args, (name) => Deno.env.get(name));
     if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
     if (parsed.kind === "version") return exit(0, `${program.name} ${describeVersion()}`);
+    if (parsed.kind === "completion") {
+      return exit(0, formatCompletion(parsed.shell, program.name, program.flags));
+    }
     const values = parsed.values as FlagValues<T> & CommonValues;
     configureLog(values.v, (line) => writeLine(Deno.stderr, line), {
       format: values.logFormat,

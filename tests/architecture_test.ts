@@ -33,7 +33,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/within.ts",
   ],
   // Pure as well: what a command line means.
-  ["lib/flags.ts", "lib/program_flags.ts"],
+  ["lib/completion.ts", "lib/flags.ts", "lib/program_flags.ts", "lib/programs.ts"],
   // The contracts that the rest is built on.
   [
     "lib/certificate.ts",
