@@ -39,8 +39,6 @@ export function formatMan({ name, summary, examples = [], flags }: ProgramInfo):
   const others = programInfos.map((each) => each.name).filter((other) => other !== name);
   const table = [...Object.values(flags), ...Object.values(informingFlags)];
   return [
-    '.\\" SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors',
-    '.\\" SPDX-License-Identifier: Apache-2.0',
     `.TH ${
       name.toUpperCase().replaceAll("-", "\\-")
     } 1 "" "quic\\-reverse\\-http\\-tunnel ${version}"`,
