@@ -290,7 +290,8 @@ export class AgentSession {
         return log.debug("tunnel refused", { ...own, ...ending });
       }
       const fields = { stream: stream.id, ...openFields(accepted.open), cid: own.cid };
-      const tunnel = { ...accepted, fields, span: startTunnelSpan("agent", accepted.open) };
+      const span = startTunnelSpan("agent", { ...accepted.open, ...own });
+      const tunnel = { ...accepted, fields, span };
       // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
       const isRefused = signal.aborted && speaksQrht(this.#alpn);
       if (!isRefused) return await serve(tunnel, this.#ended.signal);

@@ -28,6 +28,9 @@ const isRecording = tracer.startSpan("probe").isRecording();
 export interface TracedTunnel {
   readonly tunnelId?: Uint8Array | undefined;
   readonly client?: SocketAddress | undefined;
+  /** The connection and the stream that it has, once it has some, as logs have them. */
+  readonly cid?: string;
+  readonly stream?: number;
 }
 
 /** How a tunnel ended, in the words of the log. */
@@ -91,13 +94,15 @@ export function peerAttributes(host: string, port: number): Attributes {
 /** Begins the span of a tunnel; undefined unless Deno records spans. */
 export function startTunnelSpan(
   self: "server" | "agent",
-  { tunnelId, client }: TracedTunnel,
+  { tunnelId, client, cid, stream }: TracedTunnel,
 ): TunnelSpan | undefined {
   if (!isRecording) return undefined;
   const attributes = given({
     "network.transport": "tcp",
     "client.address": client && formatIp(client.ip),
     "client.port": client?.port,
+    "qrht.cid": cid,
+    "qrht.stream": stream,
   });
   const kind = self === "server" ? SpanKind.SERVER : SpanKind.CLIENT;
   const options = { kind, attributes };

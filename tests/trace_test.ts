@@ -6,7 +6,15 @@ import { assert, assertEquals, assertMatch, assertObjectMatch } from "@std/asser
 import { startTunnelSpan } from "../lib/trace.ts";
 import { tcpDuplex } from "../lib/duplex.ts";
 import { eventually } from "./support/eventually.ts";
-import { assertReads, loopback, OK, requestFor, sendText } from "./support/network.ts";
+import {
+  assertReads,
+  loopback,
+  NOBODY,
+  OK,
+  readUntilOver,
+  requestFor,
+  sendText,
+} from "./support/network.ts";
 import { readToEnd } from "./support/memory_duplex.ts";
 import { OtlpReceiver, type ReceivedSpan } from "./support/otlp_receiver.ts";
 import { agentFlags, anyPort, serverFlags, startProgram } from "./support/processes.ts";
@@ -27,7 +35,12 @@ Deno.test({
 });
 
 /** A server and an agent whose spans go to a receiver. */
-async function startTraced(site: Site, receiver: OtlpReceiver, flags: Record<string, string> = {}) {
+async function startTraced(
+  site: Site,
+  receiver: OtlpReceiver,
+  flags: Record<string, string> = {},
+  upstream?: string,
+) {
   const common = { v: 2, ...flags };
   const server = site.use(
     startProgram("server", { ...anyPort, ...serverFlags(site.dir), ...common }, receiver.env),
@@ -35,7 +48,12 @@ async function startTraced(site: Site, receiver: OtlpReceiver, flags: Record<str
   const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/, 30_000);
   const [, quic] = await server.line(/quic listener on (127\.0\.0\.1:\d+)/);
   const agent = site.use(
-    startProgram("agent", { server: quic!, ...agentFlags(site.dir), ...common }, receiver.env),
+    startProgram(upstream ? "passthrough" : "agent", {
+      server: quic!,
+      ...agentFlags(site.dir),
+      ...common,
+      ...(upstream && { upstream }),
+    }, receiver.env),
   );
   await agent.line(/"connected to quic server"/, 30_000);
   return { server, agent, tcpPort: Number(tcp) };
@@ -150,5 +168,27 @@ Deno.test("the span of an agent of the raw dialect, which learns no id, has a tr
   const { server, agent } = await spansOf(receiver);
   assert(server.traceId !== agent.traceId);
   assertEquals(agent.parentSpanId, "");
+  const opened = server.events.find(({ name }) => name === "stream opened")!.attributes;
+  assertEquals(agent.attributes["qrht.cid"], opened["qrht.cid"], "what tells that they are one");
+  assertEquals(agent.attributes["qrht.stream"], opened["qrht.stream"]);
   assertEquals(agent.status.code, STATUS.ok);
+});
+
+Deno.test("proxy-passthrough has a span for a tunnel as well, whether its upstream answers or not", async () => {
+  for (const isThere of [true, false]) {
+    await using receiver = new OtlpReceiver();
+    await using site = await Site.start();
+    const upstream = isThere ? site.origin : NOBODY;
+    const { tcpPort } = await startTraced(site, receiver, {}, upstream);
+    const client = tcpDuplex(await Deno.connect(loopback(tcpPort)));
+    await sendText(client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+    await readUntilOver(client);
+    await client.closeWrite().catch(() => {});
+    client.abort();
+    const { server, agent } = await spansOf(receiver);
+    assertEquals(server.traceId, agent.traceId);
+    assertEquals(agent.status.code, isThere ? STATUS.ok : STATUS.error);
+    assertEquals(eventsOf(agent), isThere ? ["dial", "connected"] : ["dial"]);
+    assertEquals(agent.attributes["qrht.reason"], isThere ? "end" : "refused");
+  }
 });
