@@ -21,7 +21,7 @@ import { logger } from "./lib/log.ts";
 import { formatIp } from "./lib/ip_address.ts";
 import { Monitor } from "./lib/monitor.ts";
 import { pipeDuplex } from "./lib/pipe.ts";
-import { agentFlags } from "./lib/program_flags.ts";
+import { agentInfo } from "./lib/programs.ts";
 import type { Resolver } from "./lib/resolver.ts";
 import type { Failure, FailureCode } from "./lib/tunnel.ts";
 import { within } from "./lib/within.ts";
@@ -107,18 +107,20 @@ async function serveConnect(
   try {
     const request = await readHead(carrier, headTimeoutMs);
     if (!request) {
-      tellRefused(tunnel, tunnel.fields, NO_REQUEST);
+      tellRefused(tunnel, NO_REQUEST);
       return await tunnel.failed(NO_REQUEST, new Uint8Array(0));
     }
     target = request.authority;
     record.connecting(target);
     log.trace("connect request", { ...fields, target });
+    record.span?.dials(request.target);
     const connection = await dial(request.target, {
       timeoutMs: dialTimeoutMs,
       signal,
       rules: { allow, deny },
       resolver,
     }).catch(refuseDial);
+    record.span?.connected(connection.remoteAddr);
     const upstream = tcpDuplex(connection);
     try {
       record.connected();
@@ -131,25 +133,25 @@ async function serveConnect(
     const client = prepend(request.rest, carrier);
     const result = await pipeDuplex(client, upstream, { ...config, signal, watch: record.watch });
     const summary = summarize(result, since, "agent");
-    record.end(summary);
     log.debug("tunnel ended", { ...fields, target, ...summary });
+    record.end(summary);
   } catch (error) {
     if (error instanceof Refusal) return await refuse(tunnel, error, target);
     const ending = endingOf(error, "client", "agent");
-    record.end(ending);
     log.debug("tunnel refused", { ...fields, target, ...ending });
+    record.end(ending);
     carrier.abort();
   }
 }
 
 function tellRefused(
-  { record }: ServedTunnel,
-  fields: Record<string, unknown>,
+  { fields, record }: ServedTunnel,
   { code, text }: Failure,
+  more: Record<string, unknown> = {},
 ): void {
   const ending = { by: refusedBy(code), reason: "refused", result: code, error: text } as const;
+  log.debug("tunnel refused", { ...fields, ...more, ...ending });
   record.end(ending);
-  log.debug("tunnel refused", { ...fields, ...ending });
 }
 
 /** Undefined when the client left before it had asked for anything. */
@@ -187,7 +189,7 @@ function addressDenied({ cause }: Refusal): string | undefined {
 async function refuse(tunnel: ServedTunnel, refusal: Refusal, target?: string): Promise<void> {
   const { status, message, code, proxyError } = refusal;
   const failure = { code, text: message };
-  tellRefused(tunnel, { ...tunnel.fields, target, address: addressDenied(refusal) }, failure);
+  tellRefused(tunnel, failure, { target, address: addressDenied(refusal) });
   const proxyStatus = formatProxyStatus({
     proxy: PROXY_NAME,
     ...(proxyError && { error: proxyError }),
@@ -201,10 +203,7 @@ async function refuse(tunnel: ServedTunnel, refusal: Refusal, target?: string): 
 
 if (import.meta.main) {
   await runProgram({
-    name: "proxy-agent",
-    summary:
-      "Dials a proxy-server from inside a private network and serves HTTP CONNECT on the streams it opens.",
-    flags: agentFlags,
+    ...agentInfo,
     async run(values, { signal, onHangup, monitor }) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });

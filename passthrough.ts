@@ -12,7 +12,7 @@ import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { Monitor } from "./lib/monitor.ts";
 import { pipeDuplex } from "./lib/pipe.ts";
-import { passthroughFlags } from "./lib/program_flags.ts";
+import { passthroughInfo } from "./lib/programs.ts";
 import { formatProxyHeader } from "./lib/proxy_protocol.ts";
 import type { Failure } from "./lib/tunnel.ts";
 
@@ -60,12 +60,15 @@ async function carry(
   let upstream: Duplex;
   try {
     const timeoutMs = config.dialTimeoutMs;
-    upstream = tcpDuplex(await dial(config.upstream, { timeoutMs, signal }));
+    record.span?.dials(config.upstream);
+    const connection = await dial(config.upstream, { timeoutMs, signal });
+    record.span?.connected(connection.remoteAddr);
+    upstream = tcpDuplex(connection);
   } catch (error) {
     if (!signal.aborted) return await refuse(tunnel, failureOf(error));
     const ending = endingOf(signal.reason, "server", "agent");
-    record.end(ending);
     log.debug("tunnel refused", { ...fields, ...ending });
+    record.end(ending);
     return carrier.abort();
   }
   try {
@@ -78,8 +81,8 @@ async function carry(
   tunnel.connected();
   const result = await pipeDuplex(carrier, upstream, { ...config, signal, watch: record.watch });
   const summary = summarize(result, since, "agent");
-  record.end(summary);
   log.debug("tunnel ended", { ...fields, target, ...summary });
+  record.end(summary);
 }
 
 /** Sends the header of the PROXY protocol, before anything else. */
@@ -103,9 +106,7 @@ async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
 
 if (import.meta.main) {
   await runProgram({
-    name: "proxy-passthrough",
-    summary: "Dials a proxy-server and connects every stream it opens to one upstream.",
-    flags: passthroughFlags,
+    ...passthroughInfo,
     async run(values, { signal, onHangup, monitor }) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });

@@ -17,7 +17,7 @@ import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { handshakeResultOf, Monitor, type Tunnel } from "./lib/monitor.ts";
 import { pipeDuplex, type TunnelTimeouts } from "./lib/pipe.ts";
-import { serverFlags } from "./lib/program_flags.ts";
+import { serverInfo } from "./lib/programs.ts";
 import { startControl } from "./lib/qrht/control.ts";
 import {
   type CloseInfo,
@@ -36,6 +36,7 @@ import { Route, type RoutePolicy } from "./lib/route.ts";
 import { Running } from "./lib/running.ts";
 import { Throttle } from "./lib/throttle.ts";
 import { ReloadingTls } from "./lib/tls_reload.ts";
+import { startTunnelSpan } from "./lib/trace.ts";
 import { openFields } from "./lib/tunnel.ts";
 
 export interface ServerConfig extends RoutePolicy, TunnelTimeouts, Omit<RegistryOptions, "random"> {
@@ -334,7 +335,8 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     fields = { ...own, via: via && formatSocketAddress(via) };
     record = monitor.begin({ id: own.tunnel, client: own.client });
     log.debug("accepted tcp connection", fields);
-    const route = new Route(open, { ...config, registry, log, fields });
+    record.span = startTunnelSpan("server", open);
+    const route = new Route(open, { ...config, registry, log, fields, span: record.span });
     const tunnel = await route.connect();
     const { connected } = tunnel;
     const { facts, watch } = record;
@@ -349,15 +351,15 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
       watch,
     });
     const summary = summarize(result, since, "server", route.failure);
-    record.end({ ...summary, result: route.failure });
     log.debug("tunnel ended", { ...fields, ...route.fields, ...summary });
+    record.end({ ...summary, result: route.failure });
   } catch (error) {
     carrier?.abort();
     const durationMs = Math.round(performance.now() - since);
     const ending = endingOf(error, "client", "server");
-    const line = { ...fields, durationMs, ...ending };
     if (record) record.end(signal.aborted ? { by: "server", reason: "stopped" } : ending);
     else monitor.tell((observer) => observer.refused?.("proxy-header"));
+    const line = { ...fields, durationMs, ...ending };
     if (!signal.aborted) log.warn("client refused", line);
     else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
   } finally {
@@ -371,10 +373,7 @@ function addressOf(addr: Deno.NetAddr): string {
 
 if (import.meta.main) {
   await runProgram({
-    name: "proxy-server",
-    summary:
-      "Takes TCP connections and carries each, on a QUIC stream, to an agent that has dialled in.",
-    flags: serverFlags,
+    ...serverInfo,
     async run(values, { signal, onHangup, monitor }) {
       const tls = await ReloadingTls.load({
         caFile: values.clientCaFile,

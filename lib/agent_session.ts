@@ -26,6 +26,7 @@ import type { Resolver } from "./resolver.ts";
 import { Running } from "./running.ts";
 import { sleep } from "./sleep.ts";
 import { ReloadingTls } from "./tls_reload.ts";
+import { startTunnelSpan } from "./trace.ts";
 import { acceptTunnel, type Failure, type IncomingTunnel, openFields } from "./tunnel.ts";
 
 export interface AgentConfig extends TunnelTimeouts {
@@ -58,7 +59,7 @@ export interface AgentConfig extends TunnelTimeouts {
 
 /** A tunnel as the program behind an agent sees it. */
 export interface ServedTunnel extends IncomingTunnel {
-  /** What the log says of it: stream, and tunnel id and client where the server tells them. */
+  /** What the log says of it: connection and stream, and tunnel id and client where the server tells them. */
   readonly fields: Readonly<Record<string, unknown>>;
   /** What the monitor knows of it; to be told when it is being connected, is, and has ended. */
   readonly record: Tunnel;
@@ -142,8 +143,9 @@ export class AgentSession implements Peer {
     this.#config = config;
     this.#options = options;
     this.#alpn = connection.alpn;
+    const { number, id: cid } = connection;
     this.name = formatAuthority(address);
-    this.#fields = { server: this.name, connection: connection.number };
+    this.#fields = { server: this.name, connection: number, cid };
   }
 
   /**
@@ -315,18 +317,20 @@ export class AgentSession implements Peer {
 
   async #serveStream(stream: QuicStream): Promise<void> {
     const { log, monitor, signal, serve, refuse } = this.#options;
+    const own = { stream: stream.id, cid: this.#connection.id };
     const record = monitor.begin({ id: `${stream.id}`, peer: this.name });
     try {
       const accepted = await acceptTunnel(stream, this.#alpn);
       if (!accepted) {
         const ending = { by: "server", reason: "end" } as const;
         record.end(ending);
-        return log.debug("tunnel refused", { stream: stream.id, ...ending });
+        return log.debug("tunnel refused", { ...own, ...ending });
       }
-      const own = openFields(accepted.open);
-      const fields = { stream: stream.id, ...own };
-      record.facts.client = own.client;
-      record.facts.id = own.tunnel ?? record.facts.id;
+      const { tunnel: id, client } = openFields(accepted.open);
+      const fields = { stream: stream.id, tunnel: id, client, cid: own.cid };
+      record.facts.client = client;
+      record.facts.id = id ?? record.facts.id;
+      record.span = startTunnelSpan("agent", { ...accepted.open, ...own });
       const tunnel = { ...accepted, fields, record };
       // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
       const isRefused = signal.aborted && speaksQrht(this.#alpn);
@@ -336,7 +340,7 @@ export class AgentSession implements Peer {
       stream.abort();
       const ending = endingOf(error, "server", "agent");
       record.end(ending);
-      log.warn("stream refused", { stream: stream.id, ...ending });
+      log.warn("stream refused", { ...own, ...ending });
     }
   }
 }

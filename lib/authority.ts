@@ -39,7 +39,8 @@ export class AuthorityError extends Error {
   override readonly name = "AuthorityError";
 
   constructor(text: string, problem: string) {
-    super(`bad address ${quote(text)}: ${problem}`);
+    // User information may be a password, and the message goes into logs.
+    super(`bad address ${quote(text.replace(/^.*@/s, "***@"))}: ${problem}`);
   }
 }
 

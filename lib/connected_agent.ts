@@ -71,6 +71,7 @@ export class ConnectedAgent implements Agent<QuicStream>, Peer {
       agent: this.name,
       remote: this.address,
       connection: this.connection.number,
+      cid: this.connection.id,
     };
   }
 }

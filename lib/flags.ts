@@ -39,6 +39,8 @@ export interface Flag<V> {
   readonly valueName: string;
   /** What else the help text says of it, such as bounds. */
   readonly notes: readonly string[];
+  /** The words that its value is, or is a list of, where it can be nothing else. */
+  readonly choices?: readonly string[] | undefined;
   readonly required: boolean;
   /** The default as one would type it. */
   readonly defaultText: string | undefined;
@@ -67,7 +69,8 @@ export type FlagValues<T extends FlagTable> = {
 export type ParsedFlags<T extends FlagTable> =
   | { readonly kind: "run"; readonly values: FlagValues<T> }
   | { readonly kind: "help" }
-  | { readonly kind: "version" };
+  | { readonly kind: "version" }
+  | { readonly kind: "completion"; readonly shell: Shell };
 
 /** Looks a variable up in the environment. */
 export type Env = (name: string) => string | undefined;
@@ -103,6 +106,7 @@ interface Kind<T> {
   readonly kind: FlagKind;
   readonly valueName: string;
   readonly notes?: readonly string[];
+  readonly choices?: readonly string[];
   readonly defaultText: string | undefined;
   parse(text: string): T;
 }
@@ -119,6 +123,7 @@ function makeFlag<T, O extends FlagOptions<unknown>>(
     help: options.help,
     valueName: options.valueName ?? kind.valueName,
     notes: [...(kind.notes ?? []), ...(several ? ["may be repeated"] : [])],
+    choices: kind.choices,
     required: options.required === true,
     defaultText: kind.defaultText,
     initial: several ? [] : undefined,
@@ -256,6 +261,7 @@ function makeListFlag<T>(
     help: options.help,
     valueName: options.valueName ?? kind.valueName,
     notes: [notes.join(", ")],
+    choices: kind.choices,
     required: options.required === true,
     defaultText: kind.defaultText,
     initial: [],
@@ -333,6 +339,7 @@ export function choiceListFlag<const C extends readonly string[]>(
   return makeListFlag<C[number]>(name, options, {
     valueName: "list",
     notes: [`${NO_CHOICE} or some of ${choices.join(", ")}`, "comma separated"],
+    choices: [NO_CHOICE, ...choices],
     defaultText: options.default?.length === 0 ? NO_CHOICE : options.default?.join(","),
     parse(text) {
       if (text === NO_CHOICE) return [];
@@ -355,6 +362,7 @@ export function choiceFlag<
   return makeFlag<C[number], O>(name, options, {
     kind: "choice",
     valueName: choices.join("|"),
+    choices,
     defaultText: options.default,
     parse(text) {
       if (!choices.includes(text)) throw new UsageError(`must be one of ${choices.join(", ")}`);
@@ -445,9 +453,22 @@ export function envNameOf(flagName: string): string {
 const help = booleanFlag("help", { help: "show this help" });
 const version = booleanFlag("version", { help: "show the version" });
 
+const shells = ["bash", "zsh", "fish"] as const;
+/** A shell that completes command lines. */
+export type Shell = typeof shells[number];
+
+const completion = choiceFlag("completion", shells, {
+  valueName: "shell",
+  help: "show a script that has bash, zsh or fish complete these flags",
+});
+
+/** The flags that every program has, beside those of its table: instead of running, it shows something. */
+export const informingFlags = { help, version, completion } as const satisfies FlagTable;
+
 /** The flags of a table and those that every program has, by what they are called. */
 function namesOf(flags: FlagTable): ReadonlyMap<string, Flag<unknown>> {
-  const names = new Map<string, Flag<unknown>>([["help", help], ["h", help], ["version", version]]);
+  const names = new Map<string, Flag<unknown>>([["h", help]]);
+  for (const flag of Object.values(informingFlags)) names.set(flag.name, flag);
   for (const flag of Object.values(flags)) {
     if (names.has(flag.name)) throw new TypeError(`Flag --${flag.name} is declared twice`);
     names.set(flag.name, flag);
@@ -462,8 +483,8 @@ function namesOf(flags: FlagTable): ReadonlyMap<string, Flag<unknown>> {
  * counts as unset, and one that the command line overrides is not looked at. The last occurrence of
  * a flag wins unless the flag is `multiple`, but each must be valid.
  *
- * `--help` or `-h` ends the parsing where it stands and goes before `--version`; with either of
- * them nothing is required.
+ * `--help` or `-h` ends the parsing where it stands and goes before `--version`, which goes before
+ * `--completion`; with any of them nothing is required.
  *
  * @throws {UsageError} in one line: what is wrong, in which flag or variable.
  */
@@ -504,6 +525,8 @@ export function parseFlags<T extends FlagTable>(
     if (given.get(help) === true) return { kind: "help" };
   }
   if (given.get(version) === true) return { kind: "version" };
+  const shell = given.get(completion) as Shell | undefined;
+  if (shell !== undefined) return { kind: "completion", shell };
 
   const missing: string[] = [];
   const values = Object.entries(flags).map(([key, flag]) => {
@@ -601,6 +624,7 @@ export function formatHelp(
     readonly summary: string;
     /** @default {`${name} [flags]`} */
     readonly usage?: string;
+    readonly examples?: readonly { readonly does: string; readonly command: string }[];
   },
   flags: FlagTable,
 ): string {
@@ -613,7 +637,11 @@ export function formatHelp(
     const words = [...flag.help.split(" "), ...notes.flatMap(wordsOfNote)];
     return [`--${flag.name} ${flag.valueName}`.trimEnd(), words];
   });
-  rows.push(["--help, -h", help.help.split(" ")], ["--version", version.help.split(" ")]);
+  rows.push(
+    ["--help, -h", help.help.split(" ")],
+    ["--version", version.help.split(" ")],
+    [`--completion ${completion.valueName}`, completion.help.split(" ")],
+  );
   const labels = rows.map(([label]) => label.length).filter((n) => n <= MAX_LABEL_COLUMNS);
   const indent = " ".repeat(Math.max(...labels) + 4);
 
@@ -626,6 +654,11 @@ export function formatHelp(
     "",
     `Usage: ${program.usage ?? `${program.name} [flags]`}`,
     "",
+    ...(program.examples ?? []).flatMap(({ does, command }) => [
+      ...wrap(["For", "example,", ...does.split(" ")], HELP_COLUMNS),
+      ...continued(command, HELP_COLUMNS),
+      "",
+    ]),
     "Flags:",
     ...rows.flatMap(([label, words]) => {
       const head = `  ${label}  `.padEnd(indent.length);
@@ -636,6 +669,14 @@ export function formatHelp(
     "",
     ...notes.flatMap((note) => wrap(note.split(" "), HELP_COLUMNS)),
   ].join("\n");
+}
+
+/** A command in lines that a shell takes for one. */
+export function continued(command: string, columns: number): string[] {
+  return wrap(command.split(" "), columns - "  ".length - " \\".length)
+    .map((line, i, { length }) =>
+      `${i === 0 ? "  " : "    "}${line}${i < length - 1 ? " \\" : ""}`
+    );
 }
 
 /** A short note is one word to the wrapping: it is not torn. */

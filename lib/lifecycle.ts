@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Authority } from "./authority.ts";
+import { formatCompletion } from "./completion.ts";
 import { messageOf, UsageError } from "./errors.ts";
 import { type FlagTable, type FlagValues, formatHelp, parseFlags } from "./flags.ts";
-import { configureLog } from "./log.ts";
+import { configureLog, type LogFormat } from "./log.ts";
 import { Monitor } from "./monitor.ts";
-import type { ProgramName } from "./readiness.ts";
+import type { ProgramInfo, ProgramName } from "./programs.ts";
 import { logSnapshot } from "./snapshot.ts";
 import { describeVersion } from "./version.ts";
 
@@ -23,19 +24,16 @@ export interface Surroundings {
   readonly monitor: Monitor;
 }
 
-/** What the flags of every program say. */
-export interface CommonValues {
+/** What the flags that are looked at here say. */
+interface CommonValues {
   readonly v: number;
+  readonly logFormat: LogFormat;
   readonly name?: string | undefined;
   readonly listenAdmin?: Authority | undefined;
 }
 
 /** A program of this project, as its command line sees it. */
-export interface Program<T extends FlagTable> {
-  /** Name in help and errors. */
-  readonly name: ProgramName;
-  readonly summary: string;
-  readonly flags: T;
+export interface Program<T extends FlagTable> extends ProgramInfo<T> {
   /**
    * Runs until the signal aborts.
    *
@@ -51,15 +49,23 @@ const USAGE = 2;
 const stopSignals = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
 
 /** Runs a program with the process's arguments, environment and signals, and ends the process. */
-export async function runProgram<T extends FlagTable & { readonly v: unknown }>(
+export async function runProgram<
+  T extends FlagTable & Readonly<Record<keyof CommonValues, unknown>>,
+>(
   program: Program<T>,
 ): Promise<never> {
   try {
     const parsed = parseFlags(program.flags, Deno.args, (name) => Deno.env.get(name));
     if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
     if (parsed.kind === "version") return exit(0, `${program.name} ${describeVersion()}`);
+    if (parsed.kind === "completion") {
+      return exit(0, formatCompletion(parsed.shell, program.name, program.flags));
+    }
     const values = parsed.values as FlagValues<T> & CommonValues;
-    configureLog(values.v, (line) => writeLine(Deno.stderr, line));
+    configureLog(values.v, (line) => writeLine(Deno.stderr, line), {
+      format: values.logFormat,
+      color: Deno.stderr.isTerminal() && !Deno.noColor,
+    });
     const monitor = new Monitor();
     const { stop: signal, onHangup } = listenToSignals(() => logSnapshot(monitor));
     signal.addEventListener("abort", () => monitor.isDraining = true);

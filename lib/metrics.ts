@@ -19,7 +19,8 @@ import type {
   TunnelEnding,
 } from "./monitor.ts";
 import type { ConnectionStats } from "./quic/mod.ts";
-import { type ProgramName, readinessOf } from "./readiness.ts";
+import type { ProgramName } from "./programs.ts";
+import { readinessOf } from "./readiness.ts";
 import { version } from "./version.ts";
 
 /** Buckets of konnectivity, in seconds. */

@@ -13,6 +13,7 @@ import {
   type ConnectionStats,
   tlsAlertOf,
 } from "./quic/mod.ts";
+import type { TracedEnding, TunnelSpan } from "./trace.ts";
 import type { FailureCode } from "./tunnel.ts";
 
 /** PINGs come every 2 s, and are answered. A peer that is silent for longer than this may have vanished. */
@@ -52,9 +53,7 @@ export interface TunnelFacts {
 }
 
 /** How a tunnel ended; with `result`, an agent has not connected it. */
-export type TunnelEnding = Pick<Ending, "by" | "reason"> & {
-  readonly result?: FailureCode | undefined;
-};
+export type TunnelEnding = TracedEnding & Ending & { readonly result?: FailureCode | undefined };
 
 /** Why a server has not served a TCP connection. */
 export type ConnectionRefusal = "max-connections" | "health-check" | "proxy-header";
@@ -93,6 +92,8 @@ export class Tunnel {
   readonly facts: TunnelFacts;
   /** When it was connected, by `performance.now()`. */
   connectedAt: number | undefined;
+  /** Ends with it. */
+  span: TunnelSpan | undefined;
   #carried: Carried = { aToB: 0, bToA: 0 };
   readonly #monitor: Monitor;
 
@@ -127,6 +128,7 @@ export class Tunnel {
 
   /** It is over. */
   end(ending: TunnelEnding): void {
+    this.span?.end(ending);
     this.#monitor.end(this, ending);
   }
 }

@@ -89,6 +89,10 @@ export const commonFlags = {
     valueName: "level",
     help: "log verbosity: 0 errors and lifecycle, 2 per tunnel, 4 per stream event",
   }),
+  logFormat: choiceFlag("log-format", ["text", "json"], {
+    default: "text",
+    help: "how log lines are written: text for people, json for collectors, one object a line",
+  }),
 } as const satisfies FlagTable;
 
 /** The flags of the server. */

@@ -2,9 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Monitor, UsedCertificate } from "./monitor.ts";
-
-/** A program as users know it. */
-export type ProgramName = "proxy-server" | "proxy-agent" | "proxy-passthrough";
+import type { ProgramName } from "./programs.ts";
 
 /** Whether something is as it has to be for a program to serve clients. */
 export interface Check {

@@ -2,12 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { ConnectedAgent } from "./connected_agent.ts";
+import { messageOf } from "./errors.ts";
 import type { Logger } from "./log.ts";
 import type { Open } from "./qrht/messages.ts";
 import { StreamCode } from "./qrht/tunnel_stream.ts";
 import type { QuicStream } from "./quic/mod.ts";
 import type { AgentRegistry } from "./registry.ts";
 import { RetryingTunnel } from "./retrying_tunnel.ts";
+import { peerAttributes, type TunnelSpan } from "./trace.ts";
 import { type FailureCode, openTunnel, type OutgoingTunnel } from "./tunnel.ts";
 
 /** Why a tunnel was not connected: what the agent said, or `gone` when it said nothing any more. */
@@ -32,6 +34,7 @@ export interface RouteOptions extends RoutePolicy {
   readonly log: Logger;
   /** What the log says of the client. */
   readonly fields: Readonly<Record<string, unknown>>;
+  readonly span?: TunnelSpan | undefined;
 }
 
 const defaults = {
@@ -97,8 +100,9 @@ export class Route {
 
   /** Another agent than those that had the tunnel already. */
   async #attempt(agentWaitMs: number): Promise<OutgoingTunnel> {
-    const { registry, maxAttempts, openTimeoutMs } = this.#options;
+    const { registry, maxAttempts, openTimeoutMs, span } = this.#options;
     if (this.#tried.size >= maxAttempts) throw new Error(`${maxAttempts} agents were tried`);
+    span?.event("wait for an agent");
     const { agent, stream } = await registry.open({
       agentWaitMs,
       creditWaitMs: openTimeoutMs,
@@ -109,19 +113,29 @@ export class Route {
   }
 
   #tunnel(agent: ConnectedAgent, stream: QuicStream): OutgoingTunnel {
-    const { log } = this.#options;
+    const { log, span } = this.#options;
     const own: AgentFields = this.#fields = { ...agent.fields, stream: stream.id };
     if (this.#tried.size > 1) own.attempts = this.#tried.size;
     const fields = { ...this.#options.fields, ...own };
     log.trace("stream opened", fields);
+    span?.event("stream opened", {
+      "qrht.agent": agent.name,
+      "qrht.cid": agent.connection.id,
+      "qrht.stream": stream.id,
+      ...peerAttributes(agent.connection.remoteAddr.host, agent.connection.remoteAddr.port),
+    });
     const tunnel = openTunnel(stream, agent.connection.alpn, this.#open);
     tunnel.result.then(
       ({ code, text }) => {
-        if (code === "connected") return;
+        if (code === "connected") return span?.event("connected");
         own.result = code;
+        span?.event("not connected", { "error.type": code, "error.message": text });
         log.debug("agent cannot connect", { ...fields, code, text });
       },
-      (error) => log.debug("no result of the agent", { ...fields, error }),
+      (error) => {
+        span?.event("not connected", { "error.type": "gone", "error.message": messageOf(error) });
+        log.debug("no result of the agent", { ...fields, error });
+      },
     );
     return tunnel;
   }

@@ -4,7 +4,8 @@
 /** What the status page shows, as `/status.json` gives it. Times are RFC 3339, sizes bytes. */
 import type { History } from "./history.ts";
 import type { Monitor, Peer, Tunnel } from "./monitor.ts";
-import { type ProgramName, readinessOf } from "./readiness.ts";
+import type { ProgramName } from "./programs.ts";
+import { readinessOf } from "./readiness.ts";
 import { expiryOf } from "./tls_expiry.ts";
 import { version } from "./version.ts";
 

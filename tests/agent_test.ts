@@ -245,5 +245,8 @@ test("runAgent() does not run out of streams by those that clients leave in the 
   }
   const replaced = lines.filter((line) => line.includes('"connection is replaced"'));
   assert(replaced.length >= 2, lines.join("\n"));
-  assertMatch(replaced[0]!, /INF agent .* connection=\d+ cutStreams=\d+ maxStreams=10$/);
+  assertMatch(
+    replaced[0]!,
+    /INF agent .* connection=\d+ cid=[0-9a-f]{16} cutStreams=\d+ maxStreams=10$/,
+  );
 });

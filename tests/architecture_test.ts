@@ -33,9 +33,16 @@ const layers: readonly (readonly string[])[] = [
     "lib/within.ts",
   ],
   // Pure as well: what a command line means.
-  ["lib/flags.ts", "lib/program_flags.ts"],
+  ["lib/completion.ts", "lib/flags.ts", "lib/program_flags.ts", "lib/programs.ts"],
   // The contracts that the rest is built on.
-  ["lib/certificate.ts", "lib/duplex.ts", "lib/log.ts", "lib/tcp_reset.ts", "lib/version.ts"],
+  [
+    "lib/certificate.ts",
+    "lib/duplex.ts",
+    "lib/log.ts",
+    "lib/tcp_reset.ts",
+    "lib/trace.ts",
+    "lib/version.ts",
+  ],
   // One mechanism each.
   [
     "lib/accept.ts",
@@ -79,7 +86,7 @@ const PURE_LAYERS = 2;
 const PROGRAMS = layers.length - 1;
 
 /** The packages that the programs are made of; all others are for development. */
-const PACKAGES = ["@logtape/logtape", "@matrixai/quic", "prom-client"];
+const PACKAGES = ["@logtape/logtape", "@matrixai/quic", "@opentelemetry/api", "prom-client"];
 /** Who may import the native binding. */
 const BINDING = { name: "@matrixai/quic", user: "lib/quic/native.ts" };
 /** Who may touch the process, beside the programs: its arguments, environment, signals and exit. */

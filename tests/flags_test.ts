@@ -360,6 +360,16 @@ Deno.test({
     const badEnv = () => "bad";
     assertEquals(parseFlags(serverFlags, ["--v=1", "--version"], badEnv), { kind: "version" });
     assertEquals(parseFlags(serverFlags, ["--version", "--help"], badEnv), { kind: "help" });
+    const fish = { kind: "completion", shell: "fish" } as const;
+    assertEquals(
+      parseFlags(serverFlags, ["--completion=bash", "--completion", "fish"], noEnv),
+      fish,
+    );
+    assertEquals(parseFlags(serverFlags, ["--completion=fish"], badEnv), fish);
+    assertEquals(
+      messageFor(["--completion=sh"]),
+      'invalid value "sh" for flag --completion: must be one of bash, zsh, fish',
+    );
     assertEquals(parseFlags(flags, ["--help=false", "--version=0"], noEnv).kind, "run");
     assertEquals(messageFor(["--bogus", "--help"]), "unknown flag --bogus");
   },
@@ -511,12 +521,13 @@ Does it.
 Usage: p [flags] now
 
 Flags:
-  --wait duration  how long to wait to wait to wait to wait to wait to wait to wait to wait
-                   [1ms to 1m] [default: 2s] [env: QRHT_WAIT]
+  --wait duration     how long to wait to wait to wait to wait to wait to wait to wait to wait
+                      [1ms to 1m] [default: 2s] [env: QRHT_WAIT]
   --a-rule-with-quite-a-long-name string
-                   a rule [may be repeated] [env: QRHT_A_RULE_WITH_QUITE_A_LONG_NAME]
-  --help, -h       show this help
-  --version        show the version
+                      a rule [may be repeated] [env: QRHT_A_RULE_WITH_QUITE_A_LONG_NAME]
+  --help, -h          show this help
+  --version           show the version
+  --completion shell  show a script that has bash, zsh or fish complete these flags
 
 A flag may be written --x=y, --x y, -x=y or -x y; it overrides its variable.
 A duration is a number with its unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.`,
@@ -533,7 +544,8 @@ Deno.test({
       idleTimeoutMs: 0,
       writeTimeoutMs: 0,
       drainTimeoutMs: 30_000,
-    };
+      logFormat: "text",
+    } as const;
     const files = ["--cert-file=c", "--cert-key", "k"];
     assertEquals(parseFlags(serverFlags, [...files, "-client-ca-file=a"], noEnv), {
       kind: "run",
@@ -645,7 +657,7 @@ Deno.test({
     assertEquals(run([], { QRHT_RULES: [a, b, c].join(",") }), rules);
     assertEquals(run([`--rules=${c}`], { QRHT_RULES: a }), [parseRule(c)]);
     const help = formatHelp({ name: "p", summary: "Does it." }, flags);
-    assertStringIncludes(help, "--rules rules  rules [comma separated, may be repeated]");
+    assertStringIncludes(help, "--rules rules       rules [comma separated, may be repeated]");
   },
 });
 

@@ -4,7 +4,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { LogRecord } from "@logtape/logtape";
 import fc from "fast-check";
-import { configureLog, formatRecord, logger, resetLog } from "../lib/log.ts";
+import { configureLog, formatJson, formatRecord, logger, resetLog } from "../lib/log.ts";
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name, permissions: "none", fn });
@@ -127,6 +127,143 @@ test("formatRecord() makes one line of any value, that can be read back", () => 
     const written = line.slice(`${prefix} value=`.length, -" after=1".length);
     assertEquals(written.startsWith('"') ? JSON.parse(written) : written, value);
   }));
+});
+
+const jsonOf = (properties: Record<string, unknown>, more: Partial<LogRecord> = {}) =>
+  JSON.parse(formatJson(record(properties, more)));
+
+const head = {
+  time: "2024-02-29T12:30:45.678Z",
+  level: "info",
+  category: "server",
+  message: "agent connected",
+};
+
+test("formatJson() writes time, level, category, message and typed fields, in this order", () => {
+  const fields = { agent: "agent-1", streams: 3, idle: false, rest: null, gone: undefined };
+  assertEquals(
+    formatJson(record(fields)),
+    JSON.stringify({ ...head, agent: "agent-1", streams: 3, idle: false, rest: null }),
+  );
+  const levels = (["trace", "debug", "info", "warning", "error", "fatal"] as const)
+    .map((level) => jsonOf({}, { level }).level);
+  assertEquals(levels, ["trace", "debug", "info", "warning", "error", "fatal"]);
+});
+
+test("formatJson() has the message as the text shows it, and the values in it as fields as well", () => {
+  const message = ["tcp listener on ", "[::1]:80", ""];
+  assertEquals(jsonOf({ address: "[::1]:80" }, { message }), {
+    ...head,
+    message: "tcp listener on [::1]:80",
+    address: "[::1]:80",
+  });
+});
+
+test("formatJson() writes as text what JSON has no number or value for", () => {
+  const fields = {
+    error: new TypeError("cannot connect"),
+    big: 2n ** 64n,
+    never: Infinity,
+    none: NaN,
+    list: ["a", 1],
+    symbol: Symbol("s"),
+  };
+  assertEquals(jsonOf(fields), {
+    ...head,
+    error: "cannot connect",
+    big: "18446744073709551616",
+    never: "Infinity",
+    none: "NaN",
+    list: "a,1",
+    symbol: "Symbol(s)",
+  });
+});
+
+test("formatJson() renames fields that have the name of one of its own", () => {
+  const fields = { message: "m", message_: "n", time: 1, level: 2, category: 3, ["__proto__"]: 4 };
+  assertEquals(Object.entries(jsonOf(fields)), [
+    ...Object.entries(head),
+    ["message_", "m"],
+    ["message__", "n"],
+    ["time_", 1],
+    ["level_", 2],
+    ["category_", 3],
+    ["__proto__", 4],
+  ]);
+});
+
+test("formatJson() makes one line of any names and values, that can be read back", () => {
+  const text = fc.string({ unit: "binary" });
+  const value = fc.oneof(text, fc.double(), fc.boolean(), fc.constant(null));
+  fc.assert(fc.property(text.map((name) => `x${name}`), value, text, (name, value, message) => {
+    const line = formatJson(record({ [name]: value }, { message: [message] }));
+    assertMatch(line, /^[\x20-\x7e]+$/);
+    const read = JSON.parse(line);
+    const isWhole = typeof value !== "number" || Number.isFinite(value);
+    // JSON has no negative zero.
+    assertEquals(read[name], isWhole ? Object.is(value, -0) ? 0 : value : String(value));
+    assertEquals(read.message, message);
+  }));
+});
+
+const pem = (label: string) =>
+  `-----BEGIN ${label}-----\nTUlJRXNlY3JldA==\nc2VjcmV0\n-----END ${label}-----`;
+
+test("no format writes PEM blocks or the values of fields with credentials", () => {
+  const cases: [value: string, written: string][] = [
+    [`bad key: ${pem("PRIVATE KEY")}!`, "bad key: [PRIVATE KEY redacted]!"],
+    [
+      `${pem("CERTIFICATE")} ${pem("EC PRIVATE KEY")}`,
+      "[CERTIFICATE redacted] [EC PRIVATE KEY redacted]",
+    ],
+    ["-----BEGIN RSA PRIVATE KEY-----\nTUlJRXNlY3Jl", "[RSA PRIVATE KEY redacted]"],
+    [
+      "Proxy-Authorization: Basic c2VjcmV0\r\nHost: a",
+      "Proxy-Authorization: [redacted]\r\nHost: a",
+    ],
+    ["at authorization:Bearer c2VjcmV0", "at authorization: [redacted]"],
+    ["Cookie: a=c2VjcmV0", "Cookie: [redacted]"],
+  ];
+  for (const [value, written] of cases) {
+    const properties = { value, error: new Error(value) };
+    const more = { message: ["message ", value] };
+    assertEquals(jsonOf(properties, more), {
+      ...head,
+      message: `message ${written}`,
+      value: written,
+      error: written,
+    });
+    const text = formatRecord(record(properties, more));
+    assertEquals(text.split("redacted]").length - 1, 3 * (written.split("redacted]").length - 1));
+    assert(!/c2VjcmV0|TUlJRXNlY3Jl/.test(text), text);
+  }
+});
+
+test("formatRecord() colours levels only when told to, and resets the colour at once", () => {
+  const colored = (level: LogRecord["level"]) => formatRecord(record({ a: 1 }, { level }), true);
+  assertEquals(colored("info"), `${prefix} a=1`);
+  assertEquals(colored("error"), `${prefix} a=1`.replace("INF", "\x1b[31mERR\x1b[0m"));
+  assertEquals(formatRecord(record({}, { level: "error" })), prefix.replace("INF", "ERR"));
+});
+
+test("configureLog() writes JSON when told to", () => {
+  const lines: string[] = [];
+  configureLog(0, (line) => lines.push(line), { format: "json", color: true });
+  try {
+    logger("server").info("tcp listener on {address}", { address: "127.0.0.1:1", streams: 2 });
+  } finally {
+    resetLog();
+  }
+  const { time, ...others } = JSON.parse(lines[0]!);
+  assertMatch(time, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/);
+  assertEquals(others, {
+    level: "info",
+    category: "server",
+    message: "tcp listener on 127.0.0.1:1",
+    address: "127.0.0.1:1",
+    streams: 2,
+  });
+  assertEquals(lines.length, 1);
 });
 
 test("configureLog() says more with higher verbosity", () => {

@@ -180,7 +180,10 @@ for (
       const says = (who: string) => ` program=${who} version=${version}${name} features=drain`;
       const [atServer] = linesWith(lines, ' INF server "agent says hello" ');
       assert(atServer!.endsWith(says(`proxy-${program}`)), atServer);
-      assertMatch(atServer!, / agent=agent-1 remote=127\.0\.0\.1:\d+ connection=\d+ program=/);
+      assertMatch(
+        atServer!,
+        / agent=agent-1 remote=127\.0\.0\.1:\d+ connection=\d+ cid=[0-9a-f]{16} program=/,
+      );
       const [atAgent] = linesWith(lines, ` INF ${program} "server says hello" `);
       assert(atAgent!.endsWith(says("proxy-server")), atAgent);
       for (const line of lines) assert(!line.includes("\n"), line);
@@ -236,7 +239,7 @@ test("what an agent says of itself is in the log as it is, and nothing more", as
       () => linesWith(lines, "agent says hello")[before],
     );
     agent.connection.close(100);
-    return line.replace(/^.* connection=\d+/, "");
+    return line.replace(/^.* connection=\d+ cid=[0-9a-f]{16}/, "");
   };
   assertEquals(await says(frames.hello([])), ' features=""');
   assertEquals(await says(Uint8Array.of(0x10, 1, 1)), ' features=""');

@@ -11,6 +11,7 @@ import {
   assertInstanceOf,
   assertLess,
   assertLessOrEqual,
+  assertMatch,
   assertRejects,
   assertStrictEquals,
   assertThrows,
@@ -883,6 +884,8 @@ quicTest("QuicConnection tells what both ends have agreed on and shown", async (
   assertEquals({ host, port }, { host: "127.0.0.1", port: pair.clientEndpoint.addr.port });
   assertEquals(client.remoteAddr.port, pair.serverEndpoint.addr.port);
   assert(server.number !== client.number);
+  assertMatch(server.id, /^[0-9a-f]{16}$/);
+  assertEquals(client.id, server.id, "what both ends call it");
 });
 
 quicTest("QuicConnection stats() counts packets, bytes and streams", async () => {

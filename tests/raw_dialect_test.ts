@@ -427,7 +427,7 @@ test("runPassthrough() resets a raw stream with code 1 when it cannot reach the 
   const [line] = linesWith(lines, ' WRN passthrough "cannot reach the upstream" ');
   assertMatch(
     line!,
-    / stream=1 by=target reason=refused result=refused error="127\.0\.0\.1:1: connection refused"$/,
+    / stream=1 cid=[0-9a-f]{16} by=target reason=refused result=refused error="127\.0\.0\.1:1: connection refused"$/,
   );
   await program.stop();
   assertEquals((await agent.closed()).code, 100);

@@ -6,7 +6,7 @@ import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from ".
 import type { TransportSettings } from "./options.ts";
 import { IncomingStreams } from "./incoming_streams.ts";
 import { LoneFins } from "./lone_fins.ts";
-import { hasLongHeader } from "./packet.ts";
+import { CONNECTION_ID_BYTES, hasLongHeader } from "./packet.ts";
 import { PeerAddress } from "./peer_address.ts";
 import { isQuiet } from "./quiet.ts";
 import { QuicStream, type StreamDirection, type StreamTransport } from "./stream.ts";
@@ -63,6 +63,9 @@ const MAX_OPEN_WAITERS = 10_000;
 
 /** Time that the packets of a closed connection are still answered at most. */
 const MAX_DRAIN_MS = 1_000;
+
+/** Bytes of a connection id that tell it from others in a log. */
+const ID_BYTES = CONNECTION_ID_BYTES / 2;
 
 /** Time between two looks whether all was acknowledged. */
 const SETTLED_LOOK_MS = 5;
@@ -125,6 +128,7 @@ export class QuicConnection implements StreamTransport {
   readonly #peer: PeerAddress;
   #nextLocalId: number;
   #nextLocalUniId: number;
+  #id = "";
   #established = false;
   #isConfirmed = false;
   #closeInfo: CloseInfo | undefined;
@@ -164,6 +168,14 @@ export class QuicConnection implements StreamTransport {
     this.confirmed = this.#confirmedSettled.promise;
     this.confirmed.catch(() => {});
     live.connections++;
+  }
+
+  /**
+   * What both ends call this connection, empty before the handshake is over: the first half, in hexadecimal digits, of the
+   * connection id that the server has chosen (RFC 9000 §7.2).
+   */
+  get id(): string {
+    return this.#id;
   }
 
   /** Address the peer sends from; a NAT may change it while the connection goes on. */
@@ -599,6 +611,8 @@ export class QuicConnection implements StreamTransport {
   #noticeHandshake(bytes: Uint8Array): void {
     if (!this.#established && this.#native.isEstablished() && !this.#native.isDraining()) {
       this.#established = true;
+      const id = this.role === "server" ? this.#native.sourceId() : this.#native.destinationId();
+      this.#id = id.subarray(0, ID_BYTES).toHex();
       this.#host.established(this);
       if (this.role === "server") this.#confirm();
     } else if (this.#established && !hasLongHeader(bytes) && !this.#native.isDraining()) {

@@ -14,6 +14,7 @@ declare module "@std/assert" {
     msg?: string,
   ): asserts actual is T;
   export function assertMatch(actual: string, expected: RegExp, msg?: string): void;
+  export function assertObjectMatch(actual: object, expected: object, msg?: string): void;
   export function assertStringIncludes(actual: string, expected: string, msg?: string): void;
   export function assertGreater<T>(actual: T, expected: T, msg?: string): void;
   export function assertGreaterOrEqual<T>(actual: T, expected: T, msg?: string): void;

@@ -1,0 +1,107 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** `deno task man`: writes a manual page for each program, `dist/man/proxy-server.1` and so on. */
+import { envNameOf, type Flag, informingFlags } from "../lib/flags.ts";
+import { type ProgramInfo, programInfos } from "../lib/programs.ts";
+import { version } from "../lib/version.ts";
+
+const FOLDER = "dist/man";
+
+const DESCRIPTION = [
+  "Each flag has an environment variable, which it overrides.",
+  "A flag may be written --x=y, --x y, -x=y or -x y.",
+  "A duration is a number with its unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.",
+];
+
+const SIGNALS: readonly Term[] = [
+  [
+    "SIGTERM, SIGINT",
+    "Takes no further tunnels, lets those that there are go on for up to --drain-timeout, and ends. A second one ends it at once.",
+  ],
+  [
+    "SIGHUP",
+    "Reads the files of certificates again; ends it, as SIGTERM does, when its terminal has been closed.",
+  ],
+];
+
+const EXIT_STATUS: readonly Term[] = [
+  ["0", "It was told to stop."],
+  ["1", "It has failed; the last line on stderr says why."],
+  ["2", "It was started wrongly; one line on stderr says what is wrong."],
+  ["128+n", "A second signal, of number n, has ended it."],
+];
+
+type Term = readonly [term: string, text: string];
+
+/** The manual page of a program, in the man macros of roff. */
+export function formatMan({ name, summary, examples = [], flags }: ProgramInfo): string {
+  const others = programInfos.map((each) => each.name).filter((other) => other !== name);
+  const table = [...Object.values(flags), ...Object.values(informingFlags)];
+  return [
+    `.TH ${
+      name.toUpperCase().replaceAll("-", "\\-")
+    } 1 "" "quic\\-reverse\\-http\\-tunnel ${version}"`,
+    ".SH NAME",
+    `${escaped(name)} \\- ${escaped(summary.replace(/\.$/, ""))}`,
+    ".SH SYNOPSIS",
+    `.B ${escaped(name)}`,
+    ".RI [ flags ]",
+    ".SH DESCRIPTION",
+    escaped(summary),
+    ...DESCRIPTION.map(escaped),
+    ".SH OPTIONS",
+    ...table.flatMap(option),
+    ".SH SIGNALS",
+    ...SIGNALS.flatMap(term),
+    ".SH EXIT STATUS",
+    ...EXIT_STATUS.flatMap(term),
+    ".SH EXAMPLES",
+    ...examples.flatMap(({ does, command }) => [
+      escaped(does.charAt(0).toUpperCase() + does.slice(1)),
+      ".PP",
+      ".RS 4",
+      ".nf",
+      ...command.split(/ (?=--)/).map((word, i, { length }) =>
+        escaped((i === 0 ? "" : "  ") + word) + (i < length - 1 ? " \\e" : "")
+      ),
+      ".fi",
+      ".RE",
+    ]),
+    ".SH SEE ALSO",
+    ...others.map((other, i) => `.BR ${escaped(other)} (1)${i < others.length - 1 ? "," : ""}`),
+    "",
+  ].join("\n");
+}
+
+function option(flag: Flag<unknown>): string[] {
+  const { name, kind, valueName, help, notes, required, defaultText } = flag;
+  const isInforming = Object.values<Flag<unknown>>(informingFlags).includes(flag);
+  const head = kind === "boolean"
+    ? `.B \\-\\-${escaped(name)}`
+    : `.BI \\-\\-${escaped(name)}= ${escaped(valueName)}`;
+  const more = [
+    ...notes,
+    ...(required ? ["required"] : []),
+    ...(isInforming || defaultText === undefined ? [] : [`default: ${defaultText}`]),
+    ...(isInforming ? [] : [`environment: ${envNameOf(name)}`]),
+  ];
+  const sentence = `${help.charAt(0).toUpperCase()}${help.slice(1)}.`;
+  return [".TP", head, escaped(sentence), ...more.flatMap((text) => [".br", escaped(text)])];
+}
+
+function term([word, text]: Term): string[] {
+  return [".TP", `.B ${escaped(word)}`, escaped(text)];
+}
+
+/** Text that roff takes for nothing else: a minus is none of a hyphen's, and no line begins with a request. */
+function escaped(text: string): string {
+  return text.replaceAll("\\", "\\e").replaceAll("-", "\\-").replace(/^[.']/, "\\&$&");
+}
+
+if (import.meta.main) {
+  await Deno.mkdir(FOLDER, { recursive: true });
+  for (const program of programInfos) {
+    await Deno.writeTextFile(`${FOLDER}/${program.name}.1`, formatMan(program));
+  }
+}
