@@ -70,8 +70,8 @@ export function patch(document: PageDocument, parent: PageNode, contents: readon
       const node = moved !== undefined && fits(moved, content)
         ? moved
         : create(document, parent, content);
-      parent.insertBefore(node, next);
       update(document, node, content);
+      parent.insertBefore(node, next);
     }
   }
   while (next !== null) removeNext();
