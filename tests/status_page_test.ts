@@ -158,7 +158,8 @@ test("visible() shows what turns text around, or shows nothing, as code points",
 
 test("shorten() leaves out the middle of what is longer than 64 characters", () => {
   assertEquals(shorten("🙂".repeat(64)), "🙂".repeat(64));
-  assertEquals(shorten("a".repeat(50) + "b".repeat(50)), `${"a".repeat(44)}…${"b".repeat(19)}`);
+  assertEquals(shorten("a".repeat(50) + "b".repeat(50)), `${"a".repeat(42)}…${"b".repeat(21)}`);
+  assertEquals(shorten("abcdefghi", 6), "abc…hi");
 });
 
 test("element() makes one text of neighbours and leaves out what is not there", () => {

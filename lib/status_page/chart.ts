@@ -70,7 +70,7 @@ export function chart({ title, series, intervalMs, format, atLeast, empty }: Cha
           element(
             "span",
             {},
-            part === parts ? "now" : `−${formatDuration(windowMs * (1 - part / parts))}`,
+            part === parts ? "now" : `−${formatDuration(windowMs / parts * (parts - part))}`,
           )),
       ),
     ),

@@ -52,7 +52,7 @@ export function formatPercent(part: number, whole: number): string {
 export function formatTime(time: string): string {
   const date = new Date(time);
   if (Number.isNaN(date.getTime())) return visible(time);
-  return `${date.toISOString().slice(0, 19).replace("T", " ")}\u00a0UTC`;
+  return `${date.toISOString().slice(0, 19).replace("T", "\u00a0")}\u00a0UTC`;
 }
 
 /** How much is left of a certificate, or how long it has been over. */
@@ -71,8 +71,9 @@ export function visible(text: string): string {
 }
 
 /** A long text without its middle. */
-export function shorten(text: string): string {
+export function shorten(text: string, length = 64): string {
   const characters = Array.from(text);
-  if (characters.length <= 64) return text;
-  return `${characters.slice(0, 44).join("")}…${characters.slice(-19).join("")}`;
+  if (characters.length <= length) return text;
+  const end = Math.floor(length / 3);
+  return `${characters.slice(0, length - end - 1).join("")}…${characters.slice(-end).join("")}`;
 }

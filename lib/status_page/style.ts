@@ -31,7 +31,8 @@ h1 bdi { font-weight: 400; }
 h2 { font-size: 1rem; margin: 1.5rem 0 0.5rem; }
 h3 { font-size: 0.875rem; }
 bdi { overflow-wrap: anywhere; }
-code { font: 0.8125rem ui-monospace, monospace; }
+code { font: 0.8125rem ui-monospace, monospace; white-space: nowrap; }
+time { white-space: nowrap; }
 small { font-size: 0.75rem; }
 .muted { color: var(--muted); }
 .good { color: var(--good); }
@@ -45,6 +46,7 @@ small { font-size: 0.75rem; }
 }
 #bar.lost { color: var(--bad); font-weight: 600; border-bottom: 2px solid; }
 #bar.paused { color: var(--warn); border-bottom: 2px solid; }
+#bar.lost ~ #page { filter: grayscale(1); }
 button {
   font: inherit; color: var(--text); background: var(--surface); padding: 0.125rem 0.75rem;
   border: 1px solid var(--control); border-radius: 0.375rem; cursor: pointer; flex: none;
@@ -60,7 +62,9 @@ header { padding: 1rem 0; display: grid; gap: 0.375rem; }
 .checks span { color: var(--text); }
 .checks .bad { flex-basis: 100%; order: -1; font-weight: 600; }
 
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 0.5rem; }
+.figures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 0.5rem; }
+@media (min-width: 36rem) { .figures { grid-template-columns: repeat(3, minmax(0, 1fr)); } }
+@media (min-width: 66rem) { .figures { grid-template-columns: repeat(6, minmax(0, 1fr)); } }
 .figures > div, .chart, .box, .empty {
   background: var(--surface); border: 1px solid var(--edge); border-radius: 0.5rem;
 }
@@ -70,25 +74,25 @@ header { padding: 1rem 0; display: grid; gap: 0.375rem; }
 .figures b { font-size: 1.25rem; font-weight: 600; line-height: 1.3; white-space: nowrap; }
 .figures dd span { font-size: 0.75rem; }
 
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0.5rem; }
-.chart { padding: 0.625rem 0.75rem 0.5rem; min-width: 0; }
-figcaption { display: flex; flex-wrap: wrap; justify-content: space-between; gap: 0.125rem 1rem; }
+.charts { display: grid; grid-template-columns: minmax(0, 1fr); gap: 0.5rem; }
+@media (min-width: 44rem) { .charts { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+@media (min-width: 98rem) { .charts { grid-template-columns: repeat(4, minmax(0, 1fr)); } }
+.chart { padding: 0.625rem 0.75rem; container-type: inline-size; display: flex; flex-direction: column; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: 0.8125rem; }
 .legend li { display: flex; flex-wrap: wrap; gap: 0 0.375rem; align-items: center; }
 .legend svg { width: 1.5rem; height: 0.625rem; }
 .plot {
-  display: grid; grid-template: 7.5rem auto / 4.5rem minmax(0, 1fr); gap: 0.375rem 0.5rem;
-  margin-top: 0.75rem; color: var(--muted); font-size: 0.75rem; line-height: 1;
+  display: grid; grid-template: 7.5rem auto / 4.5rem minmax(0, 1fr); gap: 0.75rem 0.5rem;
+  margin: auto 0.5rem 0 0; padding-top: 0.75rem; color: var(--muted); font-size: 0.75rem; line-height: 1;
 }
 .plot > svg { grid-area: 1 / 2; width: 100%; height: 100%; overflow: visible; }
 .y, .x { display: flex; justify-content: space-between; white-space: nowrap; }
 /* Half of a line is above the first gridline, and below the last. */
 .y { grid-area: 1 / 1; flex-direction: column; text-align: right; margin: -0.5em 0; }
 .x { grid-area: 2 / 2; }
-/* A label is in the middle below its gridline, and the outer ones are within the plot. */
+/* The middle of a label is below its gridline. */
 .x span { width: 0; display: flex; justify-content: center; }
-.x span:first-child { justify-content: flex-start; }
-.x span:last-child { justify-content: flex-end; }
+@container (max-width: 25rem) { .x span:nth-last-child(even) { visibility: hidden; } }
 .no-data { grid-area: 1 / 2; align-self: center; justify-self: center; padding: 0.25rem; background: var(--surface); }
 path { fill: none; vector-effect: non-scaling-stroke; }
 .grid { stroke: var(--grid); }
@@ -108,7 +112,11 @@ tbody tr:first-child > * { border-top: 0; }
 tbody th { font-weight: 600; }
 tbody tr:hover > * { background: var(--back); }
 td, tbody th { white-space: nowrap; }
-td bdi, tbody th bdi { display: inline-block; max-width: 22rem; white-space: normal; vertical-align: top; }
+/* A long name is broken into lines, but never narrower than it needs to be: then the box scrolls. */
+td bdi, tbody th bdi, .names {
+  display: inline-block; width: max-content; max-width: min(22rem, 60vw); white-space: normal; vertical-align: top;
+}
+td .names bdi { display: inline; }
 .number { text-align: right; }
 .number small { display: block; }
 .empty { padding: 0.75rem; color: var(--muted); max-width: none; }

@@ -30,7 +30,7 @@ export function table<Row>(
   columns: readonly Column<Row>[],
   rows: readonly Row[],
   { empty, keyOf, note }: {
-    readonly empty: string;
+    readonly empty: Contents;
     readonly keyOf: (row: Row) => string | undefined;
     readonly note?: string | undefined;
   },
@@ -105,10 +105,17 @@ export function peerTable({ program, peers, at }: Status): Element {
     {
       keyOf: ({ address, since }) => visible(`${address} ${since}`),
       empty: word === "Agent"
-        ? "No agent is connected. Start a proxy-agent or proxy-passthrough whose --server is the QUIC address of this " +
-          "program. If one runs already, its log and this one's say why they do not come together."
-        : "No server is connected. See whether --server names the QUIC address of a proxy-server, whether UDP gets " +
-          "there, and what the log says of the last attempt.",
+        ? [
+          "No agent is connected. Start a proxy-agent or proxy-passthrough whose ",
+          element("code", {}, "--server"),
+          " is the QUIC address of this program. If one runs already, its log and this one's say why they do not come " +
+          "together.",
+        ]
+        : [
+          "No server is connected. See whether ",
+          element("code", {}, "--server"),
+          " names the QUIC address of a proxy-server, whether UDP gets there, and what the log says of the last attempt.",
+        ],
     },
   );
 }
@@ -177,10 +184,11 @@ export function nameOf(name: string | undefined): Element {
   return element("bdi", { title: shown === text ? undefined : text }, shown);
 }
 
-export function namesOf(names: readonly string[]): Contents {
+export function namesOf(names: readonly string[]): Element {
   if (names.length === 0) return nameOf(undefined);
   const shown = names.slice(0, 5).map((name, index) => [index === 0 ? "" : ", ", nameOf(name)]);
-  return names.length > 5 ? [shown, ` and ${formatNumber(names.length - 5)} more`] : shown;
+  const more = names.length > 5 ? ` and ${formatNumber(names.length - 5)} more` : "";
+  return element("span", { class: "names" }, shown, more);
 }
 
 /** A state in words, with a sign and a colour. */

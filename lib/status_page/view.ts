@@ -10,6 +10,7 @@ import {
   formatNumber,
   formatRate,
   formatTime,
+  shorten,
   visible,
 } from "./format.ts";
 import { certificateTable, nameOf, peerTable, peerWord, tunnelTable } from "./tables.ts";
@@ -55,7 +56,9 @@ export function head({ program, name, version, at, startedAt, ready, checks }: S
     element(
       "p",
       { class: "muted" },
-      `Version ${visible(version)} · up ${uptime}, since ${formatTime(startedAt)} · as of `,
+      `Version ${visible(version)} · up ${uptime}, since `,
+      element("time", { datetime: startedAt }, formatTime(startedAt)),
+      " · as of ",
       element("time", { datetime: at }, formatTime(at)),
     ),
     checks.length === 0 ? undefined : checkList(checks),
@@ -71,8 +74,10 @@ export function checkList(checks: readonly StatusCheck[]): Element {
         "li",
         { class: ok ? "good" : "bad" },
         `${ok ? "✓" : "✗"} `,
-        element("span", {}, visible(name)),
-        ok ? undefined : `: ${visible(problem ?? "not as it should be")}`,
+        element("span", {}, nameOf(name)),
+        ok
+          ? undefined
+          : [": ", element("bdi", {}, shorten(visible(problem ?? "not as it should be"), 300))],
       )
     ),
   );

@@ -10,7 +10,7 @@ import { LOW_CONTRASTS, OVERFLOW } from "./support/contrast.ts";
 import { StatusSite } from "./support/status_site.ts";
 
 const SCREENSHOTS = new URL("../../dist/screenshots/", import.meta.url);
-const WIDTHS = [320, 768, 1_440];
+const WIDTHS = [320, 768, 1_440, 1_920];
 const THEMES = ["light", "dark"] as const;
 
 const looks = [

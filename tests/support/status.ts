@@ -109,7 +109,7 @@ export function busyStatus(program: Status["program"] = "proxy-server"): Status 
       certificate("--client-ca-file", "expired", -3),
     ],
     peers: peers(program),
-    tunnels: { open: 19, latest: tunnels(program, 19) },
+    tunnels: { open: 9, latest: tunnels(program, 9) },
     history: history((index) => 1.6 + Math.sin(index / 9) + Math.sin(index * 1.7) / 3),
   };
 }
