@@ -54,7 +54,10 @@ export function patch(document: PageDocument, parent: PageNode, contents: readon
   };
   for (const content of contents) {
     const key = keyOf(content);
-    if (key === undefined || known.has(key)) {
+    const own = key === undefined ? undefined : known.get(key);
+    // Nobody knows that keys are unique.
+    known.delete(key);
+    if (key === undefined || own !== undefined) {
       while (next !== null && !fits(next, content)) {
         const nextKey = keyOfNode(next);
         if (nextKey !== undefined && wanted.has(nextKey)) break;
@@ -66,9 +69,8 @@ export function patch(document: PageDocument, parent: PageNode, contents: readon
       next = node.nextSibling;
       update(document, node, content);
     } else {
-      const moved = key === undefined ? undefined : known.get(key);
-      const node = moved !== undefined && fits(moved, content)
-        ? moved
+      const node = own !== undefined && fits(own, content)
+        ? own
         : create(document, parent, content);
       update(document, node, content);
       parent.insertBefore(node, next);

@@ -179,7 +179,7 @@ export function certificateTable({ certificates, at }: Status): Element {
 /** A name from outside: kept from what is around it, whatever way it is written. */
 export function nameOf(name: string | undefined): Element {
   if (name === undefined || name === "") return element("span", { class: "muted" }, "–");
-  const text = visible(name);
+  const text = visible(shorten(name, 512));
   const shown = shorten(text);
   return element("bdi", { title: shown === text ? undefined : text }, shown);
 }

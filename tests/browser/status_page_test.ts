@@ -3,6 +3,7 @@
 
 /** The status page in Chromium. Leaves pictures of it in dist/screenshots, to be looked at. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import type { StatusTunnel } from "../../lib/status.ts";
 import { busyStatus, hostileStatus, idleStatus, PROGRAMS } from "../support/status.ts";
 import { eventually } from "../support/eventually.ts";
 import { startChromium, Tab } from "./support/chromium.ts";
@@ -40,7 +41,17 @@ for (const { name, status } of looks) {
 }
 
 Deno.test("the status page follows the status, and looks as if it were new", async () => {
-  const [first, ...others] = [...looks, ...looks.toReversed()].map(({ status }) => status);
+  const busy = busyStatus("proxy-agent");
+  const [one, two, three, ...rest] = busy.tunnels.latest;
+  const withTunnels = (...latest: StatusTunnel[]) => ({ ...busy, tunnels: { open: 9, latest } });
+  const [first, ...others] = [
+    ...[...looks, ...looks.toReversed()].map(({ status }) => status),
+    busy,
+    withTunnels(...rest, three!, one!),
+    withTunnels(one!, one!, two!, one!), // the same one more than once
+    withTunnels(two!, one!),
+    busy,
+  ];
   await using site = new StatusSite(first!);
   await using browser = await startChromium();
   await using live = await Tab.open(browser, site.url, {}, (page) => page.clock.install());
