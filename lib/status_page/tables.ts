@@ -82,8 +82,8 @@ export function peerTable({ program, peers, at }: Status): Element {
     `${word}s`,
     [
       { name: word, cell: ({ name }) => nameOf(name) },
-      { name: "Address", cell: ({ address }) => nameOf(address) },
       { name: "State", cell: ({ state }) => mark(state) },
+      { name: "Address", cell: ({ address }) => nameOf(address) },
       { name: "Connected for", isNumber: true, cell: ({ since }) => ageOf(since, at) },
       { name: "Streams", isNumber: true, cell: streamsOf },
       { name: "Round trip", isNumber: true, cell: ({ rttMs }) => formatLatency(rttMs) },
@@ -159,14 +159,14 @@ export function certificateTable({ certificates, at }: Status): Element {
     "Certificates",
     [
       { name: "From", cell: ({ flag }) => element("code", {}, visible(flag)) },
-      { name: "Subject", cell: ({ subject }) => nameOf(subject) },
-      { name: "Names", cell: ({ names }) => namesOf(names) },
-      { name: "Valid until", cell: ({ notAfter }) => formatTime(notAfter) },
       {
         name: "State",
         cell: ({ expiry, notAfter }) =>
           mark(expiry, formatLeft(Date.parse(notAfter) - Date.parse(at))),
       },
+      { name: "Valid until", cell: ({ notAfter }) => formatTime(notAfter) },
+      { name: "Subject", cell: ({ subject }) => nameOf(subject) },
+      { name: "Names", cell: ({ names }) => namesOf(names) },
     ],
     certificates,
     {
