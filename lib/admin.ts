@@ -4,6 +4,7 @@
 /** The admin listener: health, metrics and the status page, for whoever runs the program. It changes nothing. */
 import { type Authority, formatAuthority } from "./authority.ts";
 import { messageOf, UsageError } from "./errors.ts";
+import { currentStatus } from "./current_status.ts";
 import { History } from "./history.ts";
 import { ipBytes } from "./ip_address.ts";
 import { logger } from "./log.ts";
@@ -12,7 +13,7 @@ import type { Monitor } from "./monitor.ts";
 import type { ProgramName } from "./programs.ts";
 import { readinessOf } from "./readiness.ts";
 import { statusPage, statusPageHeaders } from "./status_page.ts";
-import { statusOf } from "./status.ts";
+
 import { describeVersion, version } from "./version.ts";
 
 export interface AdminOptions {
@@ -51,7 +52,7 @@ export function startAdmin(options: AdminOptions): Deno.NetAddr {
   monitor.observe(history);
 
   const readiness = (url: URL) => answerChecks(url, readinessOf(program, monitor, new Date()));
-  const status = () => statusOf(options, monitor, history);
+  const status = () => currentStatus(options, monitor, history);
   const handlers: Readonly<Record<string, Handler>> = {
     "/livez": (url) => answerChecks(url, []),
     "/readyz": readiness,

@@ -32,8 +32,16 @@ const layers: readonly (readonly string[])[] = [
     "lib/throttle.ts",
     "lib/within.ts",
   ],
-  // Pure as well: what a command line means.
-  ["lib/completion.ts", "lib/flags.ts", "lib/program_flags.ts", "lib/programs.ts"],
+  // Pure as well: what a command line means, and the status page.
+  [
+    "lib/completion.ts",
+    "lib/flags.ts",
+    "lib/program_flags.ts",
+    "lib/programs.ts",
+    "lib/status.ts",
+    "lib/status_page.ts",
+    "lib/status_page/",
+  ],
   // The contracts that the rest is built on.
   [
     "lib/certificate.ts",
@@ -64,6 +72,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/agent_links.ts",
     "lib/agent_session.ts",
     "lib/connected_agent.ts",
+    "lib/current_status.ts",
     "lib/ending.ts",
     "lib/lifecycle.ts",
     "lib/links.ts",
@@ -75,8 +84,6 @@ const layers: readonly (readonly string[])[] = [
     "lib/registry.ts",
     "lib/route.ts",
     "lib/snapshot.ts",
-    "lib/status.ts",
-    "lib/status_page.ts",
     "lib/tls_reload.ts",
   ],
   // The programs.

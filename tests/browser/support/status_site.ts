@@ -1,0 +1,53 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { Status } from "../../../lib/status.ts";
+import { statusPage, statusPageHeaders } from "../../../lib/status_page.ts";
+
+/** Serves the status page, and the status, on a port of its own. */
+export class StatusSite implements AsyncDisposable {
+  /** How often the status was asked for. */
+  asked = 0;
+  readonly port: number;
+  #server: Deno.HttpServer<Deno.NetAddr> | undefined;
+
+  constructor(public status: Status) {
+    this.port = this.#start(0);
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.port}/`;
+  }
+
+  #start(port: number): number {
+    this.#server = Deno.serve(
+      { hostname: "127.0.0.1", port, onListen: () => {} },
+      (request) => this.#answer(new URL(request.url).pathname),
+    );
+    return this.#server.addr.port;
+  }
+
+  #answer(path: string): Response {
+    if (path === "/status.json") {
+      this.asked++;
+      return Response.json(this.status);
+    }
+    if (path !== "/") return new Response("not found", { status: 404 });
+    const nonce = crypto.randomUUID();
+    return new Response(statusPage(this.status, nonce), { headers: statusPageHeaders(nonce) });
+  }
+
+  /** Lets nobody connect until {@linkcode StatusSite.resume}. */
+  async stop(): Promise<void> {
+    await this.#server?.shutdown();
+    this.#server = undefined;
+  }
+
+  resume(): void {
+    this.#start(this.port);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.stop();
+  }
+}
