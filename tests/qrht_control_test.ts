@@ -147,7 +147,7 @@ test("Control sends HELLO first, on one stream that it keeps open", async () => 
     program: "proxy-agent",
     version: "1.2.3",
     name: "a",
-    features: ["drain"],
+    features: ["drain", "arrived"],
   });
   assertEquals(connection.events, []);
   connection.end();

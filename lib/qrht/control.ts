@@ -6,7 +6,15 @@ import { writeAll } from "../duplex.ts";
 import { messageOf } from "../errors.ts";
 import { version } from "../version.ts";
 import { encodeFrame, type FrameEvent, FrameParser, FrameType, ProtocolError } from "./frame.ts";
-import { decodeDrain, decodeHello, encodeDrain, encodeHello, type Hello } from "./messages.ts";
+import {
+  decodeArrived,
+  decodeDrain,
+  decodeHello,
+  encodeArrived,
+  encodeDrain,
+  encodeHello,
+  type Hello,
+} from "./messages.ts";
 import type { Carrier } from "./tunnel_stream.ts";
 
 /** What control streams need of a QUIC connection. */
@@ -15,6 +23,14 @@ export interface ControlConnection {
   openUniStream(): Pick<Carrier, "write"> | undefined;
   acceptUniStream(): Promise<Pick<Carrier, "read">>;
   close(code: number, reason: string): void;
+  /** UDP payload of the largest datagram that has come from the peer. */
+  readonly largestReceived?: number;
+  /** Is called when that has grown. */
+  onLarger?: (() => void) | undefined;
+  /** The peer tells how large the datagrams are that it gets. */
+  tellsArrivals?(): void;
+  /** The peer has got a datagram of this size. */
+  arrived?(bytes: number): void;
 }
 
 /** What the peer says. */
@@ -31,6 +47,7 @@ export const CONNECTION_PROTOCOL_ERROR = 101;
 
 /** What this end understands, beyond what every end does. */
 const DRAIN_FEATURE = "drain";
+const ARRIVED_FEATURE = "arrived";
 
 const READ_BYTES = 2048;
 
@@ -54,7 +71,10 @@ export class Control {
     this.#connection = connection;
     this.#events = events;
     this.#stream = openOwn(connection);
-    this.#send(FrameType.Hello, encodeHello({ ...hello, features: [DRAIN_FEATURE] }));
+    this.#send(
+      FrameType.Hello,
+      encodeHello({ ...hello, features: [DRAIN_FEATURE, ARRIVED_FEATURE] }),
+    );
     void this.#listen();
   }
 
@@ -62,6 +82,15 @@ export class Control {
   drain(): void {
     this.#drains = true;
     if (this.#peer?.features.includes(DRAIN_FEATURE)) this.#send(FrameType.Drain, encodeDrain());
+  }
+
+  /** Tells the peer, from now on, how large the datagrams are that come from it. */
+  #tellArrivals(): void {
+    const connection = this.#connection;
+    connection.onLarger = () => {
+      this.#send(FrameType.Arrived, encodeArrived(connection.largestReceived ?? 0));
+    };
+    connection.tellsArrivals?.();
   }
 
   #send(type: number, payload: Uint8Array): void {
@@ -104,6 +133,7 @@ export class Control {
         if (this.#peer) throw new ProtocolError("HELLO twice");
         this.#peer = decodeHello(payload);
         this.#events.hello(this.#peer);
+        if (this.#peer.features.includes(ARRIVED_FEATURE)) this.#tellArrivals();
         if (this.#drains) this.drain();
         return;
       }
@@ -111,6 +141,9 @@ export class Control {
         decodeDrain(payload);
         if (!this.#peerDrains) this.#events.drain();
         this.#peerDrains = true;
+        return;
+      case FrameType.Arrived:
+        this.#connection.arrived?.(decodeArrived(payload));
         return;
       default:
         throw new ProtocolError(`a frame of type ${type} on a control stream`);

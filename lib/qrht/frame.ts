@@ -11,6 +11,7 @@ export const FrameType = {
   Result: 0x03,
   Hello: 0x10,
   Drain: 0x11,
+  Arrived: 0x12,
 } as const;
 
 /** Longest payload of a frame that is not DATA, in bytes. */

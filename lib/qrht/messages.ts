@@ -17,6 +17,9 @@ const MAX_TEXT_BYTES = 255;
 /** Most features that a HELLO may name. */
 const MAX_FEATURES = 32;
 
+/** No datagram has more (RFC 9000 §18.2, max_udp_payload_size). */
+const MAX_UDP_PAYLOAD_BYTES = 65_527;
+
 const IPV4_FIELD_BYTES = 6;
 const IPV6_FIELD_BYTES = 18;
 
@@ -147,6 +150,20 @@ export function encodeDrain(): Uint8Array {
 /** @throws {ProtocolError} when the payload is none of a DRAIN frame */
 export function decodeDrain(payload: Uint8Array): void {
   new Reader("DRAIN", payload).fields({});
+}
+
+/** @param bytes UDP payload of the largest datagram that has come, authentic, on this connection */
+export function encodeArrived(bytes: number): Uint8Array {
+  return Uint8Array.from(encodeVarint(bytes));
+}
+
+/** @throws {ProtocolError} when the payload is none of an ARRIVED frame */
+export function decodeArrived(payload: Uint8Array): number {
+  const reader = new Reader("ARRIVED", payload);
+  const bytes = reader.varint();
+  reader.fields({});
+  if (bytes > MAX_UDP_PAYLOAD_BYTES) throw reader.error(`has a datagram of ${bytes} bytes`);
+  return bytes;
 }
 
 function writeField(to: number[], type: number, value: ArrayLike<number>): void {

@@ -8,6 +8,7 @@ import { IncomingStreams } from "./incoming_streams.ts";
 import { LoneFins } from "./lone_fins.ts";
 import { CONNECTION_ID_BYTES, hasLongHeader } from "./packet.ts";
 import { PeerAddress } from "./peer_address.ts";
+import { MIN_DATAGRAM_BYTES, PathMtu } from "./path_mtu.ts";
 import { isQuiet } from "./quiet.ts";
 import { QuicStream, type StreamDirection, type StreamTransport } from "./stream.ts";
 import { StreamQueue } from "./stream_queue.ts";
@@ -114,6 +115,8 @@ export class QuicConnection implements StreamTransport {
   readonly #streams = new Map<number, QuicStream>();
   readonly #readers = new StreamQueue<QuicStream>();
   readonly #writers = new StreamQueue<QuicStream>();
+  /** Unidirectional ones among them: quiche forgets one that was stopped, and the code, with the next acknowledgement. */
+  readonly #uniWriters = new Set<QuicStream>();
   readonly #creditWaiters = new Set<CreditWaiter>();
   readonly #incoming: IncomingStreams<QuicStream>;
   readonly #incomingUni: IncomingStreams<QuicStream>;
@@ -129,6 +132,12 @@ export class QuicConnection implements StreamTransport {
   #nextLocalId: number;
   #nextLocalUniId: number;
   #id = "";
+  readonly #maxDatagramBytes: number;
+  /** Finds out how large datagrams may be, once the handshake is over, unless that is given. */
+  #mtu: PathMtu | undefined;
+  /** Large datagrams that were sent since the peer was heard of. */
+  #unheard = 0;
+  #largestReceived = MIN_DATAGRAM_BYTES;
   #established = false;
   #isConfirmed = false;
   #closeInfo: CloseInfo | undefined;
@@ -152,6 +161,7 @@ export class QuicConnection implements StreamTransport {
     settings: TransportSettings;
     local: HostPort;
     peer: HostPort;
+    maxDatagramBytes: number;
   }) {
     this.role = options.role;
     this.#host = options.host;
@@ -159,6 +169,7 @@ export class QuicConnection implements StreamTransport {
     this.#settings = options.settings;
     this.#path = { from: { ...options.peer }, to: options.local };
     this.#peer = new PeerAddress(options.peer);
+    this.#maxDatagramBytes = options.maxDatagramBytes;
     const [own, peers] = this.role === "server" ? [SERVER_INITIATED, 0] : [0, SERVER_INITIATED];
     this.#nextLocalId = own;
     this.#nextLocalUniId = own | UNIDIRECTIONAL;
@@ -213,6 +224,32 @@ export class QuicConnection implements StreamTransport {
    */
   get cutStreams(): number {
     return this.#cutStreams;
+  }
+
+  /** UDP payload of the largest datagrams that are sent now. */
+  get datagramBytes(): number {
+    return this.#mtu?.bytes ?? this.#maxDatagramBytes;
+  }
+
+  /** UDP payload of the largest datagram that has come from the peer. */
+  get largestReceived(): number {
+    return this.#largestReceived;
+  }
+
+  /** Is called when {@linkcode largestReceived} has grown. */
+  onLarger: (() => void) | undefined;
+
+  /** Is called when large datagrams turn out to be lost, and smaller ones are sent from now on. */
+  onSmaller: (() => void) | undefined;
+
+  /** The peer tells how large the datagrams are that it gets: larger ones may be tried. */
+  tellsArrivals(): void {
+    this.#mtu?.answering();
+  }
+
+  /** The peer has got a datagram of this size. */
+  arrived(bytes: number): void {
+    this.#mtu?.confirmed(bytes);
   }
 
   /** Time since the last datagram of the peer's, in milliseconds. */
@@ -381,6 +418,7 @@ export class QuicConnection implements StreamTransport {
   /** @internal A datagram for this connection. */
   receive(bytes: Uint8Array, from: HostPort): void {
     this.#receivedAt = performance.now();
+    this.#unheard = 0;
     if (
       !this.#established && (this.#handshakeBytes += bytes.length) > MAX_HANDSHAKE_BYTES[this.role]
     ) {
@@ -388,7 +426,8 @@ export class QuicConnection implements StreamTransport {
     }
     // A client's server stays where it is.
     const mayMove = this.#established && this.role === "server" && this.#peer.concerns(from);
-    const count = mayMove || !this.#isConfirmed;
+    const isLarger = bytes.length > this.#largestReceived;
+    const count = mayMove || isLarger || !this.#isConfirmed;
     const before = count ? this.#native.stats().recv : 0;
     try {
       this.#native.recv(bytes, this.#path);
@@ -400,6 +439,11 @@ export class QuicConnection implements StreamTransport {
       // Its answer proves the address.
       this.#native.sendAckEliciting();
     }
+    if (authentic && isLarger) {
+      this.#largestReceived = bytes.length;
+      this.onLarger?.();
+    }
+    for (const stream of this.#uniWriters) if (stream.onWritable()) this.#forgetWriter(stream);
     if (!this.#isConfirmed && authentic) this.#noticeHandshake(bytes);
     this.#host.schedule(this);
   }
@@ -421,7 +465,8 @@ export class QuicConnection implements StreamTransport {
   flush(): void {
     const now = performance.now();
     this.#peer.settle(now);
-    this.#sendPackets();
+    this.#lookAtPath(now);
+    this.#sendPackets(now);
     if (!this.#flushCut) {
       this.#unsent.clear();
       this.#serveFins(now);
@@ -431,15 +476,32 @@ export class QuicConnection implements StreamTransport {
     this.#arm(now);
   }
 
-  #sendPackets(): void {
+  /** Sends smaller datagrams when large ones are lost. */
+  #lookAtPath(now: number): void {
+    const mtu = this.#mtu;
+    if (!mtu || this.#closeInfo) return;
+    const silentForMs = now - this.#receivedAt;
+    let isSmaller = false;
+    if (mtu.wantsSilence(silentForMs, this.#unheard)) {
+      isSmaller = mtu.silence(now, silentForMs, this.stats().rttMs);
+    } else if (mtu.wantsLook(now)) isSmaller = mtu.look(now, this.stats());
+    if (!isSmaller) return;
+    this.#unheard = 0;
+    this.onSmaller?.();
+  }
+
+  #sendPackets(now: number): void {
     const { socket } = this.#host;
+    const mtu = this.#mtu;
+    const datagramBytes = this.datagramBytes;
+    let probeBytes: number | undefined;
     this.#flushCut = false;
     for (let packets = 0;; packets++) {
       const { current, previous, maxPacketBytes } = this.#peer;
       const isBurst = packets === MAX_BURST_PACKETS;
       const buffer = isBurst || maxPacketBytes === 0
         ? undefined
-        : socket.reserve(Math.min(this.#settings.maxDatagramBytes, maxPacketBytes));
+        : socket.reserve(Math.min(probeBytes ?? datagramBytes, maxPacketBytes));
       if (!buffer) {
         this.#flushCut = true;
         if (isBurst) this.#host.schedule(this);
@@ -454,6 +516,10 @@ export class QuicConnection implements StreamTransport {
       if (!sent) break;
       const [bytes] = sent;
       this.#peer.sent(bytes);
+      if (bytes > MIN_DATAGRAM_BYTES) this.#unheard++;
+      if (bytes > datagramBytes) mtu?.probed(now);
+      // Whoever fills a datagram may fill a larger one.
+      probeBytes = bytes === datagramBytes ? mtu?.probe(now) : undefined;
       socket.commit(bytes, current);
       const copy = previous && socket.reserve(bytes);
       if (copy) {
@@ -498,7 +564,7 @@ export class QuicConnection implements StreamTransport {
     const release = (id: number) => this.#streams.get(id)?.onReadable();
     const idleForMs = now - this.#receivedAt;
     if (this.#fins.advance(this.#native, now, idleForMs, this.#settings.idleTimeoutMs, release)) {
-      this.#sendPackets();
+      this.#sendPackets(now);
     }
   }
 
@@ -585,6 +651,12 @@ export class QuicConnection implements StreamTransport {
 
   waitWritable(stream: QuicStream): void {
     this.#writers.add(stream);
+    if (isUni(stream.id)) this.#uniWriters.add(stream);
+  }
+
+  #forgetWriter(stream: QuicStream): void {
+    this.#writers.forget(stream);
+    this.#uniWriters.delete(stream);
   }
 
   streamDone(
@@ -600,7 +672,7 @@ export class QuicConnection implements StreamTransport {
     }
     this.#count(stream.id, -1);
     this.#readers.forget(stream);
-    this.#writers.forget(stream);
+    this.#forgetWriter(stream);
   }
 
   #count(id: number, change: 1 | -1): void {
@@ -613,6 +685,11 @@ export class QuicConnection implements StreamTransport {
       this.#established = true;
       const id = this.role === "server" ? this.#native.sourceId() : this.#native.destinationId();
       this.#id = id.subarray(0, ID_BYTES).toHex();
+      if (this.#settings.datagramBytes === 0) {
+        // The peer may take less.
+        const max = Math.min(this.#maxDatagramBytes, this.#native.maxSendUdpPayloadSize());
+        this.#mtu = new PathMtu(max);
+      }
       this.#host.established(this);
       if (this.role === "server") this.#confirm();
     } else if (this.#established && !hasLongHeader(bytes) && !this.#native.isDraining()) {

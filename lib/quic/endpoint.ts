@@ -27,8 +27,10 @@ import {
   MIN_INITIAL_DCID_BYTES,
   parseLongHeader,
 } from "./packet.ts";
+import { BASE_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path_mtu.ts";
 import { AddressValidator } from "./token.ts";
 import { UdpSocket } from "./udp.ts";
+import { routePayloadBytes } from "./udp_batch.ts";
 
 /** How an endpoint takes connections. */
 export interface ListenOptions extends TransportOptions {
@@ -94,8 +96,9 @@ const listenDefaults = {
 interface Listener {
   readonly options: ListenOptions & typeof listenDefaults;
   readonly settings: TransportSettings;
-  config: NativeConfig;
-  /** What `config` was made of. */
+  /** By the size of the largest datagrams that will be sent. */
+  readonly configs: Map<number, NativeConfig>;
+  /** What `configs` were made of. */
   identity: TlsIdentity;
   readonly queue: QuicConnection[];
   readonly waiters: { resolve: (c: QuicConnection) => void; reject: (e: Error) => void }[];
@@ -148,7 +151,10 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
       this.#listener = {
         options,
         settings,
-        config: nativeConfig({ ...settings, tls: identity }),
+        configs: new Map([[
+          BASE_DATAGRAM_BYTES,
+          nativeConfig({ ...settings, tls: identity }, BASE_DATAGRAM_BYTES),
+        ]]),
         identity,
         queue: [],
         waiters: [],
@@ -222,12 +228,13 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     if (this.#closed) throw new ConnectionClosedError(ENDPOINT_CLOSED);
     const settings = transportSettings(options);
     const scid = new Uint8Array(randomBytes(CONNECTION_ID_BYTES));
+    const maxDatagramBytes = this.#maxDatagramBytes(peer, settings);
     const native = quiche.Connection.connect(
       serverName,
       scid,
       this.#local,
       peer,
-      nativeConfig(settings),
+      nativeConfig(settings, maxDatagramBytes),
     );
     const connection = new QuicConnection({
       role: "client",
@@ -236,6 +243,7 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
       settings,
       local: this.#local,
       peer,
+      maxDatagramBytes,
     });
     this.#add(connection, scid);
     this.schedule(connection);
@@ -394,7 +402,8 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     } else if (listener.halfOpen.recent >= listener.options.retryAfterHalfOpen) {
       return this.#retry(listener, header, cid, from);
     }
-    const config = currentConfig(listener);
+    const maxDatagramBytes = this.#maxDatagramBytes(from, listener.settings);
+    const config = currentConfig(listener, maxDatagramBytes);
     const native = quiche.Connection.accept(cid, originalDcid, this.#local, from, config);
     const connection = new QuicConnection({
       role: "server",
@@ -403,10 +412,19 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
       settings: listener.settings,
       local: this.#local,
       peer: from,
+      maxDatagramBytes,
     });
     listener.halfOpen.add(connection, from.host);
     this.#add(connection, cid);
     return connection;
+  }
+
+  /** What may be sent to a peer at most. Where the system would cut datagrams to pieces, nothing is tried. */
+  #maxDatagramBytes(peer: HostPort, { datagramBytes }: TransportSettings): number {
+    if (datagramBytes > 0) return datagramBytes;
+    const route = this.socket.isBatching ? routePayloadBytes(peer) : undefined;
+    const bytes = route ?? BASE_DATAGRAM_BYTES;
+    return Math.min(Math.max(bytes, MIN_DATAGRAM_BYTES), MAX_DATAGRAM_BYTES);
   }
 
   #negotiateVersion({ answers }: Listener, header: LongHeader, to: HostPort): undefined {
@@ -439,13 +457,19 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
 }
 
 /** The configuration for a handshake that starts now: certificates and key may have been replaced. */
-function currentConfig(listener: Listener): NativeConfig {
+function currentConfig(listener: Listener, maxDatagramBytes: number): NativeConfig {
+  const { configs, settings } = listener;
   const identity = identityOf(listener.options.tls);
   if (identity !== listener.identity) {
-    listener.config = nativeConfig({ ...listener.settings, tls: identity });
+    configs.clear();
     listener.identity = identity;
   }
-  return listener.config;
+  let config = configs.get(maxDatagramBytes);
+  if (!config) {
+    config = nativeConfig({ ...settings, tls: identity }, maxDatagramBytes);
+    configs.set(maxDatagramBytes, config);
+  }
+  return config;
 }
 
 const ENDPOINT_CLOSED = {

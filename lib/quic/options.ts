@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { type NativeConfig, quiche } from "./native.ts";
+import { BASE_DATAGRAM_BYTES } from "./path_mtu.ts";
 
 /** Certificates and key of one end, PEM. */
 export interface TlsIdentity {
@@ -56,8 +57,8 @@ export interface TransportOptions {
    * @default {8388608}
    */
   readonly maxStreamWindowBytes?: number;
-  /** Largest UDP payload sent, 1200 to 65527. @default {1350} */
-  readonly maxDatagramBytes?: number;
+  /** UDP payload of the largest datagrams sent, 1200 to 16376, whatever the path carries; 0 to find out. @default {0} */
+  readonly datagramBytes?: number;
   /** Congestion control algorithm. @default {"bbr"} */
   readonly congestionControl?: "bbr" | "cubic" | "reno";
 }
@@ -75,7 +76,7 @@ export function transportSettings(options: TransportOptions): TransportSettings 
     maxUniStreams: 3,
     streamWindowBytes: 256 << 10,
     maxStreamWindowBytes: 8 << 20,
-    maxDatagramBytes: 1350,
+    datagramBytes: 0,
     congestionControl: "bbr",
     ...options,
   };
@@ -113,9 +114,13 @@ export const SIGNATURE_ALGORITHMS = [
 /**
  * Makes the native configuration of one end. Both ends demand and verify a certificate of the peer's.
  *
+ * @param maxDatagramBytes what will be sent at most; quiche makes its congestion windows of it
  * @throws {Error} when the certificates or the key cannot be used
  */
-export function nativeConfig(settings: TransportSettings): NativeConfig {
+export function nativeConfig(
+  settings: TransportSettings,
+  maxDatagramBytes = BASE_DATAGRAM_BYTES,
+): NativeConfig {
   const tls = identityOf(settings.tls);
   const config = quiche.Config.withBoringSslCtx(
     true,
@@ -128,7 +133,7 @@ export function nativeConfig(settings: TransportSettings): NativeConfig {
   config.setApplicationProtos([...settings.alpn]);
   config.setMaxIdleTimeout(settings.idleTimeoutMs);
   config.setMaxRecvUdpPayloadSize(MAX_RECEIVED_DATAGRAM_BYTES);
-  config.setMaxSendUdpPayloadSize(settings.maxDatagramBytes);
+  config.setMaxSendUdpPayloadSize(maxDatagramBytes);
   config.setInitialMaxData(CONNECTION_CREDIT);
   config.setMaxConnectionWindow(CONNECTION_CREDIT);
   config.setInitialMaxStreamDataBidiLocal(settings.streamWindowBytes);
@@ -154,5 +159,5 @@ export function checkIdentity(tls: TlsIdentity): void {
   nativeConfig(transportSettings({ tls, alpn: [] }));
 }
 
-/** Room for a received datagram: what Ethernet carries, and some. Longer ones are cut, fail to decrypt and are dropped. */
-export const MAX_RECEIVED_DATAGRAM_BYTES = 2048;
+/** Room for a received datagram; longer ones are dropped. */
+export const MAX_RECEIVED_DATAGRAM_BYTES = 16_384;
