@@ -6,6 +6,7 @@ import { formatRule, type Rule } from "./lib/acl.ts";
 import { runAgentLinks } from "./lib/agent_links.ts";
 import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent_session.ts";
 import { formatAuthority } from "./lib/authority.ts";
+import { checkAgent } from "./lib/check/programs.ts";
 import {
   CONNECT_OK,
   ConnectHeadParser,
@@ -192,6 +193,7 @@ if (import.meta.main) {
     summary:
       "Dials a proxy-server from inside a private network and serves HTTP CONNECT on the streams it opens.",
     flags: agentFlags,
+    check: checkAgent,
     async run(values, signal, onHangup) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });

@@ -5,6 +5,7 @@
 import { runAgentLinks } from "./lib/agent_links.ts";
 import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent_session.ts";
 import { type Authority, formatAuthority } from "./lib/authority.ts";
+import { checkPassthrough } from "./lib/check/programs.ts";
 import { dial, failureOf } from "./lib/dial.ts";
 import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
 import { endingOf, refusedBy, summarize } from "./lib/ending.ts";
@@ -97,6 +98,7 @@ if (import.meta.main) {
     name: "proxy-passthrough",
     summary: "Dials a proxy-server and connects every stream it opens to one upstream.",
     flags: passthroughFlags,
+    check: checkPassthrough,
     async run(values, signal, onHangup) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });

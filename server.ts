@@ -4,7 +4,8 @@
 /** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
 import { acceptEach } from "./lib/accept.ts";
 import { type Authority, formatAuthority } from "./lib/authority.ts";
-import { listNames } from "./lib/certificate.ts";
+import { clientCertificateFaults, listNames, reasonsOf } from "./lib/certificate.ts";
+import { checkServer } from "./lib/check/programs.ts";
 import type { Cidr } from "./lib/cidr.ts";
 import { identifyClient } from "./lib/client.ts";
 import { ConnectedAgent } from "./lib/connected_agent.ts";
@@ -12,17 +13,19 @@ import { DialectCount } from "./lib/dialect.ts";
 import { type Duplex, tcpDuplex } from "./lib/duplex.ts";
 import { endingOf, summarize } from "./lib/ending.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
+import { hintForServer } from "./lib/hints.ts";
 import { formatSocketAddress } from "./lib/ip_address.ts";
+import { reportLostDatagrams } from "./lib/large_datagrams.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex, type TunnelTimeouts } from "./lib/pipe.ts";
 import { serverFlags } from "./lib/program_flags.ts";
 import { startControl } from "./lib/qrht/control.ts";
 import {
-  type CloseInfo,
   ConnectionClosedError,
   describeClose,
-  type HostPort,
+  identityOf,
+  type ListenOptions,
   type QuicConnection,
   QuicEndpoint,
   type QuicStream,
@@ -30,7 +33,7 @@ import {
   type TlsIdentity,
   type TlsSource,
 } from "./lib/quic/mod.ts";
-import { AgentRegistry, type RegistryOptions } from "./lib/registry.ts";
+import { AgentRegistry, NoAgentError, type RegistryOptions } from "./lib/registry.ts";
 import { Route, type RoutePolicy } from "./lib/route.ts";
 import { Running } from "./lib/running.ts";
 import { Throttle } from "./lib/throttle.ts";
@@ -69,6 +72,9 @@ export interface ServerOptions {
 /** Application error codes of the server (docs/protocol.md, "Errors"). */
 const CloseCode = { Stopped: 0, NotAdmitted: 102, NoFurtherAgents: 103 } as const;
 
+/** What to do when clients come and no agent is there. */
+const NO_AGENT_HINT = "start an agent; if one runs, its log says why it cannot connect";
+
 /** What the parts of a running server share. */
 interface Server {
   readonly config: ServerConfig;
@@ -77,6 +83,8 @@ interface Server {
   /** Every agent that is connected. */
   readonly agents: Set<ConnectedAgent>;
   readonly clients: Running;
+  /** Looks at the ways to agents. */
+  readonly probes: Running;
   readonly dialects: DialectCount;
   /** Clients that were too many. */
   readonly refusals: Throttle;
@@ -107,6 +115,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     registry: new AgentRegistry(config),
     agents: new Set(),
     clients: new Running(),
+    probes: new Running(),
     dialects: new DialectCount(),
     refusals: new Throttle(),
     stopping: signal,
@@ -119,6 +128,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     ended.abort(new Error("the server stops"));
     await endpoint.close(CloseCode.Stopped, "server stopped");
     await server.clients.ended();
+    await server.probes.ended();
   };
   const stop = () => listener.close();
   signal.addEventListener("abort", stop);
@@ -152,7 +162,7 @@ function listenQuic(config: ServerConfig): QuicEndpoint {
     new QuicEndpoint({
       hostname: address.hostname,
       port: address.port,
-      listen: { tls, alpn, handshakeFailed: failedHandshakeLog() },
+      listen: { tls, alpn, handshakeFailed: failedHandshakeLog(tls) },
     }));
 }
 
@@ -164,12 +174,18 @@ function listenTcp(address: Authority): Deno.TcpListener {
   );
 }
 
+/** What to do about a port that is taken; `bind()` says which. */
+function portTaken({ port }: Authority): string {
+  return `another program has port ${port}, perhaps a proxy-server: stop it, or choose another port`;
+}
+
 function bind<T>(flag: string, address: Authority, open: () => T): T {
   try {
     return open();
   } catch (error) {
+    const hint = error instanceof Deno.errors.AddrInUse ? `; ${portTaken(address)}` : "";
     throw new UsageError(
-      `cannot listen on ${flag} ${formatAuthority(address)}: ${messageOf(error)}`,
+      `cannot listen on ${flag} ${formatAuthority(address)}: ${messageOf(error)}${hint}`,
       { cause: error },
     );
   }
@@ -179,19 +195,23 @@ function bind<T>(flag: string, address: Authority, open: () => T): T {
 const FAILED_HANDSHAKE_LINE_MS = 100;
 
 /** Logs failed handshakes, with how many there were since the last line where that was not the only one. */
-function failedHandshakeLog(): (info: CloseInfo, from: HostPort) => void {
+function failedHandshakeLog(tls: TlsIdentity | TlsSource): NonNullable<ListenOptions["handshakeFailed"]> {
   const throttles = {
     warn: new Throttle(FAILED_HANDSHAKE_LINE_MS),
     debug: new Throttle(FAILED_HANDSHAKE_LINE_MS),
   };
-  return (info, { host, port }) => {
+  return (info, { host, port }, certificates) => {
     // A peer that failed to show who it is, is worth a line; one that never answered is noise.
     const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
     const times = throttles[level].pass();
     if (times === undefined) return;
+    const isOwnVerdict = info.by === "local" && tlsAlertOf(info) !== undefined;
+    const faults = isOwnVerdict ? clientCertificateFaults(certificates, identityOf(tls).ca) : [];
     log[level]("agent refused", {
       remote: formatAuthority({ hostname: host, port }),
       reason: describeClose(info),
+      error: reasonsOf(faults),
+      hint: hintForServer(info, faults),
       times: times > 1 ? times : undefined,
     });
   };
@@ -211,8 +231,8 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
     const refusal = refusalOf(agent, server);
     if (refusal === undefined) serveAgent(agent, server);
     else {
-      const { code, reason } = refusal;
-      log.warn("agent refused", { ...agent.fields, names: listNames(agent.names), reason });
+      const { code, reason, hint } = refusal;
+      log.warn("agent refused", { ...agent.fields, names: listNames(agent.names), reason, hint });
       connection.close(code, reason);
     }
   }
@@ -221,6 +241,7 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
 interface Refusal {
   readonly code: number;
   readonly reason: string;
+  readonly hint?: string;
 }
 
 /** Why an agent is not taken; undefined when it is. */
@@ -230,7 +251,7 @@ function refusalOf(
 ): Refusal | undefined {
   if (!isAllowed) {
     const reason = "not admitted: the certificate has no name that is let in";
-    return { code: CloseCode.NotAdmitted, reason };
+    return { code: CloseCode.NotAdmitted, reason, hint: "give --agent-name one of its names" };
   }
   const reason = stopping.aborted
     ? "the server drains"
@@ -243,7 +264,7 @@ function refusalOf(
 
 /** Offers an agent clients until it drains or its connection ends. */
 function serveAgent(agent: ConnectedAgent, server: Server): void {
-  const { registry, agents, dialects } = server;
+  const { registry, agents, dialects, probes } = server;
   const { connection, fields } = agent;
   const { alpn } = connection;
   agents.add(agent);
@@ -257,6 +278,7 @@ function serveAgent(agent: ConnectedAgent, server: Server): void {
     connections: dialects.of(alpn).ever,
   });
   listenTo(agent, server);
+  probes.add(reportLostDatagrams(connection, log, fields));
   connection.closed.then((info) => {
     agents.delete(agent);
     registry.remove(agent);
@@ -327,7 +349,8 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     carrier?.abort();
     const durationMs = Math.round(performance.now() - since);
     const line = { ...fields, durationMs, ...endingOf(error, "client", "server") };
-    if (!signal.aborted) log.warn("client refused", line);
+    const hint = error instanceof NoAgentError && registry.size === 0 ? NO_AGENT_HINT : undefined;
+    if (!signal.aborted) log.warn("client refused", { ...line, hint });
     else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
   } finally {
     signal.removeEventListener("abort", leave);
@@ -344,6 +367,7 @@ if (import.meta.main) {
     summary:
       "Takes TCP connections and carries each, on a QUIC stream, to an agent that has dialled in.",
     flags: serverFlags,
+    check: checkServer,
     async run(values, signal, onHangup) {
       const tls = await ReloadingTls.load({
         caFile: values.clientCaFile,

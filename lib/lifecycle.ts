@@ -26,6 +26,12 @@ export interface Program<T extends FlagTable> {
     signal: AbortSignal,
     onHangup: OnHangup,
   ): Promise<void>;
+  /**
+   * Goes through what the program needs instead, if `--check` says so, and tells whether all is well.
+   *
+   * @param write takes each line of the report, without its end
+   */
+  check?(values: FlagValues<T>, write: (line: string) => void): Promise<boolean>;
 }
 
 /** Exit codes: 0 stopped as told, 1 failed, 2 started wrongly, 128 + n ended by a second signal n. */
@@ -43,6 +49,10 @@ export async function runProgram<T extends FlagTable & { readonly v: unknown }>(
     if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
     if (parsed.kind === "version") return exit(0, `${program.name} ${describeVersion()}`);
     const values = parsed.values as FlagValues<T> & { readonly v: number };
+    if ("check" in values && values.check && program.check) {
+      const isWell = await program.check(values, (line) => writeLine(Deno.stdout, line));
+      return Deno.exit(isWell ? 0 : FAILED);
+    }
     configureLog(values.v, (line) => writeLine(Deno.stderr, line));
     const { stop, onHangup } = listenToSignals();
     await program.run(values, stop, onHangup);

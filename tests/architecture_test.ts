@@ -41,6 +41,8 @@ const layers: readonly (readonly string[])[] = [
     "lib/accept.ts",
     "lib/client.ts",
     "lib/dial.ts",
+    "lib/hints.ts",
+    "lib/large_datagrams.ts",
     "lib/pipe.ts",
     "lib/qrht/",
     "lib/quic/",
@@ -50,6 +52,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/tls.ts",
     "lib/tls_expiry.ts",
     "lib/tunnel.ts",
+    "lib/udp_refusal.ts",
   ],
   // What keeps a program going.
   [
@@ -64,6 +67,8 @@ const layers: readonly (readonly string[])[] = [
     "lib/route.ts",
     "lib/tls_reload.ts",
   ],
+  // What `--check` goes through.
+  ["lib/check/"],
   // The programs.
   ["agent.ts", "passthrough.ts", "server.ts"],
 ];

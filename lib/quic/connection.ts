@@ -630,7 +630,7 @@ export class QuicConnection implements StreamTransport {
       };
     }
     const reason = this.#established ? this.#silence : "no answer to the handshake";
-    return { by: "timeout", application: false, code: 0, reason };
+    return { by: "timeout", application: false, code: 0, reason, ...this.#unanswered };
   }
 
   #finish(info: CloseInfo): void {
@@ -666,9 +666,13 @@ export class QuicConnection implements StreamTransport {
     return `nothing heard of the peer for ${this.#settings.idleTimeoutMs} ms`;
   }
 
+  get #unanswered(): Pick<CloseInfo, "isUnanswered"> {
+    return !this.#established && this.#handshakeBytes === 0 ? { isUnanswered: true } : {};
+  }
+
   #timeOut(reason: string): void {
     this.#closeNative(false, 0, reason);
-    this.#finish({ by: "timeout", application: false, code: 0, reason });
+    this.#finish({ by: "timeout", application: false, code: 0, reason, ...this.#unanswered });
   }
 
   #closeTransport(reason: string): void {
@@ -735,7 +739,8 @@ export class QuicConnection implements StreamTransport {
     if (this.#closeInfo) {
       // Only its last packets are still to be answered.
     } else if (!this.#isConfirmed && now >= this.#startedAt + handshakeTimeoutMs) {
-      this.#timeOut(`handshake not complete after ${handshakeTimeoutMs} ms`);
+      const what = this.#handshakeBytes === 0 ? "no answer" : "handshake not complete";
+      this.#timeOut(`${what} after ${handshakeTimeoutMs} ms`);
     } else if (this.#established && now >= this.#receivedAt + idleTimeoutMs) {
       // quiche counts from what this end has sent last, if nothing was heard since (RFC 9000 §10.1).
       this.#timeOut(this.#silence);
