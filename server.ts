@@ -195,7 +195,9 @@ function bind<T>(flag: string, address: Authority, open: () => T): T {
 const FAILED_HANDSHAKE_LINE_MS = 100;
 
 /** Logs failed handshakes, with how many there were since the last line where that was not the only one. */
-function failedHandshakeLog(tls: TlsIdentity | TlsSource): NonNullable<ListenOptions["handshakeFailed"]> {
+function failedHandshakeLog(
+  tls: TlsIdentity | TlsSource,
+): NonNullable<ListenOptions["handshakeFailed"]> {
   const throttles = {
     warn: new Throttle(FAILED_HANDSHAKE_LINE_MS),
     debug: new Throttle(FAILED_HANDSHAKE_LINE_MS),

@@ -642,7 +642,7 @@ export function formatHelp(
     const notes = [...flag.notes];
     if (flag.required) notes.push("required");
     if (flag.defaultText !== undefined) notes.push(`default: ${flag.defaultText}`);
-    notes.push(flag.commandLineOnly ? "no env" : `env: ${envNameOf(flag.name)}`);
+    notes.push(flag.commandLineOnly ? "command line only" : `env: ${envNameOf(flag.name)}`);
     const words = [...flag.help.split(" "), ...notes.flatMap(wordsOfNote)];
     return [`--${flag.name} ${flag.valueName}`.trimEnd(), words];
   });

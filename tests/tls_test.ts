@@ -428,7 +428,7 @@ Deno.test("loadTlsMaterial() rejects a certificate outside its validity", async 
   const expired = await issueCertificate(ca, { commonName: "x", usage: "server", ...PAST });
   assertEquals(
     await faultOf({ cert: expired.certPem, key: expired.keyPem }),
-    'the certificate in --cert-file "cert" expired on 2020-01-02T03:04:05Z',
+    'the certificate in --cert-file "cert" expired on 2020-01-02T03:04:05Z; renew it',
   );
   const early = await issueCertificate(ca, { commonName: "x", usage: "server", ...FUTURE });
   assertMatch(

@@ -34,13 +34,16 @@ const MARK_COLUMNS = 9;
 /** One line of the report. What others wrote, such as names in certificates, breaks none. */
 export function formatStep(mark: Mark, step: string, found: string, ms?: number): string {
   const time = ms === undefined ? "" : ` (${Math.round(ms)} ms)`;
-  const line = `${mark.padEnd(MARK_COLUMNS)}${step}: ${found}${time}`;
-  return line.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, " ");
+  return printable(`${mark.padEnd(MARK_COLUMNS)}${step}: ${found}${time}`);
+}
+
+function printable(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, " ");
 }
 
 /** The last line of the report. */
 export function formatVerdict(fix: string | undefined, warnings: number): string {
-  if (fix !== undefined) return formatStep("FAIL", "fix this first", fix);
+  if (fix !== undefined) return `fix this first: ${printable(fix)}`;
   if (warnings === 0) return "all is well";
   return `all is well, but see the ${warnings === 1 ? "warning" : `${warnings} warnings`}`;
 }

@@ -24,21 +24,23 @@ const REFUSAL_LOOK_MS = 20;
 /** Whether one of a server's addresses answers. The value has those that do. */
 export async function checkUdp(addresses: readonly HostPort[]): Promise<Found<HostPort[]>> {
   const outcomes = await Promise.all(addresses.map((address) => probeUdp(address)));
-  const found = addresses.map((address, i) => describe(address, outcomes[i]!)).join("; ");
+  const found = addresses.length === 1 ? describe(outcomes[0]!) : addresses
+    .map(({ host, port }, i) =>
+      `${formatAuthority({ hostname: host, port })}: ${describe(outcomes[i]!)}`
+    ).join("; ");
   const value = addresses.filter((_, i) => outcomes[i] === "answers");
   const isWarning = value.length < addresses.length;
   if (value.length > 0) return { found, value, isWarning };
   throw new StepError(found, fixOf(addresses[0]!, outcomes));
 }
 
-function describe({ host, port }: HostPort, outcome: UdpOutcome): string {
+function describe(outcome: UdpOutcome): string {
   const words = {
     answers: "a QUIC server answers",
     refused: "nothing listens there (ICMP port unreachable)",
     silent: "no answer",
   };
-  const what = typeof outcome === "string" ? words[outcome] : `cannot send: ${outcome.error}`;
-  return `${formatAuthority({ hostname: host, port })}: ${what}`;
+  return typeof outcome === "string" ? words[outcome] : `cannot send: ${outcome.error}`;
 }
 
 function fixOf({ port }: HostPort, outcomes: readonly UdpOutcome[]): string {
