@@ -15,7 +15,7 @@ import { endingOf, summarize } from "./lib/ending.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
 import { hintForServer } from "./lib/hints.ts";
 import { formatSocketAddress } from "./lib/ip_address.ts";
-import { reportLostDatagrams } from "./lib/large_datagrams.ts";
+import { watchDatagrams } from "./lib/large_datagrams.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { pipeDuplex, type TunnelTimeouts } from "./lib/pipe.ts";
@@ -83,8 +83,8 @@ interface Server {
   /** Every agent that is connected. */
   readonly agents: Set<ConnectedAgent>;
   readonly clients: Running;
-  /** Looks at the ways to agents. */
-  readonly probes: Running;
+  /** Looks at the connections of agents. */
+  readonly watches: Running;
   readonly dialects: DialectCount;
   /** Clients that were too many. */
   readonly refusals: Throttle;
@@ -115,7 +115,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     registry: new AgentRegistry(config),
     agents: new Set(),
     clients: new Running(),
-    probes: new Running(),
+    watches: new Running(),
     dialects: new DialectCount(),
     refusals: new Throttle(),
     stopping: signal,
@@ -128,7 +128,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     ended.abort(new Error("the server stops"));
     await endpoint.close(CloseCode.Stopped, "server stopped");
     await server.clients.ended();
-    await server.probes.ended();
+    await server.watches.ended();
   };
   const stop = () => listener.close();
   signal.addEventListener("abort", stop);
@@ -266,7 +266,7 @@ function refusalOf(
 
 /** Offers an agent clients until it drains or its connection ends. */
 function serveAgent(agent: ConnectedAgent, server: Server): void {
-  const { registry, agents, dialects, probes } = server;
+  const { registry, agents, dialects, watches } = server;
   const { connection, fields } = agent;
   const { alpn } = connection;
   agents.add(agent);
@@ -280,7 +280,7 @@ function serveAgent(agent: ConnectedAgent, server: Server): void {
     connections: dialects.of(alpn).ever,
   });
   listenTo(agent, server);
-  probes.add(reportLostDatagrams(connection, log, fields));
+  watches.add(watchDatagrams(connection, log, fields));
   connection.closed.then((info) => {
     agents.delete(agent);
     registry.remove(agent);

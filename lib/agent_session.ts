@@ -8,7 +8,7 @@ import { DialectCount, speaksQrht } from "./dialect.ts";
 import { endingOf } from "./ending.ts";
 import { messageOf } from "./errors.ts";
 import { hintForAgent } from "./hints.ts";
-import { reportLostDatagrams } from "./large_datagrams.ts";
+import { watchDatagrams } from "./large_datagrams.ts";
 import type { Logger } from "./log.ts";
 import type { TunnelTimeouts } from "./pipe.ts";
 import { type Control, startControl } from "./qrht/control.ts";
@@ -191,7 +191,7 @@ export class AgentSession {
     dialects.opened(alpn);
     const connections = dialects.of(alpn).ever;
     log.info("connected to quic server", { ...this.#fields, alpn, connections });
-    const probing = reportLostDatagrams(this.#connection, log, this.#fields);
+    const watching = watchDatagrams(this.#connection, log, this.#fields);
     let leaving: Promise<void> | undefined;
     const leave = () => leaving = this.#leave();
     try {
@@ -219,7 +219,7 @@ export class AgentSession {
     this.#replaceable.resolve();
     await this.#tunnels.ended();
     await leaving;
-    await probing;
+    await watching;
     await this.#endpoint.close(AGENT_LEAVES);
   }
 

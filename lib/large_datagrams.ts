@@ -1,96 +1,154 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Finds out whether the largest datagrams of a connection get through, or only those of its handshake. */
-import { speaksQrht } from "./dialect.ts";
+/** Notices that the largest datagrams of a connection are lost, and only those of its handshake get through. */
 import { writeAll } from "./duplex.ts";
 import type { Logger } from "./log.ts";
-import type { QuicConnection } from "./quic/mod.ts";
-
-/** Enough for some of the largest datagrams that are sent. */
-const PROBE_BYTES = 4096;
+import type { QuicConnection, QuicStream } from "./quic/mod.ts";
+import { sleep } from "./sleep.ts";
 
 /** Size of all datagrams of the handshake, which have got through (RFC 9000 §14.1). */
 export const HANDSHAKE_DATAGRAM_BYTES = 1200;
 
 /** What to do about it. */
 export const LOST_DATAGRAMS_HINT =
-  "tunnels will hang: the whole way to the other end needs an MTU of 1400; look at VPNs on it";
+  "tunnels hang: the whole way to the other end needs an MTU of 1400; look at VPNs on it";
 
-/** Lost packets from which on it is no accident. */
+/** Packets that are lost by no accident. */
 const MIN_LOST = 5;
 
-const LOOK_MS = 100;
-const TIMEOUT_MS = 4_000;
+/** Time between two looks at a connection. */
+const LOOK_MS = 1_000;
+
+/** Looks after which those before count no more. */
+const WINDOW_LOOKS = 10;
 
 /** Packets of a connection, and their bytes, since it began. */
 export interface PacketCounts {
   readonly sentPackets: number;
+  readonly receivedPackets: number;
   readonly lostPackets: number;
   readonly sentBytes: number;
   readonly lostBytes: number;
 }
 
-/**
- * Whether the packets between two looks say that large ones are lost: there were some, and more bytes were lost than were
- * not. Small packets alone, as of acknowledgements, make few of them.
- */
-export function losesLarge(before: PacketCounts, now: PacketCounts): boolean {
-  const lost = now.lostPackets - before.lostPackets;
-  const lostBytes = now.lostBytes - before.lostBytes;
-  const keptBytes = now.sentBytes - before.sentBytes - lostBytes;
-  return lost >= MIN_LOST && lostBytes > lost * HANDSHAKE_DATAGRAM_BYTES && keptBytes < lostBytes;
+/** Looks at what a connection sends, again and again, to tell whether large datagrams are lost. */
+export class DatagramWatch {
+  #window: PacketCounts;
+  #last: PacketCounts;
+  /** As they were before the peer was last heard of. */
+  #beforeHeard: PacketCounts;
+  #looks = 0;
+
+  constructor(counts: PacketCounts) {
+    this.#window = this.#last = this.#beforeHeard = counts;
+  }
+
+  /**
+   * Whether large datagrams have been lost of late: there were some, and more bytes were lost than were not. Small ones
+   * alone, such as acknowledgements, have few.
+   */
+  look(now: PacketCounts): boolean {
+    if (now.receivedPackets > this.#last.receivedPackets) this.#beforeHeard = this.#last;
+    this.#last = now;
+    const before = this.#window;
+    if (++this.#looks % WINDOW_LOOKS === 0) this.#window = now;
+    const lost = now.lostPackets - before.lostPackets;
+    const lostBytes = now.lostBytes - before.lostBytes;
+    const keptBytes = now.sentBytes - before.sentBytes - lostBytes;
+    return lost >= MIN_LOST && lostBytes > lost * HANDSHAKE_DATAGRAM_BYTES && keptBytes < lostBytes;
+  }
+
+  /**
+   * Whether the peer fell silent when large datagrams were sent for the first time: then not even acknowledgements get
+   * through, as they travel together with what was lost.
+   */
+  fellSilent(now: PacketCounts): boolean {
+    const { sentBytes, lostBytes } = this.#beforeHeard;
+    const unheardBytes = now.sentBytes - sentBytes;
+    return unheardBytes > MIN_LOST * HANDSHAKE_DATAGRAM_BYTES &&
+      unheardBytes > sentBytes - lostBytes;
+  }
 }
 
+/** Logs it, once, when large datagrams of a connection are lost. Resolves when it has ended; never rejects. */
+export async function watchDatagrams(
+  connection: QuicConnection,
+  log: Logger,
+  fields: Readonly<Record<string, unknown>>,
+): Promise<void> {
+  const ended = new AbortController();
+  void connection.closed.then(() => ended.abort());
+  const watch = new DatagramWatch(connection.stats());
+  const line = { ...fields, largerThan: HANDSHAKE_DATAGRAM_BYTES, hint: LOST_DATAGRAMS_HINT };
+  while (!ended.signal.aborted) {
+    await sleep(LOOK_MS, ended.signal);
+    if (!watch.look(connection.stats())) continue;
+    log.error("large datagrams are lost", line);
+    await connection.closed;
+    return;
+  }
+  if (connection.closeInfo?.by === "timeout" && watch.fellSilent(connection.stats())) {
+    log.error("large datagrams may be lost", line);
+  }
+}
+
+/** Enough for some of the largest datagrams that are sent, and less than a new connection may have under way. */
+const PROBE_BYTES = 4096;
+
+const PROBE_LOOK_MS = 100;
+const PROBE_TIMEOUT_MS = 8_000;
+
+/** Time after which something small is sent: what was sent before it counts as lost once that has arrived. */
+const NUDGE_MS = 1_000;
+
+/** In a longer silence, the timer for what was lost is as far off as that of idling, and no sign of rest. */
+const MAX_SILENCE_MS = 1_500;
+
 /**
- * Sends large datagrams, on a stream of which the peer reads and forgets everything (docs/protocol.md, "Control
- * streams"), and waits for what becomes of them. Takes up to 4 s; never rejects.
+ * Sends large datagrams, on a unidirectional stream, and waits for what becomes of them. Takes up to 8 s; never rejects.
+ * Only for a connection on which nothing else is under way and whose peer knows its control stream: it takes the first
+ * stream that arrives for that, and ignores others (docs/protocol.md, "Control streams").
  *
- * @returns `false` when they are lost; `undefined` when that cannot be told, as in the raw dialect
+ * @returns `undefined` when it cannot be told
  */
 export async function largeDatagramsArrive(
   connection: QuicConnection,
 ): Promise<boolean | undefined> {
-  if (!speaksQrht(connection.alpn)) return undefined;
   try {
     const stream = connection.openUniStream();
     if (!stream) return undefined;
-    const before = connection.stats();
     await writeAll(stream, new Uint8Array(PROBE_BYTES));
-    const arrive = await outcome(connection, before);
+    const arrive = await outcome(connection, stream);
     if (arrive) await stream.finish(new Uint8Array(1));
     else stream.reset(0);
     return arrive;
   } catch {
-    // The connection has ended.
-    return undefined;
+    return hasFallenSilent(connection) ? false : undefined;
   }
 }
 
 async function outcome(
   connection: QuicConnection,
-  before: PacketCounts,
+  stream: QuicStream,
 ): Promise<boolean | undefined> {
-  const giveUpAt = performance.now() + TIMEOUT_MS;
-  while (!connection.closeInfo && performance.now() < giveUpAt) {
-    const lookAt = performance.now() + LOOK_MS;
-    await connection.settled(LOOK_MS);
-    if (!connection.closeInfo && performance.now() < lookAt) return true;
-    if (losesLarge(before, connection.stats())) return false;
+  const watch = new DatagramWatch(connection.stats());
+  const giveUpAt = performance.now() + PROBE_TIMEOUT_MS;
+  let nudgeAt = performance.now() + NUDGE_MS;
+  for (let now; (now = performance.now()) < giveUpAt;) {
+    await connection.settled(PROBE_LOOK_MS);
+    if (connection.closeInfo) break;
+    const isSettled = performance.now() < now + PROBE_LOOK_MS;
+    if (isSettled && connection.silentForMs < MAX_SILENCE_MS) return true;
+    if (watch.look(connection.stats())) return false;
+    if (now < nudgeAt) continue;
+    nudgeAt = now + NUDGE_MS;
+    await stream.write(new Uint8Array(1));
   }
-  return undefined;
+  return hasFallenSilent(connection) ? false : undefined;
 }
 
-/** Logs it when the largest datagrams of a connection are lost: tunnels would hang. Never rejects. */
-export async function reportLostDatagrams(
-  connection: QuicConnection,
-  log: Logger,
-  fields: Readonly<Record<string, unknown>>,
-): Promise<void> {
-  if (await largeDatagramsArrive(connection) !== false) return;
-  log.error("large datagrams are lost", {
-    ...fields,
-    largerThan: HANDSHAKE_DATAGRAM_BYTES,
-    hint: LOST_DATAGRAMS_HINT,
-  });
+/** Nothing but large datagrams can have done that to a connection that has just been made. */
+function hasFallenSilent({ closeInfo }: QuicConnection): boolean {
+  return closeInfo?.by === "timeout";
 }

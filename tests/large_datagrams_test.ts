@@ -2,23 +2,46 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assert, assertEquals } from "@std/assert";
-import { largeDatagramsArrive, losesLarge } from "../lib/large_datagrams.ts";
+import { DatagramWatch, largeDatagramsArrive } from "../lib/large_datagrams.ts";
 import { QRHT_ALPN } from "../lib/dialect.ts";
-import { ALPN } from "./support/quic.ts";
 import { withRelayedPair } from "./support/relayed_pair.ts";
 
-const none = { sentPackets: 0, lostPackets: 0, sentBytes: 0, lostBytes: 0 };
+const none = { sentPackets: 0, receivedPackets: 0, lostPackets: 0, sentBytes: 0, lostBytes: 0 };
 
 Deno.test({
-  name: "losesLarge() wants some packets lost, large ones, and more bytes than were kept",
+  name: "DatagramWatch.look() wants some packets lost, large ones, and more bytes than were kept",
   permissions: "none",
   fn() {
-    const lost = { sentPackets: 30, lostPackets: 10, sentBytes: 15_000, lostBytes: 13_500 };
-    assert(losesLarge(none, lost));
-    assert(!losesLarge(none, { ...lost, lostPackets: 4, lostBytes: 5_400 }), "few");
-    assert(!losesLarge(none, { ...lost, lostBytes: 11_000 }), "small ones");
-    assert(!losesLarge(none, { ...lost, sentBytes: 1_000_000 }), "most arrive");
-    assert(!losesLarge(lost, lost), "none since");
+    const lost = {
+      ...none,
+      sentPackets: 30,
+      lostPackets: 10,
+      sentBytes: 15_000,
+      lostBytes: 13_500,
+    };
+    const look = (counts: typeof none) => new DatagramWatch(none).look(counts);
+    assert(look(lost));
+    assert(!look({ ...lost, lostPackets: 4, lostBytes: 5_400 }), "few");
+    assert(!look({ ...lost, lostBytes: 11_000 }), "small ones");
+    assert(!look({ ...lost, sentBytes: 1_000_000 }), "most arrive");
+    const watch = new DatagramWatch(none);
+    for (let i = 0; i < 10; i++) assert(watch.look(lost));
+    assert(!watch.look(lost), "none of late");
+  },
+});
+
+Deno.test({
+  name: "DatagramWatch.fellSilent() is for a peer that was not heard of since the first large ones",
+  permissions: "none",
+  fn() {
+    const watch = new DatagramWatch({ ...none, receivedPackets: 1, sentBytes: 4_000 });
+    const heard = { ...none, receivedPackets: 2, sentBytes: 12_000 };
+    // They may have been sent since it was heard.
+    watch.look(heard);
+    assert(watch.fellSilent({ ...heard, sentBytes: 14_000 }));
+    watch.look({ ...heard, receivedPackets: 3 });
+    assert(!watch.fellSilent({ ...heard, sentBytes: 14_000 }), "few bytes");
+    assert(!watch.fellSilent({ ...heard, sentBytes: 20_000 }), "more have arrived");
   },
 });
 
@@ -46,11 +69,7 @@ Deno.test("largeDatagramsArrive() is false at both ends of a link that drops the
   });
 });
 
-Deno.test("largeDatagramsArrive() cannot tell in the raw dialect, nor of a connection that has ended", async () => {
-  await withRelayedPair({}, {}, async ({ client }) => {
-    assertEquals(client.alpn, ALPN[0]);
-    assertEquals(await largeDatagramsArrive(client), undefined);
-  });
+Deno.test("largeDatagramsArrive() cannot tell of a connection that has ended", async () => {
   await withRelayedPair({}, ends, async ({ client }) => {
     const arrive = largeDatagramsArrive(client);
     client.close(0);

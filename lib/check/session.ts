@@ -39,6 +39,9 @@ const HELLO_TIMEOUT_MS = 3_000;
 const RAW_JUDGEMENT_MS = 100;
 const RAW_JUDGEMENT_ROUND_TRIPS = 3;
 
+/** Interval of the PINGs, which show soon what was lost. */
+const KEEPALIVE_MS = 500;
+
 /** Time that the server has to get the last packets. */
 const SETTLE_MS = 500;
 
@@ -58,35 +61,51 @@ export async function checkSession(
 ): Promise<void> {
   const hostname = address?.host.includes(":") ? "::" : "0.0.0.0";
   await using endpoint = new QuicEndpoint({ hostname, port: 0 });
-  const connection = await report.after(
+  const connected = await report.after(
     address && options,
     `handshake with ${label}`,
     (options) => connect(endpoint, address!, options),
   );
   const isIn = await report.after(
-    connection,
+    connected,
     `admission by ${label}`,
-    (connection) => checkAdmission(connection, options!),
+    (connected) => checkAdmission(connected, options!),
   );
   const way = `large datagrams to ${label}`;
-  if (connection && !speaksQrht(connection.alpn)) report.skip(way, "not in the raw dialect");
-  else await report.after(isIn && connection, way, checkLarge);
-  await connection?.settled(SETTLE_MS);
-  connection?.close(AGENT_LEAVES, CHECKED);
+  if (connected instanceof StepError || !connected) {
+    await report.after(undefined, way, checkLarge);
+    return;
+  }
+  if (isIn && !speaksQrht(connected.alpn)) report.skip(way, "not in the raw dialect");
+  else await report.after(isIn && connected, way, checkLarge);
+  await connected.settled(SETTLE_MS);
+  connected.close(AGENT_LEAVES, CHECKED);
 }
+
+/** A connection, or why the server has sent this agent away as soon as there was one. */
+type Connected = QuicConnection | StepError;
 
 async function connect(
   endpoint: QuicEndpoint,
   address: HostPort,
   { tls, serverName, alpn }: SessionCheck,
-): Promise<Found<QuicConnection>> {
+): Promise<Found<Connected>> {
   try {
-    // Without credit for a single stream, the server can send no client here, whatever its dialect.
-    const value = await endpoint.connect(address, serverName, { tls, alpn, maxStreams: 0 });
+    const value = await endpoint.connect(address, serverName, {
+      tls,
+      alpn,
+      keepAliveMs: KEEPALIVE_MS,
+      // Without credit for a single stream, the server can send no client here, whatever its dialect.
+      maxStreams: 0,
+    });
     const { rttMs } = value.stats();
     return { found: `${value.alpn}, round trip ${rttMs} ms, ${describeServer(value)}`, value };
   } catch (error) {
-    throw stepError(explainConnectError(error, tls, serverName), "see the server's log");
+    const value = stepError(explainConnectError(error, tls, serverName));
+    const wasJudged = error instanceof ConnectionClosedError && error.info.by === "peer" &&
+      error.info.application;
+    if (wasJudged) return { found: "both certificates are good", value };
+    throw value;
   }
 }
 
@@ -97,9 +116,10 @@ function describeServer({ peerCertificates }: QuicConnection): string {
 
 /** Whether the connection outlives the server's judgement of this end. */
 async function checkAdmission(
-  connection: QuicConnection,
+  connection: Connected,
   { program, name, tls, serverName }: SessionCheck,
 ): Promise<Found> {
+  if (connection instanceof StepError) throw connection;
   const hello = Promise.withResolvers<Hello>();
   let drains = false;
   const control = startControl(connection, { program, name }, {
@@ -112,10 +132,7 @@ async function checkAdmission(
   control?.drain();
   const over = new AbortController();
   const closed = connection.closed.then((info): never => {
-    throw stepError(
-      explainConnectError(new ConnectionClosedError(info), tls, serverName),
-      "see the server's log",
-    );
+    throw stepError(explainConnectError(new ConnectionClosedError(info), tls, serverName));
   });
   try {
     if (!control) {
@@ -130,10 +147,9 @@ async function checkAdmission(
       sleep(HELLO_TIMEOUT_MS, over.signal),
     ]);
     if (!said) {
-      throw new StepError(
-        `no hello on the control stream in ${HELLO_TIMEOUT_MS} ms`,
-        `look whether datagrams above ${HANDSHAKE_DATAGRAM_BYTES} bytes get lost, and see the server's log`,
-      );
+      const found = `no hello on the control stream in ${HELLO_TIMEOUT_MS} ms, after a handshake`;
+      // It may have travelled in a large datagram.
+      throw new StepError(`${found}: large datagrams may be lost`, LOST_DATAGRAMS_HINT);
     }
     const who = [said.program, said.version, said.name].filter((word) => word).join(" ");
     return { found: `let in, by ${who}${drains ? ", which drains" : ""}`, value: true };
@@ -145,6 +161,8 @@ async function checkAdmission(
 }
 
 async function checkLarge(connection: QuicConnection): Promise<Found> {
+  // The control stream has arrived, then.
+  await connection.settled(SETTLE_MS);
   switch (await largeDatagramsArrive(connection)) {
     case true:
       return { found: "they arrive", value: true };
@@ -157,8 +175,8 @@ async function checkLarge(connection: QuicConnection): Promise<Found> {
   }
 }
 
-function stepError(error: unknown, otherwise: string): StepError {
+function stepError(error: unknown): StepError {
   const { message } = error as Error;
   const hint = error instanceof ConnectError ? error.hint : undefined;
-  return new StepError(message, hint ?? otherwise, { cause: error });
+  return new StepError(message, hint ?? "see the server's log", { cause: error });
 }
