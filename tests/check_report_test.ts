@@ -87,6 +87,6 @@ Deno.test({
     const { report, lines } = reportOf();
     await report.step("one", () => new Promise<never>(() => {}), 10);
     assertEquals(report.end(), false);
-    assertMatch(lines[0]!, /^FAIL     one: not done in 10 ms /);
+    assertMatch(lines[0]!, /^FAIL +one: not done in 10 ms /);
   },
 });

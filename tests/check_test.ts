@@ -96,10 +96,10 @@ Deno.test("checkServer() finds a server that can start, and names a warning", as
   });
   const warned = await serverCheck({ ...anyPort, ...files.server("renamed") });
   assert(warned.isWell);
-  assertMatch(warned.lines[2]!, /^warn     expiry: first to expire is --cert-file, .* in 5 days/);
+  assertMatch(warned.lines[2]!, /^warn +expiry: first to expire is --cert-file, .* in 5 days/);
   assertMatch(
     warned.lines[3]!,
-    /^warn     purpose: .* other\.example, not of quic-tunnel-server: /,
+    /^warn +purpose: .* other\.example, not of quic-tunnel-server: /,
   );
   assertEquals(warned.lines.at(-1), "all is well, but see the 2 warnings");
 });
@@ -134,24 +134,24 @@ Deno.test("a check judges files before anything else, and says which is wrong", 
   await files.issue("early", { notBefore: inDays(1), notAfter: inDays(3) });
   await files.issue("for-servers", { usage: "server" });
   const cases: [flags: Flags, step: RegExp, fix: RegExp][] = [
-    [files.agent("missing"), /FAIL     files: cannot read --cert-file/, /missing\.pem/],
+    [files.agent("missing"), /FAIL +files: cannot read --cert-file/, /missing\.pem/],
     [
       { ...files.agent(), "cert-key": `${files.path}/server.key` },
-      /FAIL     certificates: /,
+      /FAIL +certificates: /,
       /--cert-key .* does not belong to the certificate in --cert-file/,
     ],
-    [files.agent("expired"), /FAIL     certificates: /, /expired on .*; renew it/],
-    [files.agent("early"), /FAIL     certificates: /, /is the clock of this machine right/],
-    [files.agent("for-servers"), /FAIL     purpose: /, /for clients \(clientAuth\)/],
+    [files.agent("expired"), /FAIL +certificates: /, /expired on .*; renew it/],
+    [files.agent("early"), /FAIL +certificates: /, /is the clock of this machine right/],
+    [files.agent("for-servers"), /FAIL +purpose: /, /for clients \(clientAuth\)/],
   ];
   for (const [flags, step, fix] of cases) {
     const checked = await against({}, flags);
     assertFix(checked, step, fix);
-    assert(checked.lines.some((line) => /^skipped  handshake with /.test(line)));
-    assert(checked.lines.some((line) => /^ok       udp to /.test(line)), "needs no files");
+    assert(checked.lines.some((line) => /^skipped +handshake with /.test(line)));
+    assert(checked.lines.some((line) => /^ok +udp to /.test(line)), "needs no files");
   }
   const server = await serverCheck({ ...anyPort, ...files.server("agent") });
-  assertFix(server, /FAIL     purpose: /, /for servers \(serverAuth\)/);
+  assertFix(server, /FAIL +purpose: /, /for servers \(serverAuth\)/);
 });
 
 Deno.test("checkAgent() finds a server of either dialect that lets it in, and a target", async () => {
@@ -175,21 +175,21 @@ Deno.test("checkAgent() tells a name that does not resolve, silence, and a port 
   using _ = { [Symbol.dispose]: () => silent.close() };
   const quiet = `127.0.0.1:${(silent.addr as Deno.NetAddr).port}`;
   const cases: [server: string, step: RegExp, fix: RegExp][] = [
-    ["nowhere.invalid:1", /FAIL     server .* resolves: /, /correct the name nowhere\.invalid/],
-    [quiet, /FAIL     udp to .*: no answer/, /through all firewalls/],
+    ["nowhere.invalid:1", /FAIL +server .* resolves: /, /correct the name nowhere\.invalid/],
+    [quiet, /FAIL +udp to .*: no answer/, /through all firewalls/],
   ];
   if (Deno.build.os === "linux") {
-    cases.push([NOBODY, /FAIL     udp to .*nothing listens there/, /start proxy-server there/]);
+    cases.push([NOBODY, /FAIL +udp to .*nothing listens there/, /start proxy-server there/]);
   }
   for (const [server, step, fix] of cases) {
     const checked = await agentCheck({ server, ...files.agent() });
     assertFix(checked, step, fix);
-    assert(checked.lines.some((line) => /^skipped  admission by /.test(line)));
+    assert(checked.lines.some((line) => /^skipped +admission by /.test(line)));
   }
 });
 
 Deno.test("checkAgent() explains a handshake that fails, and a server that sends it away", async () => {
-  const handshake = /FAIL     handshake with /;
+  const handshake = /FAIL +handshake with /;
   const cases: [config: Partial<ServerConfig>, flags: Flags, step: RegExp, fix: RegExp][] = [
     [{}, files.agent("agent", "other"), handshake, /give --ca-file the CA of the server's/],
     [{}, { "server-name": "x.example" }, handshake, /set --server-name to a name of/],
@@ -200,8 +200,8 @@ Deno.test("checkAgent() explains a handshake that fails, and a server that sends
       /give the server's --client-ca-file the CA of --cert-file/,
     ],
     [{}, { alpn: "no-such" }, handshake, /common name in --alpn/],
-    [{ agentNames: ["nobody"] }, {}, /FAIL     admission by .*code 102/, /--agent-name a name of/],
-    [{ maxAgents: 0 }, {}, /FAIL     admission by .*code 103/, /has --max-agents already/],
+    [{ agentNames: ["nobody"] }, {}, /FAIL +admission by .*code 102/, /--agent-name a name of/],
+    [{ maxAgents: 0 }, {}, /FAIL +admission by .*code 103/, /has --max-agents already/],
   ];
   for (const [config, flags, step, fix] of cases) {
     assertFix(await against(config, flags), step, fix);
@@ -215,7 +215,7 @@ Deno.test("checkAgent() misses the hello of a server that says none", async () =
   });
   const checking = agentCheck({ server: `127.0.0.1:${server.addr.port}`, ...files.agent() });
   const connection = await server.accept();
-  assertFix(await checking, /FAIL     admission by .*no hello/, /MTU of 1400/);
+  assertFix(await checking, /FAIL +admission by .*no hello/, /MTU of 1400/);
   assertEquals((await connection.closed).code, 100);
 });
 

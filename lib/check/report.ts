@@ -78,7 +78,7 @@ export class Report {
     const took = () => this.#now() - since;
     try {
       const late = () => new StepError(`not done in ${timeoutMs} ms`, `find out why ${name} hangs`);
-      const { found, value, isWarning } = await within(timeoutMs, (async () => run())(), late);
+      const { found, value, isWarning } = await within(timeoutMs, Promise.try(run), late);
       if (isWarning) this.#warnings++;
       this.#write(formatStep(isWarning ? "warn" : "ok", name, found, took()));
       return value;
