@@ -320,7 +320,7 @@ function takeClient(connection: Deno.TcpConn, server: Server): void {
 
 /** Finds an agent for a client and carries its bytes, to their end. */
 async function serveClient(connection: Deno.TcpConn, server: Server): Promise<void> {
-  const { config, registry, ended: signal } = server;
+  const { config, registry, stopping, ended: signal } = server;
   const since = performance.now();
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   let fields: Record<string, unknown> = { client: addressOf(connection.remoteAddr) };
@@ -351,7 +351,8 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     carrier?.abort();
     const durationMs = Math.round(performance.now() - since);
     const line = { ...fields, durationMs, ...endingOf(error, "client", "server") };
-    const hint = error instanceof NoAgentError && registry.size === 0 ? NO_AGENT_HINT : undefined;
+    const lacksAgents = error instanceof NoAgentError && registry.size === 0 && !stopping.aborted;
+    const hint = lacksAgents ? NO_AGENT_HINT : undefined;
     if (!signal.aborted) log.warn("client refused", { ...line, hint });
     else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
   } finally {
