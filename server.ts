@@ -24,7 +24,6 @@ import { startControl } from "./lib/qrht/control.ts";
 import {
   ConnectionClosedError,
   describeClose,
-  identityOf,
   type ListenOptions,
   type QuicConnection,
   QuicEndpoint,
@@ -162,7 +161,7 @@ function listenQuic(config: ServerConfig): QuicEndpoint {
     new QuicEndpoint({
       hostname: address.hostname,
       port: address.port,
-      listen: { tls, alpn, handshakeFailed: failedHandshakeLog(tls) },
+      listen: { tls, alpn, handshakeFailed: failedHandshakeLog() },
     }));
 }
 
@@ -191,13 +190,14 @@ function bind<T>(flag: string, address: Authority, open: () => T): T {
   }
 }
 
+/** TLS alert (RFC 8446 §6.2). */
+const UNKNOWN_CA = 48;
+
 /** Time between two lines about failed handshakes of a level: anybody can cause them. */
 const FAILED_HANDSHAKE_LINE_MS = 100;
 
 /** Logs failed handshakes, with how many there were since the last line where that was not the only one. */
-function failedHandshakeLog(
-  tls: TlsIdentity | TlsSource,
-): NonNullable<ListenOptions["handshakeFailed"]> {
+function failedHandshakeLog(): NonNullable<ListenOptions["handshakeFailed"]> {
   const throttles = {
     warn: new Throttle(FAILED_HANDSHAKE_LINE_MS),
     debug: new Throttle(FAILED_HANDSHAKE_LINE_MS),
@@ -207,8 +207,10 @@ function failedHandshakeLog(
     const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
     const times = throttles[level].pass();
     if (times === undefined) return;
-    const isOwnVerdict = info.by === "local" && tlsAlertOf(info) !== undefined;
-    const faults = isOwnVerdict ? clientCertificateFaults(certificates, identityOf(tls).ca) : [];
+    const alert = info.by === "local" ? tlsAlertOf(info) : undefined;
+    const faults = alert === undefined
+      ? []
+      : clientCertificateFaults(certificates, alert !== UNKNOWN_CA);
     log[level]("agent refused", {
       remote: formatAuthority({ hostname: host, port }),
       reason: describeClose(info),

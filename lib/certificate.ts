@@ -95,8 +95,11 @@ export function serverCertificateFaults(
   serverName: string,
   now: Date = new Date(),
 ): CertificateFault[] {
-  return peerFaults("server", chain, ca, now, (leaf) => {
+  return judgeLeaf("server", chain, now, (certificates) => {
+    const leaf = certificates[0]!;
     const faults: CertificateFault[] = [];
+    const untrusted = explainTrust(certificates, trustAnchors(ca), now);
+    if (untrusted !== undefined) faults.push({ kind: "untrusted", reason: untrusted });
     // RFC 6125, section 6.4.4: the common name counts only where there are no alternative names.
     const names = hostNamesOf(leaf);
     if (!isForHost(leaf, serverName)) {
@@ -112,16 +115,28 @@ export function serverCertificateFaults(
   });
 }
 
-/** Why a client's certificate is not acceptable, as {@linkcode serverCertificateFaults} has it for a server's. */
+/**
+ * Why a client's certificate is not acceptable. Verifies no signatures: strangers could have that cost much.
+ *
+ * @param isTrusted Whether the TLS layer has found it to be of a trusted CA, or not got as far.
+ */
 export function clientCertificateFaults(
   chain: Uint8Array[] | null,
-  ca: Uint8Array,
+  isTrusted: boolean,
   now: Date = new Date(),
 ): CertificateFault[] {
-  return peerFaults("client", chain, ca, now, (leaf) => {
-    const reason = "certificate is not meant for clients (extendedKeyUsage)";
-    return leaf.servesAsClient ? [] : [{ kind: "purpose", reason }];
-  });
+  return judgeLeaf("client", chain, now, ([leaf]) => {
+    const faults: CertificateFault[] = [];
+    if (!isTrusted) {
+      const reason = `certificate is issued by ${quote(leaf!.info.issuer)}`;
+      faults.push({ kind: "untrusted", reason });
+    }
+    if (!leaf!.servesAsClient) {
+      const reason = "certificate is not meant for clients (extendedKeyUsage)";
+      faults.push({ kind: "purpose", reason });
+    }
+    return faults;
+  }, 1);
 }
 
 /** The names that a server's certificate is for. */
@@ -136,33 +151,33 @@ export function isForHost(certificate: Certificate, name: string): boolean {
   return hostNamesOf(certificate).some((pattern) => matchesHost(pattern, name));
 }
 
-function peerFaults(
+/** What one end has against the other's chain, its validity included. */
+function judgeLeaf(
   who: string,
   chain: Uint8Array[] | null,
-  ca: Uint8Array,
   now: Date,
-  judge: (leaf: Certificate) => CertificateFault[],
+  judge: (certificates: Certificate[]) => CertificateFault[],
+  maxChain = MAX_CHAIN,
 ): CertificateFault[] {
   if (chain === null || chain.length === 0) {
     return [{ kind: "missing", reason: `the ${who} sent no certificate` }];
   }
   let certificates: Certificate[];
   try {
-    certificates = chain.slice(0, MAX_CHAIN).map(readCertificate);
+    certificates = chain.slice(0, maxChain).map(readCertificate);
   } catch (error) {
     const reason = `the certificate cannot be read: ${oneLine(messageOf(error))}`;
     return [{ kind: "unreadable", reason }];
   }
-  const leaf = certificates[0]!;
-  const faults: CertificateFault[] = [];
-  const untrusted = explainTrust(certificates, trustAnchors(ca), now);
-  if (untrusted !== undefined) faults.push({ kind: "untrusted", reason: untrusted });
-  const invalid = invalidity(leaf.info, now);
-  if (invalid !== undefined) {
-    const kind = now > leaf.info.notAfter ? "expired" : "early";
-    faults.push({ kind, reason: `certificate ${invalid}` });
-  }
-  return [...faults, ...judge(leaf)];
+  const { info } = certificates[0]!;
+  const invalid = invalidity(info, now);
+  const faults = judge(certificates);
+  if (invalid === undefined) return faults;
+  const kind = now > info.notAfter ? "expired" : "early";
+  const validity: CertificateFault = { kind, reason: `certificate ${invalid}` };
+  // Behind the CA, which is what mostly is wrong.
+  const at = faults[0]?.kind === "untrusted" ? 1 : 0;
+  return faults.toSpliced(at, 0, validity);
 }
 
 function trustAnchors(ca: Uint8Array): Certificate[] {

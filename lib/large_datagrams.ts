@@ -23,6 +23,9 @@ const LOOK_MS = 1_000;
 /** Looks after which those before count no more. */
 const WINDOW_LOOKS = 10;
 
+/** Looks at which some were lost: a link that was down for a while loses them all at once. */
+const MIN_LOSING_LOOKS = 3;
+
 /** Packets of a connection, and their bytes, since it began. */
 export interface PacketCounts {
   readonly sentPackets: number;
@@ -39,9 +42,12 @@ export class DatagramWatch {
   /** As they were before the peer was last heard of. */
   #beforeHeard: PacketCounts;
   #looks = 0;
+  #losingLooks = 0;
+  readonly #minLosingLooks: number;
 
-  constructor(counts: PacketCounts) {
+  constructor(counts: PacketCounts, minLosingLooks = MIN_LOSING_LOOKS) {
     this.#window = this.#last = this.#beforeHeard = counts;
+    this.#minLosingLooks = minLosingLooks;
   }
 
   /**
@@ -49,14 +55,22 @@ export class DatagramWatch {
    * alone, such as acknowledgements, have few.
    */
   look(now: PacketCounts): boolean {
-    if (now.receivedPackets > this.#last.receivedPackets) this.#beforeHeard = this.#last;
+    const [before, last] = [this.#window, this.#last];
+    if (now.receivedPackets > last.receivedPackets) {
+      this.#beforeHeard = last;
+      if (now.lostPackets > last.lostPackets) this.#losingLooks++;
+    }
+    const isOften = this.#losingLooks >= this.#minLosingLooks;
     this.#last = now;
-    const before = this.#window;
-    if (++this.#looks % WINDOW_LOOKS === 0) this.#window = now;
+    if (++this.#looks % WINDOW_LOOKS === 0) {
+      this.#window = now;
+      this.#losingLooks = 0;
+    }
     const lost = now.lostPackets - before.lostPackets;
     const lostBytes = now.lostBytes - before.lostBytes;
     const keptBytes = now.sentBytes - before.sentBytes - lostBytes;
-    return lost >= MIN_LOST && lostBytes > lost * HANDSHAKE_DATAGRAM_BYTES && keptBytes < lostBytes;
+    return isOften && lost >= MIN_LOST && lostBytes > lost * HANDSHAKE_DATAGRAM_BYTES &&
+      keptBytes < lostBytes;
   }
 
   /**
@@ -132,7 +146,7 @@ async function outcome(
   connection: QuicConnection,
   stream: QuicStream,
 ): Promise<boolean | undefined> {
-  const watch = new DatagramWatch(connection.stats());
+  const watch = new DatagramWatch(connection.stats(), 1);
   const giveUpAt = performance.now() + PROBE_TIMEOUT_MS;
   let nudgeAt = performance.now() + NUDGE_MS;
   for (let now; (now = performance.now()) < giveUpAt;) {

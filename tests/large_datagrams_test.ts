@@ -13,20 +13,40 @@ Deno.test({
   permissions: "none",
   fn() {
     const lost = {
-      ...none,
       sentPackets: 30,
+      receivedPackets: 1,
       lostPackets: 10,
       sentBytes: 15_000,
       lostBytes: 13_500,
     };
-    const look = (counts: typeof none) => new DatagramWatch(none).look(counts);
+    const look = (counts: typeof none) => new DatagramWatch(none, 1).look(counts);
     assert(look(lost));
     assert(!look({ ...lost, lostPackets: 4, lostBytes: 5_400 }), "few");
     assert(!look({ ...lost, lostBytes: 11_000 }), "small ones");
     assert(!look({ ...lost, sentBytes: 1_000_000 }), "most arrive");
+    assert(!look({ ...lost, receivedPackets: 0 }), "nothing was heard");
+  },
+});
+
+/** The counts after so many rounds in which large packets were lost, and the peer was heard. */
+const after = (rounds: number) => ({
+  sentPackets: 15 * rounds,
+  receivedPackets: rounds,
+  lostPackets: 10 * rounds,
+  sentBytes: 15_000 * rounds,
+  lostBytes: 13_500 * rounds,
+});
+
+Deno.test({
+  name: "DatagramWatch.look() wants losses again and again, and of late",
+  permissions: "none",
+  fn() {
     const watch = new DatagramWatch(none);
-    for (let i = 0; i < 10; i++) assert(watch.look(lost));
-    assert(!watch.look(lost), "none of late");
+    assertEquals([1, 1, 1].map((rounds) => watch.look(after(rounds))), [false, false, false]);
+    assertEquals([2, 2, 3].map((rounds) => watch.look(after(rounds))), [false, false, true]);
+    for (let i = 0; i < 4; i++) assert(watch.look(after(3)));
+    assert(!watch.look(after(3)), "none of late");
+    assert(!watch.look(after(4)));
   },
 });
 
