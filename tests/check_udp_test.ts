@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assert, assertEquals } from "@std/assert";
-import { probeUdp } from "../lib/check/udp.ts";
+import { checkUdp, probeUdp } from "../lib/check/udp.ts";
 import { isVersionNegotiation, unknownVersion } from "../lib/quic/version_probe.ts";
 import { listen } from "./support/quic.ts";
 
@@ -43,5 +43,21 @@ Deno.test({
     const outcome = await probeUdp({ host: "::1", port: 1 });
     // A machine without IPv6 cannot send at all.
     assert(outcome === "refused" || typeof outcome === "object");
+  },
+});
+
+Deno.test({
+  name: "checkUdp() goes on with the addresses that answer, and warns of the others",
+  ignore: Deno.build.os !== "linux",
+  fn: async () => {
+    await using server = listen();
+    const nobody = { host: "127.0.0.1", port: 1 };
+    const { found, value, isWarning } = await checkUdp([nobody, server.address]);
+    assertEquals([value, isWarning], [[server.address], true]);
+    assertEquals(
+      found,
+      "127.0.0.1:1: nothing listens there (ICMP port unreachable); " +
+        `127.0.0.1:${server.address.port}: a QUIC server answers`,
+    );
   },
 });
