@@ -6,6 +6,7 @@ import { formatRule, type Rule } from "./lib/acl.ts";
 import { runAgentLinks } from "./lib/agent_links.ts";
 import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent_session.ts";
 import { formatAuthority } from "./lib/authority.ts";
+import { checkAgent } from "./lib/check/programs.ts";
 import {
   CONNECT_OK,
   ConnectHeadParser,
@@ -204,6 +205,7 @@ async function refuse(tunnel: ServedTunnel, refusal: Refusal, target?: string): 
 if (import.meta.main) {
   await runProgram({
     ...agentInfo,
+    check: checkAgent,
     async run(values, { signal, onHangup, monitor }) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });

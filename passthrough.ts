@@ -5,6 +5,7 @@
 import { runAgentLinks } from "./lib/agent_links.ts";
 import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent_session.ts";
 import { type Authority, formatAuthority } from "./lib/authority.ts";
+import { checkPassthrough } from "./lib/check/programs.ts";
 import { dial, failureOf } from "./lib/dial.ts";
 import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
 import { endingOf, refusedBy, summarize } from "./lib/ending.ts";
@@ -107,6 +108,7 @@ async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
 if (import.meta.main) {
   await runProgram({
     ...passthroughInfo,
+    check: checkPassthrough,
     async run(values, { signal, onHangup, monitor }) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });

@@ -4,7 +4,8 @@
 /** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
 import { acceptEach } from "./lib/accept.ts";
 import { type Authority, formatAuthority } from "./lib/authority.ts";
-import { listNames } from "./lib/certificate.ts";
+import { clientCertificateFaults, listNames, reasonsOf } from "./lib/certificate.ts";
+import { checkServer } from "./lib/check/programs.ts";
 import type { Cidr } from "./lib/cidr.ts";
 import { identifyClient } from "./lib/client.ts";
 import { ConnectedAgent } from "./lib/connected_agent.ts";
@@ -12,7 +13,9 @@ import { DialectCount } from "./lib/dialect.ts";
 import { type Duplex, tcpDuplex } from "./lib/duplex.ts";
 import { endingOf, summarize } from "./lib/ending.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
+import { hintForServer } from "./lib/hints.ts";
 import { formatSocketAddress } from "./lib/ip_address.ts";
+import { logLargeDatagrams } from "./lib/large_datagrams.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { handshakeResultOf, Monitor, type Tunnel } from "./lib/monitor.ts";
@@ -20,10 +23,9 @@ import { pipeDuplex, type TunnelTimeouts } from "./lib/pipe.ts";
 import { serverInfo } from "./lib/programs.ts";
 import { startControl } from "./lib/qrht/control.ts";
 import {
-  type CloseInfo,
   ConnectionClosedError,
   describeClose,
-  type HostPort,
+  type ListenOptions,
   type QuicConnection,
   QuicEndpoint,
   type QuicStream,
@@ -31,7 +33,7 @@ import {
   type TlsIdentity,
   type TlsSource,
 } from "./lib/quic/mod.ts";
-import { AgentRegistry, type RegistryOptions } from "./lib/registry.ts";
+import { AgentRegistry, NoAgentError, type RegistryOptions } from "./lib/registry.ts";
 import { Route, type RoutePolicy } from "./lib/route.ts";
 import { Running } from "./lib/running.ts";
 import { Throttle } from "./lib/throttle.ts";
@@ -72,6 +74,9 @@ export interface ServerOptions {
 
 /** Application error codes of the server (docs/protocol.md, "Errors"). */
 const CloseCode = { Stopped: 0, NotAdmitted: 102, NoFurtherAgents: 103 } as const;
+
+/** What to do when clients come and no agent is there. */
+const NO_AGENT_HINT = "start an agent; if one runs, its log says why it cannot connect";
 
 /** What the parts of a running server share. */
 interface Server {
@@ -171,35 +176,50 @@ function listenTcp(address: Authority): Deno.TcpListener {
   );
 }
 
+/** What to do about a port that is taken; `bind()` says which. */
+function portTaken({ port }: Authority): string {
+  return `another program has port ${port}, perhaps a proxy-server: stop it, or choose another port`;
+}
+
 function bind<T>(flag: string, address: Authority, open: () => T): T {
   try {
     return open();
   } catch (error) {
+    const hint = error instanceof Deno.errors.AddrInUse ? `; ${portTaken(address)}` : "";
     throw new UsageError(
-      `cannot listen on ${flag} ${formatAuthority(address)}: ${messageOf(error)}`,
+      `cannot listen on ${flag} ${formatAuthority(address)}: ${messageOf(error)}${hint}`,
       { cause: error },
     );
   }
 }
 
+/** TLS alert (RFC 8446 §6.2). */
+const UNKNOWN_CA = 48;
+
 /** Time between two lines about failed handshakes of a level: anybody can cause them. */
 const FAILED_HANDSHAKE_LINE_MS = 100;
 
 /** Logs failed handshakes, with how many there were since the last line where that was not the only one. */
-function failedHandshakeLog(monitor: Monitor): (info: CloseInfo, from: HostPort) => void {
+function failedHandshakeLog(monitor: Monitor): NonNullable<ListenOptions["handshakeFailed"]> {
   const throttles = {
     warn: new Throttle(FAILED_HANDSHAKE_LINE_MS),
     debug: new Throttle(FAILED_HANDSHAKE_LINE_MS),
   };
-  return (info, { host, port }) => {
+  return (info, { host, port }, certificates) => {
     monitor.tell((observer) => observer.handshake?.(handshakeResultOf(info)));
     // A peer that failed to show who it is, is worth a line; one that never answered is noise.
     const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
     const times = throttles[level].pass();
     if (times === undefined) return;
+    const alert = info.by === "local" ? tlsAlertOf(info) : undefined;
+    const faults = alert === undefined
+      ? []
+      : clientCertificateFaults(certificates, alert !== UNKNOWN_CA);
     log[level]("agent refused", {
       remote: formatAuthority({ hostname: host, port }),
       reason: describeClose(info),
+      error: reasonsOf(faults),
+      hint: hintForServer(info, faults),
       times: times > 1 ? times : undefined,
     });
   };
@@ -221,8 +241,8 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
     server.monitor.tell((observer) => observer.handshake?.(result));
     if (refusal === undefined) serveAgent(agent, server);
     else {
-      const { code, reason } = refusal;
-      log.warn("agent refused", { ...agent.fields, names: listNames(agent.names), reason });
+      const { code, reason, hint } = refusal;
+      log.warn("agent refused", { ...agent.fields, names: listNames(agent.names), reason, hint });
       connection.close(code, reason);
     }
   }
@@ -232,6 +252,7 @@ interface Refusal {
   readonly result: "not-admitted" | "refused";
   readonly code: number;
   readonly reason: string;
+  readonly hint?: string;
 }
 
 /** Why an agent is not taken; undefined when it is. */
@@ -241,7 +262,8 @@ function refusalOf(
 ): Refusal | undefined {
   if (!isAllowed) {
     const reason = "not admitted: the certificate has no name that is let in";
-    return { result: "not-admitted", code: CloseCode.NotAdmitted, reason };
+    const hint = "give --agent-name one of its names";
+    return { result: "not-admitted", code: CloseCode.NotAdmitted, reason, hint };
   }
   const reason = stopping.aborted
     ? "the server drains"
@@ -270,6 +292,7 @@ function serveAgent(agent: ConnectedAgent, server: Server): void {
     connections: dialects.of(alpn).ever,
   });
   listenTo(agent, server);
+  logLargeDatagrams(connection, log, fields);
   connection.closed.then((info) => {
     agents.delete(agent);
     monitor.peers.delete(agent);
@@ -313,7 +336,7 @@ function takeClient(connection: Deno.TcpConn, server: Server): void {
 
 /** Finds an agent for a client and carries its bytes, to their end. */
 async function serveClient(connection: Deno.TcpConn, server: Server): Promise<void> {
-  const { config, registry, monitor, ended: signal } = server;
+  const { config, registry, monitor, stopping, ended: signal } = server;
   const since = performance.now();
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   let fields: Record<string, unknown> = { client: addressOf(connection.remoteAddr) };
@@ -360,7 +383,9 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     if (record) record.end(signal.aborted ? { by: "server", reason: "stopped" } : ending);
     else monitor.tell((observer) => observer.refused?.("proxy-header"));
     const line = { ...fields, durationMs, ...ending };
-    if (!signal.aborted) log.warn("client refused", line);
+    const lacksAgents = error instanceof NoAgentError && registry.size === 0 && !stopping.aborted;
+    const hint = lacksAgents ? NO_AGENT_HINT : undefined;
+    if (!signal.aborted) log.warn("client refused", { ...line, hint });
     else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
   } finally {
     signal.removeEventListener("abort", leave);
@@ -374,6 +399,7 @@ function addressOf(addr: Deno.NetAddr): string {
 if (import.meta.main) {
   await runProgram({
     ...serverInfo,
+    check: checkServer,
     async run(values, { signal, onHangup, monitor }) {
       const tls = await ReloadingTls.load({
         caFile: values.clientCaFile,

@@ -1,7 +1,12 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type AgentConfig, AgentSession, type AgentSessionOptions } from "./agent_session.ts";
+import {
+  type AgentConfig,
+  AgentSession,
+  type AgentSessionOptions,
+  ConnectError,
+} from "./agent_session.ts";
 import { type Authority, formatAuthority } from "./authority.ts";
 import { messageOf } from "./errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
@@ -48,6 +53,7 @@ export async function runAgentLinks(
         log[level]("cannot connect to the server", {
           server: formatAuthority(address),
           error: messageOf(error),
+          hint: error instanceof ConnectError ? error.hint : undefined,
           failures: streak.failures,
           retryInMs,
         });

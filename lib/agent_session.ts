@@ -3,10 +3,12 @@
 
 /** What both agents share: a connection to a server, whose streams go to a handler. */
 import { type Authority, formatAuthority } from "./authority.ts";
-import { explainServerCertificate } from "./certificate.ts";
+import { reasonsOf, serverCertificateFaults } from "./certificate.ts";
 import { DialectCount, speaksQrht } from "./dialect.ts";
 import { endingOf } from "./ending.ts";
 import { messageOf } from "./errors.ts";
+import { hintForAgent } from "./hints.ts";
+import { logLargeDatagrams } from "./large_datagrams.ts";
 import type { Logger } from "./log.ts";
 import { connectResultOf, type Monitor, type Peer, RESPONSIVE_MS, type Tunnel } from "./monitor.ts";
 import type { TunnelTimeouts } from "./pipe.ts";
@@ -77,6 +79,15 @@ export interface AgentSessionOptions {
   serve(tunnel: ServedTunnel, signal: AbortSignal): Promise<void>;
   /** Refuses a tunnel. Must not throw. */
   refuse(tunnel: ServedTunnel, failure: Failure): Promise<void>;
+}
+
+/** A connection that has not come about, or did not last. */
+export class ConnectError extends Error {
+  override readonly name = "ConnectError";
+  /** @param hint what to do about it, where that is known */
+  constructor(message: string, readonly hint: string | undefined, options?: ErrorOptions) {
+    super(message, options);
+  }
 }
 
 /** Application error code of an agent that leaves. */
@@ -180,7 +191,7 @@ export class AgentSession implements Peer {
         options.monitor.tell((observer) => observer.handshake?.(connectResultOf(error)));
       }
       await endpoint.close();
-      throw explain(error, tls, serverName);
+      throw explainConnectError(error, tls, serverName);
     }
   }
 
@@ -217,6 +228,7 @@ export class AgentSession implements Peer {
     dialects.opened(alpn);
     const connections = dialects.of(alpn).ever;
     log.info("connected to quic server", { ...this.#fields, alpn, connections });
+    logLargeDatagrams(this.#connection, log, this.#fields);
     let leaving: Promise<void> | undefined;
     const leave = () => leaving = this.#leave();
     try {
@@ -232,7 +244,11 @@ export class AgentSession implements Peer {
     } catch (error) {
       const isExpected = signal.aborted || this.#serverDrains || this.#isWorn;
       const level = isExpected ? "info" : "warn";
-      log[level]("disconnected from quic server", { ...this.#fields, reason: reasonOf(error) });
+      log[level]("disconnected from quic server", {
+        ...this.#fields,
+        reason: reasonOf(error),
+        hint: isExpected ? undefined : hintOf(error),
+      });
       this.#ended.abort(error);
     }
     dialects.closed(alpn);
@@ -345,6 +361,17 @@ export class AgentSession implements Peer {
   }
 }
 
+/** Says what is wrong with the server's certificate, if that was the cause, or what the server meant. */
+export function explainConnectError(error: unknown, tls: TlsIdentity, serverName: string): unknown {
+  if (!(error instanceof ConnectionClosedError)) return error;
+  const { info, peerCertificates } = error;
+  const isOwnVerdict = info.by === "local" && tlsAlertOf(info) !== undefined;
+  const faults = isOwnVerdict ? serverCertificateFaults(peerCertificates, tls.ca, serverName) : [];
+  const reasons = reasonsOf(faults);
+  const message = reasons ? `${error.message}: ${reasons}` : reasonOf(error);
+  return new ConnectError(message, hintForAgent(info, faults), { cause: error });
+}
+
 function reasonOf(error: unknown): string {
   if (!(error instanceof ConnectionClosedError)) return messageOf(error);
   const { by, application, code } = error.info;
@@ -352,13 +379,8 @@ function reasonOf(error: unknown): string {
   return cause ? `${cause}: ${messageOf(error)}` : messageOf(error);
 }
 
-/** Says what is wrong with the server's certificate, if that was the cause, or what the server meant. */
-function explain(error: unknown, tls: TlsIdentity, serverName: string): unknown {
-  if (!(error instanceof ConnectionClosedError)) return error;
-  const { info, peerCertificates } = error;
-  if (info.by !== "local" || tlsAlertOf(info) === undefined) {
-    return new Error(reasonOf(error), { cause: error });
-  }
-  const cause = explainServerCertificate(peerCertificates, tls.ca, serverName);
-  return cause ? new Error(`${error.message}: ${cause}`, { cause: error }) : error;
+/** What to do about the end of a connection that was there. */
+function hintOf(error: unknown): string | undefined {
+  if (!(error instanceof ConnectionClosedError) || error.info.by !== "peer") return undefined;
+  return hintForAgent(error.info);
 }

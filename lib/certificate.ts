@@ -56,6 +56,13 @@ export function listNames(names: readonly string[]): string {
   return listSome(names, (name) => /^[^\s,"\\]+$/.test(name) ? shorten(name) : quote(name));
 }
 
+/** What is wrong with a peer's certificate. */
+export interface CertificateFault {
+  readonly kind: "missing" | "unreadable" | "untrusted" | "expired" | "early" | "name" | "purpose";
+  /** In words. */
+  readonly reason: string;
+}
+
 /**
  * Says why a server's certificate is not acceptable, or `undefined` where no reason is found.
  *
@@ -73,25 +80,104 @@ export function explainServerCertificate(
   serverName: string,
   now: Date = new Date(),
 ): string | undefined {
-  if (chain === null || chain.length === 0) return "the server sent no certificate";
+  return reasonsOf(serverCertificateFaults(chain, ca, serverName, now));
+}
+
+/** All reasons in one line, or `undefined` where there is none. */
+export function reasonsOf(faults: readonly CertificateFault[]): string | undefined {
+  return faults.map(({ reason }) => reason).join("; ") || undefined;
+}
+
+/** The same as {@linkcode explainServerCertificate}, one by one. */
+export function serverCertificateFaults(
+  chain: Uint8Array[] | null,
+  ca: Uint8Array,
+  serverName: string,
+  now: Date = new Date(),
+): CertificateFault[] {
+  return judgeLeaf("server", chain, now, (certificates) => {
+    const leaf = certificates[0]!;
+    const faults: CertificateFault[] = [];
+    const untrusted = explainTrust(certificates, trustAnchors(ca), now);
+    if (untrusted !== undefined) faults.push({ kind: "untrusted", reason: untrusted });
+    // RFC 6125, section 6.4.4: the common name counts only where there are no alternative names.
+    const names = hostNamesOf(leaf);
+    if (!isForHost(leaf, serverName)) {
+      const list = names.length === 0 ? "no DNS name" : quoteAll(names);
+      const reason = `certificate is for ${list}, not for ${quote(serverName)}`;
+      faults.push({ kind: "name", reason });
+    }
+    if (!leaf.servesAsServer) {
+      const reason = "certificate is not meant for servers (extendedKeyUsage)";
+      faults.push({ kind: "purpose", reason });
+    }
+    return faults;
+  });
+}
+
+/**
+ * Why a client's certificate is not acceptable. Verifies no signatures: strangers could have that cost much.
+ *
+ * @param isTrusted Whether the TLS layer has found it to be of a trusted CA, or not got as far.
+ */
+export function clientCertificateFaults(
+  chain: Uint8Array[] | null,
+  isTrusted: boolean,
+  now: Date = new Date(),
+): CertificateFault[] {
+  return judgeLeaf("client", chain, now, ([leaf]) => {
+    const faults: CertificateFault[] = [];
+    if (!isTrusted) {
+      const reason = `certificate is issued by ${quote(leaf!.info.issuer)}`;
+      faults.push({ kind: "untrusted", reason });
+    }
+    if (!leaf!.servesAsClient) {
+      const reason = "certificate is not meant for clients (extendedKeyUsage)";
+      faults.push({ kind: "purpose", reason });
+    }
+    return faults;
+  }, 1);
+}
+
+/** The names that a server's certificate is for. */
+export function hostNamesOf(
+  { hasAlternativeNames, dnsNames, commonNames }: Certificate,
+): readonly string[] {
+  return hasAlternativeNames ? dnsNames : commonNames;
+}
+
+/** Whether a server with this certificate may be called by a name. */
+export function isForHost(certificate: Certificate, name: string): boolean {
+  return hostNamesOf(certificate).some((pattern) => matchesHost(pattern, name));
+}
+
+/** What one end has against the other's chain, its validity included. */
+function judgeLeaf(
+  who: string,
+  chain: Uint8Array[] | null,
+  now: Date,
+  judge: (certificates: Certificate[]) => CertificateFault[],
+  maxChain = MAX_CHAIN,
+): CertificateFault[] {
+  if (chain === null || chain.length === 0) {
+    return [{ kind: "missing", reason: `the ${who} sent no certificate` }];
+  }
   let certificates: Certificate[];
   try {
-    certificates = chain.slice(0, MAX_CHAIN).map(readCertificate);
+    certificates = chain.slice(0, maxChain).map(readCertificate);
   } catch (error) {
-    return `the certificate cannot be read: ${oneLine(messageOf(error))}`;
+    const reason = `the certificate cannot be read: ${oneLine(messageOf(error))}`;
+    return [{ kind: "unreadable", reason }];
   }
-  const leaf = certificates[0]!;
-  const reasons = [explainTrust(certificates, trustAnchors(ca), now)];
-  const invalid = invalidity(leaf.info, now);
-  if (invalid !== undefined) reasons.push(`certificate ${invalid}`);
-  // RFC 6125, section 6.4.4: the common name counts only where there are no alternative names.
-  const names = leaf.hasAlternativeNames ? leaf.dnsNames : leaf.commonNames;
-  if (!names.some((name) => matchesHost(name, serverName))) {
-    const list = names.length === 0 ? "no DNS name" : quoteAll(names);
-    reasons.push(`certificate is for ${list}, not for ${quote(serverName)}`);
-  }
-  if (!leaf.servesAsServer) reasons.push("certificate is not meant for servers (extendedKeyUsage)");
-  return reasons.filter((reason) => reason !== undefined).join("; ") || undefined;
+  const { info } = certificates[0]!;
+  const invalid = invalidity(info, now);
+  const faults = judge(certificates);
+  if (invalid === undefined) return faults;
+  const kind = now > info.notAfter ? "expired" : "early";
+  const validity: CertificateFault = { kind, reason: `certificate ${invalid}` };
+  // Behind the CA, which is what mostly is wrong.
+  const at = faults[0]?.kind === "untrusted" ? 1 : 0;
+  return faults.toSpliced(at, 0, validity);
 }
 
 function trustAnchors(ca: Uint8Array): Certificate[] {
@@ -174,6 +260,8 @@ export interface Certificate {
   readonly signs: boolean;
   /** Whether its extended key usage lets it be a server's. */
   readonly servesAsServer: boolean;
+  /** Whether its extended key usage lets it be a client's. */
+  readonly servesAsClient: boolean;
 }
 
 const OID = {
@@ -183,6 +271,7 @@ const OID = {
   extendedKeyUsage: "551d25",
   anyExtendedKeyUsage: "551d2500",
   serverAuth: "2b06010505070301",
+  clientAuth: "2b06010505070302",
 };
 
 /**
@@ -211,6 +300,11 @@ export function readCertificate(der: Uint8Array): Certificate {
       .map(([, value]) => derText(value!));
     const usage = extensions.get(OID.keyUsage);
     const purposes = extensions.get(OID.extendedKeyUsage);
+    const servesAs = (purpose: string) =>
+      purposes === undefined ||
+      derItems(derItems(purposes)[0]!.body).some(({ body }) =>
+        [purpose, OID.anyExtendedKeyUsage].includes(hex(body))
+      );
     const info = {
       subject: oneLineName(x509.subject),
       names: [...new Set([...dnsNames, ...textsOf(0x86), ...commonNames])],
@@ -231,10 +325,8 @@ export function readCertificate(der: Uint8Array): Certificate {
       dnsNames,
       commonNames,
       signs: usage === undefined || (derItems(usage)[0]!.body[1]! & 0x80) !== 0,
-      servesAsServer: purposes === undefined ||
-        derItems(derItems(purposes)[0]!.body).some(({ body }) =>
-          [OID.serverAuth, OID.anyExtendedKeyUsage].includes(hex(body))
-        ),
+      servesAsServer: servesAs(OID.serverAuth),
+      servesAsClient: servesAs(OID.clientAuth),
     };
   } catch (error) {
     throw new TypeError(`not a certificate: ${messageOf(error)}`, { cause: error });

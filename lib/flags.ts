@@ -6,7 +6,8 @@
  *
  * The forms are those of Go's `flag` package: `--x=y`, `--x y`, `-x=y`, `-x y`. One dash is not a
  * cluster of letters. A boolean never takes the next argument as its value, every other kind always
- * does, even one that begins with a dash. `--` ends the flags.
+ * does, even one that begins with a dash, unless its value is optional: then it takes one that does
+ * not. `--` ends the flags.
  */
 
 import { parseRule, type Rule, RuleError } from "./acl.ts";
@@ -46,6 +47,10 @@ export interface Flag<V> {
   readonly defaultText: string | undefined;
   /** The value before the first occurrence, where there is no default either. */
   readonly initial: V | undefined;
+  /** The value of an occurrence without one, where that is allowed. */
+  readonly alone?: V;
+  /** Whether no environment variable stands in for it. @default {false} */
+  readonly commandLineOnly?: boolean;
   /**
    * The value after one more occurrence of the flag.
    *
@@ -177,7 +182,11 @@ export function integerFlag<
 /** `--x` alone or with one of the values of Go's `strconv.ParseBool`; false by default. */
 export function booleanFlag(
   name: string,
-  options: { readonly help: string; readonly default?: boolean },
+  options: {
+    readonly help: string;
+    readonly default?: boolean;
+    readonly commandLineOnly?: boolean;
+  },
 ): Flag<boolean> {
   return checked<boolean>({
     name,
@@ -188,6 +197,7 @@ export function booleanFlag(
     required: false,
     defaultText: String(options.default ?? false),
     initial: undefined,
+    commandLineOnly: options.commandLineOnly ?? false,
     add(text) {
       if (/^(?:1|t|T|true|TRUE|True)$/.test(text)) return true;
       if (/^(?:0|f|F|false|FALSE|False)$/.test(text)) return false;
@@ -230,6 +240,23 @@ export function addressFlag<const O extends FlagOptions<string> & Readonly<Parse
     defaultText: options.default,
     parse: (text) => parseAuthority(text, options),
   });
+}
+
+/** `--x` alone, whose value is `true`, or with a `host:port`, as `parseAuthority()` takes it. */
+export function optionalAddressFlag(
+  name: string,
+  options: { readonly help: string; readonly commandLineOnly?: boolean },
+): Flag<Authority | true | undefined> {
+  return {
+    ...makeFlag<Authority | true, FlagOptions<string>>(name, options, {
+      kind: "address",
+      valueName: "[host:port]",
+      defaultText: undefined,
+      parse: (text) => parseAuthority(text),
+    }),
+    alone: true,
+    commandLineOnly: options.commandLineOnly ?? false,
+  };
 }
 
 /**
@@ -514,6 +541,12 @@ export function parseFlags<T extends FlagTable>(
     const flag = names.get(name);
     if (flag === undefined) throw new UsageError(unknownFlag(name, names.keys()));
 
+    const next = args[i + 1];
+    const isAlone = equals < 0 && flag.alone !== undefined && (next ?? "-").startsWith("-");
+    if (isAlone) {
+      given.set(flag, flag.alone);
+      continue;
+    }
     const text = equals >= 0
       ? body.slice(equals + 1)
       : flag.kind === "boolean"
@@ -532,7 +565,7 @@ export function parseFlags<T extends FlagTable>(
   const values = Object.entries(flags).map(([key, flag]) => {
     if (given.has(flag)) return [key, given.get(flag)];
     const envName = envNameOf(flag.name);
-    const text = env(envName);
+    const text = flag.commandLineOnly ? undefined : env(envName);
     if (text !== undefined && text !== "") {
       return [key, addFrom(`environment variable ${envName}`, flag, text, flag.initial)];
     }
@@ -574,7 +607,7 @@ function unknownFlag(name: string, known: Iterable<string>): string {
     const distance = editDistance(name.toLowerCase(), candidate);
     if (distance <= longer / 3 && distance < limit) [best, limit] = [candidate, distance];
   }
-  const hint = best === undefined ? "" : `; did you mean --${best}?`;
+  const hint = best === undefined ? "; --help shows all" : `; did you mean --${best}?`;
   return `unknown flag --${printable(name)}${hint}`;
 }
 
@@ -633,7 +666,7 @@ export function formatHelp(
     const notes = [...flag.notes];
     if (flag.required) notes.push("required");
     if (flag.defaultText !== undefined) notes.push(`default: ${flag.defaultText}`);
-    notes.push(`env: ${envNameOf(flag.name)}`);
+    notes.push(flag.commandLineOnly ? "command line only" : `env: ${envNameOf(flag.name)}`);
     const words = [...flag.help.split(" "), ...notes.flatMap(wordsOfNote)];
     return [`--${flag.name} ${flag.valueName}`.trimEnd(), words];
   });

@@ -40,6 +40,12 @@ export interface Program<T extends FlagTable> extends ProgramInfo<T> {
    * @throws {UsageError} when it cannot start as it was told to
    */
   run(values: FlagValues<T> & CommonValues, surroundings: Surroundings): Promise<void>;
+  /**
+   * Goes through what the program needs instead, if `--check` says so, and tells whether all is well.
+   *
+   * @param write takes each line of the report, without its end
+   */
+  check?(values: FlagValues<T>, write: (line: string) => void): Promise<boolean>;
 }
 
 /** Exit codes: 0 stopped as told, 1 failed, 2 started wrongly, 128 + n ended by a second signal n. */
@@ -62,6 +68,10 @@ export async function runProgram<
       return exit(0, formatCompletion(parsed.shell, program.name, program.flags));
     }
     const values = parsed.values as FlagValues<T> & CommonValues;
+    if ("check" in values && values.check && program.check) {
+      const isWell = await program.check(values, (line) => writeLine(Deno.stdout, line));
+      return Deno.exit(isWell ? 0 : FAILED);
+    }
     configureLog(values.v, (line) => writeLine(Deno.stderr, line), {
       format: values.logFormat,
       color: Deno.stderr.isTerminal() && !Deno.noColor,

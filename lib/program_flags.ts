@@ -9,6 +9,7 @@ import { QRHT_ALPN, RAW_ALPN } from "./dialect.ts";
 import {
   addressFlag,
   addressListFlag,
+  booleanFlag,
   choiceFlag,
   choiceListFlag,
   cidrListFlag,
@@ -17,6 +18,7 @@ import {
   type FlagValues,
   integerFlag,
   listFlag,
+  optionalAddressFlag,
   ruleListFlag,
   stringFlag,
 } from "./flags.ts";
@@ -94,6 +96,9 @@ export const commonFlags = {
     help: "how log lines are written: text for people, json for collectors, one object a line",
   }),
 } as const satisfies FlagTable;
+
+/** Of the command line only: a variable that was left set must not keep a program from its work. */
+const CHECK = { commandLineOnly: true } as const;
 
 /** The flags of the server. */
 export const serverFlags = {
@@ -178,6 +183,10 @@ export const serverFlags = {
     help:
       "networks of load balancers, whose connections begin with a PROXY protocol header that says who the client is",
   }),
+  check: booleanFlag("check", {
+    ...CHECK,
+    help: "find out whether all is well to start, say what is not, and end",
+  }),
   ...commonFlags,
 } as const satisfies FlagTable;
 
@@ -226,6 +235,11 @@ export const agentFlags = {
   deny: ruleListFlag("deny", {
     help: "what clients must not reach, even if --allow has it",
   }),
+  check: optionalAddressFlag("check", {
+    ...CHECK,
+    help:
+      "find out whether the servers can be reached, and this target if there is one, say what is not well, and end",
+  }),
   ...commonFlags,
 } as const satisfies FlagTable;
 
@@ -240,6 +254,11 @@ export const passthroughFlags = {
     help: "version of the PROXY protocol header that tells the upstream who the client is",
   }),
   ...sessionFlags,
+  check: booleanFlag("check", {
+    ...CHECK,
+    help:
+      "find out whether the servers and the upstream can be reached, say what is not well, and end",
+  }),
   ...commonFlags,
 } as const satisfies FlagTable;
 

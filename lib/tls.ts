@@ -180,7 +180,8 @@ export function checkTlsFiles(
   }
   const invalid = invalidity(leaf.info, now);
   if (invalid !== undefined) {
-    throw new UsageError(`the certificate in ${place(certFile)} ${invalid}`);
+    const fix = now > leaf.info.notAfter ? "; renew it" : "";
+    throw new UsageError(`the certificate in ${place(certFile)} ${invalid}${fix}`);
   }
   if (!leaf.signs) {
     const fault = "may not be used for TLS 1.3: its key usage lacks digitalSignature";
@@ -246,7 +247,10 @@ async function readBounded(path: string): Promise<{ bytes: Uint8Array; isFile: b
 
 function fileFault(error: unknown): string {
   if (error instanceof Deno.errors.NotCapable) return "Deno was not given --allow-read for it";
-  return oneLine(messageOf(error).replace(/ \(os error \d+\).*$/s, ""));
+  const fault = oneLine(messageOf(error).replace(/ \(os error \d+\).*$/s, ""));
+  return error instanceof Deno.errors.PermissionDenied
+    ? `${fault}; let the user that runs this program read it`
+    : fault;
 }
 
 function certificatesToPem(certificates: Certificate[]): Uint8Array {

@@ -177,7 +177,7 @@ export class ReloadingTls implements TlsSource {
  * @throws {UsageError} when connections could not be made with the set
  * @throws {NativeLibraryError} when none can be made at all
  */
-function usable(contents: TlsFileContents, now: Date): TlsMaterial {
+export function usable(contents: TlsFileContents, now: Date): TlsMaterial {
   const material = checkTlsFiles(contents, { now });
   try {
     checkIdentity(material);

@@ -56,6 +56,8 @@ const layers: readonly (readonly string[])[] = [
     "lib/accept.ts",
     "lib/client.ts",
     "lib/dial.ts",
+    "lib/hints.ts",
+    "lib/large_datagrams.ts",
     "lib/pipe.ts",
     "lib/qrht/",
     "lib/quic/",
@@ -65,6 +67,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/tls.ts",
     "lib/tls_expiry.ts",
     "lib/tunnel.ts",
+    "lib/udp_refusal.ts",
   ],
   // What keeps a program going.
   [
@@ -86,6 +89,8 @@ const layers: readonly (readonly string[])[] = [
     "lib/snapshot.ts",
     "lib/tls_reload.ts",
   ],
+  // What `--check` goes through.
+  ["lib/check/"],
   // The programs.
   ["agent.ts", "passthrough.ts", "server.ts"],
 ];

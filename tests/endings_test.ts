@@ -329,7 +329,10 @@ test("endings: a client without an agent leaves one line, and so does one that w
   assertEquals(await soon("its end", connectAndLook(net, impatient)), RESET);
   const line = await endingOf(lines, "server");
   assertStringIncludes(line, ' WRN server "client refused" ');
-  assertMatch(line, / by=server reason=no-agent error="no agent is connected"$/);
+  assertMatch(
+    line,
+    / by=server reason=no-agent error="no agent is connected" hint="start an agent/,
+  );
   await impatient.stop();
   lines.length = 0;
 

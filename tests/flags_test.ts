@@ -21,6 +21,7 @@ import {
   formatHelp,
   integerFlag,
   listFlag,
+  optionalAddressFlag,
   parseDuration,
   parseFlags,
   ruleListFlag,
@@ -230,11 +231,12 @@ Deno.test({
     assertEquals(messageFor(["--lsten-tcp=x"]), `unknown flag --lsten-tcp; ${hint}`);
     assertEquals(messageFor(["-listen_tcp", "x"]), `unknown flag --listen_tcp; ${hint}`);
     assertEquals(messageFor(["--LISTEN-TCP"]), `unknown flag --LISTEN-TCP; ${hint}`);
-    assertEquals(messageFor(["--hlep"]), "unknown flag --hlep");
+    assertEquals(messageFor(["--hlep"]), "unknown flag --hlep; --help shows all");
     assertEquals(messageFor(["--versoin"]), "unknown flag --versoin; did you mean --version?");
-    assertEquals(messageFor(["--constructor"]), "unknown flag --constructor");
+    assertEquals(messageFor(["--constructor"]), "unknown flag --constructor; --help shows all");
     for (const name of ["logtostderr", "alsologtostderr", "vmodule", "stderrthreshold"]) {
-      assertEquals(messageFor([`--${name}=1`], {}, serverFlags), `unknown flag --${name}`);
+      const message = `unknown flag --${name}; --help shows all`;
+      assertEquals(messageFor([`--${name}=1`], {}, serverFlags), message);
     }
   },
 });
@@ -371,7 +373,47 @@ Deno.test({
       'invalid value "sh" for flag --completion: must be one of bash, zsh, fish',
     );
     assertEquals(parseFlags(flags, ["--help=false", "--version=0"], noEnv).kind, "run");
-    assertEquals(messageFor(["--bogus", "--help"]), "unknown flag --bogus");
+    assertEquals(messageFor(["--bogus", "--help"]), "unknown flag --bogus; --help shows all");
+  },
+});
+
+Deno.test({
+  name: "parseFlags() takes the next argument for an optional value unless it begins with a dash",
+  permissions: "none",
+  fn() {
+    const table = {
+      check: optionalAddressFlag("check", { help: "check" }),
+      v: integerFlag("v", { default: 0, help: "v" }),
+    };
+    const read = (...args: string[]) => {
+      const parsed = parseFlags(table, args, (name) => name === "QRHT_CHECK" ? "env:1" : undefined);
+      return parsed.kind === "run" ? [parsed.values.check, parsed.values.v] : parsed.kind;
+    };
+    const target = { hostname: "h", port: 1 };
+    assertEquals(read("--check"), [true, 0]);
+    assertEquals(read("-check", "--v=2"), [true, 2]);
+    assertEquals(read("--check", "-v", "2"), [true, 2]);
+    assertEquals(read("--check", "h:1", "--v=2"), [target, 2]);
+    assertEquals(read("--check=h:1"), [target, 0]);
+    assertEquals(read("--check", "h:1", "--check"), [true, 0]);
+    assertEquals(read(), [{ hostname: "env", port: 1 }, 0]);
+    assertEquals(messageFor(["--check="], {}, table), 'flag --check: bad address "": it is empty');
+    assertMatch(messageFor(["--check", "h"], {}, table), /^flag --check: bad address "h": no port/);
+    assertMatch(messageFor(["--check", "h:1", "h:2"], {}, table), /unexpected argument "h:2"/);
+    assertStringIncludes(formatHelp({ name: "p", summary: "s" }, table), "--check [host:port] ");
+  },
+});
+
+Deno.test({
+  name: "parseFlags() reads no variable for --check, which must not keep a program from its work",
+  permissions: "none",
+  fn() {
+    const files = ["--cert-file=c", "--cert-key=k"];
+    const env = (name: string) => name === "QRHT_CHECK" ? "true" : undefined;
+    const server = parseFlags(serverFlags, [...files, "--client-ca-file=a"], env);
+    assert(server.kind === "run" && server.values.check === false);
+    const agent = parseFlags(agentFlags, [...files, "--ca-file=a"], env);
+    assert(agent.kind === "run" && agent.values.check === undefined);
   },
 });
 
@@ -490,7 +532,8 @@ Deno.test({
       }
       for (const flag of Object.values(table)) {
         assertStringIncludes(help, `\n  --${flag.name}`);
-        assertStringIncludes(help, `[env: ${envNameOf(flag.name)}]`);
+        const env = `[env: ${envNameOf(flag.name)}]`;
+        assertEquals(help.includes(env), !flag.commandLineOnly, env);
         if (flag.required) assertStringIncludes(help, "[required]");
         if (flag.defaultText !== undefined) {
           assertStringIncludes(help, `[default: ${flag.defaultText}]`);
@@ -565,6 +608,7 @@ Deno.test({
         maxPending: 1000,
         agentNames: [],
         acceptProxyProtocol: [],
+        check: false,
         ...common,
         alpn: ["qrht/1", "quic-echo-example"],
         listenAdmin: undefined,
@@ -588,11 +632,16 @@ Deno.test({
     const agentArgs = [...files, "-ca-file", "a"];
     assertEquals(parseFlags(agentFlags, agentArgs, noEnv), {
       kind: "run",
-      values: { ...values, allow: [], deny: [] },
+      values: { ...values, allow: [], deny: [], check: undefined },
     });
     assertEquals(parseFlags(passthroughFlags, [...agentArgs, "--upstream=h:1"], noEnv), {
       kind: "run",
-      values: { ...values, upstream: { hostname: "h", port: 1 }, proxyProtocol: "off" },
+      values: {
+        ...values,
+        upstream: { hostname: "h", port: 1 },
+        proxyProtocol: "off",
+        check: false,
+      },
     });
     assertEquals(
       messageFor(agentArgs, {}, passthroughFlags),

@@ -18,8 +18,17 @@ import fc from "fast-check";
 import { native } from "@matrixai/quic";
 import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
-import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
-import { describeCertificate, explainServerCertificate } from "../lib/certificate.ts";
+import {
+  type CertificateOptions,
+  createCa,
+  issueCertificate,
+  type Issued,
+} from "../certs/issue.ts";
+import {
+  clientCertificateFaults,
+  describeCertificate,
+  explainServerCertificate,
+} from "../lib/certificate.ts";
 import { UsageError } from "../lib/errors.ts";
 import { SIGNATURE_ALGORITHMS } from "../lib/quic/options.ts";
 import { loadTlsMaterial, type TlsMaterial } from "../lib/tls.ts";
@@ -428,7 +437,7 @@ Deno.test("loadTlsMaterial() rejects a certificate outside its validity", async 
   const expired = await issueCertificate(ca, { commonName: "x", usage: "server", ...PAST });
   assertEquals(
     await faultOf({ cert: expired.certPem, key: expired.keyPem }),
-    'the certificate in --cert-file "cert" expired on 2020-01-02T03:04:05Z',
+    'the certificate in --cert-file "cert" expired on 2020-01-02T03:04:05Z; renew it',
   );
   const early = await issueCertificate(ca, { commonName: "x", usage: "server", ...FUTURE });
   assertMatch(
@@ -779,6 +788,22 @@ Deno.test("explainServerCertificate() copes with nothing, and with what cannot b
     explainServerCertificate([derOf(server)], garbage, SERVER_NAME)!,
     "not signed by the CA",
   );
+});
+
+Deno.test("clientCertificateFaults() names issuer, validity and purpose, and verifies nothing", async () => {
+  const der = async (options: Partial<CertificateOptions>) =>
+    derOf(await issueCertificate(ca, { commonName: "x", usage: "client", ...options }));
+  const kinds = (certificate: Uint8Array, isTrusted: boolean) =>
+    clientCertificateFaults([certificate], isTrusted).map(({ kind }) => kind);
+  const good = await der({});
+  assertEquals(kinds(good, true), []);
+  assertEquals(clientCertificateFaults([good], false), [
+    { kind: "untrusted", reason: 'certificate is issued by "CN=test CA"' },
+  ]);
+  assertEquals(kinds(await der(PAST), false), ["untrusted", "expired"]);
+  assertEquals(kinds(await der({ ...FUTURE, usage: "server" }), true), ["early", "purpose"]);
+  assertEquals(clientCertificateFaults(null, true).map(({ kind }) => kind), ["missing"]);
+  assertEquals(kinds(new Uint8Array([1, 2]), true), ["unreadable"]);
 });
 
 Deno.test("explainServerCertificate() gives every reason there is", async () => {

@@ -239,7 +239,7 @@ export class QuicConnection implements StreamTransport {
   /** Is called when {@linkcode largestReceived} has grown. */
   onLarger: (() => void) | undefined;
 
-  /** Is called when large datagrams turn out to be lost, and smaller ones are sent from now on. */
+  /** Is called when large datagrams turn out to be lost, and smaller ones are sent. */
   onSmaller: (() => void) | undefined;
 
   /** The peer tells how large the datagrams are that it gets: larger ones may be tried. */
@@ -419,6 +419,7 @@ export class QuicConnection implements StreamTransport {
   receive(bytes: Uint8Array, from: HostPort): void {
     this.#receivedAt = performance.now();
     this.#unheard = 0;
+    if (this.#mtu?.heard(this.#receivedAt)) this.onSmaller?.();
     if (
       !this.#established && (this.#handshakeBytes += bytes.length) > MAX_HANDSHAKE_BYTES[this.role]
     ) {
@@ -481,13 +482,9 @@ export class QuicConnection implements StreamTransport {
     const mtu = this.#mtu;
     if (!mtu || this.#closeInfo) return;
     const silentForMs = now - this.#receivedAt;
-    let isSmaller = false;
     if (mtu.wantsSilence(silentForMs, this.#unheard)) {
-      isSmaller = mtu.silence(now, silentForMs, this.stats().rttMs);
-    } else if (mtu.wantsLook(now)) isSmaller = mtu.look(now, this.stats());
-    if (!isSmaller) return;
-    this.#unheard = 0;
-    this.onSmaller?.();
+      if (mtu.silence(now, silentForMs, this.stats().rttMs)) this.#unheard = 0;
+    } else if (mtu.wantsLook(now) && mtu.look(now, this.stats())) this.onSmaller?.();
   }
 
   #sendPackets(now: number): void {
@@ -724,7 +721,7 @@ export class QuicConnection implements StreamTransport {
       };
     }
     const reason = this.#established ? this.#silence : "no answer to the handshake";
-    return { by: "timeout", application: false, code: 0, reason };
+    return { by: "timeout", application: false, code: 0, reason, ...this.#unanswered };
   }
 
   #finish(info: CloseInfo): void {
@@ -760,9 +757,13 @@ export class QuicConnection implements StreamTransport {
     return `nothing heard of the peer for ${this.#settings.idleTimeoutMs} ms`;
   }
 
+  get #unanswered(): Pick<CloseInfo, "isUnanswered"> {
+    return !this.#established && this.#handshakeBytes === 0 ? { isUnanswered: true } : {};
+  }
+
   #timeOut(reason: string): void {
     this.#closeNative(false, 0, reason);
-    this.#finish({ by: "timeout", application: false, code: 0, reason });
+    this.#finish({ by: "timeout", application: false, code: 0, reason, ...this.#unanswered });
   }
 
   #closeTransport(reason: string): void {
@@ -829,7 +830,8 @@ export class QuicConnection implements StreamTransport {
     if (this.#closeInfo) {
       // Only its last packets are still to be answered.
     } else if (!this.#isConfirmed && now >= this.#startedAt + handshakeTimeoutMs) {
-      this.#timeOut(`handshake not complete after ${handshakeTimeoutMs} ms`);
+      const what = this.#handshakeBytes === 0 ? "no answer" : "handshake not complete";
+      this.#timeOut(`${what} after ${handshakeTimeoutMs} ms`);
     } else if (this.#established && now >= this.#receivedAt + idleTimeoutMs) {
       // quiche counts from what this end has sent last, if nothing was heard since (RFC 9000 §10.1).
       this.#timeOut(this.#silence);

@@ -50,8 +50,16 @@ export interface ListenOptions extends TransportOptions {
   readonly maxAnswersPerSecond?: number;
   /** Established connections that may wait for {@linkcode QuicEndpoint.accept}. @default {1000} */
   readonly maxAcceptQueue?: number;
-  /** Told of each handshake that a client began and did not complete. */
-  readonly handshakeFailed?: (info: CloseInfo, from: HostPort) => void;
+  /**
+   * Told of each handshake that a client began and did not complete.
+   *
+   * @param certificates what the client had shown until then, DER, leaf first
+   */
+  readonly handshakeFailed?: (
+    info: CloseInfo,
+    from: HostPort,
+    certificates: Uint8Array[] | null,
+  ) => void;
 }
 
 export interface BindOptions {
@@ -319,7 +327,7 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
     const listener = this.#listener;
     if (connection.role === "client" || connection.isEstablished || !listener) return;
     listener.halfOpen.fail(connection);
-    listener.options.handshakeFailed?.(info, connection.remoteAddr);
+    listener.options.handshakeFailed?.(info, connection.remoteAddr, connection.peerCertificates);
   }
 
   /** @internal */

@@ -15,6 +15,8 @@ export interface CloseInfo {
   readonly code: number;
   /** Reason phrase of CONNECTION_CLOSE, or what this end has to say. */
   readonly reason: string;
+  /** Set where not a single datagram came from the peer. */
+  readonly isUnanswered?: true;
 }
 
 /** A call on a connection that has ended, or one of its streams. */

@@ -37,6 +37,9 @@ const MIN_UNHEARD = 3;
 const SILENCE_MS = 600;
 const SILENCE_ROUND_TRIPS = 3;
 
+/** Time, beside some round trips, in which a peer that was silent answers smaller datagrams, if it was for the large ones. */
+const EVIDENCE_MS = 200;
+
 /** Datagrams of a connection since it began. */
 export interface SentAndLost {
   readonly sentPackets: number;
@@ -60,6 +63,8 @@ export class PathMtu {
   #isAnswering = false;
   #raiseAt = Infinity;
   #blackHoles = 0;
+  /** A peer that is heard of until then was silent for the size of the datagrams. */
+  #suspectUntil = -Infinity;
   #lookAt = -Infinity;
   #before: SentAndLost | undefined;
 
@@ -131,7 +136,15 @@ export class PathMtu {
   silence(now: number, silentForMs: number, rttMs: number): boolean {
     if (silentForMs < rttMs * SILENCE_ROUND_TRIPS) return false;
     this.#shrink(now);
+    this.#suspectUntil = now + rttMs * SILENCE_ROUND_TRIPS + EVIDENCE_MS;
     return true;
+  }
+
+  /** The peer is heard of. Returns whether that shows that large datagrams are lost: an outage would not end just now. */
+  heard(now: number): boolean {
+    const isEvidence = now < this.#suspectUntil;
+    this.#suspectUntil = -Infinity;
+    return isEvidence;
   }
 
   /**

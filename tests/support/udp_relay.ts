@@ -17,6 +17,8 @@ export interface Impairment {
   readonly delayMs?: number;
   /** Up to this much more time, drawn for each packet. @default {0} */
   readonly jitterMs?: number;
+  /** Larger packets are dropped, as by a link with a small MTU. @default {65535} */
+  readonly maxBytes?: number;
 }
 
 /** The relay's own fields count for both ways; `toServer` and `toClient` overrule them for one. */
@@ -43,6 +45,8 @@ export interface RelayCounters {
   cut: number;
   /** Dropped because too many were on their way. */
   overflowed: number;
+  /** Dropped because they were too large. */
+  oversized: number;
 }
 
 /** Clients at most; a further one takes the place of the one that was silent for longest. */
@@ -74,6 +78,7 @@ class Lane {
     reordered: 0,
     cut: 0,
     overflowed: 0,
+    oversized: 0,
   };
   isCut = false;
   readonly #random: () => number;
@@ -99,14 +104,19 @@ class Lane {
       reorderDepth: 8,
       delayMs: 0,
       jitterMs: 0,
+      maxBytes: MAX_DATAGRAM_BYTES,
       ...impairment,
     };
   }
 
-  /** Takes a packet in; `send` is called for each copy that gets through. */
-  take(send: () => void): void {
-    const { loss, duplicate, reorder, reorderDepth } = this.#impairment;
+  /** Takes a packet of a size in; `send` is called for each copy that gets through. */
+  take(bytes: number, send: () => void): void {
+    const { loss, duplicate, reorder, reorderDepth, maxBytes } = this.#impairment;
     this.counters.received++;
+    if (bytes > maxBytes) {
+      this.counters.oversized++;
+      return;
+    }
     if (this.isCut) {
       this.counters.cut++;
       return;
@@ -273,7 +283,7 @@ export class UdpRelay implements AsyncDisposable {
   #connect(link: Link): void {
     link.upstream = bind();
     this.#pump(link.upstream, (bytes) => {
-      this.#toClient.take(() => this.#send(this.#downstream, bytes, link.client));
+      this.#toClient.take(bytes.length, () => this.#send(this.#downstream, bytes, link.client));
     });
   }
 
@@ -289,7 +299,7 @@ export class UdpRelay implements AsyncDisposable {
     const known = link;
     known.heardAt = performance.now();
     if (this.captured.length < (this.#options.capture ?? 0)) this.captured.push(bytes);
-    this.#toServer.take(() => this.#send(known.upstream, bytes, this.#server));
+    this.#toServer.take(bytes.length, () => this.#send(known.upstream, bytes, this.#server));
   }
 
   /** Agents that connect again and again come from another port each time. */
