@@ -195,8 +195,8 @@ export function booleanFlag(
     valueName: "",
     notes: [],
     required: false,
-    defaultText: String(options.default ?? false),
-    initial: undefined,
+    defaultText: options.default === undefined ? undefined : String(options.default),
+    initial: false,
     commandLineOnly: options.commandLineOnly ?? false,
     add(text) {
       if (/^(?:1|t|T|true|TRUE|True)$/.test(text)) return true;
@@ -472,6 +472,14 @@ export function formatDuration(ms: number): string {
   return text === "" ? "0" : ms < 0 ? `-${text}` : text;
 }
 
+/** How a flag is written, as help has it. */
+export function flagLabel({ name, valueName }: Flag<unknown>): string {
+  return `--${name} ${valueName}`.trimEnd();
+}
+
+/** Of a flag that no environment variable stands in for. */
+export const COMMAND_LINE_ONLY = "command line only";
+
 /** The environment variable that stands in for a flag: `QRHT_LISTEN_TCP` for `listen-tcp`. */
 export function envNameOf(flagName: string): string {
   return `QRHT_${flagName.toUpperCase().replaceAll("-", "_")}`;
@@ -666,9 +674,9 @@ export function formatHelp(
     const notes = [...flag.notes];
     if (flag.required) notes.push("required");
     if (flag.defaultText !== undefined) notes.push(`default: ${flag.defaultText}`);
-    notes.push(flag.commandLineOnly ? "command line only" : `env: ${envNameOf(flag.name)}`);
+    notes.push(flag.commandLineOnly ? COMMAND_LINE_ONLY : `env: ${envNameOf(flag.name)}`);
     const words = [...flag.help.split(" "), ...notes.flatMap(wordsOfNote)];
-    return [`--${flag.name} ${flag.valueName}`.trimEnd(), words];
+    return [flagLabel(flag), words];
   });
   rows.push(
     ["--help, -h", help.help.split(" ")],

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** `deno task man`: writes a manual page for each program, `dist/man/proxy-server.1` and so on. */
-import { envNameOf, type Flag, informingFlags } from "../lib/flags.ts";
+import { COMMAND_LINE_ONLY, envNameOf, type Flag, informingFlags } from "../lib/flags.ts";
 import { type ProgramInfo, programInfos } from "../lib/programs.ts";
 import { version } from "../lib/version.ts";
 
@@ -75,16 +75,18 @@ export function formatMan({ name, summary, examples = [], flags }: ProgramInfo):
 }
 
 function option(flag: Flag<unknown>): string[] {
-  const { name, kind, valueName, help, notes, required, defaultText } = flag;
+  const { name, valueName, help, notes, required, defaultText, commandLineOnly } = flag;
   const isInforming = Object.values<Flag<unknown>>(informingFlags).includes(flag);
-  const head = kind === "boolean"
+  const head = valueName === ""
     ? `.B \\-\\-${escaped(name)}`
     : `.BI \\-\\-${escaped(name)}= ${escaped(valueName)}`;
   const more = [
     ...notes,
     ...(required ? ["required"] : []),
     ...(isInforming || defaultText === undefined ? [] : [`default: ${defaultText}`]),
-    ...(isInforming ? [] : [`environment: ${envNameOf(name)}`]),
+    ...(isInforming
+      ? []
+      : [commandLineOnly ? COMMAND_LINE_ONLY : `environment: ${envNameOf(name)}`]),
   ];
   const sentence = `${help.charAt(0).toUpperCase()}${help.slice(1)}.`;
   return [".TP", head, escaped(sentence), ...more.flatMap((text) => [".br", escaped(text)])];

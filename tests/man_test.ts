@@ -3,7 +3,14 @@
 
 /** Manual pages, and that nothing says less of the flags than their table. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { envNameOf, type Flag, formatHelp, informingFlags } from "../lib/flags.ts";
+import {
+  COMMAND_LINE_ONLY,
+  envNameOf,
+  type Flag,
+  flagLabel,
+  formatHelp,
+  informingFlags,
+} from "../lib/flags.ts";
 import { programInfos } from "../lib/programs.ts";
 import { version } from "../lib/version.ts";
 import { formatMan } from "../release/man.ts";
@@ -75,19 +82,23 @@ Deno.test("every flag is in the help and the manual page of its program, with al
     const help = formatHelp(program, program.flags).replaceAll(/\s+/g, " ");
     const page = pages.get(program.name)!.replaceAll(/\s+/g, " ");
     for (const flag of Object.values<Flag<unknown>>(program.flags)) {
-      assertStringIncludes(help, ` --${flag.name} ${flag.valueName} ${flag.help}`);
-      assertStringIncludes(
-        page,
-        ` --${flag.name}=${flag.valueName} ${flag.help.slice(0, 1).toUpperCase()}${
-          flag.help.slice(1)
-        }. `,
-      );
+      const label = flagLabel(flag);
+      assertStringIncludes(help, ` ${label} ${flag.help}`);
+      const sentence = flag.help.slice(0, 1).toUpperCase() + flag.help.slice(1);
+      assertStringIncludes(page, ` ${label.replace(" ", "=")} ${sentence}. `);
       for (const text of textsOf(flag)) {
         assertStringIncludes(help, `[${text}]`);
         assertStringIncludes(page, ` ${text} `);
       }
-      assertStringIncludes(help, `[env: ${envNameOf(flag.name)}]`);
-      assertStringIncludes(page, ` environment: ${envNameOf(flag.name)} `);
+      const env = envNameOf(flag.name);
+      assertStringIncludes(
+        help,
+        flag.commandLineOnly ? `[${COMMAND_LINE_ONLY}]` : `[env: ${env}]`,
+      );
+      assertStringIncludes(
+        page,
+        flag.commandLineOnly ? ` ${COMMAND_LINE_ONLY} ` : ` environment: ${env} `,
+      );
     }
     for (const { name, help: text } of Object.values(informingFlags)) {
       assertMatch(help, new RegExp(` --${name}\\b.* ${text} `));

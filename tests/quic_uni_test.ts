@@ -246,6 +246,8 @@ uniTest(
     assertEquals((await assertRejects(() => readToEnd(shown), StreamResetError)).code, 5);
     await noneLeft();
   },
+  // Something is still under way when the stop comes; else quiche 0.18.0 forgets the stream, and the code.
+  { server: { datagramBytes: 1350 }, client: { datagramBytes: 1350 } },
 );
 
 for (const how of ["abort", "dispose"] as const) {

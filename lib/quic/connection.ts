@@ -115,8 +115,6 @@ export class QuicConnection implements StreamTransport {
   readonly #streams = new Map<number, QuicStream>();
   readonly #readers = new StreamQueue<QuicStream>();
   readonly #writers = new StreamQueue<QuicStream>();
-  /** Unidirectional ones among them: quiche forgets one that was stopped, and the code, with the next acknowledgement. */
-  readonly #uniWriters = new Set<QuicStream>();
   readonly #creditWaiters = new Set<CreditWaiter>();
   readonly #incoming: IncomingStreams<QuicStream>;
   readonly #incomingUni: IncomingStreams<QuicStream>;
@@ -444,7 +442,6 @@ export class QuicConnection implements StreamTransport {
       this.#largestReceived = bytes.length;
       this.onLarger?.();
     }
-    for (const stream of this.#uniWriters) if (stream.onWritable()) this.#forgetWriter(stream);
     if (!this.#isConfirmed && authentic) this.#noticeHandshake(bytes);
     this.#host.schedule(this);
   }
@@ -648,12 +645,6 @@ export class QuicConnection implements StreamTransport {
 
   waitWritable(stream: QuicStream): void {
     this.#writers.add(stream);
-    if (isUni(stream.id)) this.#uniWriters.add(stream);
-  }
-
-  #forgetWriter(stream: QuicStream): void {
-    this.#writers.forget(stream);
-    this.#uniWriters.delete(stream);
   }
 
   streamDone(
@@ -669,7 +660,7 @@ export class QuicConnection implements StreamTransport {
     }
     this.#count(stream.id, -1);
     this.#readers.forget(stream);
-    this.#forgetWriter(stream);
+    this.#writers.forget(stream);
   }
 
   #count(id: number, change: 1 | -1): void {
