@@ -72,6 +72,9 @@ export interface ServerOptions {
 /** Application error codes of the server (docs/protocol.md, "Errors"). */
 const CloseCode = { Stopped: 0, NotAdmitted: 102, NoFurtherAgents: 103 } as const;
 
+const MAX_CONNECTIONS = 20_000;
+const MAX_AGENTS = 1_000;
+
 /** What the parts of a running server share. */
 interface Server {
   readonly config: ServerConfig;
@@ -118,6 +121,9 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     ended: ended.signal,
   };
   monitor.waiting = () => server.registry.pending;
+  const { maxConnections = MAX_CONNECTIONS, maxAgents = MAX_AGENTS } = config;
+  const pending_opens = server.registry.maxPending;
+  monitor.capacity = { connections: maxConnections, agents: maxAgents, pending_opens };
   const serveClients = async () => {
     await acceptEach(listener, log, signal, (client) => takeClient(client, server));
     await drain(server);
@@ -236,7 +242,7 @@ interface Refusal {
 /** Why an agent is not taken; undefined when it is. */
 function refusalOf(
   { isAllowed }: ConnectedAgent,
-  { config: { maxAgents = 1_000 }, registry, agents, stopping }: Server,
+  { config: { maxAgents = MAX_AGENTS }, registry, agents, stopping }: Server,
 ): Refusal | undefined {
   if (!isAllowed) {
     const reason = "not admitted: the certificate has no name that is let in";
@@ -298,7 +304,7 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
 
 /** Serves a client, unless there are too many. */
 function takeClient(connection: Deno.TcpConn, server: Server): void {
-  const { clients, refusals, monitor, config: { maxConnections = 20_000 } } = server;
+  const { clients, refusals, monitor, config: { maxConnections = MAX_CONNECTIONS } } = server;
   monitor.tell((observer) => observer.accepted?.());
   if (clients.size < maxConnections) return clients.add(serveClient(connection, server));
   const client = addressOf(connection.remoteAddr);

@@ -9,7 +9,7 @@ import { ipBytes } from "./ip_address.ts";
 import { logger } from "./log.ts";
 import { Metrics } from "./metrics.ts";
 import type { Monitor } from "./monitor.ts";
-import { type ProgramName, readinessOf } from "./readiness.ts";
+import { type Check, type ProgramName, readinessOf } from "./readiness.ts";
 import { statusPage, statusPageHeaders } from "./status_page.ts";
 import { statusOf } from "./status.ts";
 import { describeVersion, version } from "./version.ts";
@@ -39,10 +39,10 @@ type Handler = (url: URL) => Response | Promise<Response>;
 /**
  * Starts the listener. From then on the monitor's numbers are collected.
  *
- * @returns its address
+ * @returns what tells its address, and when it has stopped
  * @throws {UsageError} when it cannot be bound
  */
-export function startAdmin(options: AdminOptions): Deno.NetAddr {
+export function startAdmin(options: AdminOptions): Deno.HttpServer<Deno.NetAddr> {
   const { program, monitor, address, signal } = options;
   const metrics = new Metrics(program, monitor);
   const history = new History(monitor);
@@ -81,7 +81,7 @@ export function startAdmin(options: AdminOptions): Deno.NetAddr {
   const server = listen(address, signal, handle);
   history.run(signal);
   log.info("admin listener on {address}", { address: formatAuthority(server.addr) });
-  return server.addr;
+  return server;
 }
 
 function listen(
@@ -107,8 +107,10 @@ function listen(
   }
 }
 
-/** As Kubernetes' own components answer: `ok`, or what fails; with `?verbose` all checks. */
-function answerChecks(url: URL, checks: ReturnType<typeof readinessOf>): Response {
+/** As Kubernetes' own components answer: `ok`, or what fails; with `?verbose` all checks, but for those of `?exclude=`. */
+function answerChecks(url: URL, all: readonly Check[]): Response {
+  const excluded = url.searchParams.getAll("exclude");
+  const checks = all.filter(({ name }) => !excluded.includes(name));
   const failed = checks.filter(({ problem }) => problem !== undefined);
   const status = failed.length === 0 ? 200 : 503;
   const isVerbose = url.searchParams.has("verbose");

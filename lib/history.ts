@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Monitor, Observer, Peer, Tunnel } from "./monitor.ts";
-import type { StatusHistory } from "./status.ts";
 
 /** Together ten minutes. */
 const INTERVAL_MS = 5_000;
@@ -15,6 +14,24 @@ const MAX_TIMES = 1_000;
 export interface PeerRates {
   readonly sent: number;
   readonly received: number;
+}
+
+/** The last minutes, in intervals of the same length, oldest first. Arrays are of one length. */
+export interface StatusHistory {
+  readonly intervalMs: number;
+  /** End of the last interval. */
+  readonly at: string;
+  /** Bytes of clients and of targets, per second. */
+  readonly sentBytesPerSecond: readonly number[];
+  readonly receivedBytesPerSecond: readonly number[];
+  /** Tunnels that were connected, and that could not be. */
+  readonly connected: readonly number[];
+  readonly failed: readonly number[];
+  /** Tunnels open at the end of the interval. */
+  readonly open: readonly number[];
+  /** Time until a tunnel was connected, in ms: median and 99th percentile; null where there was none. */
+  readonly connectP50Ms: readonly (number | null)[];
+  readonly connectP99Ms: readonly (number | null)[];
 }
 
 interface Interval {

@@ -2,11 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What the status page shows, as `/status.json` gives it. Times are RFC 3339, sizes bytes. */
-import type { History } from "./history.ts";
+import type { History, StatusHistory } from "./history.ts";
 import type { Monitor, Peer, Tunnel } from "./monitor.ts";
 import { type ProgramName, readinessOf } from "./readiness.ts";
 import { expiryOf } from "./tls_expiry.ts";
 import { version } from "./version.ts";
+
+export type { StatusHistory };
 
 export interface Status {
   readonly program: ProgramName;
@@ -79,24 +81,6 @@ export interface StatusTunnel {
   readonly sent: number;
   /** Bytes of the target's. */
   readonly received: number;
-}
-
-/** The last minutes, in intervals of the same length, oldest first. Arrays are of one length. */
-export interface StatusHistory {
-  readonly intervalMs: number;
-  /** End of the last interval. */
-  readonly at: string;
-  /** Bytes of clients and of targets, per second. */
-  readonly sentBytesPerSecond: readonly number[];
-  readonly receivedBytesPerSecond: readonly number[];
-  /** Tunnels that were connected, and that could not be. */
-  readonly connected: readonly number[];
-  readonly failed: readonly number[];
-  /** Tunnels open at the end of the interval. */
-  readonly open: readonly number[];
-  /** Time until a tunnel was connected, in ms: median and 99th percentile; null where there was none. */
-  readonly connectP50Ms: readonly (number | null)[];
-  readonly connectP99Ms: readonly (number | null)[];
 }
 
 /** Of all tunnels, these are shown. */
