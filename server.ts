@@ -120,6 +120,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     stopping: signal,
     ended: ended.signal,
   };
+  monitor.isListening = true;
   monitor.waiting = () => server.registry.pending;
   const { maxConnections = MAX_CONNECTIONS, maxAgents = MAX_AGENTS } = config;
   const pending_opens = server.registry.maxPending;

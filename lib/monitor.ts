@@ -159,6 +159,8 @@ export class Monitor {
   waiting: (() => number) | undefined;
   /** How much a server takes at a time. */
   capacity: Readonly<Record<Bounded, number>> | undefined;
+  /** Whether a server has bound its listeners. */
+  isListening = false;
   isDraining = false;
 
   observe(observer: Observer): void {

@@ -77,7 +77,7 @@ function test(
   Deno.test(name, async () => {
     using _ = logLines(0);
     const stop = new AbortController();
-    const monitor = new Monitor();
+    const monitor = Object.assign(new Monitor(), { isListening: true });
     const address = { hostname, port: 0 };
     const options = { program, name: "one", address, monitor, signal: stop.signal };
     const { addr: { port }, finished } = startAdmin(options);
@@ -137,18 +137,21 @@ test("startAdmin() tells every check with ?verbose", async ({ get, monitor }) =>
   const checks = "[+]certificates ok\n[+]draining ok\n";
   const { status, body } = await get("/readyz?verbose");
   assertEquals(status, 503);
-  assertEquals(body, `[-]agents failed: no agent is connected\n${checks}readyz check failed\n`);
+  assertEquals(
+    body,
+    `[+]listeners ok\n[-]agents failed: no agent is connected\n${checks}readyz check failed\n`,
+  );
   monitor.peers.add(fakePeer("a"));
   const ready = await get("/readyz?verbose=1");
   assertEquals(ready.status, 200);
-  assertEquals(ready.body, `[+]agents ok\n${checks}readyz check passed\n`);
+  assertEquals(ready.body, `[+]listeners ok\n[+]agents ok\n${checks}readyz check passed\n`);
 });
 
 test("startAdmin() leaves out the checks of ?exclude", async ({ get, monitor }) => {
   assertEquals((await get("/readyz?exclude=agents")).status, 200);
   assertEquals(
     (await get("/readyz?verbose&exclude=agents&exclude=certificates")).body,
-    "[+]draining ok\nreadyz check passed\n",
+    "[+]listeners ok\n[+]draining ok\nreadyz check passed\n",
   );
   monitor.isDraining = true;
   assertEquals((await get("/readyz?exclude=agents")).status, 503);

@@ -307,9 +307,10 @@ test("Metrics have the connection to each peer, and whether it takes tunnels", a
 }, OWN_ONLY);
 
 Deno.test("Metrics count an agent out that does not answer, and one that drains", async () => {
-  const gauges = new Gauges("proxy-server", new Monitor());
+  const gauges = new Gauges("proxy-server", Object.assign(new Monitor(), { isListening: true }));
   const peer = fakePeer("a");
   gauges.monitor.peers.add(peer);
+  assertEquals(await gauges.value("ready"), 1);
   assertEquals(await gauges.value("ready_backends"), 1);
   peer.isResponsive = false;
   assertEquals(await gauges.value("ready_backends"), 0);

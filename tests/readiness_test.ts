@@ -20,15 +20,27 @@ function problemsOf(monitor: Monitor, program: ProgramName = "proxy-server", now
     .map(({ name, problem }) => `${name}: ${problem}`);
 }
 
+/** Of a program that has started. */
+function started(): Monitor {
+  return Object.assign(new Monitor(), { isListening: true });
+}
+
+test("has a server need its listeners", () => {
+  const monitor = new Monitor();
+  monitor.peers.add(fakePeer("a"));
+  assertEquals(problemsOf(monitor), ["listeners: it does not listen yet"]);
+  assertEquals(problemsOf(monitor, "proxy-agent"), []);
+});
+
 test("has a server need an agent, and agents a server", () => {
-  assertEquals(problemsOf(new Monitor()), ["agents: no agent is connected"]);
+  assertEquals(problemsOf(started()), ["agents: no agent is connected"]);
   for (const program of ["proxy-agent", "proxy-passthrough"] as const) {
     assertEquals(problemsOf(new Monitor(), program), ["servers: not connected to a server"]);
   }
 });
 
 test("needs one peer that takes tunnels and answers, whatever the others do", () => {
-  const monitor = new Monitor();
+  const monitor = started();
   const [silent, draining, good] = ["a", "b", "c"].map((name) => fakePeer(name)) as [
     ReturnType<typeof fakePeer>,
     ReturnType<typeof fakePeer>,
@@ -49,7 +61,7 @@ test("needs one peer that takes tunnels and answers, whatever the others do", ()
 });
 
 test("names each certificate that has expired, by its flag", () => {
-  const monitor = new Monitor();
+  const monitor = started();
   monitor.peers.add(fakePeer("a"));
   const certificate = (flag: string, notAfter: Date) => ({
     flag,
@@ -70,7 +82,7 @@ test("names each certificate that has expired, by its flag", () => {
 });
 
 test("is against a program that was told to stop", () => {
-  const monitor = new Monitor();
+  const monitor = started();
   monitor.peers.add(fakePeer("a"));
   monitor.isDraining = true;
   assertEquals(problemsOf(monitor), ["draining: it was told to stop"]);
