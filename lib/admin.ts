@@ -65,6 +65,8 @@ export function startAdmin(options: AdminOptions): Deno.HttpServer<Deno.NetAddr>
   const paths: Readonly<Record<string, string>> = { "/healthz": "/livez", "/ready": "/readyz" };
 
   const handle = (request: Request): Response | Promise<Response> => {
+    // Its host is what the client has sent, whatever that is.
+    if (!URL.canParse(request.url)) return text("bad request\n", 400);
     const url = new URL(request.url);
     const path = paths[url.pathname] ?? url.pathname;
     const handler = Object.hasOwn(handlers, path) ? handlers[path] : undefined;

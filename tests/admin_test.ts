@@ -11,7 +11,7 @@ import { Monitor } from "../lib/monitor.ts";
 import type { ProgramName } from "../lib/readiness.ts";
 import { version } from "../lib/version.ts";
 import { eventually } from "./support/eventually.ts";
-import { logLines, loopback, PROMPT_MS } from "./support/network.ts";
+import { logLines, loopback, PROMPT_MS, soon } from "./support/network.ts";
 import { fakePeer } from "./support/peers.ts";
 import { agentFlags, anyPort, type ChildProgram, startProgram } from "./support/processes.ts";
 import { samplesOf } from "./support/samples.ts";
@@ -44,11 +44,22 @@ interface Answer {
   readonly body: string;
 }
 
-/** Sends a request as it is written, as `fetch()` sets Host on its own. */
-async function ask(
-  address: { hostname: string; port: number },
+type Address = { hostname: string; port: number };
+
+function ask(
+  address: Address,
   path: string,
   { method = "GET", host = formatAuthority(address) } = {},
+): Promise<Answer> {
+  return soon(`an answer to ${path}`, exchange(address, path, method, host));
+}
+
+/** Sends a request as it is written, as `fetch()` sets Host on its own. */
+async function exchange(
+  address: Address,
+  path: string,
+  method: string,
+  host: string,
 ): Promise<Answer> {
   using connection = await Deno.connect(address);
   const request = `${method} ${path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
@@ -237,6 +248,15 @@ test("startAdmin() keeps pages of other sites from reading what is private", asy
   }
 });
 
+test("startAdmin() refuses a request whose host is none, and logs nothing of it", async ({ get }) => {
+  using lines = logLines(4);
+  for (const path of PATHS) {
+    const { status, body } = await get(path, { host: "a b" });
+    assertEquals([status, body], [400, "bad request\n"]);
+  }
+  assertEquals(lines.length, 0);
+});
+
 test("startAdmin() answers probes and scrapers by whatever name", async ({ get }) => {
   const paths = PATHS.filter((path) => path !== "/" && path !== "/status.json");
   for (const path of paths) {
@@ -299,7 +319,7 @@ Deno.test("--listen-admin of a port that is taken ends a program with one line a
   const flags = { ...anyPort, ...agentFlags(site.dir), "listen-admin": `127.0.0.1:${port}` };
   const { "listen-tcp": _tcp, "listen-quic": _quic, ...own } = flags;
   const agent = site.use(startProgram("agent", { ...own, server: "127.0.0.1:1" }));
-  assertEquals((await agent.status).code, 2);
+  assertEquals((await soon("its end", agent.status)).code, 2);
   await agent.line(/^proxy-agent: cannot listen on --listen-admin 127\.0\.0\.1:\d+: /);
   assertEquals(agent.lines.length, 1);
 });
@@ -317,11 +337,10 @@ Deno.test("/readyz turns to 503 while a program drains, and /livez does not", as
   try {
     for (const [admin, program] of [[atAgent, agent], [atServer, server.program]] as const) {
       program.kill("SIGTERM");
-      const unready = await eventually("it is not ready", async () => {
-        const answer = await ask(admin, "/readyz");
-        return answer.status === 503 && answer;
+      await eventually("it is not ready, since it drains", async () => {
+        const { status, body } = await ask(admin, "/readyz");
+        return status === 503 && body.includes("[-]draining failed: it was told to stop\n");
       }, PROMPT_MS);
-      assertStringIncludes(unready.body, "[-]draining failed: it was told to stop\n");
       assertEquals((await ask(admin, "/livez")).status, 200);
     }
   } finally {
@@ -385,9 +404,7 @@ Deno.test("/livez answers while a server is busy", async () => {
   });
   try {
     for (let i = 0; i < 20; i++) {
-      const since = performance.now();
       assertEquals((await ask(admin, "/livez")).status, 200);
-      assert(performance.now() - since < PROMPT_MS);
     }
   } finally {
     for (const client of clients) client.abort();

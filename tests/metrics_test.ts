@@ -27,7 +27,7 @@ import {
 } from "./support/network.ts";
 import { fakePeer } from "./support/peers.ts";
 import { checkMetrics } from "./support/promtool.ts";
-import { Gauges, samplesOf } from "./support/samples.ts";
+import { samplesOf, Scrapes } from "./support/samples.ts";
 import { TestCa } from "./support/tls.ts";
 
 const OWN_ONLY = ["qrht/1"];
@@ -36,8 +36,8 @@ const OVER = { by: "client", reason: "end" } as const;
 
 /** A server and an agent, each with its metrics. */
 async function start(net: Network, config: Parameters<Network["server"]>[0] = {}) {
-  const atServer = new Gauges("proxy-server", new Monitor());
-  const atAgent = new Gauges("proxy-agent", new Monitor());
+  const atServer = new Scrapes("proxy-server", new Monitor());
+  const atAgent = new Scrapes("proxy-agent", new Monitor());
   const server = await net.server(config, atServer.monitor);
   const agent = net.agent(server, {}, atAgent.monitor);
   await eventually("the agent is connected", () => atServer.monitor.peers.size === 1);
@@ -46,7 +46,7 @@ async function start(net: Network, config: Parameters<Network["server"]>[0] = {}
 
 /** Waits until a metric has a value. */
 function becomes(
-  gauges: Gauges,
+  gauges: Scrapes,
   name: string,
   value: number,
   labels: Record<string, string> = {},
@@ -139,8 +139,8 @@ test("Metrics have the failures of an agent's dials by reason, at both ends", as
 }, BOTH);
 
 test("Metrics tell a target that does not answer from one that refuses", async (net) => {
-  const atServer = new Gauges("proxy-server", new Monitor());
-  const atAgent = new Gauges("proxy-agent", new Monitor());
+  const atServer = new Scrapes("proxy-server", new Monitor());
+  const atAgent = new Scrapes("proxy-agent", new Monitor());
   const server = await net.server({}, atServer.monitor);
   const target = await silentTarget(net);
   net.passthrough(server, target.port, { dialTimeoutMs: 200 }, atAgent.monitor);
@@ -155,7 +155,7 @@ test("Metrics tell a target that does not answer from one that refuses", async (
 test(
   "Metrics have the clients for whom there is no agent, while they wait and after",
   async (net) => {
-    const atServer = new Gauges("proxy-server", new Monitor());
+    const atServer = new Scrapes("proxy-server", new Monitor());
     const server = await net.server({ agentWaitMs: 500, maxPending: 1 }, atServer.monitor);
     const first = readUntilOver(await net.client(server));
     await becomes(atServer, "pending_opens", 1);
@@ -172,7 +172,7 @@ test(
 );
 
 test("Metrics have a client that leaves before it is connected", async (net) => {
-  const atServer = new Gauges("proxy-server", new Monitor());
+  const atServer = new Scrapes("proxy-server", new Monitor());
   const server = await net.server({}, atServer.monitor);
   const target = await silentTarget(net);
   net.agent(server);
@@ -183,9 +183,33 @@ test("Metrics have a client that leaves before it is connected", async (net) => 
   await becomes(atServer, "dial_failures_total", 1, { reason: "frontend_close" });
 }, OWN_ONLY);
 
+test(
+  "Metrics have the clients that no agent connects in time, or whose agent leaves meanwhile",
+  async (net) => {
+    const atServer = new Scrapes("proxy-server", new Monitor());
+    const config = { connectTimeoutMs: 300, retryOn: [] };
+    const server = await net.server(config, atServer.monitor);
+    const target = await silentTarget(net);
+    const agent = net.agent(server);
+    await soon("its end", ask(net, server, requestFor(target.authority)));
+    await becomes(atServer, "dial_failures_total", 1, { reason: "backend_dial_timeout" });
+
+    const patient = new Scrapes("proxy-server", new Monitor());
+    const other = await net.server({ retryOn: [] }, patient.monitor);
+    const leaving = net.agent(other);
+    const client = await net.client(other);
+    await sendText(client, requestFor(target.authority));
+    await eventually("it is under way", () => [...patient.monitor.peers][0]?.stats().streams === 1);
+    await leaving.stop();
+    await becomes(patient, "dial_failures_total", 1, { reason: "backend_close" });
+    await agent.stop();
+  },
+  OWN_ONLY,
+);
+
 test("Metrics have clients that the server does not serve, by reason", async (net) => {
   using _ = logLines(0);
-  const atServer = new Gauges("proxy-server", new Monitor());
+  const atServer = new Scrapes("proxy-server", new Monitor());
   const server = await net.server({ maxConnections: 1, maxAgents: 7 }, atServer.monitor);
   const held = await net.client(server);
   await becomes(atServer, "http_connections", 1);
@@ -202,7 +226,7 @@ test("Metrics have clients that the server does not serve, by reason", async (ne
 
 test("Metrics have connections of a load balancer that bring no client", async (net) => {
   using _ = logLines(0);
-  const atServer = new Gauges("proxy-server", new Monitor());
+  const atServer = new Scrapes("proxy-server", new Monitor());
   const acceptProxyProtocol = [parseCidr("127.0.0.0/8")];
   const server = await net.server({ acceptProxyProtocol }, atServer.monitor);
   (await net.client(server)).abort();
@@ -215,10 +239,10 @@ test("Metrics have connections of a load balancer that bring no client", async (
 
 test("Metrics have handshakes by result, at both ends", async (net) => {
   using _ = logLines(0);
-  const atServer = new Gauges("proxy-server", new Monitor());
+  const atServer = new Scrapes("proxy-server", new Monitor());
   const server = await net.server({ agentNames: ["agent-1"], maxAgents: 1 }, atServer.monitor);
   const other = await TestCa.create("another CA");
-  const strange = new Gauges("proxy-agent", new Monitor());
+  const strange = new Scrapes("proxy-agent", new Monitor());
   const stranger = net.agent(server, { tls: await other.client() }, strange.monitor);
   await eventually(
     "the server has refused it",
@@ -231,7 +255,7 @@ test("Metrics have handshakes by result, at both ends", async (net) => {
   assertEquals(await strange.value("handshakes_total", { result: "ok" }), 0);
   await stranger.stop();
 
-  const good = new Gauges("proxy-agent", new Monitor());
+  const good = new Scrapes("proxy-agent", new Monitor());
   net.agent(server, {}, good.monitor);
   await becomes(atServer, "handshakes_total", 1, { result: "ok" });
   await becomes(good, "handshakes_total", 1, { result: "ok" });
@@ -247,7 +271,7 @@ test(
   "Metrics have agents that the server does not let in, and servers that do not answer",
   async (net) => {
     using _ = logLines(0);
-    const atServer = new Gauges("proxy-server", new Monitor());
+    const atServer = new Scrapes("proxy-server", new Monitor());
     const server = await net.server({ agentNames: ["another"] }, atServer.monitor);
     const agent = net.agent(server);
     await eventually(
@@ -257,7 +281,7 @@ test(
     assertEquals(await atServer.value("connected_agents"), 0);
     await agent.stop();
 
-    const alone = new Gauges("proxy-agent", new Monitor());
+    const alone = new Scrapes("proxy-agent", new Monitor());
     const silent = Deno.listenDatagram({ ...loopback(0), transport: "udp" });
     const { port } = silent.addr as Deno.NetAddr;
     const lost = net.agent({ quicPort: port } as Server, {}, alone.monitor);
@@ -307,7 +331,7 @@ test("Metrics have the connection to each peer, and whether it takes tunnels", a
 }, OWN_ONLY);
 
 Deno.test("Metrics count an agent out that does not answer, and one that drains", async () => {
-  const gauges = new Gauges("proxy-server", Object.assign(new Monitor(), { isListening: true }));
+  const gauges = new Scrapes("proxy-server", Object.assign(new Monitor(), { isListening: true }));
   const peer = fakePeer("a");
   gauges.monitor.peers.add(peer);
   assertEquals(await gauges.value("ready"), 1);
@@ -320,8 +344,38 @@ Deno.test("Metrics count an agent out that does not answer, and one that drains"
   assertEquals(await gauges.value("connected_agents"), 1);
 });
 
+Deno.test("Metrics have each number of a connection under its own name", async () => {
+  const gauges = new Scrapes("proxy-agent", new Monitor());
+  const stats = {
+    rttMs: 1_000,
+    congestionWindowBytes: 2,
+    sentPackets: 3,
+    receivedPackets: 4,
+    lostPackets: 5,
+    sentBytes: 6,
+    receivedBytes: 7,
+    streams: 8,
+    streamCredit: 9,
+  };
+  gauges.monitor.peers.add(fakePeer("192.0.2.1:8888", stats));
+  const values = samplesOf(await gauges.metrics.text())
+    .filter(({ labels }) => labels.server === "192.0.2.1:8888")
+    .map(({ name, value }) => [name.replace("quic_tunnel_agent_quic_", ""), value]);
+  assertEquals(Object.fromEntries(values), {
+    smoothed_rtt_seconds: 1,
+    congestion_window_bytes: 2,
+    sent_packets_total: 3,
+    received_packets_total: 4,
+    lost_packets_total: 5,
+    sent_bytes_total: 6,
+    received_bytes_total: 7,
+    streams: 8,
+    stream_credit: 9,
+  });
+});
+
 Deno.test("Metrics sum the connections of one name, and never count back while there is one", async () => {
-  const gauges = new Gauges("proxy-server", new Monitor());
+  const gauges = new Scrapes("proxy-server", new Monitor());
   const { peers } = gauges.monitor;
   const [first, second] = [
     fakePeer("a", { sentBytes: 100, rttMs: 30, streams: 1 }),
@@ -344,7 +398,7 @@ Deno.test("Metrics sum the connections of one name, and never count back while t
 });
 
 Deno.test("Metrics cut names of certificates, and quote what is in them", async () => {
-  const gauges = new Gauges("proxy-server", new Monitor());
+  const gauges = new Scrapes("proxy-server", new Monitor());
   const long = "x".repeat(10_000);
   for (const name of [`${long}1`, `${long}2`, 'a"} 1\nb{c="']) {
     gauges.monitor.peers.add(fakePeer(name, { sentBytes: 1 }));
@@ -354,7 +408,7 @@ Deno.test("Metrics cut names of certificates, and quote what is in them", async 
 });
 
 Deno.test("Metrics have the first expiry of the certificates in a file", async () => {
-  const gauges = new Gauges("proxy-server", new Monitor());
+  const gauges = new Scrapes("proxy-server", new Monitor());
   const certificate = (flag: string, seconds: number) => ({
     flag,
     info: { notAfter: new Date(seconds * 1_000) } as CertificateInfo,
@@ -371,8 +425,8 @@ Deno.test("Metrics have the first expiry of the certificates in a file", async (
 });
 
 Deno.test("Metrics put times into konnectivity's buckets", async () => {
-  const server = new Gauges("proxy-server", new Monitor());
-  const agent = new Gauges("proxy-agent", new Monitor());
+  const server = new Scrapes("proxy-server", new Monitor());
+  const agent = new Scrapes("proxy-agent", new Monitor());
   {
     using time = new FakeTime();
     for (const { monitor } of [server, agent]) {
@@ -392,7 +446,7 @@ Deno.test("Metrics put times into konnectivity's buckets", async () => {
     assertEquals(await gauges.value("connection_duration_seconds_bucket", { le: "15" }), 0);
     assertEquals(await gauges.value("connection_duration_seconds_bucket", { le: "30" }), 1);
   }
-  const bounds = async ({ metrics }: Gauges, name: string) =>
+  const bounds = async ({ metrics }: Scrapes, name: string) =>
     samplesOf(await metrics.text()).filter((sample) => sample.name.endsWith(`${name}_bucket`))
       .map(({ labels }) => Number(labels.le?.replace("+Inf", "Infinity")));
   assertEquals(
@@ -406,7 +460,7 @@ Deno.test("Metrics put times into konnectivity's buckets", async () => {
 });
 
 Deno.test("Metrics have what is known of some labels from the start", async () => {
-  const zeros = async (gauges: Gauges) =>
+  const zeros = async (gauges: Scrapes) =>
     samplesOf(await gauges.metrics.text())
       .filter(({ name }) => /(?:handshakes|refused_connections|dial_failures?)_total$/.test(name))
       .map(({ name, labels, value }) =>
@@ -423,7 +477,7 @@ Deno.test("Metrics have what is known of some labels from the start", async () =
     "draining",
     "internal-error",
   ];
-  assertEquals(await zeros(new Gauges("proxy-server", new Monitor())), [
+  assertEquals(await zeros(new Scrapes("proxy-server", new Monitor())), [
     "server_dial_failures_total no_agent 0",
     "server_dial_failures_total backend_dial_timeout 0",
     "server_dial_failures_total backend_close 0",
@@ -436,14 +490,14 @@ Deno.test("Metrics have what is known of some labels from the start", async () =
     ...["max-connections", "health-check", "proxy-header"]
       .map((reason) => `server_refused_connections_total ${reason} 0`),
   ]);
-  assertEquals(await zeros(new Gauges("proxy-passthrough", new Monitor())), [
+  assertEquals(await zeros(new Scrapes("proxy-passthrough", new Monitor())), [
     ...codes.map((reason) => `agent_endpoint_dial_failure_total ${reason} 0`),
     ...["ok", "tls", "timeout", "error"].map((result) => `agent_handshakes_total ${result} 0`),
   ]);
 });
 
 Deno.test("Metrics have the process and its runtime", async () => {
-  const gauges = new Gauges("proxy-agent", new Monitor());
+  const gauges = new Scrapes("proxy-agent", new Monitor());
   const positive = [
     "process_cpu_seconds_total",
     "process_start_time_seconds",
@@ -461,7 +515,7 @@ Deno.test("Metrics have the process and its runtime", async () => {
 });
 
 Deno.test("Metrics do not scan the tunnels but for their bytes", async () => {
-  const gauges = new Gauges("proxy-server", new Monitor());
+  const gauges = new Scrapes("proxy-server", new Monitor());
   const { monitor } = gauges;
   let reads = 0;
   const count = 5_000;
@@ -479,7 +533,7 @@ Deno.test("Metrics do not scan the tunnels but for their bytes", async () => {
 });
 
 Deno.test("Metrics ask each connection once a scrape", async () => {
-  const gauges = new Gauges("proxy-server", new Monitor());
+  const gauges = new Scrapes("proxy-server", new Monitor());
   const peer = fakePeer("a");
   let asked = 0;
   gauges.monitor.peers.add({ ...peer, stats: () => (asked++, peer.now) });
@@ -489,7 +543,7 @@ Deno.test("Metrics ask each connection once a scrape", async () => {
 
 for (const program of ["proxy-server", "proxy-agent", "proxy-passthrough"] as const) {
   Deno.test(`promtool has nothing to say about the metrics of ${program}`, async () => {
-    const gauges = new Gauges(program, new Monitor());
+    const gauges = new Scrapes(program, new Monitor());
     const { monitor } = gauges;
     monitor.capacity = { connections: 1, agents: 2, pending_opens: 3 };
     monitor.peers.add(fakePeer("a", { sentBytes: 1 }));

@@ -9,7 +9,7 @@ import type { CertificateInfo } from "../lib/certificate.ts";
 import { Monitor } from "../lib/monitor.ts";
 import { fakePeer } from "./support/peers.ts";
 import { checkRules, testRules } from "./support/promtool.ts";
-import { Gauges, samplesOf } from "./support/samples.ts";
+import { samplesOf, Scrapes } from "./support/samples.ts";
 
 const root = new URL("../", import.meta.url);
 const folder = new URL("deploy/prometheus/", root);
@@ -31,7 +31,7 @@ interface Metric {
 
 /** What a program exposes, by name, once each of its metrics has a value. */
 async function exposedBy(program: "proxy-server" | "proxy-agent"): Promise<Map<string, Metric>> {
-  const gauges = new Gauges(program, new Monitor());
+  const gauges = new Scrapes(program, new Monitor());
   const { monitor } = gauges;
   monitor.capacity = { connections: 1, agents: 1, pending_opens: 1 };
   monitor.peers.add(fakePeer("a"));

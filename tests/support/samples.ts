@@ -26,7 +26,7 @@ export function samplesOf(text: string): Sample[] {
 }
 
 /** The metrics of a program in this process, from now on. */
-export class Gauges {
+export class Scrapes {
   readonly metrics: Metrics;
   readonly #prefix: string;
 
