@@ -78,6 +78,9 @@ const CloseCode = { Stopped: 0, NotAdmitted: 102, NoFurtherAgents: 103 } as cons
 /** What to do when clients come and no agent is there. */
 const NO_AGENT_HINT = "start an agent; if one runs, its log says why it cannot connect";
 
+const MAX_CONNECTIONS = 20_000;
+const MAX_AGENTS = 1_000;
+
 /** What the parts of a running server share. */
 interface Server {
   readonly config: ServerConfig;
@@ -123,7 +126,11 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     stopping: signal,
     ended: ended.signal,
   };
+  monitor.isListening = true;
   monitor.waiting = () => server.registry.pending;
+  const { maxConnections = MAX_CONNECTIONS, maxAgents = MAX_AGENTS } = config;
+  const pending_opens = server.registry.maxPending;
+  monitor.capacity = { connections: maxConnections, agents: maxAgents, pending_opens };
   const serveClients = async () => {
     await acceptEach(listener, log, signal, (client) => takeClient(client, server));
     await drain(server);
@@ -258,7 +265,7 @@ interface Refusal {
 /** Why an agent is not taken; undefined when it is. */
 function refusalOf(
   { isAllowed }: ConnectedAgent,
-  { config: { maxAgents = 1_000 }, registry, agents, stopping }: Server,
+  { config: { maxAgents = MAX_AGENTS }, registry, agents, stopping }: Server,
 ): Refusal | undefined {
   if (!isAllowed) {
     const reason = "not admitted: the certificate has no name that is let in";
@@ -322,7 +329,7 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
 
 /** Serves a client, unless there are too many. */
 function takeClient(connection: Deno.TcpConn, server: Server): void {
-  const { clients, refusals, monitor, config: { maxConnections = 20_000 } } = server;
+  const { clients, refusals, monitor, config: { maxConnections = MAX_CONNECTIONS } } = server;
   monitor.tell((observer) => observer.accepted?.());
   if (clients.size < maxConnections) return clients.add(serveClient(connection, server));
   const client = addressOf(connection.remoteAddr);

@@ -11,7 +11,7 @@ import { logger } from "./log.ts";
 import { Metrics } from "./metrics.ts";
 import type { Monitor } from "./monitor.ts";
 import type { ProgramName } from "./programs.ts";
-import { readinessOf } from "./readiness.ts";
+import { type Check, readinessOf } from "./readiness.ts";
 import { statusPage, statusPageHeaders } from "./status_page.ts";
 
 import { describeVersion, version } from "./version.ts";
@@ -41,10 +41,10 @@ type Handler = (url: URL) => Response | Promise<Response>;
 /**
  * Starts the listener. From then on the monitor's numbers are collected.
  *
- * @returns its address
+ * @returns what tells its address, and when it has stopped
  * @throws {UsageError} when it cannot be bound
  */
-export function startAdmin(options: AdminOptions): Deno.NetAddr {
+export function startAdmin(options: AdminOptions): Deno.HttpServer<Deno.NetAddr> {
   const { program, monitor, address, signal } = options;
   const metrics = new Metrics(program, monitor);
   const history = new History(monitor);
@@ -67,6 +67,8 @@ export function startAdmin(options: AdminOptions): Deno.NetAddr {
   const paths: Readonly<Record<string, string>> = { "/healthz": "/livez", "/ready": "/readyz" };
 
   const handle = (request: Request): Response | Promise<Response> => {
+    // Its host is what the client has sent, whatever that is.
+    if (!URL.canParse(request.url)) return text("bad request\n", 400);
     const url = new URL(request.url);
     const path = paths[url.pathname] ?? url.pathname;
     const handler = Object.hasOwn(handlers, path) ? handlers[path] : undefined;
@@ -83,7 +85,7 @@ export function startAdmin(options: AdminOptions): Deno.NetAddr {
   const server = listen(address, signal, handle);
   history.run(signal);
   log.info("admin listener on {address}", { address: formatAuthority(server.addr) });
-  return server.addr;
+  return server;
 }
 
 function listen(
@@ -109,8 +111,10 @@ function listen(
   }
 }
 
-/** As Kubernetes' own components answer: `ok`, or what fails; with `?verbose` all checks. */
-function answerChecks(url: URL, checks: ReturnType<typeof readinessOf>): Response {
+/** As Kubernetes' own components answer: `ok`, or what fails; with `?verbose` all checks, but for those of `?exclude=`. */
+function answerChecks(url: URL, all: readonly Check[]): Response {
+  const excluded = url.searchParams.getAll("exclude");
+  const checks = all.filter(({ name }) => !excluded.includes(name));
   const failed = checks.filter(({ problem }) => problem !== undefined);
   const status = failed.length === 0 ? 200 : 503;
   const isVerbose = url.searchParams.has("verbose");

@@ -153,6 +153,9 @@ const refusers: Readonly<Record<FailureCode, Party>> = {
   "internal-error": "agent",
 };
 
+/** Why agents have not connected tunnels: all there is. */
+export const failureCodes = Object.keys(refusers) as FailureCode[];
+
 /** Whose cause it is that a tunnel was not connected. */
 export function refusedBy(code: FailureCode): Party {
   return refusers[code];

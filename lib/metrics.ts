@@ -9,7 +9,7 @@
  */
 import { cpuUsage } from "node:process";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import type { Reason } from "./ending.ts";
+import { failureCodes, type Reason } from "./ending.ts";
 import type {
   ConnectionRefusal,
   HandshakeResult,
@@ -18,6 +18,7 @@ import type {
   Tunnel,
   TunnelEnding,
 } from "./monitor.ts";
+import { PeerTotals } from "./peer_totals.ts";
 import type { ConnectionStats } from "./quic/mod.ts";
 import type { ProgramName } from "./programs.ts";
 import { readinessOf } from "./readiness.ts";
@@ -31,12 +32,32 @@ const DIAL_BUCKETS = {
 const DURATION_BUCKETS = [1, 5, 15, 30, 60, 300, 900, 1800, 3600, 14400, 43200, 86400];
 
 /** Why a server's dial has failed, in konnectivity's words, by how the tunnel ended. */
-const dialFailures: Partial<Record<Reason, string>> = {
+const dialFailures: Partial<Record<Reason, ServerDialFailure>> = {
   "no-agent": "no_agent",
   "refused": "error_response",
   "connect-timeout": "backend_dial_timeout",
   "connection-lost": "backend_close",
   "connection-closed": "backend_close",
+};
+
+type ServerDialFailure =
+  | "no_agent"
+  | "error_response"
+  | "backend_dial_timeout"
+  | "backend_close"
+  | "frontend_close"
+  | "other";
+
+// What there may be of some labels. Each begins at 0, so that the first event is a change that rate() sees.
+const serverDialFailures: readonly { reason: ServerDialFailure; code: string }[] = [
+  ...(["no_agent", "backend_dial_timeout", "backend_close", "frontend_close", "other"] as const)
+    .map((reason) => ({ reason, code: "" })),
+  ...["", ...failureCodes].map((code) => ({ reason: "error_response" as const, code })),
+];
+const refusals: readonly ConnectionRefusal[] = ["max-connections", "health-check", "proxy-header"];
+const handshakeResults: Readonly<Record<"server" | "agent", readonly HandshakeResult[]>> = {
+  server: ["ok", "tls", "timeout", "not-admitted", "refused", "error"],
+  agent: ["ok", "tls", "timeout", "error"],
 };
 
 /** A value that is read when it is asked for. */
@@ -50,9 +71,12 @@ export class Metrics implements Observer {
   readonly #monitor: Monitor;
   readonly #tunnels;
   readonly #dialDuration;
-  readonly #dialFailures;
+  readonly #dialFailures: Counter;
   readonly #duration;
   readonly #handshakes;
+  readonly #peerTotals = new PeerTotals();
+  /** The connections at the last scrape, those to peers of one name together. */
+  #peers: ReadonlyMap<string, ConnectionStats> = new Map();
   readonly #accepted: Counter | undefined;
   readonly #refused: Counter<"reason"> | undefined;
 
@@ -82,25 +106,29 @@ export class Metrics implements Observer {
     this.#dialFailures = this.#isServer
       ? this.#counter(
         "dial_failures_total",
-        "Clients that were not connected to a target; code is what the agent has said.",
+        "Clients that were not connected to a target, by reason; code is what the agent has said.",
         ["reason", "code"],
+        serverDialFailures,
       )
       : this.#counter(
         "endpoint_dial_failure_total",
         "Targets that were not connected to, by reason.",
         ["reason"],
+        failureCodes.map((reason) => ({ reason })),
       );
     this.#handshakes = this.#counter(
       "handshakes_total",
       "QUIC handshakes, by result.",
       ["result"],
+      handshakeResults[end].map((result) => ({ result })),
     );
     if (this.#isServer) {
       this.#accepted = this.#counter("accepted_connections_total", "TCP connections accepted.");
       this.#refused = this.#counter(
         "refused_connections_total",
-        "TCP connections that no agent was looked for.",
+        "TCP connections for which no agent was looked for, by reason.",
         ["reason"],
+        refusals.map((reason) => ({ reason })),
       );
     }
     this.#addProcess();
@@ -113,6 +141,7 @@ export class Metrics implements Observer {
 
   /** All metrics now. */
   text(): Promise<string> {
+    this.#peers = this.#peerTotals.take(this.#monitor.peers);
     return this.#registry.metrics();
   }
 
@@ -122,7 +151,8 @@ export class Metrics implements Observer {
 
   ended({ connectedAt }: Tunnel, { by, reason, result }: TunnelEnding): void {
     this.#tunnels.inc({ by: by ?? "", reason });
-    if (connectedAt !== undefined) {
+    // In the raw dialect, a tunnel counts as connected until the agent has reset it.
+    if (connectedAt !== undefined && reason !== "refused") {
       this.#duration.observe((performance.now() - connectedAt) / 1_000);
     } else if (this.#isServer) {
       const cause = by === "client" ? "frontend_close" : dialFailures[reason] ?? "other";
@@ -145,12 +175,13 @@ export class Metrics implements Observer {
   #addState(program: ProgramName): void {
     const monitor = this.#monitor;
     const { peers, tunnels } = monitor;
-    const serving = () => [...peers].filter(({ isDraining }) => !isDraining).length;
+    const serving = () =>
+      [...peers].filter(({ isDraining, isResponsive }) => !isDraining && isResponsive).length;
     if (this.#isServer) {
-      this.#gauge("ready_backends", "Agents that take tunnels.", serving);
+      this.#gauge("ready_backends", "Agents that take tunnels, and answer.", serving);
       this.#gauge(
         "connected_agents",
-        "Agents connected, draining ones included.",
+        "Agents connected, those included that drain or do not answer.",
         () => peers.size,
       );
       this.#gauge(
@@ -169,10 +200,11 @@ export class Metrics implements Observer {
         () => monitor.established,
       );
       this.#gauge("http_connections", "Clients that are served.", () => tunnels.size);
+      this.#capacity();
     } else {
       this.#gauge("open_server_connections", "Connections to servers.", () => peers.size);
       this.#gauge(
-        "known_server_count",
+        "known_servers",
         "Addresses of servers that it is to be connected to.",
         () => monitor.knownServers?.() ?? 0,
       );
@@ -191,57 +223,54 @@ export class Metrics implements Observer {
     this.#certificates();
   }
 
+  #capacity(): void {
+    const monitor = this.#monitor;
+    new Gauge({
+      name: `${this.#prefix}capacity`,
+      help: "How many connections, agents and pending opens the server takes at a time.",
+      labelNames: ["of"],
+      registers: [this.#registry],
+      collect() {
+        for (const [of, most] of Object.entries(monitor.capacity ?? {})) this.set({ of }, most);
+      },
+    });
+  }
+
   #carried(): void {
     const monitor = this.#monitor;
-    this.#counter(
-      "carried_bytes_total",
-      "Bytes that tunnels have carried, open ones included.",
-      ["direction"],
-      (counter) => {
+    this.#reread("carried_bytes_total", "Bytes that tunnels have carried, open ones included.", {
+      label: "direction",
+      fill(counter) {
         const { aToB, bToA } = monitor.carried;
         counter.inc({ direction: "to_target" }, aToB);
         counter.inc({ direction: "to_client" }, bToA);
       },
-    );
+    });
   }
 
   /** The connections, those to peers of one name together. */
   #quic(): void {
-    const peer = this.#isServer ? "agent" : "server";
-    const byName = (combine: (a: number, b: number) => number, of: keyof ConnectionStats) => {
-      const values = new Map<string, number>();
-      for (const each of this.#monitor.peers) {
-        const value = each.stats()[of];
-        const before = values.get(each.name);
-        values.set(each.name, before === undefined ? value : combine(before, value));
-      }
-      return values;
-    };
-    const sum = (a: number, b: number) => a + b;
-    const gauge = (
-      name: string,
-      help: string,
-      of: keyof ConnectionStats,
-      { combine = sum, unit = 1 } = {},
-    ) =>
+    const label = this.#isServer ? "agent" : "server";
+    const peers = () => this.#peers;
+    const gauge = (name: string, help: string, of: keyof ConnectionStats, unit = 1) =>
       new Gauge({
         name: `${this.#prefix}quic_${name}`,
         help,
-        labelNames: [peer],
+        labelNames: [label],
         registers: [this.#registry],
         collect() {
           this.reset();
-          for (const [name, value] of byName(combine, of)) this.set({ [peer]: name }, value * unit);
+          for (const [name, stats] of peers()) this.set({ [label]: name }, stats[of] * unit);
         },
       });
     const counter = (name: string, help: string, of: keyof ConnectionStats) =>
-      this.#counter(`quic_${name}_total`, help, [peer], (counter) => {
-        for (const [name, value] of byName(sum, of)) counter.inc({ [peer]: name }, value);
+      this.#reread(`quic_${name}_total`, help, {
+        label,
+        fill(counter) {
+          for (const [name, stats] of peers()) counter.inc({ [label]: name }, stats[of]);
+        },
       });
-    gauge("smoothed_rtt_seconds", "Smoothed round-trip time.", "rttMs", {
-      combine: Math.max,
-      unit: 1 / 1_000,
-    });
+    gauge("smoothed_rtt_seconds", "Smoothed round-trip time.", "rttMs", 1 / 1_000);
     gauge("congestion_window_bytes", "Congestion window.", "congestionWindowBytes");
     gauge("streams", "Streams open.", "streams");
     gauge("stream_credit", "Streams that may be opened right now.", "streamCredit");
@@ -330,24 +359,34 @@ export class Metrics implements Observer {
     });
   }
 
-  /** @param fill gives it its values anew each time, where they are counted elsewhere */
-  #counter(
+  /** @param known what there may be of its labels, if that is little */
+  #counter<Label extends string = never>(
     name: string,
     help: string,
-    labelNames: string[] = [],
-    fill?: (counter: Counter) => void,
-  ): Counter {
-    return new Counter({
+    labelNames: Label[] = [],
+    known: readonly Record<Label, string>[] = [],
+  ): Counter<Label> {
+    const registers = [this.#registry];
+    const counter = new Counter({ name: this.#prefix + name, help, labelNames, registers });
+    for (const labels of known) counter.inc(labels, 0);
+    return counter;
+  }
+
+  /** A counter of what is counted elsewhere. @param fill gives it its values anew each time */
+  #reread(
+    name: string,
+    help: string,
+    { label, fill }: { label: string; fill: (counter: Counter) => void },
+  ): void {
+    new Counter({
       name: this.#prefix + name,
       help,
-      labelNames,
+      labelNames: [label],
       registers: [this.#registry],
-      ...(fill && {
-        collect(this: Counter) {
-          this.reset();
-          fill(this);
-        },
-      }),
+      collect() {
+        this.reset();
+        fill(this);
+      },
     });
   }
 

@@ -121,9 +121,9 @@ export class Tunnel {
 
   /** It is connected to its target. */
   connected(): void {
+    if (this.connectedAt !== undefined || !this.#monitor.tunnels.has(this)) return;
     this.connectedAt = performance.now();
-    const seconds = (this.connectedAt - this.#began) / 1_000;
-    this.#monitor.tell((observer) => observer.connected?.(this, seconds));
+    this.#monitor.connected(this, (this.connectedAt - this.#began) / 1_000);
   }
 
   /** It is over. */
@@ -140,6 +140,9 @@ export interface UsedCertificate {
   readonly info: CertificateInfo;
 }
 
+/** What a server has bounds for: clients that are served, agents, clients that wait. */
+export type Bounded = "connections" | "agents" | "pending_opens";
+
 /** Of one program. */
 export class Monitor {
   /** When it started, in ms since 1970. */
@@ -148,6 +151,7 @@ export class Monitor {
   readonly peers = new Set<Peer>();
   /** Bytes of tunnels that have ended. */
   readonly #carried = { aToB: 0, bToA: 0 };
+  #established = 0;
   readonly #observers: Observer[] = [];
   /** The certificates in use, the own one first. */
   certificates: () => readonly UsedCertificate[] = () => [];
@@ -155,6 +159,10 @@ export class Monitor {
   knownServers: (() => number) | undefined;
   /** Clients of a server that wait for an agent, or for a stream of one. */
   waiting: (() => number) | undefined;
+  /** How much a server takes at a time. */
+  capacity: Readonly<Record<Bounded, number>> | undefined;
+  /** Whether a server has bound its listeners. */
+  isListening = false;
   isDraining = false;
 
   observe(observer: Observer): void {
@@ -173,8 +181,15 @@ export class Monitor {
   }
 
   /** @internal */
+  connected(tunnel: Tunnel, seconds: number): void {
+    this.#established++;
+    this.tell((observer) => observer.connected?.(tunnel, seconds));
+  }
+
+  /** @internal */
   end(tunnel: Tunnel, ending: TunnelEnding): void {
     if (!this.tunnels.delete(tunnel)) return;
+    if (tunnel.connectedAt !== undefined) this.#established--;
     this.#carried.aToB += tunnel.carried.aToB;
     this.#carried.bToA += tunnel.carried.bToA;
     this.tell((observer) => observer.ended?.(tunnel, ending));
@@ -192,8 +207,6 @@ export class Monitor {
 
   /** Tunnels that are connected to their targets now. */
   get established(): number {
-    let count = 0;
-    for (const { connectedAt } of this.tunnels) if (connectedAt !== undefined) count++;
-    return count;
+    return this.#established;
   }
 }

@@ -14,7 +14,9 @@ export interface Check {
 /** Everything that a program has to have to serve clients. It is ready when none has a problem. */
 export function readinessOf(program: ProgramName, monitor: Monitor, now: Date): readonly Check[] {
   const isServer = program === "proxy-server";
+  const listeners = monitor.isListening ? undefined : "it does not listen yet";
   return [
+    ...(isServer ? [{ name: "listeners", problem: listeners }] : []),
     { name: isServer ? "agents" : "servers", problem: peersProblem(isServer, monitor) },
     { name: "certificates", problem: certificatesProblem(monitor.certificates(), now) },
     { name: "draining", problem: monitor.isDraining ? "it was told to stop" : undefined },

@@ -57,7 +57,8 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   /** Agents that tell when they have credit again. */
   readonly #watched = new Set<A>();
   readonly #balance: Balance;
-  readonly #maxPending: number;
+  /** Callers that may wait. */
+  readonly maxPending: number;
   readonly #random: () => number;
   #next = 0;
   #sealed = false;
@@ -65,7 +66,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
 
   constructor(options: RegistryOptions = {}) {
     this.#balance = options.balance ?? "least-streams";
-    this.#maxPending = options.maxPending ?? 1000;
+    this.maxPending = options.maxPending ?? 1000;
     this.#random = options.random ?? Math.random;
   }
 
@@ -104,10 +105,10 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     if (waitMs === 0 || this.#stopped) {
       return Promise.reject(new NoAgentError(this.#lack(except)));
     }
-    if (this.#waiters.size >= this.#maxPending) {
+    if (this.#waiters.size >= this.maxPending) {
       return Promise.reject(
         new NoAgentError(
-          `${this.#lack(except)}, and ${this.#maxPending} connections wait already`,
+          `${this.#lack(except)}, and ${this.maxPending} connections wait already`,
         ),
       );
     }

@@ -48,6 +48,7 @@ interface Values {
   readonly drainTimeoutMs: number;
   readonly listenTcp: Authority;
   readonly listenQuic: Authority;
+  readonly listenAdmin?: Authority;
   readonly servers: readonly Authority[];
 }
 
@@ -91,9 +92,9 @@ function partsOf(folder: string) {
   const ofKind = (kind: string) => manifests.filter((manifest) => manifest.kind === kind);
   const [workload, ...others] = [...ofKind("Deployment"), ...ofKind("DaemonSet")];
   assertEquals(others, []);
-  const { metadata: { labels }, spec: pod } = workload!.spec.template;
+  const { metadata: { labels, annotations }, spec: pod } = workload!.spec.template;
   assertEquals(pod.containers.length, 1);
-  return { ofKind, workload: workload!, labels, pod, container: pod.containers[0]! };
+  return { ofKind, workload: workload!, labels, annotations, pod, container: pod.containers[0]! };
 }
 
 /** What the program of a folder's pod makes of its command line. */
@@ -232,22 +233,63 @@ for (const folder of FOLDERS) {
     const ports = (container.ports ?? []).map(({ protocol, name }) => `${protocol} ${name}`);
     const served = ofKind("Service").flatMap(({ spec }) => spec.ports)
       .map(({ protocol, targetPort }) => `${protocol} ${targetPort}`);
-    assertEquals(served, ports);
+    // The admin listener belongs to no service: probes and scrapers come to each pod.
+    assertEquals([...served, "TCP admin"], ports);
     const letIn = policy!.spec.ingress.flatMap(({ ports = [] }) => ports)
       .map(({ protocol, port }) => `${protocol} ${port}`);
     assertEquals(letIn, ports);
   });
 }
 
-test("kubernetes/server listens on the ports of its container, and is probed there", () => {
+for (const folder of FOLDERS) {
+  test(`kubernetes/${folder} is probed, and found by scrapers, at its admin listener`, () => {
+    const { ofKind, container, annotations, workload } = partsOf(folder);
+    const { listenAdmin } = valuesOf(folder);
+    const port = container.ports!.find(({ name }) => name === "admin")!.containerPort;
+    assertEquals(listenAdmin, { hostname: "0.0.0.0", port });
+    const { readinessProbe: ready, livenessProbe: live } = container;
+    assertEquals([ready.httpGet.port, live.httpGet.port], ["admin", "admin"]);
+    assertEquals(live.httpGet.path, "/livez");
+    // A server gets its agents only once the one before it has drained; an update must not wait for them.
+    const isServer = folder === "server";
+    assertEquals(ready.httpGet.path, isServer ? "/readyz?exclude=agents" : "/readyz");
+    // A restart cuts all tunnels: a program that is merely busy is given time.
+    assert(live.periodSeconds * live.failureThreshold! >= 60);
+    assertEquals(annotations, {
+      "prometheus.io/scrape": "true",
+      "prometheus.io/port": `${port}`,
+      "prometheus.io/path": "/metrics",
+    });
+    const rules = ofKind("NetworkPolicy")[0]!.spec.ingress
+      .filter(({ ports }) => ports?.some(({ port }) => port === "admin"));
+    assertEquals(rules.map(({ from, ports }) => ({ from, ports })), [{
+      from: [{ namespaceSelector: { matchLabels: { "quic-tunnel/metrics": "true" } } }],
+      ports: [{ protocol: "TCP", port: "admin" }],
+    }]);
+    // The next pod is there, and ready, before one goes.
+    const { maxUnavailable, maxSurge } = (workload.spec.strategy ?? workload.spec.updateStrategy)!
+      .rollingUpdate;
+    assertEquals([maxUnavailable, maxSurge], [0, 1]);
+  });
+}
+
+test("kubernetes/server listens on the ports of its container", () => {
   const { container } = partsOf("server");
-  const { listenTcp, listenQuic } = valuesOf("server");
+  const { listenTcp, listenQuic, listenAdmin } = valuesOf("server");
   assertEquals(container.ports, [
     { name: "clients", protocol: "TCP", containerPort: listenTcp.port },
     { name: "agents", protocol: "UDP", containerPort: listenQuic.port },
+    { name: "admin", protocol: "TCP", containerPort: listenAdmin!.port },
   ]);
-  assertEquals(container.readinessProbe?.tcpSocket.port, "clients");
-  assertEquals(container.livenessProbe?.tcpSocket.port, "clients");
+});
+
+test("kubernetes has a PodMonitor that finds the admin listener of every pod", () => {
+  const { spec: { selector, podMetricsEndpoints } } = parse(read("prometheus/pod_monitor.yaml"));
+  const [{ key, operator, values }] = selector.matchExpressions;
+  assertEquals([key, operator], ["app.kubernetes.io/name", "In"]);
+  const names = FOLDERS.map((folder) => partsOf(folder).labels[key]);
+  assertEquals(values.toSorted(), [...new Set(names)].sort());
+  assertEquals(podMetricsEndpoints[0].port, "admin");
 });
 
 test("kubernetes agents may connect to their servers and targets", () => {
@@ -327,7 +369,13 @@ for (const program of Object.values(programs)) {
     for (const commented of [false, true]) {
       const env = assignmentsOf(read(`systemd/${program.name}.env`), { commented });
       const mount = `${CERTIFICATES}/${program.name}`;
-      const { drainTimeoutMs } = started(program, args, Object.fromEntries(env), mount);
+      const { drainTimeoutMs, listenAdmin } = started(
+        program,
+        args,
+        Object.fromEntries(env),
+        mount,
+      );
+      assertEquals(listenAdmin?.hostname, "127.0.0.1");
       assert(Number(settings.get("TimeoutStopSec")) > drainTimeoutMs / 1_000);
     }
     const group = settings.get("SupplementaryGroups");
@@ -363,6 +411,7 @@ interface Service {
   readonly security_opt?: readonly string[];
   readonly stop_grace_period?: string;
   readonly volumes?: readonly string[];
+  readonly ports?: readonly string[];
 }
 
 const composeFile = (): { services: Record<string, Service> } =>
@@ -395,7 +444,15 @@ test("compose starts the programs with flags that they take, locked in, and time
     assertEquals(tag, version);
     const [source, mount, mode] = service.volumes![0]!.split(":");
     assertEquals([source, mode], ["./certs", "ro"]);
-    const { drainTimeoutMs } = started(programs[name!]!, service.command!, {}, mount!);
+    const { drainTimeoutMs, listenAdmin } = started(
+      programs[name!]!,
+      service.command!,
+      {},
+      mount!,
+    );
+    const published = service.ports!.filter((port) => port.endsWith("/tcp"));
+    assert(published.every((port) => port.startsWith("127.0.0.1:")), "for this machine alone");
+    assert(published.some((port) => port.endsWith(`:${listenAdmin!.port}/tcp`)), service.image);
     assertMatch(service.stop_grace_period!, /^\d+s$/);
     assert(parseInt(service.stop_grace_period!) > drainTimeoutMs / 1_000);
     assertEquals(service.user, "65532:65532");

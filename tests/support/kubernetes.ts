@@ -30,6 +30,14 @@ export interface Selector {
   readonly matchLabels: Labels;
 }
 
+/** What the tests look at in a probe. */
+export interface Probe {
+  readonly httpGet: { readonly path: string; readonly port: string };
+  readonly periodSeconds: number;
+  readonly timeoutSeconds: number;
+  readonly failureThreshold?: number;
+}
+
 /** What the tests look at in a container. */
 export interface Container {
   readonly name: string;
@@ -41,8 +49,8 @@ export interface Container {
     readonly protocol: string;
     readonly containerPort: number;
   }[];
-  readonly readinessProbe?: { readonly tcpSocket: { readonly port: string } };
-  readonly livenessProbe?: { readonly tcpSocket: { readonly port: string } };
+  readonly readinessProbe: Probe;
+  readonly livenessProbe: Probe;
   readonly resources: {
     readonly requests: Readonly<Record<string, string>>;
     readonly limits: Readonly<Record<string, string>>;
@@ -75,7 +83,13 @@ export interface Manifest {
   readonly data?: Labels;
   readonly spec: {
     readonly selector: Selector & Labels;
-    readonly template: { readonly metadata: { readonly labels: Labels }; readonly spec: PodSpec };
+    readonly template: {
+      readonly metadata: { readonly labels: Labels; readonly annotations: Labels };
+      readonly spec: PodSpec;
+    };
+    /** Of a Deployment, or a DaemonSet. */
+    readonly strategy?: Strategy;
+    readonly updateStrategy?: Strategy;
     readonly podSelector: Selector;
     readonly ports: readonly { readonly protocol: string; readonly targetPort: string }[];
     readonly policyTypes: readonly string[];
@@ -84,10 +98,15 @@ export interface Manifest {
   };
 }
 
+/** How pods are replaced. */
+export interface Strategy {
+  readonly rollingUpdate: { readonly maxUnavailable: number; readonly maxSurge: number };
+}
+
 /** A rule of a NetworkPolicy. */
 export interface PolicyRule {
   readonly ports?: readonly { readonly protocol: string; readonly port: string | number }[];
-  readonly from?: readonly unknown[];
+  readonly from?: readonly { readonly namespaceSelector?: Selector }[];
   readonly to?: readonly { readonly ipBlock?: { readonly cidr: string } }[];
 }
 

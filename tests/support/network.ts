@@ -10,6 +10,7 @@ import type { AgentConfig } from "../../lib/agent_session.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../../lib/dialect.ts";
 import { type Duplex, tcpDuplex, writeAll } from "../../lib/duplex.ts";
 import { configureLog, resetLog } from "../../lib/log.ts";
+import { Monitor } from "../../lib/monitor.ts";
 import { live } from "../../lib/quic/mod.ts";
 import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
 import { runServer, type ServerConfig } from "../../server.ts";
@@ -108,7 +109,7 @@ export class Network implements AsyncDisposable {
     this.isRaw = [dialects.server, dialects.agent].includes(RAW);
   }
 
-  async server(config: Partial<ServerConfig> = {}): Promise<Server> {
+  async server(config: Partial<ServerConfig> = {}, monitor = new Monitor()): Promise<Server> {
     const ready = Promise.withResolvers<{ tcpPort: number; quicPort: number }>();
     const program = this.#start((signal) =>
       runServer({
@@ -120,6 +121,7 @@ export class Network implements AsyncDisposable {
         ...config,
       }, {
         signal,
+        monitor,
         ready: ({ tcp, quic }) => ready.resolve({ tcpPort: tcp.port, quicPort: quic.port }),
       })
     );
@@ -127,9 +129,13 @@ export class Network implements AsyncDisposable {
     return Object.assign(program, await ready.promise);
   }
 
-  agent(server: Server, config: Partial<ConnectAgentConfig> = {}): Running {
+  agent(
+    server: Server,
+    config: Partial<ConnectAgentConfig> = {},
+    monitor = new Monitor(),
+  ): Running {
     return this.#start((signal) =>
-      runAgent({ ...this.#agentConfig(server), ...config }, { signal })
+      runAgent({ ...this.#agentConfig(server), ...config }, { signal, monitor })
     );
   }
 
@@ -137,10 +143,11 @@ export class Network implements AsyncDisposable {
     server: Server,
     upstreamPort: number,
     config: Partial<PassthroughConfig> = {},
+    monitor = new Monitor(),
   ): Running {
     const upstream = loopback(upstreamPort);
     return this.#start((signal) =>
-      runPassthrough({ ...this.#agentConfig(server), upstream, ...config }, { signal })
+      runPassthrough({ ...this.#agentConfig(server), upstream, ...config }, { signal, monitor })
     );
   }
 
