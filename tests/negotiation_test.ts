@@ -177,7 +177,8 @@ for (
       if (program === "agent") net.agent(server, config);
       else net.passthrough(server, 1, config);
       await eventually("both have heard it", () => linesWith(lines, " says hello").length === 2);
-      const says = (who: string) => ` program=${who} version=${version}${name} features=drain`;
+      const says = (who: string) =>
+        ` program=${who} version=${version}${name} features=drain,arrived`;
       const [atServer] = linesWith(lines, ' INF server "agent says hello" ');
       assert(atServer!.endsWith(says(`proxy-${program}`)), atServer);
       assertMatch(
@@ -205,7 +206,7 @@ test("the programs send HELLO, first and alone, on one unidirectional stream", a
         program: ["proxy-server", "proxy-agent"][i]!,
         version,
         name: ["s", "a"][i]!,
-        features: ["drain"],
+        features: ["drain", "arrived"],
       }),
     );
     const buffer = new Uint8Array(1000);

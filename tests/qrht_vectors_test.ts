@@ -9,10 +9,12 @@ import { formatSocketAddress, type SocketAddress, socketAddress } from "../lib/i
 import { CONNECTION_PROTOCOL_ERROR, Control } from "../lib/qrht/control.ts";
 import { encodeFrame, FrameParser, FrameType, ProtocolError } from "../lib/qrht/frame.ts";
 import {
+  decodeArrived,
   decodeDrain,
   decodeHello,
   decodeOpen,
   decodeResult,
+  encodeArrived,
   encodeDrain,
   encodeHello,
   encodeOpen,
@@ -40,7 +42,8 @@ type Frame =
   | { readonly hello: Hello }
   | { readonly data: string }
   | { readonly end: true }
-  | { readonly drain: true };
+  | { readonly drain: true }
+  | { readonly arrived: number };
 
 interface Vector {
   readonly name: string;
@@ -130,6 +133,7 @@ function encode(frame: Frame): Uint8Array {
   }
   if ("result" in frame) return encodeFrame(FrameType.Result, encodeResult(frame.result));
   if ("hello" in frame) return encodeFrame(FrameType.Hello, encodeHello(frame.hello));
+  if ("arrived" in frame) return encodeFrame(FrameType.Arrived, encodeArrived(frame.arrived));
   if ("drain" in frame) return encodeFrame(FrameType.Drain, encodeDrain());
   if ("data" in frame) return encodeFrame(FrameType.Data, fromHex(frame.data));
   return encodeFrame(FrameType.End, new Uint8Array(0));
@@ -145,6 +149,8 @@ function decode(type: number, payload: Uint8Array): Frame {
       return { hello: decodeHello(payload) };
     case FrameType.Drain:
       return (decodeDrain(payload), { drain: true });
+    case FrameType.Arrived:
+      return { arrived: decodeArrived(payload) };
     default:
       assertEquals([type, payload.length], [FrameType.End, 0]);
       return { end: true };
@@ -207,6 +213,7 @@ async function readControl(chunks: Uint8Array[]): Promise<Outcome> {
         return next ? Promise.resolve(next) : Promise.reject(new Error("no other streams"));
       },
       close: (code, reason) => closed.resolve([code, reason]),
+      arrived: (arrived) => void frames.push({ arrived }),
     },
     {},
     {
@@ -259,7 +266,15 @@ test("the vectors of docs/protocol.md are complete and have names of their own",
   }
   // Each type of frame is in one of them, and each stream has something that is wrong with it.
   const kinds = all.flatMap(({ frames }) => frames ?? []).flatMap((frame) => Object.keys(frame));
-  assertEquals([...new Set(kinds)].sort(), ["data", "drain", "end", "hello", "open", "result"]);
+  assertEquals([...new Set(kinds)].sort(), [
+    "arrived",
+    "data",
+    "drain",
+    "end",
+    "hello",
+    "open",
+    "result",
+  ]);
   const wrong = all.filter(({ error }) => error).map(({ stream }) => stream);
   assertEquals([...new Set(wrong)].sort(), ["agent", "control", "server"]);
 });

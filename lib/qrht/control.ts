@@ -142,9 +142,11 @@ export class Control {
         if (!this.#peerDrains) this.#events.drain();
         this.#peerDrains = true;
         return;
-      case FrameType.Arrived:
-        this.#connection.arrived?.(decodeArrived(payload));
+      case FrameType.Arrived: {
+        const bytes = decodeArrived(payload);
+        this.#connection.arrived?.(bytes);
         return;
+      }
       default:
         throw new ProtocolError(`a frame of type ${type} on a control stream`);
     }

@@ -207,7 +207,8 @@ export class UdpBatch {
    */
   send(bytes: Uint8Array, segmentBytes: number, to: HostPort): SendResult {
     const ip = ipBytes(to.host);
-    if (!ip) return "full"; // Deno may know what to do with it.
+    // Deno says what is wrong with it.
+    if (!ip || (ip.length === 16 && !this.#isV6)) return "full";
     this.#outgoing.address(ip, to.port, this.#isV6);
     for (;;) {
       if (this.#outgoing.send(this.#fd, bytes, segmentBytes)) return "sent";
