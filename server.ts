@@ -26,6 +26,8 @@ import {
   ConnectionClosedError,
   describeClose,
   type ListenOptions,
+  type PathOptions,
+  pathOptions,
   type QuicConnection,
   QuicEndpoint,
   type QuicStream,
@@ -41,7 +43,8 @@ import { ReloadingTls } from "./lib/tls_reload.ts";
 import { startTunnelSpan } from "./lib/trace.ts";
 import { openFields } from "./lib/tunnel.ts";
 
-export interface ServerConfig extends RoutePolicy, TunnelTimeouts, Omit<RegistryOptions, "random"> {
+export interface ServerConfig
+  extends RoutePolicy, TunnelTimeouts, PathOptions, Omit<RegistryOptions, "random"> {
   /** Where clients connect. */
   readonly listenTcp: Authority;
   /** Where agents connect. */
@@ -171,7 +174,7 @@ function listenQuic(config: ServerConfig, monitor: Monitor): QuicEndpoint {
     new QuicEndpoint({
       hostname: address.hostname,
       port: address.port,
-      listen: { tls, alpn, handshakeFailed: failedHandshakeLog(monitor) },
+      listen: { tls, alpn, ...pathOptions(config), handshakeFailed: failedHandshakeLog(monitor) },
     }));
 }
 

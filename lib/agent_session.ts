@@ -17,6 +17,8 @@ import {
   ConnectionClosedError,
   type ConnectionStats,
   identityOf,
+  type PathOptions,
+  pathOptions,
   type QuicConnection,
   QuicEndpoint,
   type QuicStream,
@@ -31,7 +33,7 @@ import { ReloadingTls } from "./tls_reload.ts";
 import { startTunnelSpan } from "./trace.ts";
 import { acceptTunnel, type Failure, type IncomingTunnel, openFields } from "./tunnel.ts";
 
-export interface AgentConfig extends TunnelTimeouts {
+export interface AgentConfig extends TunnelTimeouts, PathOptions {
   /** Where servers listen for QUIC: names, each of which stands for all its addresses, and IP addresses. */
   readonly servers: readonly Authority[];
   /** Name that the server's certificate must have; sent as SNI. */
@@ -183,6 +185,7 @@ export class AgentSession implements Peer {
         alpn,
         keepAliveMs: KEEPALIVE_MS,
         maxStreams,
+        ...pathOptions(config),
       }, signal);
       options.monitor.tell((observer) => observer.handshake?.("ok"));
       return new AgentSession(endpoint, connection, address, config, options);

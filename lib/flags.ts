@@ -164,7 +164,12 @@ export function stringFlag<
 
 /** A decimal integer from `min` to `max`, both by default as far as a number is exact. */
 export function integerFlag<
-  const O extends FlagOptions<number> & { readonly min?: number; readonly max?: number },
+  const O extends FlagOptions<number> & {
+    readonly min?: number;
+    readonly max?: number;
+    /** Says what is wrong with a value within these bounds. */
+    readonly check?: (value: number) => string | undefined;
+  },
 >(name: string, options: O): Flag<ValueOf<number, O>> {
   const { min = Number.MIN_SAFE_INTEGER, max = Number.MAX_SAFE_INTEGER } = options;
   return makeFlag<number, O>(name, options, {
@@ -174,7 +179,10 @@ export function integerFlag<
     defaultText: options.default?.toString(),
     parse(text) {
       if (!/^[-+]?[0-9]+$/.test(text)) throw new UsageError("not an integer");
-      return inRange(Number(text) + 0, min, max, String); // + 0 makes 0 of -0
+      const value = inRange(Number(text) + 0, min, max, String); // + 0 makes 0 of -0
+      const reason = options.check?.(value);
+      if (reason !== undefined) throw new UsageError(reason);
+      return value;
     },
   });
 }

@@ -73,6 +73,19 @@ export const commonFlags = {
       "ALPN names to offer or accept on QUIC; an agent's preferred one first. All but qrht/1 stand for the dialect of the Go programs",
     check: checkAlpn,
   }),
+  mtu: integerFlag("mtu", {
+    default: 0,
+    min: 0,
+    max: 65_535,
+    valueName: "bytes",
+    help:
+      "largest IP packets sent to the other end, 1280 at least, for a path that is known to carry them; 0 finds out what it carries",
+    check: (bytes) => bytes > 0 && bytes < 1280 ? "must be 0, or 1280 at least" : undefined,
+  }),
+  congestionControl: choiceFlag("congestion-control", ["bbr", "cubic", "reno"], {
+    default: "bbr",
+    help: "algorithm that decides how fast to send to the other end",
+  }),
   listenAdmin: addressFlag("listen-admin", {
     allowPortZero: true,
     allowEmptyHost: true,

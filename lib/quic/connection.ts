@@ -673,7 +673,7 @@ export class QuicConnection implements StreamTransport {
       this.#established = true;
       const id = this.role === "server" ? this.#native.sourceId() : this.#native.destinationId();
       this.#id = id.subarray(0, ID_BYTES).toHex();
-      if (this.#settings.datagramBytes === 0) {
+      if (this.#settings.mtu === 0) {
         // The peer may take less.
         const max = Math.min(this.#maxDatagramBytes, this.#native.maxSendUdpPayloadSize());
         this.#mtu = new PathMtu(max);

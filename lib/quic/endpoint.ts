@@ -30,7 +30,7 @@ import {
 import { BASE_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path_mtu.ts";
 import { AddressValidator } from "./token.ts";
 import { UdpSocket } from "./udp.ts";
-import { routePayloadBytes } from "./udp_batch.ts";
+import { headerBytes, routePayloadBytes } from "./udp_batch.ts";
 
 /** How an endpoint takes connections. */
 export interface ListenOptions extends TransportOptions {
@@ -428,9 +428,12 @@ export class QuicEndpoint implements ConnectionHost, AsyncDisposable {
   }
 
   /** What may be sent to a peer at most. Where the system would cut datagrams to pieces, nothing is tried. */
-  #maxDatagramBytes(peer: HostPort, { datagramBytes }: TransportSettings): number {
-    if (datagramBytes > 0) return datagramBytes;
-    const route = this.socket.isBatching ? routePayloadBytes(peer) : undefined;
+  #maxDatagramBytes(peer: HostPort, { mtu }: TransportSettings): number {
+    const route = mtu > 0
+      ? mtu - headerBytes(peer)
+      : this.socket.isBatching
+      ? routePayloadBytes(peer)
+      : undefined;
     const bytes = route ?? BASE_DATAGRAM_BYTES;
     return Math.min(Math.max(bytes, MIN_DATAGRAM_BYTES), MAX_DATAGRAM_BYTES);
   }

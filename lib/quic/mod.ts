@@ -29,6 +29,8 @@ export { BASE_DATAGRAM_BYTES } from "./path_mtu.ts";
 export {
   checkIdentity,
   identityOf,
+  type PathOptions,
+  pathOptions,
   type TlsIdentity,
   type TlsSource,
   type TransportOptions,

@@ -27,8 +27,16 @@ export function identityOf(tls: TlsIdentity | TlsSource): TlsIdentity {
   return "current" in tls ? tls.current : tls;
 }
 
+/** How a connection uses the path; what is to be chosen by who runs a program. */
+export interface PathOptions {
+  /** IP packets of this many bytes, whatever the path carries; 0 finds out what it does. @default {0} */
+  readonly mtu?: number;
+  /** Congestion control algorithm. @default {"bbr"} */
+  readonly congestionControl?: "bbr" | "cubic" | "reno";
+}
+
 /** What both ends of a connection may set. */
-export interface TransportOptions {
+export interface TransportOptions extends PathOptions {
   /** Certificates and key. */
   readonly tls: TlsIdentity | TlsSource;
   /** ALPN protocol names, most wanted first (RFC 7301). */
@@ -57,14 +65,18 @@ export interface TransportOptions {
    * @default {8388608}
    */
   readonly maxStreamWindowBytes?: number;
-  /** UDP payload of the largest datagrams sent, 1200 to 16376, whatever the path carries; 0 to find out. @default {0} */
-  readonly datagramBytes?: number;
-  /** Congestion control algorithm. @default {"bbr"} */
-  readonly congestionControl?: "bbr" | "cubic" | "reno";
 }
 
 /** {@linkcode TransportOptions} with every default filled in. */
 export type TransportSettings = Required<TransportOptions>;
+
+/** The path options among others. */
+export function pathOptions({ mtu, congestionControl }: PathOptions): PathOptions {
+  return {
+    ...(mtu !== undefined && { mtu }),
+    ...(congestionControl && { congestionControl }),
+  };
+}
 
 /** Fills in the defaults. */
 export function transportSettings(options: TransportOptions): TransportSettings {
@@ -76,7 +88,7 @@ export function transportSettings(options: TransportOptions): TransportSettings 
     maxUniStreams: 3,
     streamWindowBytes: 256 << 10,
     maxStreamWindowBytes: 8 << 20,
-    datagramBytes: 0,
+    mtu: 0,
     congestionControl: "bbr",
     ...options,
   };

@@ -9,7 +9,7 @@
  * `iovec` (socket(7), recvmmsg(2)), `cmsghdr` (cmsg(3)), `sockaddr_in` and `sockaddr_in6` (ip(7), ipv6(7)).
  */
 import { endianness } from "node:os";
-import { formatIp, ipBytes } from "../ip_address.ts";
+import { formatIp, ipBytes, unmapIp } from "../ip_address.ts";
 import type { HostPort } from "./native.ts";
 
 const LIBC = "libc.so.6";
@@ -106,6 +106,12 @@ function setOption(fd: number, level: number, name: number, value: number): bool
   return libc!.setsockopt(fd, level, name, Int32Array.of(value), 4) === 0;
 }
 
+/** What the headers of IP and UDP take of a packet to an address. */
+export function headerBytes({ host }: HostPort): number {
+  const ip = ipBytes(host);
+  return ip && unmapIp(ip).length === 16 ? 48 : 28;
+}
+
 /**
  * The largest UDP payload that the route to an address is said to carry; undefined where that is not known. Whether the
  * path does, is another question.
@@ -121,8 +127,7 @@ export function routePayloadBytes({ host, port }: HostPort): number | undefined 
     const length = writeAddress(new DataView(address.buffer), ip, port, isV6);
     if (libc.connect(fd, address, length) !== 0) return undefined;
     const mtu = isV6 ? getOption(fd, IPPROTO_IPV6, IPV6_MTU) : getOption(fd, IPPROTO_IP, IP_MTU);
-    // Headers of IP and UDP.
-    return mtu === undefined ? undefined : mtu - (isV6 ? 48 : 28);
+    return mtu === undefined ? undefined : mtu - headerBytes({ host, port });
   } finally {
     libc.close(fd);
   }
