@@ -6,23 +6,17 @@
  * of the tunnel. Deno exports them if it was started with `OTEL_DENO=true`; without, none is ever made. `docs/logging.md`
  * describes them.
  */
-import {
-  type Attributes,
-  ROOT_CONTEXT,
-  type Span,
-  SpanKind,
-  SpanStatusCode,
-  trace,
-  TraceFlags,
-} from "@opentelemetry/api";
+import type { Attributes, Span } from "@opentelemetry/api";
 import type { Authority } from "./authority.ts";
 import { formatIp, type SocketAddress } from "./ip_address.ts";
 import { version } from "./version.ts";
 
-const tracer = trace.getTracer("quic-reverse-http-tunnel", version);
+/** Where the API keeps who records spans. Deno has put itself there before any code runs, or never will. */
+const REGISTRY = Symbol.for("opentelemetry.js.api.1");
 
-/** Whether Deno records spans, which it knows before any code runs. A span that never ends, as this one, is not exported. */
-const isRecording = tracer.startSpan("probe").isRecording();
+/** The API, loaded only where somebody records. */
+const api = REGISTRY in globalThis ? await import("@opentelemetry/api") : undefined;
+const tracer = api?.trace.getTracer("quic-reverse-http-tunnel", version);
 
 /** What is known of a tunnel at its begin. */
 export interface TracedTunnel {
@@ -77,6 +71,7 @@ export class TunnelSpan {
       "qrht.sent": sent,
       "qrht.received": received,
     }));
+    const { SpanStatusCode } = api!;
     if (reason === "end") this.#span.setStatus({ code: SpanStatusCode.OK });
     else {
       this.#span.setAttribute("error.type", result ?? reason);
@@ -96,7 +91,7 @@ export function startTunnelSpan(
   self: "server" | "agent",
   { tunnelId, client, cid, stream }: TracedTunnel,
 ): TunnelSpan | undefined {
-  if (!isRecording) return undefined;
+  if (!api || !tracer) return undefined;
   const attributes = given({
     "network.transport": "tcp",
     "client.address": client && formatIp(client.ip),
@@ -104,6 +99,7 @@ export function startTunnelSpan(
     "qrht.cid": cid,
     "qrht.stream": stream,
   });
+  const { SpanKind } = api;
   const kind = self === "server" ? SpanKind.SERVER : SpanKind.CLIENT;
   const options = { kind, attributes };
   return new TunnelSpan(tracer.startSpan(`tunnel ${self}`, options, contextOf(tunnelId)));
@@ -114,6 +110,7 @@ export function startTunnelSpan(
  * trace id: so both spans have the same parent, which is made of it.
  */
 function contextOf(tunnelId: Uint8Array | undefined) {
+  const { ROOT_CONTEXT, trace, TraceFlags } = api!;
   if (!tunnelId) return ROOT_CONTEXT;
   return trace.setSpanContext(ROOT_CONTEXT, {
     traceId: tunnelId.toHex(),

@@ -99,7 +99,7 @@ const PURE_LAYERS = 2;
 const PROGRAMS = layers.length - 1;
 
 /** The packages that the programs are made of; all others are for development. */
-const PACKAGES = ["@logtape/logtape", "@matrixai/quic", "@opentelemetry/api", "prom-client"];
+const PACKAGES = ["@logtape/logtape", "@matrixai/quic/native", "@opentelemetry/api", "prom-client"];
 /** Who may import the native binding. */
 const BINDING = { name: "@matrixai/quic", user: "lib/quic/native.ts" };
 /** Who may touch the process, beside the programs: its arguments, environment, signals and exit. */
@@ -181,7 +181,7 @@ test("is seen by its test as it is", () => {
   assert(localImportsOf("server.ts").includes("lib/quic/mod.ts"), "over several lines");
   assert(localImportsOf("lib/quic/mod.ts").includes("lib/quic/native.ts"), "export type from");
   assert(localImportsOf("lib/quic/stream.ts").includes("lib/duplex.ts"), "import type");
-  assert(importsOf(BINDING.user).includes(BINDING.name), "a package");
+  assert(importsOf(BINDING.user).includes(`${BINDING.name}/native`), "a package");
   assert(/\bDeno\.args\b/.test(codeOf(LIFECYCLE)), "a use of Deno");
 });
 

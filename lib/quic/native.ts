@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The one place that imports the native binding (quiche 0.18.0 behind Node-API).
+ * The one place that imports the native binding (quiche 0.18.0 behind Node-API), without the classes around it.
  *
  * The binding reports errors as text, the `Debug` form of quiche's error type: {@linkcode nativeErrorOf} is the only
  * code that reads it.
@@ -11,7 +11,7 @@ import "./addon.ts";
 import { messageOf } from "../errors.ts";
 import { unsupported } from "../platforms.ts";
 
-type Native = typeof import("@matrixai/quic").native;
+type Native = typeof import("@matrixai/quic/native");
 
 /** The native library cannot be used on this machine. */
 export class NativeLibraryError extends Error {
@@ -29,7 +29,12 @@ export function nativeLibraryError(
 }
 
 /** Without the library, its first use throws: so a program tells what is wrong as it tells all errors, and has help and version. */
-const native = await import("@matrixai/quic").then(({ native }): Native => native, refusing);
+const native = await import("@matrixai/quic/native").then(exportsOf, refusing);
+
+/** What a CommonJS module exports, of which Deno finds not all names. */
+function exportsOf(module: Native & { readonly default?: Native }): Native {
+  return module.default ?? module;
+}
 
 function refusing(cause: unknown): Native {
   const refuse = () => {
