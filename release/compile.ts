@@ -36,9 +36,15 @@ type Program = typeof programs[number];
 
 const deno = Deno.env.get("COMPILE_DENO") || Deno.execPath();
 
+/** The stack of Deno's threads: the usual 2 MB are not enough for all that it analyses. */
+const STACK_BYTES = 32 << 20;
+
 /** Runs a command to its end and returns what it has written to stdout and stderr. */
 async function run(command: string, args: string[]): Promise<{ stdout: string; stderr: string }> {
-  const output = await new Deno.Command(command, { args, env: { NO_COLOR: "1" } }).output();
+  const output = await new Deno.Command(command, {
+    args,
+    env: { NO_COLOR: "1", RUST_MIN_STACK: `${STACK_BYTES}` },
+  }).output();
   const [stdout, stderr] = [output.stdout, output.stderr].map((bytes) =>
     new TextDecoder().decode(bytes)
   ) as [string, string];
