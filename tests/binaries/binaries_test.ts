@@ -129,6 +129,21 @@ Deno.test("the programs end at the second signal, and wrong starts, as they do w
   assertEquals(typo.text, "proxy-server: unknown flag --lissten-tcp; did you mean --listen-tcp?");
 });
 
+Deno.test("the programs have their admin listener, and no debugger listens at SIGUSR1", async () => {
+  const flags = { ...anyPort, ...serverFiles, "listen-admin": "127.0.0.1:0" };
+  await using server = roots.start("quic-server", flags);
+  const [, admin] = await server.line(/admin listener on (127\.0\.0\.1:\d+)/, PROMPT_MS);
+  const get = async (path: string) =>
+    new TextDecoder().decode(await curl(`http://${admin}${path}`));
+  assertEquals(await get("/livez"), "ok\n");
+  assertStringIncludes(await get("/metrics"), "quic_tunnel_server_ready 0\n");
+  assertStringIncludes(await get("/"), "No agent is connected");
+  assertStringIncludes(await get("/version"), "x86_64-unknown-linux-gnu");
+  server.kill("SIGUSR1");
+  await server.line(/INF snapshot "snapshot" peers=0 tunnels=0/);
+  assertEquals(server.lines.filter((line) => /debugger/i.test(line)), []);
+});
+
 for (
   const [image, program] of [
     ["quic-server", "server"],
