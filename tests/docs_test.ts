@@ -248,8 +248,14 @@ const PAGES_ABOUT_LOGS = [
   "docs/troubleshooting.md",
 ];
 
-/** Words in code on these pages that are commands. */
-const COMMANDS = ["deno run", "kubectl exec", "kubectl logs", "systemctl reload"];
+/** Words in code on these pages that are not of the programs of this project, but commands, or what others say. */
+const OF_OTHERS = [
+  "deno run",
+  "kubectl exec",
+  "kubectl logs",
+  "systemctl reload",
+  "wrong version number",
+];
 
 /** What the sources put together from parts: a part that they have, for each. */
 const PUT_TOGETHER: Readonly<Record<string, string>> = {
@@ -263,7 +269,7 @@ function messagesOf(text: string): string[] {
   const lines = text.matchAll(/\b(?:ERR|WRN|INF|DBG|TRC) \w+ "([^"]+)"/g);
   const code = withoutBlocks(text).matchAll(/`"?([A-Za-z]+(?:\s[a-z]+)+)"?`/g);
   return [...lines, ...code].map(([, message]) => message!.replaceAll(/\s+/g, " "))
-    .filter((message) => !COMMANDS.includes(message))
+    .filter((message) => !OF_OTHERS.includes(message))
     .map((message) => PUT_TOGETHER[message] ?? message);
 }
 
