@@ -147,7 +147,7 @@ const TOOL_FLAGS: Readonly<Record<string, string>> = {
 /** Flags of programs that are not of this project, by the program. */
 const OTHER_FLAGS: Readonly<Record<string, readonly string[]>> = {
   curl: ["proxy"],
-  deno: ["allow-read", "allow-write"],
+  deno: ["allow-ffi", "allow-read", "allow-write"],
   docker: ["detach"],
   gh: ["repo"],
   kubectl: ["from-file", "image", "namespace", "restart", "rm"],
