@@ -1,0 +1,127 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** How much memory the programs take: at rest, with many idle tunnels, and after much work. */
+import { lookAt } from "../tests/chaos/process_look.ts";
+import { get } from "./http_client.ts";
+import { benchProgram, type Program } from "./program.ts";
+import { type Bench, pause } from "./row.ts";
+import { transferMany } from "./transfer.ts";
+import { startTunnel, through, type Tunnel } from "./tunnels.ts";
+import { openWay, type Way } from "./way.ts";
+
+/** As many as an agent takes. */
+const TUNNELS = 10_000;
+/** Tunnels that are opened at a time. */
+const BATCH = 50;
+/** Files that each process needs beside those of tunnels. */
+const OTHER_FILES = 500;
+
+/** Until a program has settled. */
+const SETTLE_MS = 2_000;
+
+/** What the loaded tunnel carries, within a time. */
+const LOAD_BYTES = { full: 10e9, short: 0.5e9 };
+const LOAD_MS = 45_000;
+const ROUND_BYTES = 250e6;
+const SIMULTANEOUS = 8;
+
+const ends = ["server", "agent"] as const;
+
+export async function measureMemory(bench: Bench): Promise<void> {
+  if (Deno.build.os !== "linux") return bench.note("memory: there is no /proc here");
+  {
+    await using program = benchProgram("empty.ts");
+    await program.said(/started/, bench.signal);
+    await pause(SETTLE_MS);
+    const figure = { id: "memory/empty", name: "an empty Deno program", unit: "MiB" };
+    bench.figures.add(figure, await rssOf(program));
+  }
+  await measureIdle(bench);
+  await measureLoaded(bench);
+}
+
+async function measureIdle(bench: Bench): Promise<void> {
+  const { certificates, origin, isShort, figures, signal } = bench;
+  await using tunnel = await startTunnel({ certificates, signal });
+  await pause(SETTLE_MS);
+  const rest = await record(bench, tunnel, "rest", "at rest");
+  const files = await fileLimit();
+  const wanted = isShort ? TUNNELS / 5 : TUNNELS;
+  const count = Math.min(wanted, files - OTHER_FILES);
+  if (count < wanted) bench.note(`memory: ${files} files allow for ${count} idle tunnels`);
+  using opened = new DisposableStack();
+  const way = through(tunnel, origin.transfers);
+  await inBatches(count, signal, async () => {
+    opened.use(await openWay(way));
+  });
+  await pause(SETTLE_MS);
+  const idle = await record(bench, tunnel, "idle", `with ${count} idle tunnels`);
+  for (const end of ends) {
+    figures.add(
+      { id: `memory/each/${end}`, name: `${end}, for each of them`, unit: "KiB" },
+      (idle[end] - rest[end]) * 1024 / count,
+    );
+  }
+}
+
+async function measureLoaded(bench: Bench): Promise<void> {
+  const { certificates, origin, isShort, signal } = bench;
+  await using tunnel = await startTunnel({ certificates, signal });
+  const way = through(tunnel, origin.transfers);
+  const http = through(tunnel, origin.http);
+  const wanted = isShort ? LOAD_BYTES.short : LOAD_BYTES.full;
+  const since = performance.now();
+  let bytes = 0;
+  while (bytes < wanted && performance.now() - since < LOAD_MS) {
+    await transferMany(SIMULTANEOUS, { way, bytes: ROUND_BYTES / SIMULTANEOUS, signal });
+    bytes += ROUND_BYTES;
+  }
+  const tunnels = isShort ? TUNNELS / 5 : TUNNELS;
+  await inBatches(tunnels, signal, () => askOnce(http));
+  await pause(SETTLE_MS);
+  await record(bench, tunnel, "loaded", `after ${bytes / 1e9} GB, ${tunnels} tunnels`);
+}
+
+async function askOnce(way: Way): Promise<void> {
+  await get(way);
+}
+
+/** Does something a number of times, some of them at a time. */
+async function inBatches(
+  count: number,
+  signal: AbortSignal,
+  work: () => Promise<void>,
+): Promise<void> {
+  for (let done = 0; done < count; done += BATCH) {
+    signal.throwIfAborted();
+    await Promise.all(Array.from({ length: Math.min(BATCH, count - done) }, work));
+  }
+}
+
+async function record(
+  { figures }: Bench,
+  tunnel: Tunnel,
+  id: string,
+  name: string,
+): Promise<Record<typeof ends[number], number>> {
+  const rss = { server: await rssOf(tunnel.server), agent: await rssOf(tunnel.agent) };
+  for (const end of ends) {
+    figures.add({ id: `memory/${id}/${end}`, name: `${end} ${name}`, unit: "MiB" }, rss[end]);
+  }
+  return rss;
+}
+
+/** Resident memory, in MiB. */
+async function rssOf({ pid }: Program): Promise<number> {
+  const look = (await lookAt([pid])).get(pid);
+  if (!look) throw new Error(`nothing to see of process ${pid}`);
+  return look.rssKib / 1024;
+}
+
+/** Files that a process may have open: Deno raises what is allowed to what is possible. */
+async function fileLimit(): Promise<number> {
+  const { stdout } = await new Deno.Command("sh", { args: ["-c", "ulimit -Hn"] }).output();
+  const limit = Number(new TextDecoder().decode(stdout));
+  return Number.isFinite(limit) ? limit : Infinity;
+}
