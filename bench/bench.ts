@@ -17,7 +17,7 @@ import { measureGets } from "./gets.ts";
 import { measureIdle } from "./idle.ts";
 import { measureLossy } from "./lossy.ts";
 import { measureMemory } from "./memory.ts";
-import { HELP, parseOptions, type RowName } from "./options.ts";
+import { HELP, parseOptions, type RowName, rowNames } from "./options.ts";
 import { benchProgram } from "./program.ts";
 import { barTable, figureTable } from "./report.ts";
 import { measureRestart } from "./restart.ts";
@@ -73,7 +73,8 @@ async function main(args: string[], signal: AbortSignal): Promise<number> {
     await Deno.remove(certificates, { recursive: true });
   }
   const judged = judge(figures);
-  console.log(barTable(judged));
+  const isPart = names.length < rowNames.length;
+  console.log(barTable(judged.filter(({ spread }) => spread || !isPart)));
   for (const text of broken) console.error(`BROKEN ${text}`);
   if (json !== undefined) {
     const machine = { deno: Deno.version.deno, cpus: navigator.hardwareConcurrency, ...Deno.build };

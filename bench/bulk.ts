@@ -40,7 +40,7 @@ const inMemory = { 1350: "in memory, 1350 bytes", 16376: "in memory, 16376 bytes
 
 export async function measureBulk(bench: Bench): Promise<void> {
   const { certificates, origin, isShort, signal } = bench;
-  const bytes = isShort ? 40e6 : 200e6;
+  const bytes = isShort ? 100e6 : 200e6;
   await using started = new AsyncDisposableStack();
   const tunnel = async (options: Partial<TunnelOptions> = {}) =>
     started.use(await startTunnel({ certificates, signal, ...options }));
@@ -69,6 +69,7 @@ export async function measureBulk(bench: Bench): Promise<void> {
   add({
     id: "portable",
     name: "tunnel, portable path",
+    // It takes longer.
     bytes: bytes / 2,
     loads: [["down", 1], ["up", 1]],
     tunnel: await project({}, true),

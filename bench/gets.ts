@@ -34,7 +34,7 @@ export async function measureGets(bench: Bench): Promise<void> {
     }
   };
   for (const { way } of Object.values(ways)) await getMany(way, WARM_UP, signal);
-  for (let run = 0; run < (isShort ? 2 : 5); run++) {
+  for (let run = 0; run < (isShort ? 1 : 5); run++) {
     for (const [id, { name, way }] of Object.entries(ways)) {
       record(id, name, await getMany(way, COUNT, signal));
     }

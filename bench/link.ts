@@ -32,15 +32,11 @@ const PREFIX_BITS = 30;
 /** Packets that a device keeps for the relay. */
 const QUEUE_PACKETS = 10_000;
 
-/** What TCP can use on this machine; the first one is what it does use. */
+/** What TCP can use on this machine; first what it does use. */
 export async function tcpAlgorithms(): Promise<string[]> {
-  const path = "/proc/sys/net/ipv4/tcp_";
-  const lines = await run(
-    "cat",
-    `${path}congestion_control`,
-    `${path}available_congestion_control`,
-  );
-  return [...new Set(lines.split(/\s+/).filter((name) => name !== ""))];
+  const path = (name: string) => `/proc/sys/net/ipv4/tcp_${name}congestion_control`;
+  const names = await run("cat", path(""), path("available_"));
+  return [...new Set(names.trim().split(/\s+/))];
 }
 
 /**
