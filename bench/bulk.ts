@@ -14,8 +14,8 @@ import { startTunnel, through, type Tunnel, type TunnelOptions } from "./tunnels
 import { straight, type Way } from "./way.ts";
 
 /** At most, and at least; no run but the first of them is started after this time. */
-const RUNS = { most: 5, least: 3, startedWithinMs: 60_000 };
-const SHORT_RUNS = { most: 3, least: 2, startedWithinMs: 15_000 };
+const RUNS = { most: 5, least: 3, startedWithinMs: 45_000 };
+const SHORT_RUNS = { most: 3, least: 2, startedWithinMs: 8_000 };
 
 /** Of a run, the part that is moved once before any. */
 const WARM_UP = 0.2;

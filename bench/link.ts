@@ -79,7 +79,11 @@ export async function openLink({ delayMs, loss, signal }: LinkOptions): Promise<
     near: end("near"),
     far: end("far"),
     async useTcp(algorithm) {
-      for (const side of sides) await set(side, "tcp_congestion_control", algorithm);
+      // By the route: a namespace may set no default that its host does not.
+      for (const [side, other] of [["near", "far"], ["far", "near"]] as const) {
+        const route = [addresses[other], "dev", names[side], "congctl", algorithm];
+        await inside(side, "ip", "route", "replace", ...route);
+      }
     },
     [Symbol.asyncDispose]: () => keep.disposeAsync(),
   };

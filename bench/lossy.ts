@@ -14,7 +14,7 @@ import type { Way } from "./way.ts";
 const DELAY_MS = 25;
 const BYTES = 20e6;
 /** TCP that is slower is measured by how far it got. */
-const TCP_LIMIT_MS = 5_000;
+const TCP_LIMIT_MS = 4_000;
 const TUNNEL_LIMIT_MS = 15_000;
 /** UDP payload of a path of 1500. */
 const MAX_DATAGRAM_BYTES = 1472;
