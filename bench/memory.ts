@@ -18,7 +18,7 @@ const BATCH = 50;
 const OTHER_FILES = 500;
 
 /** Until a program has settled. */
-const SETTLE_MS = 2_000;
+const SETTLE_MS = 1_500;
 
 /** What the loaded tunnel carries, within a time. */
 const LOAD_BYTES = { full: 10e9, short: 0.5e9 };
