@@ -74,7 +74,8 @@ async function main(args: string[], signal: AbortSignal): Promise<number> {
   }
   const judged = judge(figures);
   const isPart = names.length < rowNames.length;
-  console.log(barTable(judged.filter(({ spread }) => spread || !isPart)));
+  const shown = judged.filter(({ spread }) => spread || !isPart);
+  if (shown.length > 0) console.log(barTable(shown));
   for (const text of broken) console.error(`BROKEN ${text}`);
   if (json !== undefined) {
     const machine = { deno: Deno.version.deno, cpus: navigator.hardwareConcurrency, ...Deno.build };
