@@ -81,6 +81,9 @@ const CloseCode = { Stopped: 0, NotAdmitted: 102, NoFurtherAgents: 103 } as cons
 /** What to do when clients come and no agent is there. */
 const NO_AGENT_HINT = "start an agent; if one runs, its log says why it cannot connect";
 
+/** Clients that may come at once, until they are taken; of more, the system has some try again a second later. */
+const TCP_BACKLOG = 4_096;
+
 const MAX_CONNECTIONS = 20_000;
 const MAX_AGENTS = 1_000;
 
@@ -182,7 +185,7 @@ function listenTcp(address: Authority): Deno.TcpListener {
   return bind(
     "--listen-tcp",
     address,
-    () => Deno.listen({ hostname: address.hostname, port: address.port }),
+    () => Deno.listen({ hostname: address.hostname, port: address.port, tcpBacklog: TCP_BACKLOG }),
   );
 }
 

@@ -10,10 +10,12 @@
 import { join } from "node:path";
 import { type Balance, balances } from "../lib/balance.ts";
 import { UdpRelay } from "../tests/support/udp_relay.ts";
-import { Program } from "./program.ts";
-import { alignColumns, spreadOf } from "./report.ts";
+import { benchProgram, type Program, projectProgram } from "./program.ts";
+import { alignColumns } from "./report.ts";
+import { spreadOf } from "./statistics.ts";
 import { makeCertificates } from "./tunnels.ts";
-import { download } from "./transfer.ts";
+import { transfer } from "./transfer.ts";
+import { straight } from "./way.ts";
 
 /** Rounds of each rule, in turns. */
 const ROUNDS = 3;
@@ -76,7 +78,7 @@ async function measure(
   await using started = new AsyncDisposableStack();
   const file = (name: string) => join(directory, name);
   const server = started.use(
-    new Program("../server.ts", {
+    projectProgram("server", {
       "listen-tcp": "127.0.0.1:0",
       "listen-quic": "127.0.0.1:0",
       "cert-file": file("server.pem"),
@@ -90,7 +92,7 @@ async function measure(
   const ports = [Number(quicPort), Number(quicPort), slowness.via(started, Number(quicPort))];
   const agents = ports.map((port) =>
     started.use(
-      new Program("../passthrough.ts", {
+      projectProgram("passthrough", {
         "server": `127.0.0.1:${port}`,
         "upstream": `127.0.0.1:${originPort}`,
         "ca-file": file("ca.pem"),
@@ -100,14 +102,18 @@ async function measure(
     )
   );
   await server.said(/agent connected.* agents=3 /, signal);
-  for (let i = 0; i < 30; i++) await download(Number(port), BYTES, signal);
+  const download = async () => {
+    const { seconds } = await transfer({ way: straight(Number(port)), bytes: BYTES, signal });
+    return seconds;
+  };
+  for (let i = 0; i < 30; i++) await download();
   using _slow = slowness.begin(agents[2]!);
   const downloads: Promise<number>[] = [];
   const since = performance.now();
   for (let i = 0; i < CLIENTS; i++) {
     const waitMs = since + (i * 1_000) / CLIENTS_PER_SECOND - performance.now();
     if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
-    downloads.push(download(Number(port), BYTES, signal));
+    downloads.push(download());
   }
   const seconds = await Promise.all(downloads);
   return seconds.map((time) => time * 1_000).sort((a, b) => a - b);
@@ -124,8 +130,8 @@ async function main(signal: AbortSignal): Promise<void> {
   const directory = await Deno.makeTempDir({ prefix: "qrht-bench-" });
   try {
     await makeCertificates(directory);
-    await using origin = new Program("origin.ts");
-    const originPort = Number((await origin.said(/origin on 127\.0\.0\.1:(\d+)/, signal))[1]);
+    await using origin = benchProgram("origin.ts");
+    const originPort = Number((await origin.said(/transfers (\d+)/, signal))[1]);
     const rows = [["ms for a client", "rounds", ...Object.keys(shown)]];
     for (const slowness of slownesses) {
       const rounds = new Map<Balance, number[][]>(balances.map((balance) => [balance, []]));

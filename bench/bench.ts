@@ -3,163 +3,87 @@
 // deno-lint-ignore-file no-console -- a command for the terminal, which logs nothing
 
 /**
- * `deno task bench`: throughput of one download through the tunnel, on this project's driver and on the binding's own
- * classes, and without a tunnel; and the latency of new connections in both dialects.
+ * `deno task bench`: what the tunnel takes in time, CPU and memory, beside what there would be without it.
  *
- * All of it on loopback, in turns, so that what else the machine does hits all alike: the ratios mean something, the
- * numbers alone only say how fast this machine was just then.
+ * All of it on loopback, or between network namespaces of its own, and in turns, so that what else the machine does hits
+ * all alike: the ratios mean something, the numbers alone only say how fast this machine was just then.
  */
-import { parseArgs } from "node:util";
 import { messageOf, UsageError } from "../lib/errors.ts";
-import { dialects, type Latency, latencyRatio, latencyRows, measureLatency } from "./latency.ts";
-import { Program } from "./program.ts";
-import {
-  alignColumns,
-  cpuRatioOf,
-  formatNotes,
-  formatRatio,
-  formatTable,
-  ratioOf,
-  type Results,
-} from "./report.ts";
-import { Subject } from "./subject.ts";
-import { makeCertificates, startTunnel } from "./tunnels.ts";
-
-const RUNS = 5;
-const MIN_RUNS = 3;
-
-/** No run but the first {@linkcode MIN_RUNS} is started after this. */
-const RUNNING_MS = 90_000;
+import { judge } from "./bars.ts";
+import { measureBulk } from "./bulk.ts";
+import { measureClients } from "./clients.ts";
+import { Figures } from "./figures.ts";
+import { measureGets } from "./gets.ts";
+import { measureIdle } from "./idle.ts";
+import { measureLossy } from "./lossy.ts";
+import { measureMemory } from "./memory.ts";
+import { HELP, parseOptions, type RowName, rowNames } from "./options.ts";
+import { benchProgram } from "./program.ts";
+import { barTable, figureTable } from "./report.ts";
+import { measureRestart } from "./restart.ts";
+import type { Row } from "./row.ts";
+import { makeCertificates } from "./tunnels.ts";
 
 /** Everything together is given up after this. */
-const TOTAL_MS = 170_000;
+const TOTAL_MS = 600_000;
 
-/** Some seconds of the driver's; with 10 MB it is slower, and scatters more. */
-const FAST_BYTES = 200e6;
-/** What the binding's classes take some seconds for; with more they are no faster. */
-const SLOW_BYTES = 10e6;
-
-const HELP =
-  `Compares the tunnel in both dialects, a tunnel on the binding's own classes, and no tunnel.
-
-Usage: deno task bench [options]
-
-  --min-ratio N   fail when the tunnel moves less than N times what the binding's classes do
-  --json FILE     write the results there too
-  --help          show this`;
-
-interface Measured {
-  readonly results: Results;
-  readonly latencies: readonly Latency[];
-}
-
-/** Starts everything, measures in turns, and ends everything. */
-async function measure(directory: string, signal: AbortSignal): Promise<Measured> {
-  await makeCertificates(directory);
-  await using origin = new Program("origin.ts");
-  const port = Number((await origin.said(/origin on 127\.0\.0\.1:(\d+)/, signal))[1]);
-  const programs = { server: "../server.ts", agent: "../passthrough.ts" };
-  const tunnel = (server: string, agent: string, alpn?: string) => () =>
-    startTunnel({ server, agent }, port, directory, signal, alpn ? { alpn } : {});
-  await using ours = new Subject({
-    name: "this project's driver",
-    bytes: FAST_BYTES,
-    maxFailed: 0,
-    start: tunnel(programs.server, programs.agent),
-  });
-  await using raw = new Subject({
-    name: "the same, raw dialect",
-    bytes: FAST_BYTES,
-    maxFailed: 0,
-    start: tunnel(programs.server, programs.agent, dialects.raw),
-  });
-  await using theirs = new Subject({
-    name: "the binding's classes",
-    bytes: SLOW_BYTES,
-    maxFailed: 2,
-    start: tunnel("binding_server.ts", "binding_agent.ts"),
-  });
-  await using direct = new Subject({
-    name: "no tunnel",
-    bytes: FAST_BYTES,
-    maxFailed: 0,
-    start: () => Promise.resolve({ port, programs: [], [Symbol.asyncDispose]: async () => {} }),
-  });
-  const subjects = [ours, raw, theirs, direct];
-  for (const subject of subjects) await subject.open(signal);
-  const since = performance.now();
-  for (let i = 0; i < RUNS; i++) {
-    if (i >= MIN_RUNS && performance.now() - since > RUNNING_MS) break;
-    const rates: string[] = [];
-    for (const subject of subjects) rates.push((await subject.run(signal)).toFixed(1));
-    console.error(`run ${i + 1}: ${rates.join(", ")} MB/s`);
-  }
-  const latencies = await measureLatency(
-    (alpn, via) => startTunnel(programs, port, directory, signal, { alpn, via }),
-    signal,
-  );
-  return { results: [ours.result, raw.result, theirs.result, direct.result], latencies };
-}
-
-function parseOptions(args: string[]) {
-  try {
-    const { values } = parseArgs({
-      args,
-      options: {
-        "min-ratio": { type: "string" },
-        json: { type: "string" },
-        help: { type: "boolean" },
-      },
-    });
-    const minRatio = Number(values["min-ratio"] ?? 0);
-    if (!(minRatio >= 0)) throw new Error(`--min-ratio ${values["min-ratio"]} is not a number`);
-    return { minRatio, json: values.json, help: values.help };
-  } catch (error) {
-    throw new UsageError(messageOf(error), { cause: error });
-  }
-}
+const rows: Readonly<Record<RowName, { readonly title: string; readonly measure: Row }>> = {
+  bulk: { title: "bytes through tunnels", measure: measureBulk },
+  gets: { title: "a new connection and a GET", measure: measureGets },
+  clients: { title: "many clients", measure: measureClients },
+  memory: { title: "resident memory", measure: measureMemory },
+  idle: { title: "CPU at rest", measure: measureIdle },
+  restart: { title: "starts", measure: measureRestart },
+  lossy: { title: "20 MB at 50 ms", measure: measureLossy },
+};
 
 /** Runs the benchmark; the result is the exit code. */
 async function main(args: string[], signal: AbortSignal): Promise<number> {
-  const { minRatio, json, help } = parseOptions(args);
+  const { isShort, rows: names, json, fails, help } = parseOptions(args);
   if (help) {
     console.log(HELP);
     return 0;
   }
-  const directory = await Deno.makeTempDir({ prefix: "qrht-bench-" });
-  let measured: Measured;
+  const figures = new Figures();
+  const notes: string[] = [];
+  const broken: string[] = [];
+  const note = (text: string) => void notes.push(text);
+  const certificates = await Deno.makeTempDir({ prefix: "qrht-bench-" });
   try {
-    measured = await measure(directory, signal);
+    await makeCertificates(certificates);
+    await using program = benchProgram("origin.ts");
+    const [, transfers, http] = await program.said(/transfers (\d+), http (\d+)/, signal);
+    const origin = { transfers: Number(transfers), http: Number(http) };
+    for (const name of names) {
+      const { title, measure } = rows[name];
+      console.error(`${name} ...`);
+      try {
+        await measure({ certificates, origin, isShort, figures, signal, note });
+      } catch (error) {
+        signal.throwIfAborted();
+        broken.push(`${name}: ${messageOf(error)}`);
+      }
+      const measured = figures.list(name);
+      if (measured.length > 0) console.log(`${figureTable(title, measured)}\n`);
+      for (const note of notes) console.log(note);
+      if (notes.length > 0) console.log();
+      notes.length = 0;
+    }
   } finally {
-    await Deno.remove(directory, { recursive: true });
+    await Deno.remove(certificates, { recursive: true });
   }
-  const { results, latencies } = measured;
-  const [ours, raw, theirs, direct] = results;
-  const ratio = ratioOf(ours, theirs);
-  console.log(`${formatTable(results)}\n\n${formatNotes(results)}`);
-  console.log(`\n${alignColumns(latencyRows(latencies))}\n`);
-  const linkNames = [...new Set(latencies.map(({ link }) => link))];
-  for (const link of linkNames) {
-    const name = `new connection, ${link}, qrht/1 / the raw dialect`;
-    console.log(formatRatio(name, latencyRatio(latencies, link), 2));
-  }
+  const judged = judge(figures);
+  const isPart = names.length < rowNames.length;
+  const shown = judged.filter(({ spread }) => spread || !isPart);
+  if (shown.length > 0) console.log(barTable(shown));
+  for (const text of broken) console.error(`BROKEN ${text}`);
   if (json !== undefined) {
     const machine = { deno: Deno.version.deno, cpus: navigator.hardwareConcurrency, ...Deno.build };
-    const ratios = {
-      throughputDriverToBinding: ratio,
-      throughputDirectToDriver: ratioOf(direct, ours),
-      throughputOwnToRaw: ratioOf(ours, raw),
-      cpuBindingToDriver: cpuRatioOf(theirs, ours),
-      latencyOwnToRaw: Object.fromEntries(
-        linkNames.map((link) => [link, latencyRatio(latencies, link)]),
-      ),
-    };
-    const text = JSON.stringify({ machine, results, latencies, ratios }, null, 2);
-    await Deno.writeTextFile(json, `${text}\n`);
+    const results = { machine, isShort, figures: figures.list(), bars: judged, broken };
+    await Deno.writeTextFile(json, `${JSON.stringify(results, null, 2)}\n`);
   }
-  if (ratio.median >= minRatio) return 0;
-  console.error(`the driver moves less than ${minRatio} times what the binding's classes move`);
-  return 1;
+  const isMissed = judged.some(({ missedBy }) => missedBy > 0);
+  return broken.length > 0 || (fails && isMissed) ? 1 : 0;
 }
 
 /** Aborts when there was enough time, or at a signal to stop. */

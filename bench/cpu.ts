@@ -39,6 +39,26 @@ export async function cpuTimes(pids: readonly number[] = []): Promise<CpuTimes |
   }
 }
 
+/** Lets programs finish what they do after their last byte, and shows what else the machine does. */
+const PAUSE_MS = 300;
+const MAX_PAUSES = 8;
+
+/** The part of the machine's CPU time in a pause from which on it is busy with something else. */
+const BUSY = 0.2;
+
+/** Waits until the machine has nothing else to do, for some time at most; false when it still has. */
+export async function quiet(): Promise<boolean> {
+  for (let i = 0; i < MAX_PAUSES; i++) {
+    const from = await cpuTimes();
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    const to = await cpuTimes();
+    if (!from || !to) return true;
+    const busy = to.busy - from.busy;
+    if (busy / (busy + to.idle - from.idle) < BUSY) return true;
+  }
+  return false;
+}
+
 /** Fields 14 and 15 of proc(5), user and system time; the name before them may hold anything. */
 function processTicks(stat: string): number {
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");

@@ -1,120 +1,138 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
-// deno-lint-ignore-file no-console -- a command for the terminal, which logs nothing
 
-/**
- * `deno task bench-memory`: resident memory of a server and a passthrough agent, without tunnels and with thousands, by
- * what these do. On Linux, which tells it in /proc.
- */
-import { writeAll } from "../lib/duplex.ts";
-import { alignColumns } from "./report.ts";
-import { makeCertificates, startTunnel } from "./tunnels.ts";
+/** How much memory the programs take: at rest, with many idle tunnels, and after much work. */
+import { lookAt } from "../tests/chaos/process_look.ts";
+import { get } from "./http_client.ts";
+import { benchProgram, type Program } from "./program.ts";
+import { type Bench, pause } from "./row.ts";
+import { transferMany } from "./transfer.ts";
+import { startTunnel, through, type Tunnel } from "./tunnels.ts";
+import { openWay, type Way } from "./way.ts";
 
-/** Their ends are all in this process: four files for each, with those of the programs beside. */
-const TUNNELS = 2_000;
-/** What each carries in each direction, in the step in which they do. */
-const BYTES = 100_000;
-/** How often all of it is done: a program keeps what it has once taken. */
-const ROUNDS = 4;
-/** Tunnels that are opened, or carry something, at a time. */
-const AT_ONCE = 50;
-/** What is left to a program, to give up what it needs no more. */
-const SETTLE_MS = 4_000;
-/** Everything together is given up after this. */
-const TOTAL_MS = 170_000;
+/** As many as an agent takes, or fewer. */
+const TUNNELS = { full: 10_000, short: 1_000 };
+/** Tunnels that are opened at a time. */
+const BATCH = 50;
+/** Files that each process needs beside those of tunnels. */
+const OTHER_FILES = 500;
 
-/** Runs a step for each item, some at a time. */
-async function forEach<T>(items: readonly T[], step: (item: T) => Promise<void>): Promise<void> {
-  const left = items.values();
-  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
-    for (const item of left) await step(item);
-  }));
+/** Until a program has settled. */
+const SETTLE_MS = 1_500;
+
+/** Until the garbage collector, which waits for idle programs, has done its work. */
+const REST_MS = { full: 30_000, short: 15_000 };
+
+/** What the loaded tunnel carries, within a time. */
+const LOAD_BYTES = { full: 10e9, short: 0.5e9 };
+const LOAD_MS = 30_000;
+const ROUND_BYTES = 250e6;
+const SIMULTANEOUS = 8;
+
+const ends = ["server", "agent"] as const;
+
+export async function measureMemory(bench: Bench): Promise<void> {
+  if (Deno.build.os !== "linux") return bench.note("memory: there is no /proc here");
+  const { certificates, isShort, signal } = bench;
+  await using tunnel = await startTunnel({ certificates, signal });
+  const load = await carryMuch(bench, tunnel);
+  const loadedAt = performance.now();
+  await pause(SETTLE_MS);
+  await record(bench, tunnel, "busy", `after ${load}`);
+  await measureEmpty(bench);
+  await measureIdle(bench);
+  const restMs = isShort ? REST_MS.short : REST_MS.full;
+  await pause(Math.max(0, loadedAt + restMs - performance.now()));
+  await record(bench, tunnel, "loaded", `${restMs / 1_000} s after ${load}`);
 }
 
-/** Sends back what comes, on every connection. */
-async function echo(listener: Deno.TcpListener): Promise<void> {
-  for await (const conn of listener) {
-    conn.readable.pipeTo(conn.writable).catch(() => {
-      // It was closed at the other end.
-    });
-  }
+async function measureEmpty({ figures, signal }: Bench): Promise<void> {
+  await using program = benchProgram("empty.ts");
+  await program.said(/started/, signal);
+  await pause(SETTLE_MS);
+  const figure = { id: "memory/empty", name: "an empty Deno program", unit: "MiB" };
+  figures.add(figure, await rssOf(program));
 }
 
-/** Sends bytes and takes as many. */
-async function carry(conn: Deno.TcpConn, bytes: number): Promise<void> {
-  const sending = writeAll(conn, new Uint8Array(bytes));
-  const buffer = new Uint8Array(16_384);
-  for (let left = bytes; left > 0;) {
-    const n = await conn.read(buffer);
-    if (n === null) throw new Error(`a tunnel ended ${left} bytes too early`);
-    left -= n;
-  }
-  await sending;
-}
-
-/** Resident memory of processes, in MiB. */
-async function residentMib(pids: readonly number[]): Promise<number[]> {
-  const args = ["VmRSS", ...pids.map((pid) => `/proc/${pid}/status`)];
-  const { stdout } = await new Deno.Command("grep", { args, stderr: "null" }).output();
-  const found = new TextDecoder().decode(stdout).matchAll(/(\d+) kB/g);
-  return Array.from(found, ([, kib]) => Number(kib) / 1_024);
-}
-
-const late = new AbortController();
-const { signal } = late;
-const timer = setTimeout(() => late.abort(new Error(`took more than ${TOTAL_MS} ms`)), TOTAL_MS);
-const dir = await Deno.makeTempDir();
-try {
-  await makeCertificates(dir);
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  const echoing = echo(listener).catch(() => {
-    // The listener was closed.
+async function measureIdle(bench: Bench): Promise<void> {
+  const { certificates, origin, isShort, figures, signal } = bench;
+  await using tunnel = await startTunnel({ certificates, signal });
+  await pause(SETTLE_MS);
+  const rest = await record(bench, tunnel, "rest", "at rest");
+  const files = await fileLimit();
+  const wanted = isShort ? TUNNELS.short : TUNNELS.full;
+  const count = Math.min(wanted, files - OTHER_FILES);
+  if (count < wanted) bench.note(`memory: ${files} files allow for ${count} idle tunnels`);
+  using opened = new DisposableStack();
+  const way = through(tunnel, origin.transfers);
+  await inBatches(count, signal, async () => {
+    opened.use(await openWay(way));
   });
-  const scripts = { server: "../server.ts", agent: "../passthrough.ts" };
-  await using tunnel = await startTunnel(scripts, listener.addr.port, dir, signal);
-  const pids = tunnel.programs.map(({ pid }) => pid);
-  const rows = [["resident memory, MiB", "server", "agent"]];
-  const measure = async (name: string) => {
-    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
-    signal.throwIfAborted();
-    const mib = await residentMib(pids);
-    rows.push([name, ...mib.map((value) => value.toFixed())]);
-    return mib;
-  };
-  const perTunnel = (mib: readonly number[], before: readonly number[]) =>
-    mib.map((value, i) => ((value - before[i]!) * 1_024 / TUNNELS).toFixed());
-
-  const before = await measure("no tunnels");
-  const conns: Deno.TcpConn[] = [];
-  const openAll = () =>
-    forEach(Array.from({ length: TUNNELS }), async () => {
-      const conn = await Deno.connect({ hostname: "127.0.0.1", port: tunnel.port });
-      conns.push(conn);
-      await carry(conn, 1);
-    });
-  const closeAll = () => {
-    for (const conn of conns.splice(0)) conn.close();
-  };
-  await openAll();
-  const open = await measure(`${TUNNELS} tunnels, open and silent`);
-  await forEach(conns, (conn) => carry(conn, BYTES));
-  const carried = await measure(`the same, each has carried ${BYTES / 1_000} kB both ways`);
-  closeAll();
-  await measure("all of them closed");
-  for (let round = 2; round <= ROUNDS; round++) {
-    await openAll();
-    await forEach(conns, (conn) => carry(conn, BYTES));
-    await measure(`all of it again, round ${round}`);
-    closeAll();
+  await pause(SETTLE_MS);
+  const idle = await record(bench, tunnel, "idle", `with ${count} idle tunnels`);
+  for (const end of ends) {
+    figures.add(
+      { id: `memory/each/${end}`, name: `${end}, for each of them`, unit: "KiB" },
+      (idle[end] - rest[end]) * 1024 / count,
+    );
   }
-  console.log(alignColumns(rows));
-  const rest = [["KiB for each tunnel", "server", "agent"]];
-  rest.push(["open and silent", ...perTunnel(open, before)]);
-  rest.push(["after having carried something", ...perTunnel(carried, before)]);
-  console.log(`\n${alignColumns(rest)}`);
-  listener.close();
-  await echoing;
-} finally {
-  clearTimeout(timer);
-  await Deno.remove(dir, { recursive: true });
+}
+
+/** Has a tunnel's programs work; returns what they did, in words. */
+async function carryMuch({ origin, isShort, signal }: Bench, tunnel: Tunnel): Promise<string> {
+  const way = through(tunnel, origin.transfers);
+  const http = through(tunnel, origin.http);
+  const wanted = isShort ? LOAD_BYTES.short : LOAD_BYTES.full;
+  const since = performance.now();
+  let bytes = 0;
+  while (bytes < wanted && performance.now() - since < LOAD_MS) {
+    await transferMany(SIMULTANEOUS, { way, bytes: ROUND_BYTES / SIMULTANEOUS, signal });
+    bytes += ROUND_BYTES;
+  }
+  const tunnels = isShort ? TUNNELS.short : TUNNELS.full;
+  await inBatches(tunnels, signal, () => askOnce(http));
+  return `${bytes / 1e9} GB, ${tunnels} tunnels`;
+}
+
+async function askOnce(way: Way): Promise<void> {
+  await get(way);
+}
+
+/** Does something a number of times, some of them at a time. */
+async function inBatches(
+  count: number,
+  signal: AbortSignal,
+  work: () => Promise<void>,
+): Promise<void> {
+  for (let done = 0; done < count; done += BATCH) {
+    signal.throwIfAborted();
+    await Promise.all(Array.from({ length: Math.min(BATCH, count - done) }, work));
+  }
+}
+
+async function record(
+  { figures }: Bench,
+  tunnel: Tunnel,
+  id: string,
+  name: string,
+): Promise<Record<typeof ends[number], number>> {
+  const rss = { server: await rssOf(tunnel.server), agent: await rssOf(tunnel.agent) };
+  for (const end of ends) {
+    figures.add({ id: `memory/${id}/${end}`, name: `${end} ${name}`, unit: "MiB" }, rss[end]);
+  }
+  return rss;
+}
+
+/** Resident memory, in MiB. */
+async function rssOf({ pid }: Program): Promise<number> {
+  const look = (await lookAt([pid])).get(pid);
+  if (!look) throw new Error(`nothing to see of process ${pid}`);
+  return look.rssKib / 1024;
+}
+
+/** Files that a process may have open: Deno raises what is allowed to what is possible. */
+async function fileLimit(): Promise<number> {
+  const { stdout } = await new Deno.Command("sh", { args: ["-c", "ulimit -Hn"] }).output();
+  const limit = Number(new TextDecoder().decode(stdout));
+  return Number.isFinite(limit) ? limit : Infinity;
 }

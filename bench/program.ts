@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { fileURLToPath } from "node:url";
+import { programArguments } from "../tests/support/processes.ts";
 
 /** Time that a program has to say what is waited for. */
 const LINE_TIMEOUT_MS = 20_000;
@@ -12,18 +12,18 @@ const STOP_TIMEOUT_MS = 3_000;
 /** What is kept of what a program says. */
 const MAX_LINES = 1_000;
 
-/** The agents bind any address, the rest is on loopback. */
-const permissions = [
-  "--allow-net=127.0.0.1,0.0.0.0",
-  "--allow-read",
-  "--allow-env",
-  "--allow-ffi",
-  "--allow-sys",
-];
+/** What a program is told on its command line, without the dashes. */
+export type Flags = Readonly<Record<string, string>>;
+
+/** Of the benchmark's own programs. */
+const permissions = ["--allow-net", "--allow-read", "--allow-env", "--allow-ffi", "--allow-sys"];
+
+/** What makes `lib/quic/udp_batch.ts` stand aside. */
+const WITHOUT_BATCHES = "--deny-ffi=libc.so.6";
 
 /** A program in a process of its own, which ends at the latest when this is disposed of. */
 export class Program implements AsyncDisposable {
-  readonly #script: string;
+  readonly #name: string;
   readonly #child: Deno.ChildProcess;
   readonly #lines: string[] = [];
   readonly #reading: Promise<void>;
@@ -31,14 +31,16 @@ export class Program implements AsyncDisposable {
   #silent = false;
 
   /**
-   * @param script path, relative to this file
-   * @param flags of the script, without their dashes
+   * @param name what it is called in messages
+   * @param args of Deno
+   * @param under a command that runs it, such as one that enters a namespace
    */
-  constructor(script: string, flags: Readonly<Record<string, string>> = {}) {
-    this.#script = script;
-    const args = Object.entries(flags).map(([name, value]) => `--${name}=${value}`);
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", ...permissions, fileURLToPath(new URL(script, import.meta.url)), ...args],
+  constructor(name: string, args: readonly string[], under: readonly string[] = []) {
+    this.#name = name;
+    const [command, ...rest] = [...under, Deno.execPath(), ...args];
+    this.#child = new Deno.Command(command!, {
+      args: rest,
+      cwd: new URL("../", import.meta.url),
       stdin: "null",
       stdout: "null",
       stderr: "piped",
@@ -48,6 +50,20 @@ export class Program implements AsyncDisposable {
 
   get pid(): number {
     return this.#child.pid;
+  }
+
+  /** Ends it at once. */
+  async kill(): Promise<void> {
+    this.#send("SIGKILL");
+    await this.#child.status;
+  }
+
+  #send(signal: Deno.Signal): void {
+    try {
+      this.#child.kill(signal);
+    } catch {
+      // It has ended before.
+    }
   }
 
   /** The lines on stderr that match. */
@@ -74,7 +90,7 @@ export class Program implements AsyncDisposable {
     }
     signal.throwIfAborted();
     const how = this.#silent ? "ended" : `took more than ${LINE_TIMEOUT_MS} ms`;
-    throw new Error(`${this.#script} ${how} before it said ${pattern}:\n${this.#lines.join("\n")}`);
+    throw new Error(`${this.#name} ${how} before it said ${pattern}:\n${this.#lines.join("\n")}`);
   }
 
   async #read(): Promise<void> {
@@ -91,17 +107,56 @@ export class Program implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    const kill = (signal: Deno.Signal) => {
-      try {
-        this.#child.kill(signal);
-      } catch {
-        // It has ended before.
-      }
-    };
-    kill("SIGTERM");
-    const timer = setTimeout(() => kill("SIGKILL"), STOP_TIMEOUT_MS);
+    this.#send("SIGTERM");
+    const timer = setTimeout(() => this.#send("SIGKILL"), STOP_TIMEOUT_MS);
     await this.#child.status;
     clearTimeout(timer);
     await this.#reading;
   }
+}
+
+/** Starts a program of this folder. */
+export function benchProgram(
+  script: string,
+  args: readonly string[] = [],
+  under: readonly string[] = [],
+): Program {
+  return new Program(
+    script,
+    ["run", "--no-prompt", ...permissions, `bench/${script}`, ...args],
+    under,
+  );
+}
+
+/** The words of a command line. */
+export function wordsOf(flags: Flags): string[] {
+  return Object.entries(flags).map(([name, value]) => `--${name}=${value}`);
+}
+
+/** How a program of this project is started. */
+export interface ProjectOptions {
+  /** Whether it does without the calls that take many datagrams. */
+  readonly isPortable?: boolean;
+  readonly under?: readonly string[];
+}
+
+/** Starts a program of this project, with the permissions of its task. */
+export function projectProgram(
+  task: "server" | "agent" | "passthrough",
+  flags: Flags,
+  { isPortable = false, under = [] }: ProjectOptions = {},
+): Program {
+  const [run, ...args] = programArguments(task, flags);
+  return new Program(task, [run!, ...(isPortable ? [WITHOUT_BATCHES] : []), ...args], under);
+}
+
+/** Whether a program knows a flag. */
+export async function hasFlag(task: "server" | "agent", flag: string): Promise<boolean> {
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: programArguments(task, {}).concat("--help"),
+    cwd: new URL("../", import.meta.url),
+    env: { NO_COLOR: "1" },
+    stderr: "null",
+  }).output();
+  return new RegExp(`--${flag}\\b`).test(new TextDecoder().decode(stdout));
 }

@@ -2,14 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The transfer that is measured: a client asks for a number of bytes, the origin sends as many of a pattern and closes.
+ * The transfers that are measured: a client asks for a number of bytes, the origin sends as many of a pattern and closes;
+ * or it says how many it will send, sends them, and the origin answers when it has them all.
  *
  * The pattern repeats at no power of two, so that a block that is lost, doubled or moved shows.
  */
 import { Buffer } from "node:buffer";
 import { writeAll } from "../lib/duplex.ts";
+import { openWay, type Way } from "./way.ts";
 
-/** The request: the number of bytes as 64 bits, big-endian. */
+/** The request: the number of bytes as 64 bits, big-endian and signed, negative when the client sends them. */
 const REQUEST_BYTES = 8;
 
 const MAX_TRANSFER_BYTES = 1e9;
@@ -42,6 +44,24 @@ export class WrongBytesError extends Error {
   override readonly name = "WrongBytesError";
 }
 
+export type Direction = "down" | "up";
+
+export interface TransferOptions {
+  readonly way: Way;
+  readonly bytes: number;
+  /** @default {"down"} */
+  readonly direction?: Direction;
+  /** What has come until then counts, and no more is waited for. @default {Infinity} */
+  readonly timeLimitMs?: number;
+  readonly signal: AbortSignal;
+}
+
+export interface Transferred {
+  readonly bytes: number;
+  /** Time from connecting to the last byte. */
+  readonly seconds: number;
+}
+
 /** Serves one connection of a client. */
 export async function serveTransfer(connection: Deno.TcpConn): Promise<void> {
   using _connection = connection;
@@ -51,62 +71,110 @@ export async function serveTransfer(connection: Deno.TcpConn): Promise<void> {
     if (read === null) return;
     n += read;
   }
-  const bytes = Number(request.getBigUint64(0));
-  if (bytes > MAX_TRANSFER_BYTES) return;
-  for (let sent = 0; sent < bytes;) {
-    sent += await connection.write(patternAt(sent, Math.min(CHUNK_BYTES, bytes - sent)));
-  }
+  const bytes = Number(request.getBigInt64(0));
+  if (Math.abs(bytes) > MAX_TRANSFER_BYTES) return;
+  if (bytes < 0) {
+    // Whoever sent wrong bytes gets no answer.
+    await receive(connection, -bytes);
+    await writeAll(connection, Uint8Array.of(1));
+  } else await send(connection, bytes);
   await connection.closeWrite();
   // What the client sends is over when it has read everything.
   while (await connection.read(new Uint8Array(1)) !== null);
 }
 
+async function send(
+  connection: Deno.TcpConn,
+  bytes: number,
+  onProgress: (sent: number) => void = () => {},
+): Promise<void> {
+  for (let sent = 0; sent < bytes; onProgress(sent)) {
+    sent += await connection.write(patternAt(sent, Math.min(CHUNK_BYTES, bytes - sent)));
+  }
+}
+
+async function receive(
+  connection: Deno.TcpConn,
+  bytes: number,
+  onProgress: (received: number) => void = () => {},
+): Promise<void> {
+  const buffer = Buffer.alloc(CHUNK_BYTES);
+  for (let received = 0; received < bytes; onProgress(received)) {
+    const n = await connection.read(buffer);
+    if (n === null) throw new Error(`${received} of ${bytes} bytes, and an end`);
+    if (!patternAt(received, n).equals(buffer.subarray(0, n))) {
+      throw new WrongBytesError(`wrong bytes after ${received} of ${bytes}`);
+    }
+    received += n;
+    if (received > bytes) throw new WrongBytesError(`${received} bytes instead of ${bytes}`);
+  }
+}
+
+async function expectEnd(connection: Deno.TcpConn): Promise<void> {
+  if (await connection.read(new Uint8Array(1)) !== null) {
+    throw new WrongBytesError("further bytes in place of an end");
+  }
+}
+
 /**
- * Downloads `bytes` from a port on 127.0.0.1 and verifies every one of them.
+ * Moves bytes between this process and an origin, each of which is verified where it arrives.
  *
- * @returns the time from connecting to the last byte, in seconds
  * @throws {WrongBytesError} when one is wrong, or there are too many
  * @throws {Error} when bytes are missing
  * @throws the signal's reason when it aborts
  */
-export async function download(port: number, bytes: number, signal: AbortSignal): Promise<number> {
+export async function transfer(options: TransferOptions): Promise<Transferred> {
+  const { way, bytes, direction = "down", timeLimitMs = Infinity, signal } = options;
   signal.throwIfAborted();
   const since = performance.now();
-  let received = 0, last = since;
-  let stopped: unknown;
-  using connection = await Deno.connect({ hostname: "127.0.0.1", port });
+  let moved = 0, last = since;
+  let stopped: unknown, isOver = false;
+  using connection = await openWay(way);
   const stop = (reason: unknown) => {
     stopped ??= reason;
-    connection.close();
+    try {
+      connection.close();
+    } catch {
+      // It is closed.
+    }
   };
   const onAbort = () => stop(signal.reason);
   signal.addEventListener("abort", onAbort, { once: true });
   const watch = setInterval(() => {
-    if (performance.now() - last < STALL_MS) return;
-    stop(new Error(`no byte for ${STALL_MS} ms after ${received} of ${bytes}`));
-  }, STALL_MS / 10);
+    const now = performance.now();
+    isOver ||= now - since >= timeLimitMs;
+    if (isOver) stop(undefined);
+    else if (now - last >= STALL_MS) {
+      stop(new Error(`no byte for ${STALL_MS} ms after ${moved} of ${bytes}`));
+    }
+  }, Math.min(STALL_MS / 10, timeLimitMs / 50));
+  const onProgress = (bytes: number) => {
+    moved = bytes;
+    last = performance.now();
+  };
   try {
     const request = new DataView(new ArrayBuffer(REQUEST_BYTES));
-    request.setBigUint64(0, BigInt(bytes));
+    request.setBigInt64(0, BigInt(direction === "up" ? -bytes : bytes));
     await writeAll(connection, new Uint8Array(request.buffer));
-    const buffer = Buffer.alloc(CHUNK_BYTES);
-    for (;;) {
-      const n = await connection.read(buffer);
-      if (n === null) break;
-      if (!patternAt(received, n).equals(buffer.subarray(0, n))) {
-        throw new WrongBytesError(`wrong bytes after ${received} of ${bytes}`);
-      }
-      received += n;
-      last = performance.now();
-    }
+    if (direction === "up") {
+      await send(connection, bytes, onProgress);
+      const answer = await connection.read(new Uint8Array(1));
+      if (answer === null) throw new WrongBytesError(`not ${bytes} right bytes arrived`);
+    } else await receive(connection, bytes, onProgress);
+    last = performance.now();
+    await expectEnd(connection);
   } catch (error) {
-    throw stopped ?? error;
+    if (!isOver) throw stopped ?? error;
   } finally {
     clearInterval(watch);
     signal.removeEventListener("abort", onAbort);
   }
-  if (stopped) throw stopped;
-  if (received < bytes) throw new Error(`${received} of ${bytes} bytes, and an end`);
-  if (received > bytes) throw new WrongBytesError(`${received} bytes instead of ${bytes}`);
-  return (last - since) / 1000;
+  return { bytes: moved, seconds: (last - since) / 1000 };
+}
+
+/** Downloads at once, and returns the time until the last one is done, in seconds. */
+export async function transferMany(count: number, options: TransferOptions): Promise<number> {
+  const since = performance.now();
+  await Promise.all(Array.from({ length: count }, () => transfer(options)));
+  return (performance.now() - since) / 1_000;
 }

@@ -1,19 +1,27 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The tunnels that the benchmark compares: a server and a passthrough agent, in a process each. */
+/** Tunnels: a server and an agent, in a process each. */
 import { join } from "node:path";
 import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
-import { Program } from "./program.ts";
+import { type Flags, type Program, projectProgram } from "./program.ts";
+import { straight, type Way } from "./way.ts";
 
 const SERVER_NAME = "quic-tunnel-server";
 
-/** A way to the origin that is up. */
+/** A server that listens at these ports. */
+export interface ServerProgram {
+  readonly program: Program;
+  readonly tcp: number;
+  readonly quic: number;
+}
+
+/** A server and an agent that are connected. */
 export interface Tunnel extends AsyncDisposable {
-  /** TCP port on 127.0.0.1 that gets to the origin. */
-  readonly port: number;
-  /** The server and the agent, or nothing when it is the origin's own port. */
-  readonly programs: readonly Program[];
+  readonly server: Program;
+  readonly agent: Program;
+  /** Where the server listens. */
+  readonly ports: { readonly tcp: number; readonly quic: number };
 }
 
 /** Makes a CA and the certificates of both ends in a directory. */
@@ -32,50 +40,61 @@ export async function makeCertificates(directory: string): Promise<void> {
   await save("client", await issueCertificate(ca, { commonName: "benchmark", usage: "client" }));
 }
 
-/**
- * Starts a tunnel and waits until it is up.
- *
- * @param scripts of both ends, which take the same flags
- * @param originPort where the agent connects its streams to
- * @param options.alpn what the agent offers, where it is a program of this project
- * @param options.via maps the server's UDP port to that which the agent connects to
- */
-export async function startTunnel(
-  scripts: { readonly server: string; readonly agent: string },
-  originPort: number,
-  certificates: string,
-  signal: AbortSignal,
-  options: { readonly alpn?: string; readonly via?: (quicPort: number) => number } = {},
-): Promise<Tunnel> {
-  const { alpn, via = (quicPort) => quicPort } = options;
+/** How both ends of a tunnel are started. */
+export interface TunnelOptions {
+  readonly certificates: string;
+  readonly signal: AbortSignal;
+  readonly startServer?: (flags: Flags) => Program;
+  readonly startAgent?: (flags: Flags) => Program;
+  /** Ports that the server takes. @default {0, 0} any */
+  readonly ports?: { readonly tcp: number; readonly quic: number };
+  /** Where the server's QUIC listener is. @default {"127.0.0.1"} */
+  readonly hostname?: string;
+}
+
+const startProject = (task: "server" | "agent") => (flags: Flags) => projectProgram(task, flags);
+
+/** Starts a server, and waits until it listens. */
+export async function startServer(options: TunnelOptions): Promise<ServerProgram> {
+  const { certificates, signal, ports = { tcp: 0, quic: 0 }, hostname = "127.0.0.1" } = options;
+  const program = (options.startServer ?? startProject("server"))({
+    "listen-tcp": `127.0.0.1:${ports.tcp}`,
+    "listen-quic": `${hostname}:${ports.quic}`,
+    "cert-file": join(certificates, "server.pem"),
+    "cert-key": join(certificates, "server.key"),
+    "client-ca-file": join(certificates, "ca.pem"),
+  });
+  try {
+    const [, quic] = await program.said(/quic listener on [\d.]+:(\d+)/, signal);
+    const [, tcp] = await program.said(/tcp listener on [\d.]+:(\d+)/, signal);
+    return { program, tcp: Number(tcp), quic: Number(quic) };
+  } catch (error) {
+    await program[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
+/** Starts a tunnel, and waits until it is up. */
+export async function startTunnel(options: TunnelOptions): Promise<Tunnel> {
+  const { certificates, signal, hostname = "127.0.0.1" } = options;
   await using started = new AsyncDisposableStack();
-  const server = started.use(
-    new Program(scripts.server, {
-      "listen-tcp": "127.0.0.1:0",
-      "listen-quic": "127.0.0.1:0",
-      "cert-file": join(certificates, "server.pem"),
-      "cert-key": join(certificates, "server.key"),
-      "client-ca-file": join(certificates, "ca.pem"),
-    }),
-  );
-  const [, quicPort] = await server.said(/quic listener on 127\.0\.0\.1:(\d+)/, signal);
-  const [, port] = await server.said(/tcp listener on 127\.0\.0\.1:(\d+)/, signal);
+  const { program: server, ...ports } = await startServer(options);
+  started.use(server);
   const agent = started.use(
-    new Program(scripts.agent, {
-      "server": `127.0.0.1:${via(Number(quicPort))}`,
-      "upstream": `127.0.0.1:${originPort}`,
+    (options.startAgent ?? startProject("agent"))({
+      "server": `${hostname}:${ports.quic}`,
       "ca-file": join(certificates, "ca.pem"),
       "cert-file": join(certificates, "client.pem"),
       "cert-key": join(certificates, "client.key"),
-      ...(alpn && { alpn }),
     }),
   );
   await server.said(/agent connected/, signal);
   await agent.said(/connected to quic server/, signal);
   const keep = started.move();
-  return {
-    port: Number(port),
-    programs: [server, agent],
-    [Symbol.asyncDispose]: () => keep.disposeAsync(),
-  };
+  return { server, agent, ports, [Symbol.asyncDispose]: () => keep.disposeAsync() };
+}
+
+/** The way through a tunnel to a port on loopback. */
+export function through({ ports }: Pick<Tunnel, "ports">, originPort: number): Way {
+  return { ...straight(ports.tcp), target: `127.0.0.1:${originPort}` };
 }

@@ -135,11 +135,15 @@ Deno.test("pages that comments and configuration name exist, and so do the headi
 /** Flags of the tasks and tools of this repository: the source that reads each. */
 const TOOL_FLAGS: Readonly<Record<string, string>> = {
   dir: "certs/make.ts",
+  fail: "bench/options.ts",
   force: "certs/make.ts",
+  json: "bench/options.ts",
   minutes: "tests/chaos/chaos.ts",
   once: "demo/main.ts",
+  only: "bench/options.ts",
   push: "release/docker_images.ts",
   seed: "tests/chaos/chaos.ts",
+  short: "bench/options.ts",
   target: "release/compile.ts",
   tunnels: "tests/chaos/soak.ts",
 };

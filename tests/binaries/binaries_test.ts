@@ -25,9 +25,10 @@ const agentFiles = {
 const roots = await ImageRoots.make();
 
 async function outputOf(child: ChildProgram): Promise<{ text: string; code: number }> {
-  await using running = child;
-  const { code } = await running.status;
-  return { text: running.lines.join("\n"), code };
+  const { code } = await child.status;
+  // Until all that it has written was read.
+  await child[Symbol.asyncDispose]();
+  return { text: child.lines.join("\n"), code };
 }
 
 /** Starts a server, and an agent of an image, and tells the port for clients. */

@@ -1,0 +1,139 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** How good the figures ought to be, each in terms of another one of the same run. */
+import type { Figures } from "./figures.ts";
+import { differenceOf, ratioOf, type Spread, spreadOf } from "./statistics.ts";
+
+interface Bar {
+  readonly name: string;
+  readonly unit: string;
+  readonly bar: number;
+  /** Whether more is better. */
+  readonly isLeast: boolean;
+  /** What is held against the bar; undefined when it was not measured. */
+  readonly spread: (figures: Figures) => Spread | undefined;
+}
+
+/** A bar and what was held against it. */
+export interface Judged extends Omit<Bar, "spread"> {
+  readonly spread: Spread | undefined;
+  /** How far the median is from the bar, 0 when it is met. */
+  readonly missedBy: number;
+}
+
+type Compare = (a: readonly number[], b: readonly number[]) => Spread;
+
+/** Compares two figures. */
+const compared = (compare: Compare, a: string, b: string) => (figures: Figures) => {
+  const [x, y] = [figures.get(a), figures.get(b)];
+  return x && y && compare(x.values, y.values);
+};
+
+/** The ratio of the CPU time that both programs together take for a byte. */
+const cpuRatio = (a: string, b: string) => (figures: Figures) => {
+  const [x, y] = [a, b].map((id) =>
+    figures.get(id)?.cpu.map(({ server, agent }) => server + agent) ?? []
+  );
+  return x!.length > 0 && y!.length > 0 ? ratioOf(x!, y!) : undefined;
+};
+
+const ratio = (name: string, a: string, b: string) => ({
+  name,
+  unit: "",
+  spread: compared(ratioOf, a, b),
+});
+
+const above = (name: string, a: string, b: string) => ({
+  name,
+  unit: " MiB",
+  spread: compared(differenceOf, a, b),
+});
+
+const own = (name: string, unit: string, id: string) => ({
+  name,
+  unit,
+  spread: (figures: Figures) => {
+    const figure = figures.get(id);
+    return figure && spreadOf(figure.values);
+  },
+});
+
+const atLeast = (bar: number) => ({ bar, isLeast: true });
+const atMost = (bar: number) => ({ bar, isLeast: false });
+
+const ends = ["server", "agent"] as const;
+
+export const bars: readonly Bar[] = [
+  {
+    ...ratio("1 tunnel at 1500 / in memory", "bulk/1500/down/1", "bulk/memory/1350"),
+    ...atLeast(1.6),
+  },
+  {
+    ...ratio("1 tunnel at 1500 / portable path", "bulk/1500/down/1", "bulk/portable/down/1"),
+    ...atLeast(1.8),
+  },
+  {
+    name: "its CPU a byte / portable path's",
+    unit: "",
+    spread: cpuRatio("bulk/1500/down/1", "bulk/portable/down/1"),
+    ...atMost(0.5),
+  },
+  {
+    ...ratio("loopback's size / portable path", "bulk/auto/down/1", "bulk/portable/down/1"),
+    ...atLeast(4),
+  },
+  {
+    ...ratio("8 tunnels / 1, at 1500", "bulk/1500/down/8", "bulk/1500/down/1"),
+    ...atLeast(0.95),
+  },
+  {
+    ...ratio("8 tunnels / 1, loopback's size", "bulk/auto/down/8", "bulk/auto/down/1"),
+    ...atLeast(0.95),
+  },
+  {
+    ...ratio("20 MB at 50 ms / plain TCP", "lossy/tunnel/0", "lossy/tcp/0"),
+    ...atMost(1.3),
+  },
+  {
+    ...ratio("with 1 % loss / plain TCP without", "lossy/tunnel/1", "lossy/tcp/0"),
+    ...atMost(2.5),
+  },
+  {
+    ...ratio("GET p50 / direct", "gets/tunnel/p50", "gets/direct/p50"),
+    ...atMost(4),
+  },
+  {
+    ...ratio("GET p99 / its p50", "gets/tunnel/p99", "gets/tunnel/p50"),
+    ...atMost(4),
+  },
+  {
+    ...ratio("GET p99 under load / p50 without", "gets/loaded/p99", "gets/tunnel/p50"),
+    ...atMost(5),
+  },
+  {
+    ...ratio("1 000 at once / direct", "clients/tunnel/at-once", "clients/direct/at-once"),
+    ...atMost(5),
+  },
+  ...ends.map((end) => ({
+    ...above(`${end} at rest above an empty program`, `memory/rest/${end}`, "memory/empty"),
+    ...atMost(30),
+  })),
+  ...ends.map((end) => ({
+    ...above(`${end} after load above that`, `memory/loaded/${end}`, `memory/rest/${end}`),
+    ...atMost(60),
+  })),
+  ...ends.map((end) => ({
+    ...own(`idle CPU of the ${end}`, " %", `idle/${end}`),
+    ...atMost(0.2),
+  })),
+];
+
+/** Holds what was measured against the bars. */
+export function judge(figures: Figures, against: readonly Bar[] = bars): Judged[] {
+  return against.map(({ spread: of, ...bar }) => {
+    const spread = of(figures);
+    const distance = spread === undefined ? 0 : (bar.bar - spread.median) * (bar.isLeast ? 1 : -1);
+    return { ...bar, spread, missedBy: Math.max(0, distance) };
+  });
+}

@@ -1,0 +1,162 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * How fast bytes get through tunnels of all kinds, and without one, in turns, so that whatever else the machine does hits
+ * all alike.
+ */
+import { cpuTimes, quiet } from "./cpu.ts";
+import type { CpuPerGb } from "./figures.ts";
+import { benchProgram, type Flags, hasFlag, projectProgram, wordsOf } from "./program.ts";
+import type { Bench } from "./row.ts";
+import { type Direction, transferMany, WrongBytesError } from "./transfer.ts";
+import { startTunnel, through, type Tunnel, type TunnelOptions } from "./tunnels.ts";
+import { straight, type Way } from "./way.ts";
+
+/** At most, and at least; no run but the first of them is started after this time. */
+const RUNS = { most: 5, least: 3, startedWithinMs: 45_000 };
+const SHORT_RUNS = { most: 3, least: 2, startedWithinMs: 8_000 };
+
+/** Of a run, the part that is moved once before any. */
+const WARM_UP = 0.2;
+
+/** What the QUIC classes of the binding may fail and be repeated, all runs together. */
+const MAX_FAILED = 2;
+
+interface Subject {
+  readonly id: string;
+  readonly name: string;
+  /** Bytes of a run, all tunnels of it together. */
+  readonly bytes: number;
+  readonly loads: readonly (readonly [Direction, number])[];
+  readonly way: Way;
+  readonly tunnel?: Tunnel;
+}
+
+const everyLoad = [["down", 1], ["up", 1], ["down", 8], ["up", 8]] as const;
+
+/** UDP payloads in memory, and what they are called. */
+const inMemory = { 1350: "in memory, 1350 bytes", 16376: "in memory, 16376 bytes" };
+
+export async function measureBulk(bench: Bench): Promise<void> {
+  const { certificates, origin, isShort, signal } = bench;
+  const bytes = isShort ? 100e6 : 200e6;
+  await using started = new AsyncDisposableStack();
+  const tunnel = async (options: Partial<TunnelOptions> = {}) =>
+    started.use(await startTunnel({ certificates, signal, ...options }));
+  const project = (flags: Flags, isPortable = false) =>
+    tunnel({
+      startServer: (own) => projectProgram("server", { ...own, ...flags }, { isPortable }),
+      startAgent: (own) => projectProgram("agent", { ...own, ...flags }, { isPortable }),
+    });
+  const subjects: Subject[] = [];
+  const add = (
+    { way, tunnel, ...rest }: Partial<Subject> & Pick<Subject, "id" | "name" | "loads">,
+  ) => {
+    const other = tunnel ? { tunnel, way: way ?? through(tunnel, origin.transfers) } : {};
+    subjects.push({ bytes, way: way ?? straight(origin.transfers), ...other, ...rest });
+  };
+  add({ id: "direct", name: "no tunnel", loads: everyLoad });
+  if (await hasFlag("server", "mtu")) {
+    add({
+      id: "1500",
+      name: "tunnel, path of 1500",
+      // It takes longer than with large ones.
+      bytes: bytes / 2,
+      loads: everyLoad,
+      tunnel: await project({ mtu: "1500" }),
+    });
+  } else bench.note("the programs have no --mtu: no figures for a path of 1500 bytes");
+  add({ id: "auto", name: "tunnel, loopback's size", loads: everyLoad, tunnel: await project({}) });
+  add({
+    id: "portable",
+    name: "tunnel, portable path",
+    bytes: bytes / 2,
+    loads: [["down", 1], ["up", 1]],
+    tunnel: await project({}, true),
+  });
+  const binding = await tunnel({
+    startServer: (flags) => benchProgram("binding_server.ts", wordsOf(flags)),
+    startAgent: (flags) =>
+      benchProgram(
+        "binding_agent.ts",
+        wordsOf({ ...flags, upstream: `127.0.0.1:${origin.transfers}` }),
+      ),
+  });
+  add({
+    id: "binding",
+    name: "tunnel of the binding's classes",
+    // With more they are no faster.
+    bytes: isShort ? 2e6 : 5e6,
+    loads: [["down", 1]],
+    tunnel: binding,
+    way: straight(binding.ports.tcp),
+  });
+  for (const subject of subjects) {
+    await move(subject, "down", 1, subject.bytes * WARM_UP, signal);
+  }
+  const runs = isShort ? SHORT_RUNS : RUNS;
+  const since = performance.now();
+  for (let run = 0, failed = 0; run < runs.most; run++) {
+    if (run >= runs.least && performance.now() - since > runs.startedWithinMs) break;
+    if (!await quiet()) bench.note(`bulk: the machine had other things to do in run ${run + 1}`);
+    for (const [size, name] of Object.entries(inMemory)) {
+      bench.figures.add(
+        { id: `bulk/memory/${size}`, name, unit: "MB/s" },
+        await limit(size, bench),
+      );
+    }
+    for (const subject of subjects) {
+      try {
+        await measure(subject, bench);
+      } catch (error) {
+        const isOurs = subject.id !== "binding" || error instanceof WrongBytesError;
+        if (isOurs || signal.aborted || ++failed > MAX_FAILED) throw error;
+        bench.note(`${subject.name}: ${(error as Error).message}`);
+      }
+    }
+  }
+}
+
+async function measure(subject: Subject, { figures, signal }: Bench): Promise<void> {
+  const { id, name, bytes, loads, tunnel } = subject;
+  const pids = tunnel ? [tunnel.server.pid, tunnel.agent.pid] : [];
+  for (const [direction, count] of loads) {
+    const before = await cpuTimes(pids);
+    // As many more bytes for many tunnels that they have something to share.
+    const amount = count === 1 ? bytes : bytes * 2;
+    const seconds = await move(subject, direction, count, amount, signal);
+    const after = await cpuTimes(pids);
+    let cpu: CpuPerGb | undefined;
+    if (before && after && tunnel) {
+      const [server, agent] = after.processes.map((end, i) => end - before.processes[i]!);
+      cpu = { server: server! / (amount / 1e9), agent: agent! / (amount / 1e9) };
+    }
+    figures.add(
+      {
+        id: `bulk/${id}/${direction}/${count}`,
+        name: `${name}, ${count} ${direction}`,
+        unit: "MB/s",
+      },
+      amount / 1e6 / seconds,
+      cpu,
+    );
+  }
+}
+
+function move(
+  { way }: Subject,
+  direction: Direction,
+  count: number,
+  bytes: number,
+  signal: AbortSignal,
+): Promise<number> {
+  return transferMany(count, { way, direction, bytes: bytes / count, signal });
+}
+
+/** MB/s of the binding in memory. */
+async function limit(size: string, { certificates, isShort, signal }: Bench): Promise<number> {
+  const bytes = isShort ? 40e6 : 100e6;
+  await using program = benchProgram("in_memory.ts", [certificates, size, bytes.toFixed()]);
+  return Number((await program.said(/moved ([\d.]+) MB\/s/, signal))[1]);
+}

@@ -1,0 +1,73 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** How many clients get on at once: requests on kept connections, and many new connections in one moment. */
+import { get, HttpClient } from "./http_client.ts";
+import { type Bench, pause } from "./row.ts";
+import { startTunnel, through } from "./tunnels.ts";
+import { straight, type Way } from "./way.ts";
+
+const CLIENTS = [1, 64, 1_000];
+const AT_ONCE = 1_000;
+/** Connections that are opened at a time where that is not what is measured. */
+const BATCH = 50;
+/** Time for what a run has left behind. */
+const PAUSE_MS = 300;
+
+export async function measureClients(
+  { certificates, origin, isShort, figures, signal }: Bench,
+): Promise<void> {
+  await using tunnel = await startTunnel({ certificates, signal });
+  const ways = { direct: straight(origin.http), tunnel: through(tunnel, origin.http) };
+  for (const way of Object.values(ways)) await requestsPerSecond(way, BATCH, PAUSE_MS, signal);
+  for (let run = 0; run < (isShort ? 1 : 3); run++) {
+    for (const count of CLIENTS) {
+      for (const [id, way] of Object.entries(ways)) {
+        const name = `${id}, requests of ${count} clients`;
+        const rate = await requestsPerSecond(way, count, isShort ? 500 : 1_500, signal);
+        figures.add({ id: `clients/${id}/${count}`, name, unit: "1/s" }, rate);
+        await pause(PAUSE_MS);
+      }
+    }
+  }
+  for (let run = 0; run < (isShort ? 2 : 5); run++) {
+    for (const [id, way] of Object.entries(ways)) {
+      signal.throwIfAborted();
+      const since = performance.now();
+      const results = await Promise.allSettled(Array.from({ length: AT_ONCE }, () => get(way)));
+      const ms = performance.now() - since;
+      const errors = results.filter(({ status }) => status === "rejected").length;
+      const name = `${id}, ${AT_ONCE} connections at once`;
+      figures.add({ id: `clients/${id}/at-once`, name, unit: "ms" }, ms);
+      figures.add({ id: `clients/${id}/errors`, name: `${name}, failed`, unit: "" }, errors);
+      await pause(PAUSE_MS);
+    }
+  }
+}
+
+/** Has clients send one request after the other, each on its own connection, for some time. */
+async function requestsPerSecond(
+  way: Way,
+  count: number,
+  ms: number,
+  signal: AbortSignal,
+): Promise<number> {
+  using opened = new DisposableStack();
+  const clients: HttpClient[] = [];
+  while (clients.length < count) {
+    signal.throwIfAborted();
+    const length = Math.min(BATCH, count - clients.length);
+    const batch = await Promise.all(Array.from({ length }, () => HttpClient.open(way)));
+    for (const client of batch) clients.push(opened.use(client));
+  }
+  let requests = 0;
+  const since = performance.now();
+  const ask = async (client: HttpClient) => {
+    while (performance.now() - since < ms) {
+      await client.get();
+      requests++;
+    }
+  };
+  await Promise.all(clients.map(ask));
+  return requests * 1_000 / (performance.now() - since);
+}

@@ -1,0 +1,81 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** How long small requests on new connections take, one after the other, also with much else under way. */
+import { get } from "./http_client.ts";
+import { type Bench, pause } from "./row.ts";
+import { percentile } from "./statistics.ts";
+import { transfer } from "./transfer.ts";
+import { startTunnel, through } from "./tunnels.ts";
+import { straight, type Way } from "./way.ts";
+
+const COUNT = 500;
+const LOADED_COUNT = 200;
+const WARM_UP = 100;
+
+/** What goes on beside them. */
+const TRANSFERS = 8;
+const TRANSFER_BYTES = 50e6;
+const LOADED_MS = 20_000;
+/** Until they are all at full speed. */
+const RAMP_MS = 500;
+
+export async function measureGets(bench: Bench): Promise<void> {
+  const { certificates, origin, isShort, figures, signal } = bench;
+  await using tunnel = await startTunnel({ certificates, signal });
+  const ways = {
+    direct: { name: "direct", way: straight(origin.http) },
+    tunnel: { name: "tunnel", way: through(tunnel, origin.http) },
+  };
+  const record = (id: string, name: string, times: readonly number[]) => {
+    for (const percent of [50, 99]) {
+      const figure = { id: `gets/${id}/p${percent}`, name: `${name}, p${percent}`, unit: "ms" };
+      figures.add(figure, percentile(times, percent));
+    }
+  };
+  for (const { way } of Object.values(ways)) await getMany(way, WARM_UP, signal);
+  for (let run = 0; run < (isShort ? 1 : 5); run++) {
+    for (const [id, { name, way }] of Object.entries(ways)) {
+      record(id, name, await getMany(way, COUNT, signal));
+    }
+  }
+  for (let run = 0; run < (isShort ? 1 : 3); run++) {
+    const name = `tunnel, ${TRANSFERS} transfers beside it`;
+    record("loaded", name, await beside(bench, through(tunnel, origin.transfers), ways.tunnel.way));
+  }
+}
+
+/** Times of requests in milliseconds, one after the other, for some time at most. */
+async function getMany(
+  way: Way,
+  count: number,
+  signal: AbortSignal,
+  timeLimitMs = Infinity,
+): Promise<number[]> {
+  const times: number[] = [];
+  const since = performance.now();
+  for (let i = 0; i < count; i++) {
+    signal.throwIfAborted();
+    times.push(await get(way));
+    if (performance.now() - since > timeLimitMs) break;
+  }
+  return times;
+}
+
+/** The same while transfers go on. */
+async function beside({ isShort, signal }: Bench, bulk: Way, way: Way): Promise<number[]> {
+  let isOver = false;
+  const load = async () => {
+    while (!isOver) await transfer({ way: bulk, bytes: TRANSFER_BYTES, signal });
+  };
+  const loads = Promise.all(Array.from({ length: TRANSFERS }, load));
+  // It is awaited below.
+  loads.catch(() => {});
+  try {
+    await pause(RAMP_MS);
+    return await getMany(way, isShort ? LOADED_COUNT / 2 : LOADED_COUNT, signal, LOADED_MS);
+  } finally {
+    isOver = true;
+    await loads;
+  }
+}

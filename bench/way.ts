@@ -1,0 +1,52 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** How clients get to the origin. */
+import { writeAll } from "../lib/duplex.ts";
+
+export interface Way {
+  readonly hostname: string;
+  readonly port: number;
+  /** Host and port that a proxy at this address is asked for; none when nothing is between. */
+  readonly target?: string;
+}
+
+/** What nobody listens with longer than. */
+const MAX_HEAD_BYTES = 4096;
+
+/** The way to a port on loopback. */
+export function straight(port: number): Way {
+  return { hostname: "127.0.0.1", port };
+}
+
+/**
+ * Connects, and has the proxy connect if there is one.
+ *
+ * @throws {Error} when either does not
+ */
+export async function openWay({ hostname, port, target }: Way): Promise<Deno.TcpConn> {
+  const connection = await Deno.connect({ hostname, port });
+  try {
+    connection.setNoDelay(true);
+    if (target !== undefined) await askProxy(connection, target);
+    return connection;
+  } catch (error) {
+    connection.close();
+    throw error;
+  }
+}
+
+async function askProxy(connection: Deno.TcpConn, target: string): Promise<void> {
+  const request = `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`;
+  await writeAll(connection, new TextEncoder().encode(request));
+  // Nothing follows the head until the origin is asked for something.
+  const buffer = new Uint8Array(MAX_HEAD_BYTES);
+  let head = "";
+  while (!head.endsWith("\r\n\r\n")) {
+    const n = await connection.read(buffer);
+    if (n === null || head.length > MAX_HEAD_BYTES) throw new Error("no answer to CONNECT");
+    head += new TextDecoder().decode(buffer.subarray(0, n));
+  }
+  const status = head.slice(0, head.indexOf("\r\n"));
+  if (!/^HTTP\/1\.\d 200 /.test(status)) throw new Error(`CONNECT was answered ${status}`);
+}
