@@ -154,6 +154,26 @@ for (const batch of [true, false]) {
     assertEquals(sender.errors, []);
   });
 
+  test("sends nothing more once it is closed", async () => {
+    await using receiver = new Receiver(batch);
+    const sender = new Receiver(batch);
+    await sender.send(pattern(10), receiver.addr);
+    await sender.socket.close();
+    // It has the descriptor that was the other's.
+    await using heir = new Receiver(batch);
+    sender.socket.reserve(11);
+    sender.socket.commit(11, receiver.addr);
+    sender.socket.flush();
+    await heir.send(pattern(12), receiver.addr);
+    heir.socket.flush();
+    await eventually(
+      "what the heir has sent",
+      () => receiver.got.some(({ bytes }) => bytes.length === 12),
+    );
+    assertEquals(receiver.got.filter(({ bytes }) => bytes.length === 11), []);
+    assertEquals(sender.errors, []);
+  });
+
   test("refuses an address that is taken", async () => {
     await using taken = new Receiver(batch);
     const events = { datagram: () => {}, sendError: () => {}, writable: () => {} };

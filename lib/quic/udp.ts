@@ -126,6 +126,8 @@ export class UdpSocket {
     const [segmentBytes, to] = [this.#segmentBytes, this.#to!];
     this.#start = this.#end;
     this.#segments = 0;
+    // The descriptor may be another socket's by now.
+    if (this.#closed) return;
     const result = this.#batch?.send(bytes, segmentBytes, to) ?? "full";
     if (result === "sent") return;
     if (result !== "full") return this.#events.sendError(new Error(`sendmsg: ${result}`));
