@@ -3,6 +3,7 @@
 
 /** Datagrams as large as the path carries, over links that carry some, and then others. */
 import { assert, assertEquals } from "@std/assert";
+import { deadline } from "@std/async/deadline";
 import { writeAll } from "../lib/duplex.ts";
 import type { QuicConnection } from "../lib/quic/mod.ts";
 import { BASE_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "../lib/quic/path_mtu.ts";
@@ -12,6 +13,9 @@ import { readToEnd } from "./support/memory_duplex.ts";
 import { assertNothingLive, type QuicPair } from "./support/quic.ts";
 import { withRelayedPair } from "./support/relayed_pair.ts";
 import type { UdpRelay, UdpRelayOptions } from "./support/udp_relay.ts";
+
+/** More than all of it takes on a slow machine; a black hole must not be a matter of luck. */
+const STUCK_MS = 30_000;
 
 const isBatching = Deno.build.os === "linux";
 const ends = { client: { keepAliveMs: 200 } };
@@ -46,7 +50,11 @@ function test(
     name: `QuicConnection ${name}`,
     ignore: !isBatching,
     async fn() {
-      await withRelayedPair(options, ends, body);
+      await withRelayedPair(
+        options,
+        ends,
+        (pair, relay) => deadline(body(pair, relay), STUCK_MS),
+      );
       assertNothingLive();
     },
   });

@@ -133,6 +133,8 @@ export class QuicConnection implements StreamTransport {
   readonly #maxDatagramBytes: number;
   /** Finds out how large datagrams may be, once the handshake is over, unless that is given. */
   #mtu: PathMtu | undefined;
+  /** Whether an acknowledgement is missing, and what is sent next is to get through whatever the path carries. */
+  #isLate = false;
   /** Large datagrams that were sent since the peer was heard of. */
   #unheard = 0;
   #largestReceived = MIN_DATAGRAM_BYTES;
@@ -487,7 +489,9 @@ export class QuicConnection implements StreamTransport {
   #sendPackets(now: number): void {
     const { socket } = this.#host;
     const mtu = this.#mtu;
-    const datagramBytes = this.datagramBytes;
+    const datagramBytes = this.#isLate
+      ? Math.min(this.datagramBytes, MIN_DATAGRAM_BYTES)
+      : this.datagramBytes;
     let probeBytes: number | undefined;
     this.#flushCut = false;
     for (let packets = 0;; packets++) {
@@ -513,7 +517,7 @@ export class QuicConnection implements StreamTransport {
       if (bytes > MIN_DATAGRAM_BYTES) this.#unheard++;
       if (bytes > datagramBytes) mtu?.probed(now);
       // Whoever fills a datagram may fill a larger one.
-      probeBytes = bytes === datagramBytes ? mtu?.probe(now) : undefined;
+      probeBytes = bytes === datagramBytes && !this.#isLate ? mtu?.probe(now) : undefined;
       socket.commit(bytes, current);
       const copy = previous && socket.reserve(bytes);
       if (copy) {
@@ -521,6 +525,7 @@ export class QuicConnection implements StreamTransport {
         socket.commit(bytes, previous);
       }
     }
+    this.#isLate = false;
     socket.flush();
   }
 
@@ -816,7 +821,10 @@ export class QuicConnection implements StreamTransport {
     this.#timer = undefined;
     this.#timerAt = Infinity;
     const now = performance.now();
-    if (this.#native.timeout() === 0) this.#native.onTimeout();
+    if (this.#native.timeout() === 0) {
+      this.#native.onTimeout();
+      this.#isLate = true;
+    }
     const { handshakeTimeoutMs, idleTimeoutMs, keepAliveMs } = this.#settings;
     if (this.#closeInfo) {
       // Only its last packets are still to be answered.
