@@ -8,6 +8,7 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import type { AgentConfig } from "../lib/agent_session.ts";
 import { CertificateFiles, inDays } from "./support/certificate_files.ts";
+import { readToEnd } from "./support/memory_duplex.ts";
 import { combinations, loopback, Network } from "./support/network.ts";
 import { anyPort, ChildProgram, programArguments, startProgram } from "./support/processes.ts";
 import { UdpRelay } from "./support/udp_relay.ts";
@@ -229,18 +230,26 @@ test("a key file that cannot be read", async (stage) => {
 });
 
 test("an MTU that is too small", async (stage) => {
-  const { program, quic } = await stage.server();
+  const { program, quic, tcpPort } = await stage.server();
   const relay = stage.use(
     new UdpRelay({ host: "127.0.0.1", port: Number(quic.split(":")[1]) }, { maxBytes: 1280 }),
   );
   const server = `127.0.0.1:${relay.addr.port}`;
   const agent = stage.agent(server);
   await agent.line(/connected to quic server/);
-  // Of the server, something large is under way from the start: what it wants the agent to resume with.
+  const net = stage.use(new Network(combinations["qrht/1"]!));
+  const target = net.servingTarget(async (connection) => {
+    await readToEnd(connection);
+  });
+  using client = await Deno.connect(loopback(tcpPort));
+  await client.write(new TextEncoder().encode(`CONNECT ${target.authority} HTTP/1.1\r\n\r\n`));
+  await client.read(new Uint8Array(100));
+  const upload = client.write(new Uint8Array(100_000));
   await program.line(
     /WRN server "large datagrams are lost".* largerThan=1200 hint="tunnels are slower than need be: let the whole way to the other end have an MTU of 1400; look at VPNs on it"/,
     20_000,
   );
+  await upload;
   await assertChecked("agent", { server, ...stage.files.agent() }, /an MTU of 1400/);
 });
 

@@ -12,6 +12,7 @@ import type { Hello } from "../qrht/messages.ts";
 import {
   ConnectionClosedError,
   type HostPort,
+  MIN_DATAGRAM_BYTES,
   type QuicConnection,
   QuicEndpoint,
   type TlsIdentity,
@@ -163,7 +164,7 @@ async function checkLarge(connection: QuicConnection): Promise<Found> {
     case true:
       return { found: "they arrive", value: true };
     case false: {
-      const found = `those above ${connection.datagramBytes} bytes are lost`;
+      const found = `those above ${MIN_DATAGRAM_BYTES} bytes are lost`;
       throw new StepError(found, LOST_DATAGRAMS_HINT);
     }
     default:

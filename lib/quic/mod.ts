@@ -25,7 +25,7 @@ export {
   tlsAlertOf,
 } from "./errors.ts";
 export { type HostPort, NativeLibraryError } from "./native.ts";
-export { BASE_DATAGRAM_BYTES } from "./path_mtu.ts";
+export { BASE_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path_mtu.ts";
 export {
   checkIdentity,
   identityOf,
