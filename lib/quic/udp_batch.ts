@@ -211,27 +211,23 @@ export class UdpBatch {
    * @returns how far it got; with `failed` the rest is lost
    */
   send(bytes: Uint8Array, segmentBytes: number, to: HostPort): SendResult {
-    const ip = ipBytes(to.host);
-    // Deno says what is wrong with it.
-    if (!ip || (ip.length === 16 && !this.#isV6)) return "full";
-    this.#outgoing.address(ip, to.port, this.#isV6);
-    for (;;) {
-      if (this.#outgoing.send(this.#fd, bytes, segmentBytes)) return "sent";
-      switch (errno()) {
-        case EAGAIN:
-        case ENOBUFS:
-          return "full";
-        case EMSGSIZE:
-          return "too-big";
-        case EIO:
-        case EINVAL:
-          // The interface cannot, or a rule of the machine does not let it.
-          if (bytes.length <= segmentBytes || !this.#segments) return "failed";
-          this.#segments = false;
-          return this.#sendEach(bytes, segmentBytes);
-        default:
-          return "failed";
-      }
+    // Deno says what is wrong with an address that is none of this socket's.
+    if (!this.#outgoing.address(to, this.#isV6)) return "full";
+    if (this.#outgoing.send(this.#fd, bytes, segmentBytes)) return "sent";
+    switch (errno()) {
+      case EAGAIN:
+      case ENOBUFS:
+        return "full";
+      case EMSGSIZE:
+        return "too-big";
+      case EIO:
+      case EINVAL:
+        // The interface cannot, or a rule of the machine does not let it.
+        if (bytes.length <= segmentBytes || !this.#segments) return "failed";
+        this.#segments = false;
+        return this.#sendEach(bytes, segmentBytes);
+      default:
+        return "failed";
     }
   }
 
@@ -267,7 +263,8 @@ class Outgoing {
   /** The buffer that was sent from last, and where it is. */
   #buffer: ArrayBufferLike | undefined;
   #bufferAt = 0n;
-  #ip: Uint8Array | undefined;
+  /** What the message has for an address now. */
+  #host = "";
   #port = 0;
 
   constructor() {
@@ -280,11 +277,15 @@ class Outgoing {
     this.#control.setInt32(12, UDP_SEGMENT, true);
   }
 
-  address(ip: Uint8Array, port: number, asV6: boolean): void {
-    if (ip === this.#ip && port === this.#port) return;
-    this.#ip = ip;
+  /** Takes an address. Returns whether it is one that such a socket can send to. */
+  address({ host, port }: HostPort, asV6: boolean): boolean {
+    if (port === this.#port && host === this.#host) return true;
+    const ip = ipBytes(host);
+    if (!ip || (ip.length === 16 && !asV6)) return false;
+    this.#host = host;
     this.#port = port;
     this.#header.setUint32(8, writeAddress(this.#name, ip, port, asV6), true);
+    return true;
   }
 
   send(fd: number, bytes: Uint8Array, segmentBytes: number): boolean {
