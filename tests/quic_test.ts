@@ -488,6 +488,40 @@ quicTest("QuicConnection carries 200 streams at a time, both ways, byte for byte
   assertEquals(pair.client.stats().streams, 0);
 });
 
+// ---- Acknowledgements ----
+
+quicTest("QuicConnection acknowledges what it answers together with the answer", async () => {
+  await using pair = await connectPair();
+  const { here, there } = await openEnds(pair.server, pair.client);
+  await roundTrip({ here, there });
+  const before = [pair.server, pair.client].map((end) => end.stats().sentPackets);
+  const rounds = 20;
+  const pause = () => new Promise((resolve) => setTimeout(resolve, 2));
+  for (let i = 0; i < rounds; i++) {
+    for (const [from, to] of [[here, there], [there, here]] as const) {
+      await from.write(text("?"));
+      await read(to, 1);
+      await pause();
+    }
+  }
+  const sent = [pair.server, pair.client].map((end, i) => end.stats().sentPackets - before[i]!);
+  // One packet each, and the acknowledgement of what took longer to answer.
+  for (const packets of sent) assert(packets < 1.5 * rounds, `${sent} packets, ${rounds} rounds`);
+});
+
+quicTest("QuicConnection acknowledges what nothing answers a little later", async () => {
+  await using pair = await connectPair();
+  const { here, there } = await openEnds(pair.server, pair.client);
+  await Promise.all([pair.server, pair.client].map((end) => end.settled(STUCK_MS)));
+  const before = pair.client.stats().sentPackets;
+  await here.write(text("?"));
+  assertEquals(await read(there, 1), text("?"));
+  await eventually("an acknowledgement", () => pair.client.stats().sentPackets === before + 1);
+  await pair.server.settled(STUCK_MS);
+  assertEquals(pair.server.stats().lostPackets, 0);
+  assertEquals(pair.client.stats().sentPackets, before + 1);
+});
+
 // ---- Stream credit ----
 
 /** Ends both directions of a stream in order. */

@@ -10,13 +10,18 @@ const MAX_CREDIT_MS = 2;
  */
 export class Budget {
   readonly #share: number;
+  readonly #maxDebtMs: number;
   #creditMs = MAX_CREDIT_MS;
   #at = 0;
   #putOff = false;
 
-  /** @param share of the time, 0 to 1 */
-  constructor(share: number) {
+  /**
+   * @param share of the time, 0 to 1
+   * @param maxDebtMs what one run may cost at most of the time after it: a clock does not tell work from its interruption
+   */
+  constructor(share: number, maxDebtMs = Infinity) {
     this.#share = share;
+    this.#maxDebtMs = maxDebtMs;
   }
 
   /** Runs the work if there is credit for it, or else puts it off. */
@@ -26,7 +31,12 @@ export class Budget {
     this.#putOff = this.#creditMs <= 0;
     if (this.#putOff) return;
     work();
-    this.#creditMs -= performance.now() - now;
+    this.#creditMs = Math.max(this.#creditMs - (performance.now() - now), -this.#maxDebtMs);
+  }
+
+  /** There is no such work now. */
+  rest(): void {
+    this.#putOff = false;
   }
 
   /** When work that was put off may run; Infinity if none was. */

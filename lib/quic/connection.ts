@@ -11,6 +11,7 @@ import { PeerAddress } from "./peer_address.ts";
 import { MIN_DATAGRAM_BYTES, PathMtu } from "./path_mtu.ts";
 import { isQuiet } from "./quiet.ts";
 import { QuicStream, type StreamDirection, type StreamTransport } from "./stream.ts";
+import { StreamPriorities } from "./stream_priorities.ts";
 import { StreamQueue } from "./stream_queue.ts";
 import { UncollectedStreams } from "./uncollected_streams.ts";
 import type { UdpSocket } from "./udp.ts";
@@ -58,6 +59,10 @@ interface CreditWaiter {
 
 /** Packets sent in one go; then what came in meanwhile gets its turn. */
 const MAX_BURST_PACKETS = 64;
+
+/** An acknowledgement that nothing takes along waits while this little has come, and for this long (RFC 9000 §13.2.1). */
+const MAX_UNACKNOWLEDGED_BYTES = 1_000;
+const MAX_ACK_DELAY_MS = 10;
 
 /** Callers that may wait for stream credit at a time. */
 const MAX_OPEN_WAITERS = 10_000;
@@ -114,7 +119,11 @@ export class QuicConnection implements StreamTransport {
   readonly #path: { readonly from: HostPort; readonly to: HostPort };
   readonly #streams = new Map<number, QuicStream>();
   readonly #readers = new StreamQueue<QuicStream>();
-  readonly #writers = new StreamQueue<QuicStream>();
+  readonly #priorities = new StreamPriorities();
+  readonly #youngWriters = new StreamQueue<QuicStream>();
+  readonly #oldWriters = new StreamQueue<QuicStream>();
+  /** Those that wait for room, in the order in which they get some. */
+  readonly #writers = [this.#youngWriters, this.#oldWriters];
   readonly #creditWaiters = new Set<CreditWaiter>();
   readonly #incoming: IncomingStreams<QuicStream>;
   readonly #incomingUni: IncomingStreams<QuicStream>;
@@ -138,12 +147,20 @@ export class QuicConnection implements StreamTransport {
   /** Large datagrams that were sent since the peer was heard of. */
   #unheard = 0;
   #largestReceived = MIN_DATAGRAM_BYTES;
+  /** The shorter one of both ends' (RFC 9000 §10.1), once the peer has told its own. */
+  #idleTimeoutMs: number;
   #established = false;
   #isConfirmed = false;
   #closeInfo: CloseInfo | undefined;
   #closedAt = Infinity;
   #drained = false;
   #flushCut = false;
+  /** Whether there may be more to send than an acknowledgement. */
+  #hasNews = true;
+  /** Bytes received since something was sent, and when an acknowledgement that was put off is due. */
+  #unacknowledgedBytes = 0;
+  #ackDueAt = Infinity;
+  #knownLost = 0;
   #receivedAt = this.#startedAt;
   #pingedAt = this.#startedAt;
   /** When the peer was last known to be heard of, and its packets until then. */
@@ -170,6 +187,7 @@ export class QuicConnection implements StreamTransport {
     this.#path = { from: { ...options.peer }, to: options.local };
     this.#peer = new PeerAddress(options.peer);
     this.#maxDatagramBytes = options.maxDatagramBytes;
+    this.#idleTimeoutMs = options.settings.idleTimeoutMs;
     const [own, peers] = this.role === "server" ? [SERVER_INITIATED, 0] : [0, SERVER_INITIATED];
     this.#nextLocalId = own;
     this.#nextLocalUniId = own | UNIDIRECTIONAL;
@@ -394,13 +412,11 @@ export class QuicConnection implements StreamTransport {
   }
 
   #isSettled(now: number): boolean {
-    return !this.#flushCut && !this.#fins.pending &&
-      isQuiet(
-        this.#native,
-        this.#native.stats(),
-        now - this.#receivedAt,
-        this.#settings.idleTimeoutMs,
-      );
+    return !this.#flushCut && !this.#fins.pending && this.#isQuiet(now);
+  }
+
+  #isQuiet(now: number): boolean {
+    return isQuiet(this.#native, now - this.#receivedAt, this.#idleTimeoutMs);
   }
 
   /**
@@ -439,12 +455,14 @@ export class QuicConnection implements StreamTransport {
     if (mayMove && authentic && this.#peer.authentic(from, bytes.length, this.#receivedAt)) {
       // Its answer proves the address.
       this.#native.sendAckEliciting();
+      this.#hasNews = true;
     }
     if (authentic && isLarger) {
       this.#largestReceived = bytes.length;
       this.onLarger?.();
     }
     if (!this.#isConfirmed && authentic) this.#noticeHandshake(bytes);
+    this.#unacknowledgedBytes += bytes.length;
     this.#host.schedule(this);
   }
 
@@ -458,7 +476,7 @@ export class QuicConnection implements StreamTransport {
       if (!this.hasStreamCredit) break;
       waiter.serve();
     }
-    if (this.#uncollected.release(this.#native, performance.now())) this.#host.schedule(this);
+    if (this.#uncollected.release(this.#native, performance.now())) this.#wake();
   }
 
   /** @internal Sends what there is to send. */
@@ -466,7 +484,8 @@ export class QuicConnection implements StreamTransport {
     const now = performance.now();
     this.#peer.settle(now);
     this.#lookAtPath(now);
-    this.#sendPackets(now);
+    if (this.#mayDelayAck(now)) this.#ackDueAt = Math.min(this.#ackDueAt, now + MAX_ACK_DELAY_MS);
+    else this.#sendPackets(now);
     if (!this.#flushCut) {
       this.#unsent.clear();
       this.#serveFins(now);
@@ -486,7 +505,32 @@ export class QuicConnection implements StreamTransport {
     } else if (mtu.wantsLook(now) && mtu.look(now, this.stats())) this.onSmaller?.();
   }
 
-  #sendPackets(now: number): void {
+  #wake(): void {
+    this.#hasNews = true;
+    this.#host.schedule(this);
+  }
+
+  /** Whether all there may be to send is an acknowledgement that something else will soon take along. */
+  #mayDelayAck(now: number): boolean {
+    const isLone = !this.#hasNews && !this.#flushCut && this.#isConfirmed &&
+      this.#unacknowledgedBytes < MAX_UNACKNOWLEDGED_BYTES && now < this.#ackDueAt &&
+      this.#isQuiet(now);
+    return isLone && !this.#hasLost();
+  }
+
+  /** Whether packets were lost since the last time, so that their frames are to be sent again. */
+  #hasLost(): boolean {
+    const { lost } = this.#native.stats();
+    if (lost === this.#knownLost) return false;
+    this.#knownLost = lost;
+    return true;
+  }
+
+  /** @param mustLeave what is sent may not wait here: it is little */
+  #sendPackets(now: number, mustLeave = false): void {
+    this.#hasNews = false;
+    this.#unacknowledgedBytes = 0;
+    this.#ackDueAt = Infinity;
     const { socket } = this.#host;
     const mtu = this.#mtu;
     const datagramBytes = this.#isLate
@@ -499,10 +543,10 @@ export class QuicConnection implements StreamTransport {
       const isBurst = packets === MAX_BURST_PACKETS;
       const buffer = isBurst || maxPacketBytes === 0
         ? undefined
-        : socket.reserve(Math.min(probeBytes ?? datagramBytes, maxPacketBytes));
+        : socket.reserve(Math.min(probeBytes ?? datagramBytes, maxPacketBytes), mustLeave);
       if (!buffer) {
         this.#flushCut = true;
-        if (isBurst) this.#host.schedule(this);
+        if (isBurst) this.#wake();
         break;
       }
       let sent;
@@ -544,6 +588,7 @@ export class QuicConnection implements StreamTransport {
   #addStream(id: number, direction: StreamDirection): QuicStream {
     const stream = new QuicStream(id, this, direction);
     this.#streams.set(id, stream);
+    if (direction !== "receive") this.#priorities.opened(id);
     this.#count(id, 1);
     return stream;
   }
@@ -562,8 +607,8 @@ export class QuicConnection implements StreamTransport {
     if (!this.#fins.pending || this.#closeInfo) return;
     const release = (id: number) => this.#streams.get(id)?.onReadable();
     const idleForMs = now - this.#receivedAt;
-    if (this.#fins.advance(this.#native, now, idleForMs, this.#settings.idleTimeoutMs, release)) {
-      this.#sendPackets(now);
+    if (this.#fins.advance(this.#native, now, idleForMs, this.#idleTimeoutMs, release)) {
+      this.#sendPackets(now, true);
     }
   }
 
@@ -573,8 +618,9 @@ export class QuicConnection implements StreamTransport {
     this.#acceptReadable(this.#incomingUni);
     // What is readable still has no reader, unless there are many, or a new stream has overtaken one before it.
     const now = performance.now();
-    if (this.#native.isReadable()) this.#readers.scan(now, serveReader, () => this.#readable());
-    if (this.#readers.hasOthers) this.#readers.sweep(now, serveReader);
+    const readable = this.#native.isReadable() ? () => this.#readable() : undefined;
+    this.#readers.scan(now, serveReader, readable);
+    this.#readers.sweep(now, serveReader);
   }
 
   #acceptReadable(streams: IncomingStreams<QuicStream>): void {
@@ -589,16 +635,22 @@ export class QuicConnection implements StreamTransport {
   }
 
   #serveWriters(): void {
-    if (this.#writers.size === 0 || this.#flushCut || this.#closeInfo) return;
-    this.#writers.serve(serveWriter);
-    if (this.#writers.hasOthers) this.#writers.sweep(performance.now(), serveWriter);
+    if (this.#flushCut || this.#closeInfo) return;
+    for (const writers of this.#writers) {
+      writers.serve(serveWriter);
+      writers.sweep(performance.now(), serveWriter);
+    }
   }
 
   streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null {
     if (this.#fins.holds(id)) return null;
     const got = this.#native.streamRecv(id, buffer);
     // There may be new credit to tell the peer.
-    if (got && !this.#closeInfo) this.#host.schedule(this);
+    if (!got || this.#closeInfo) return got;
+    // A peer that this end has said all to may wait for the acknowledgement before it sends FIN.
+    const isAwaited = isUni(id) || (!got[1] && this.#streams.get(id)?.isWriteEnded);
+    if (isAwaited) this.#wake();
+    else this.#host.schedule(this);
     return got;
   }
 
@@ -613,7 +665,8 @@ export class QuicConnection implements StreamTransport {
     if (taken === null) this.#native.streamCapacity(id);
     else {
       this.#unsent.add(id);
-      this.#host.schedule(this);
+      this.#priorities.sent(this.#native, id, taken);
+      this.#wake();
     }
     return taken;
   }
@@ -621,7 +674,7 @@ export class QuicConnection implements StreamTransport {
   streamFinish(id: number, readEnded: boolean): void {
     if (this.#unsent.has(id)) this.#native.streamSend(id, nothing, true);
     else this.#fins.add(this.#native, id, readEnded);
-    this.#host.schedule(this);
+    this.#wake();
   }
 
   streamReset(id: number, code: number): void {
@@ -637,7 +690,7 @@ export class QuicConnection implements StreamTransport {
     if (this.#closeInfo) return;
     try {
       this.#native.streamShutdown(id, direction, code);
-      this.#host.schedule(this);
+      this.#wake();
     } catch (error) {
       // The peer was faster: the direction is over.
       if (nativeErrorOf(error).name !== "InvalidStreamState") throw error;
@@ -649,7 +702,8 @@ export class QuicConnection implements StreamTransport {
   }
 
   waitWritable(stream: QuicStream): void {
-    this.#writers.add(stream);
+    const writers = this.#priorities.isYoung(stream.id) ? this.#youngWriters : this.#oldWriters;
+    writers.add(stream);
   }
 
   streamDone(
@@ -661,11 +715,12 @@ export class QuicConnection implements StreamTransport {
     if (isCut && !isUni(stream.id)) this.#cutStreams++;
     if (unread && !this.#closeInfo) {
       this.#uncollected.add(stream.id, unread);
-      this.#host.schedule(this);
+      this.#wake();
     }
     this.#count(stream.id, -1);
-    this.#readers.forget(stream);
-    this.#writers.forget(stream);
+    this.#fins.readEnded(stream.id);
+    this.#priorities.ended(stream.id);
+    for (const waiting of [this.#readers, ...this.#writers]) waiting.forget(stream);
   }
 
   #count(id: number, change: 1 | -1): void {
@@ -676,6 +731,11 @@ export class QuicConnection implements StreamTransport {
   #noticeHandshake(bytes: Uint8Array): void {
     if (!this.#established && this.#native.isEstablished() && !this.#native.isDraining()) {
       this.#established = true;
+      this.#hasNews = true;
+      const { peerMaxIdleTimeout } = this.#native.stats();
+      if (peerMaxIdleTimeout > 0) {
+        this.#idleTimeoutMs = Math.min(this.#idleTimeoutMs, peerMaxIdleTimeout);
+      }
       const id = this.role === "server" ? this.#native.sourceId() : this.#native.destinationId();
       this.#id = id.subarray(0, ID_BYTES).toHex();
       if (this.#settings.mtu === 0) {
@@ -734,8 +794,7 @@ export class QuicConnection implements StreamTransport {
     }
     for (const waiter of [...this.#creditWaiters]) waiter.reject(error);
     for (const streams of [this.#incoming, this.#incomingUni]) streams.end(error);
-    this.#readers.clear();
-    this.#writers.clear();
+    for (const waiting of [this.#readers, ...this.#writers]) waiting.clear();
     this.#confirmedSettled.reject(error);
     this.#closedSettled.resolve(info);
     this.#host.closed(this, info);
@@ -773,7 +832,7 @@ export class QuicConnection implements StreamTransport {
     } catch {
       // Closed already.
     }
-    this.#host.schedule(this);
+    this.#wake();
   }
 
   /** One timer serves loss detection, idling, the handshake and keepalive. It is moved only to fire earlier. */
@@ -789,8 +848,8 @@ export class QuicConnection implements StreamTransport {
       if (this.#established) at = Math.min(at, this.#receivedAt + this.#settings.idleTimeoutMs);
       at = Math.min(
         at,
-        this.#readers.dueAt(now),
-        this.#writers.dueAt(now),
+        this.#ackDueAt,
+        ...[this.#readers, ...this.#writers].map((waiting) => waiting.dueAt(now)),
         this.#uncollected.nextLookAt,
         Math.max(now, this.#fins.nextLookAt),
         this.#peer.movingUntil,
@@ -820,6 +879,7 @@ export class QuicConnection implements StreamTransport {
   #onTimer(): void {
     this.#timer = undefined;
     this.#timerAt = Infinity;
+    this.#hasNews = true;
     const now = performance.now();
     if (this.#native.timeout() === 0) {
       this.#native.onTimeout();

@@ -13,11 +13,14 @@ const LATER_PACKETS = 8;
 /** Time after a loss for which more of it is expected. */
 const LOSSY_MS = 5_000;
 
+/** FINs handed over at a time: each takes a packet, and all have to leave with one burst. */
+const MAX_AT_ONCE = 32;
+
 const nothing = new Uint8Array(0);
 
 interface Fin {
-  /** Whether the peer's direction had ended before this one. */
-  readonly readEnded: boolean;
+  /** Whether the peer's direction had ended before this one was written. */
+  readEnded: boolean;
   written: boolean;
   /** Packets sent and lost when the current round began. */
   sent: number;
@@ -70,6 +73,12 @@ export class LoneFins {
     this.#fins.set(id, { readEnded, written: false, sent, lost, overtakenAt: Infinity, rounds: 0 });
   }
 
+  /** The peer's direction was read to its end: an end that has not been written yet needs more care from now on. */
+  readEnded(id: number): void {
+    const fin = this.#fins.get(id);
+    if (fin && !fin.written) fin.readEnded = true;
+  }
+
   delete(id: number): void {
     this.#fins.delete(id);
   }
@@ -94,7 +103,7 @@ export class LoneFins {
    * Hands over the FINs whose time has come. To be called when everything before them has been sent.
    *
    * @param idleForMs time for which nothing was heard of the peer
-   * @param idleTimeoutMs this end's idle timeout
+   * @param idleTimeoutMs idle timeout of the connection
    * @param released told of each stream that may be read again
    * @returns whether there is something to send
    */
@@ -106,13 +115,14 @@ export class LoneFins {
     released: (id: number) => void,
   ): boolean {
     const state = this.#look(native, now, idleForMs, idleTimeoutMs);
-    let written = false;
+    let written = 0;
     this.#nextLookAt = Infinity;
     for (const [id, fin] of this.#fins) {
       const mayLeave = fin.written || (!fin.readEnded && !state.lossy) || state.quiet ||
         arrived(fin, state);
-      if (!fin.written && mayLeave && write(native, id)) {
-        written = fin.written = true;
+      if (!fin.written && mayLeave && written < MAX_AT_ONCE && write(native, id)) {
+        written++;
+        fin.written = true;
         Object.assign(fin, {
           sent: state.sent,
           lost: state.lost,
@@ -124,24 +134,22 @@ export class LoneFins {
         this.#fins.delete(id);
         released(id);
       } else {
-        this.#nextLookAt = Math.min(
-          this.#nextLookAt,
-          Math.max(fin.overtakenAt + state.answerMs, now + 5),
-        );
+        const isNext = !fin.written && mayLeave && written === MAX_AT_ONCE;
+        const at = isNext ? now : Math.max(fin.overtakenAt + state.answerMs, now + 5);
+        this.#nextLookAt = Math.min(this.#nextLookAt, at);
       }
     }
-    return written;
+    return written > 0;
   }
 
   #look(native: NativeConnection, now: number, idleForMs: number, idleTimeoutMs: number): State {
-    const stats = native.stats();
-    const { sent, lost } = stats;
+    const { sent, lost } = native.stats();
     if (lost !== this.#lost) {
       this.#lost = lost;
       this.#lossyUntil = now + LOSSY_MS;
     }
-    const quiet = isQuiet(native, stats, idleForMs, idleTimeoutMs);
-    const answerMs = 2 * (native.pathStats()[0]?.rtt ?? 0) + 50;
+    const quiet = isQuiet(native, idleForMs, idleTimeoutMs);
+    const answerMs = quiet ? 0 : 2 * (native.pathStats()[0]?.rtt ?? 0) + 50;
     return { now, sent, lost, lossy: now < this.#lossyUntil, quiet, answerMs };
   }
 }

@@ -11,18 +11,13 @@ const CLOCK_SLACK_MS = 5;
  *
  * quiche does not tell what was acknowledged, but then the only timer it has left is that of idling.
  *
- * @param stats the connection's, as they are now
  * @param idleForMs time for which nothing was heard of the peer
- * @param idleTimeoutMs this end's idle timeout
+ * @param idleTimeoutMs idle timeout of the connection, the shorter one of both ends'
  */
 export function isQuiet(
   native: NativeConnection,
-  { peerMaxIdleTimeout }: ReturnType<NativeConnection["stats"]>,
   idleForMs: number,
   idleTimeoutMs: number,
 ): boolean {
-  const idleMs = peerMaxIdleTimeout > 0
-    ? Math.min(idleTimeoutMs, peerMaxIdleTimeout)
-    : idleTimeoutMs;
-  return (native.timeout() ?? 0) >= idleMs - idleForMs - CLOCK_SLACK_MS;
+  return (native.timeout() ?? 0) >= idleTimeoutMs - idleForMs - CLOCK_SLACK_MS;
 }

@@ -84,6 +84,11 @@ export class QuicStream implements Duplex {
     if (direction === "receive") this.#writeEnd = new StreamEndedError(id, "is for reading only");
   }
 
+  /** @internal Whether nothing is written any more. */
+  get isWriteEnded(): boolean {
+    return this.#writeEnd !== undefined;
+  }
+
   /** @throws {StreamResetError | StreamEndedError | ConnectionClosedError} see the class */
   // deno-lint-ignore require-await
   async read(buffer: Uint8Array): Promise<number | null> {

@@ -9,8 +9,11 @@ const FEW = 64;
 /** Of more, these many that had something lately. */
 const MAX_HOT = 32;
 
-/** Share of the time that looking for others may take. */
+/** Share of the time that looking for others may take: where there are any, and where that is the exception. */
 const SCAN_SHARE = 0.1;
+const GLANCE_SHARE = 0.01;
+/** The latter is put off by no more than this. */
+const MAX_GLANCE_DELAY_MS = 20;
 
 /**
  * Streams that wait to be read, or written, of which few will be ready at a time.
@@ -23,7 +26,10 @@ export class StreamQueue<S> {
   readonly #waiting = new Set<S>();
   readonly #hot = new Set<S>();
   readonly #scanning = new Budget(SCAN_SHARE);
+  readonly #glancing = new Budget(GLANCE_SHARE, GLANCE_SHARE * MAX_GLANCE_DELAY_MS);
   readonly #sweeping = new Budget(SCAN_SHARE);
+  /** Whether {@linkcode serve} has left some untried. */
+  #hasOthers = false;
 
   get size(): number {
     return this.#waiting.size;
@@ -51,7 +57,8 @@ export class StreamQueue<S> {
 
   /** Tries a few: calls `serve` with each, which tells whether it was ready. */
   serve(serve: (stream: S) => boolean): void {
-    if (this.#waiting.size <= FEW) {
+    this.#hasOthers = this.#waiting.size > FEW;
+    if (!this.#hasOthers) {
       for (const stream of [...this.#waiting]) if (serve(stream)) this.#ready(stream);
     } else {
       for (const stream of this.#hot) {
@@ -60,14 +67,23 @@ export class StreamQueue<S> {
     }
   }
 
-  /** Tries these others, now if the budget allows it, else at {@linkcode dueAt}. */
-  scan(now: number, serve: (stream: S) => boolean, others: () => Iterable<S>): void {
-    this.#scanning.run(now, () => this.#serveAll(others(), serve));
+  /**
+   * Tries these others, if there are any: now if the budget allows it, else at {@linkcode dueAt}. Where {@linkcode serve}
+   * has tried all that waited, the budget is a small one.
+   */
+  scan(now: number, serve: (stream: S) => boolean, others?: () => Iterable<S>): void {
+    const [budget, other] = this.#hasOthers
+      ? [this.#scanning, this.#glancing]
+      : [this.#glancing, this.#scanning];
+    other.rest();
+    if (others) budget.run(now, () => this.#serveAll(others(), serve));
+    else budget.rest();
   }
 
-  /** Tries all, in the same way. */
+  /** Tries all that wait, if {@linkcode serve} has left some untried, in the same way. */
   sweep(now: number, serve: (stream: S) => boolean): void {
-    this.#sweeping.run(now, () => this.#serveAll([...this.#waiting], serve));
+    if (this.#hasOthers) this.#sweeping.run(now, () => this.#serveAll([...this.#waiting], serve));
+    else this.#sweeping.rest();
   }
 
   #serveAll(streams: Iterable<S>, serve: (stream: S) => boolean): void {
@@ -76,14 +92,10 @@ export class StreamQueue<S> {
     }
   }
 
-  /** Whether there are others than those that {@linkcode serve} tries. */
-  get hasOthers(): boolean {
-    return this.#waiting.size > FEW;
-  }
-
   /** When what was put off is to be made up for. */
   dueAt(now: number): number {
-    return Math.min(this.#scanning.dueAt(now), this.#sweeping.dueAt(now));
+    const budgets = [this.#scanning, this.#glancing, this.#sweeping];
+    return Math.min(...budgets.map((budget) => budget.dueAt(now)));
   }
 
   #ready(stream: S): void {

@@ -88,10 +88,12 @@ export class UdpSocket {
   /**
    * Where the next datagram is to be written, up to a number of bytes; undefined when there is no room now, and
    * `writable` is called once there is.
+   *
+   * @param mustLeave it waits for room here if it has to; for few
    */
-  reserve(bytes: number): Uint8Array | undefined {
+  reserve(bytes: number, mustLeave = false): Uint8Array | undefined {
     // With a call for many, others wait for none that has to wait: they would overtake it.
-    if (this.#sending >= (this.#batch ? 1 : MAX_SENDS)) {
+    if (!mustLeave && this.#sending >= (this.#batch ? 1 : MAX_SENDS)) {
       this.#starved = true;
       return undefined;
     }
