@@ -19,6 +19,7 @@ import { logLargeDatagrams } from "./lib/large_datagrams.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { handshakeResultOf, Monitor, type Tunnel } from "./lib/monitor.ts";
+import { onAbort } from "./lib/on_abort.ts";
 import { pipeDuplex, type TunnelTimeouts } from "./lib/pipe.ts";
 import { serverInfo } from "./lib/programs.ts";
 import { startControl } from "./lib/qrht/control.ts";
@@ -356,7 +357,7 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
   let carrier: Duplex | undefined;
   let record: Tunnel | undefined;
   const leave = () => carrier?.abort();
-  signal.addEventListener("abort", leave);
+  const stay = onAbort(signal, leave);
   try {
     carrier = tcpDuplex(connection);
     const client = await identifyClient(carrier, connection, config.acceptProxyProtocol ?? []);
@@ -401,7 +402,7 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     if (!signal.aborted) log.warn("client refused", { ...line, hint });
     else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
   } finally {
-    signal.removeEventListener("abort", leave);
+    stay();
   }
 }
 

@@ -8,7 +8,8 @@ import { differenceOf, ratioOf, type Spread, spreadOf } from "./statistics.ts";
 interface Bar {
   readonly name: string;
   readonly unit: string;
-  readonly bar: number;
+  /** None for what is there to compare with. */
+  readonly bar?: number;
   /** Whether more is better. */
   readonly isLeast: boolean;
   /** What is held against the bar; undefined when it was not measured. */
@@ -61,6 +62,7 @@ const own = (name: string, unit: string, id: string) => ({
 
 const atLeast = (bar: number) => ({ bar, isLeast: true });
 const atMost = (bar: number) => ({ bar, isLeast: false });
+const toCompare = { isLeast: false };
 
 const ends = ["server", "agent"] as const;
 
@@ -104,16 +106,28 @@ export const bars: readonly Bar[] = [
     ...atMost(4),
   },
   {
+    ...ratio("TCP relays: GET p50 / direct", "gets/relays/p50", "gets/direct/p50"),
+    ...toCompare,
+  },
+  {
     ...ratio("GET p99 / its p50", "gets/tunnel/p99", "gets/tunnel/p50"),
     ...atMost(4),
   },
   {
-    ...ratio("GET p99 under load / p50 without", "gets/loaded/p99", "gets/tunnel/p50"),
+    ...ratio("GET p99 under load / p50 without", "gets/loaded/tunnel/p99", "gets/tunnel/p50"),
     ...atMost(5),
+  },
+  {
+    ...ratio("TCP relays: p99 under load / p50", "gets/loaded/relays/p99", "gets/relays/p50"),
+    ...toCompare,
   },
   {
     ...ratio("1 000 at once / direct", "clients/tunnel/at-once", "clients/direct/at-once"),
     ...atMost(5),
+  },
+  {
+    ...ratio("TCP relays: 1 000 at once", "clients/relays/at-once", "clients/direct/at-once"),
+    ...toCompare,
   },
   ...ends.map((end) => ({
     ...above(`${end} at rest above an empty program`, `memory/rest/${end}`, "memory/empty"),
@@ -133,7 +147,9 @@ export const bars: readonly Bar[] = [
 export function judge(figures: Figures, against: readonly Bar[] = bars): Judged[] {
   return against.map(({ spread: of, ...bar }) => {
     const spread = of(figures);
-    const distance = spread === undefined ? 0 : (bar.bar - spread.median) * (bar.isLeast ? 1 : -1);
+    const distance = spread === undefined || bar.bar === undefined
+      ? 0
+      : (bar.bar - spread.median) * (bar.isLeast ? 1 : -1);
     return { ...bar, spread, missedBy: Math.max(0, distance) };
   });
 }

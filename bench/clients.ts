@@ -4,7 +4,7 @@
 /** How many clients get on at once: requests on kept connections, and many new connections in one moment. */
 import { get, HttpClient } from "./http_client.ts";
 import { type Bench, pause } from "./row.ts";
-import { startTunnel, through } from "./tunnels.ts";
+import { startRelays, startTunnel, through } from "./tunnels.ts";
 import { straight, type Way } from "./way.ts";
 
 const CLIENTS = [1, 64, 1_000];
@@ -18,7 +18,12 @@ export async function measureClients(
   { certificates, origin, isShort, figures, signal }: Bench,
 ): Promise<void> {
   await using tunnel = await startTunnel({ certificates, signal });
-  const ways = { direct: straight(origin.http), tunnel: through(tunnel, origin.http) };
+  await using relays = await startRelays(signal);
+  const ways = {
+    direct: straight(origin.http),
+    relays: through(relays, origin.http),
+    tunnel: through(tunnel, origin.http),
+  };
   for (const way of Object.values(ways)) await requestsPerSecond(way, BATCH, PAUSE_MS, signal);
   for (let run = 0; run < (isShort ? 1 : 3); run++) {
     for (const count of CLIENTS) {

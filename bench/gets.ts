@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How long small requests on new connections take, one after the other, also with much else under way. */
+import { benchProgram } from "./program.ts";
 import { get } from "./http_client.ts";
 import { type Bench, pause } from "./row.ts";
 import { percentile } from "./statistics.ts";
-import { transfer } from "./transfer.ts";
-import { startTunnel, through } from "./tunnels.ts";
+import type { Load } from "./load.ts";
+import { startRelays, startTunnel, through } from "./tunnels.ts";
 import { straight, type Way } from "./way.ts";
 
 const COUNT = 500;
@@ -23,8 +24,10 @@ const RAMP_MS = 500;
 export async function measureGets(bench: Bench): Promise<void> {
   const { certificates, origin, isShort, figures, signal } = bench;
   await using tunnel = await startTunnel({ certificates, signal });
+  await using relays = await startRelays(signal);
   const ways = {
     direct: { name: "direct", way: straight(origin.http) },
+    relays: { name: "two TCP relays", way: through(relays, origin.http) },
     tunnel: { name: "tunnel", way: through(tunnel, origin.http) },
   };
   const record = (id: string, name: string, times: readonly number[]) => {
@@ -39,9 +42,21 @@ export async function measureGets(bench: Bench): Promise<void> {
       record(id, name, await getMany(way, COUNT, signal));
     }
   }
+  // Of its own, so that its work delays no answer.
+  await using other = benchProgram("origin.ts");
+  const transfers = Number((await other.said(/transfers (\d+)/, signal))[1]);
+  const loaded = { relays, tunnel } as const;
   for (let run = 0; run < (isShort ? 1 : 3); run++) {
-    const name = `tunnel, ${TRANSFERS} transfers beside it`;
-    record("loaded", name, await beside(bench, through(tunnel, origin.transfers), ways.tunnel.way));
+    for (const [id, passage] of Object.entries(loaded)) {
+      const { name, way } = ways[id as keyof typeof loaded];
+      const load = {
+        way: through(passage, transfers),
+        transfers: TRANSFERS,
+        bytes: TRANSFER_BYTES,
+      };
+      const times = await beside(load, way, bench);
+      record(`loaded/${id}`, `${name}, ${TRANSFERS} transfers beside it`, times);
+    }
   }
 }
 
@@ -63,19 +78,9 @@ async function getMany(
 }
 
 /** The same while transfers go on. */
-async function beside({ isShort, signal }: Bench, bulk: Way, way: Way): Promise<number[]> {
-  let isOver = false;
-  const load = async () => {
-    while (!isOver) await transfer({ way: bulk, bytes: TRANSFER_BYTES, signal });
-  };
-  const loads = Promise.all(Array.from({ length: TRANSFERS }, load));
-  // It is awaited below.
-  loads.catch(() => {});
-  try {
-    await pause(RAMP_MS);
-    return await getMany(way, isShort ? LOADED_COUNT / 2 : LOADED_COUNT, signal, LOADED_MS);
-  } finally {
-    isOver = true;
-    await loads;
-  }
+async function beside(load: Load, way: Way, { isShort, signal }: Bench): Promise<number[]> {
+  await using program = benchProgram("load.ts", [JSON.stringify(load)]);
+  await program.said(/loading/, signal);
+  await pause(RAMP_MS);
+  return await getMany(way, isShort ? LOADED_COUNT / 2 : LOADED_COUNT, signal, LOADED_MS);
 }

@@ -50,8 +50,11 @@ function medianCell(cpu: readonly CpuPerGb[], end: keyof CpuPerGb): string {
 /** The ratios and what else there is a bar for, side by side with it. */
 export function barTable(judged: readonly Judged[]): string {
   const rows = judged.map(({ name, unit, spread, bar, isLeast, missedBy }) => {
-    const limit = `${isLeast ? ">=" : "<="} ${bar}${unit}`;
+    const limit = bar === undefined ? "" : `${isLeast ? ">=" : "<="} ${bar}${unit}`;
     if (!spread) return [name, "-", "", limit, "not measured"];
+    if (bar === undefined) {
+      return [name, ...spreadCells(spread, digitsFor(spread.median)), limit, "to compare"];
+    }
     const verdict = missedBy > 0 ? `missed by ${missedBy.toFixed(2)}${unit}` : "met";
     return [name, ...spreadCells(spread, digitsFor(spread.median)), limit, verdict];
   });

@@ -4,7 +4,7 @@
 /** Tunnels: a server and an agent, in a process each. */
 import { join } from "node:path";
 import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
-import { type Flags, type Program, projectProgram } from "./program.ts";
+import { benchProgram, type Flags, type Program, projectProgram } from "./program.ts";
 import { straight, type Way } from "./way.ts";
 
 const SERVER_NAME = "quic-tunnel-server";
@@ -94,7 +94,22 @@ export async function startTunnel(options: TunnelOptions): Promise<Tunnel> {
   return { server, agent, ports, [Symbol.asyncDispose]: () => keep.disposeAsync() };
 }
 
+/** What passes on clients at a port, as a tunnel's server does. */
+export interface Passage {
+  readonly ports: { readonly tcp: number };
+}
+
+/** Starts two relays by TCP in the place of a server and an agent. */
+export async function startRelays(signal: AbortSignal): Promise<Passage & AsyncDisposable> {
+  await using started = new AsyncDisposableStack();
+  const relay = async (...args: string[]) =>
+    (await started.use(benchProgram("relay.ts", args)).said(/relay on (\d+)/, signal))[1]!;
+  const port = await relay(await relay());
+  const keep = started.move();
+  return { ports: { tcp: Number(port) }, [Symbol.asyncDispose]: () => keep.disposeAsync() };
+}
+
 /** The way through a tunnel to a port on loopback. */
-export function through({ ports }: Pick<Tunnel, "ports">, originPort: number): Way {
+export function through({ ports }: Passage, originPort: number): Way {
   return { ...straight(ports.tcp), target: `127.0.0.1:${originPort}` };
 }

@@ -6,6 +6,7 @@ import { type Authority, formatAuthority } from "./authority.ts";
 import { messageOf } from "./errors.ts";
 import { firstToSucceed, interleaveFamilies } from "./happy_eyeballs.ts";
 import { formatIp, ipBytes } from "./ip_address.ts";
+import { onAbort } from "./on_abort.ts";
 import { Resolver } from "./resolver.ts";
 import { connectTcp } from "./tcp_reset.ts";
 import type { Failure, FailureCode } from "./tunnel.ts";
@@ -90,8 +91,7 @@ export async function dial(target: Authority, options: DialOptions): Promise<Den
   const { timeoutMs, signal, rules, resolver = systemResolver } = options;
   signal?.throwIfAborted();
   const over = new AbortController();
-  const onAbort = () => over.abort(signal!.reason);
-  signal?.addEventListener("abort", onAbort);
+  const stopListening = signal && onAbort(signal, () => over.abort(signal.reason));
   let ips: readonly Uint8Array[] | undefined;
   const timer = setTimeout(() => over.abort(tooLate(target, timeoutMs, !ips)), timeoutMs);
   try {
@@ -105,7 +105,7 @@ export async function dial(target: Authority, options: DialOptions): Promise<Den
     throw new DialError(failure, `${formatAuthority(target)}: ${cause}`, { cause: error });
   } finally {
     clearTimeout(timer);
-    signal?.removeEventListener("abort", onAbort);
+    stopListening?.();
   }
 }
 

@@ -6,6 +6,9 @@
 /** Connection Attempt Delay, RFC 8305 §5. */
 const ATTEMPT_DELAY_MS = 250;
 
+/** What attempts that are not wanted any more are ended with; an abort without a reason makes an error each time. */
+const OVER = new Error("another attempt has succeeded");
+
 /** Puts addresses, of 4 or 16 bytes, into the order of attempts: families in turn, from that of the first (§4). */
 export function interleaveFamilies(ips: readonly Uint8Array[]): Uint8Array[] {
   const isFirst = (ip: Uint8Array) => ip.length === ips[0]!.length;
@@ -69,7 +72,7 @@ export async function firstToSucceed<C, T>(
   };
   const end = () => {
     clearTimeout(timer);
-    over.abort(signal.reason);
+    over.abort(signal.reason ?? OVER);
   };
   const onAbort = () => {
     end();

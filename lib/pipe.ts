@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Duplex } from "./duplex.ts";
+import { onAbort } from "./on_abort.ts";
 
 /** How long a tunnel may be silent, or stuck, before it is given up. */
 export interface TunnelTimeouts {
@@ -186,12 +187,12 @@ class Pair {
     const onConnected = () => this.#connected();
     connected?.then(onConnected, onConnected);
     this.#arm();
-    const onAbort = () => this.#abort({ reason: "aborted", error: signal?.reason });
-    signal?.addEventListener("abort", onAbort);
-    if (signal?.aborted) onAbort();
+    const abort = () => this.#abort({ reason: "aborted", error: signal?.reason });
+    const stopListening = signal && onAbort(signal, abort);
+    if (signal?.aborted) abort();
     await Promise.all([this.#carry(this.#aToB), this.#carry(this.#bToA)]);
     this.#isDone = true;
-    signal?.removeEventListener("abort", onAbort);
+    stopListening?.();
     clearTimeout(this.#timer);
     await Promise.all([dispose(this.#aToB.from), dispose(this.#bToA.from)]);
     const ended = this.#end ?? this.#failure ?? { reason: "end", by: this.#firstEnd! };

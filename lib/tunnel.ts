@@ -15,7 +15,7 @@ import {
   type Result,
   type ResultCode,
 } from "./qrht/messages.ts";
-import { type Carrier, StreamCode, TunnelStream } from "./qrht/tunnel_stream.ts";
+import { type Carrier, Hold, StreamCode, TunnelStream } from "./qrht/tunnel_stream.ts";
 import type { Attempt } from "./retrying_tunnel.ts";
 import { within } from "./within.ts";
 
@@ -60,7 +60,7 @@ export function openTunnel(stream: Carrier, alpn: string, open: Open): OutgoingT
   }
   const carrier = new TunnelStream(stream, FrameType.Result);
   const result = (async () => {
-    await carrier.sendFirst(FrameType.Open, encodeOpen(open));
+    await carrier.holdFirst(FrameType.Open, encodeOpen(open), Hold.forTurn);
     const payload = await carrier.receiveFirst();
     if (!payload) throw new Error("the agent has ended the stream without a result");
     return carrier.understand(() => decodeResult(payload));
@@ -112,8 +112,11 @@ function framedTunnel(carrier: TunnelStream, open: Open): IncomingTunnel {
   return {
     carrier,
     open,
-    connected: () =>
-      carrier.holdFirst(FrameType.Result, encodeResult({ code: "connected", text: "" })),
+    connected() {
+      const payload = encodeResult({ code: "connected", text: "" });
+      // Whoever writes next is told when this fails.
+      carrier.holdFirst(FrameType.Result, payload, Hold.briefly).catch(() => {});
+    },
     failed: (failure, answer) =>
       orAbort(carrier, async () => {
         await tell(failure);

@@ -5,7 +5,7 @@
 /**
  * `deno task compile`: makes a self-contained executable of each program.
  *
- * A program gets the permissions of its task in `deno.json`, and the packages that it imports: `deno compile` by itself
+ * A program gets the permissions and the flags of V8 of its task in `deno.json`, and the packages that it imports: `deno compile` by itself
  * embeds all that `deno.json` names, so it is shown a configuration that names no others.
  */
 import { join } from "node:path";
@@ -52,13 +52,13 @@ async function run(command: string, args: string[]): Promise<{ stdout: string; s
   return { stdout, stderr };
 }
 
-/** The words of the task of a program that are permissions. */
-function permissionsOf(program: Program): string[] {
+/** The words of the task of a program that are permissions, or flags of V8. */
+function optionsOf(program: Program): string[] {
   const words = project.tasks[program].split(/\s+/);
-  const permissions = words.slice(words.lastIndexOf("run"), words.indexOf(`${program}.ts`))
-    .filter((word) => /^--(?:allow-(?!all)|deny-|no-prompt$)/.test(word));
-  if (permissions.length < 2) throw new Error(`the task ${program} names no permissions`);
-  return permissions;
+  const options = words.slice(words.lastIndexOf("run"), words.indexOf(`${program}.ts`))
+    .filter((word) => /^--(?:allow-(?!all)|deny-|no-prompt$|v8-flags=)/.test(word));
+  if (options.length < 3) throw new Error(`the task ${program} names no permissions`);
+  return options;
 }
 
 /** The packages that a program imports, as `deno.json` names them. */
@@ -115,7 +115,7 @@ async function compile(
     // Nothing is written to, or run from, a folder that is shared with others.
     "--no-code-cache",
     "--no-check",
-    ...permissionsOf(program),
+    ...optionsOf(program),
     ...(target ? [`--target=${target}`] : []),
     `--include=${COMMIT_FILE}`,
     `--output=${output}`,

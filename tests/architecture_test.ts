@@ -23,6 +23,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/failure_streak.ts",
     "lib/happy_eyeballs.ts",
     "lib/ip_address.ts",
+    "lib/on_abort.ts",
     "lib/pem.ts",
     "lib/platforms.ts",
     "lib/proxy_protocol.ts",

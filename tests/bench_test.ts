@@ -83,6 +83,15 @@ test("judge() holds a CPU time for a byte of both programs together against anot
   assertEquals([cpu.spread!.median, cpu.missedBy], [0.25, 0]);
 });
 
+test("barTable() shows what is there to compare with, without a verdict", () => {
+  const figures = new Figures();
+  figures.add({ id: "gets/relays/p50", name: "relays", unit: "ms" }, 8);
+  figures.add({ id: "gets/direct/p50", name: "direct", unit: "ms" }, 2);
+  const judged = judge(figures).filter(({ spread }) => spread);
+  assertEquals(judged.map(({ bar, missedBy }) => [bar, missedBy]), [[undefined, 0]]);
+  assert(/direct +4\.00 +\[4\.00 to 4\.00\] +to compare$/.test(barTable(judged)));
+});
+
 test("every bar is there once, and is not measured when nothing was", () => {
   const judged = judge(new Figures());
   assertEquals(judged.length, bars.length);

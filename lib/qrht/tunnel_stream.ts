@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { clearImmediate, setImmediate } from "node:timers";
 import { type Duplex, writeAll } from "../duplex.ts";
 import {
   encodeFrame,
@@ -28,8 +29,21 @@ type FirstFrame = typeof FrameType.Open | typeof FrameType.Result;
 /** DATA of up to this many bytes is copied behind its head, and so goes in one piece. */
 const MAX_COPIED_BYTES = 4096;
 
-/** Time that a first frame waits for something to go with. */
+/** Time that a first frame waits for something to go with, where that may take a moment. */
 const HOLD_MS = 2;
+
+/** How long a first frame waits for something to go with: runs a function then, and returns what keeps it from running. */
+export const Hold = {
+  /** Until what this turn of the event loop has to read has been read. */
+  forTurn(send: () => void): () => void {
+    const turn = setImmediate(send);
+    return () => clearImmediate(turn);
+  },
+  briefly(send: () => void): () => void {
+    const timer = setTimeout(send, HOLD_MS);
+    return () => clearTimeout(timer);
+  },
+} as const;
 
 /** Room for the first frame of the peer's and what comes with it. */
 const FIRST_READ_BYTES = 2048;
@@ -53,7 +67,7 @@ export class TunnelStream implements Duplex {
   #opening: Promise<void> | undefined;
   /** This end's first frame while it waits for something to go with. */
   #held: Uint8Array = nothing;
-  #holding: ReturnType<typeof setTimeout> | undefined;
+  #letGo: (() => void) | undefined;
   /** Bytes of the DATA frame that is being written that are still to come. */
   #unwritten = 0;
   /** What the peer has done wrong. */
@@ -84,22 +98,33 @@ export class TunnelStream implements Duplex {
     this.#opening = undefined;
   }
 
-  /** Sends this end's first frame together with what is written next, or alone when that takes too long. */
+  /**
+   * Sends this end's first frame together with what is written next, or alone when that takes too long. Resolves when it
+   * is sent; what it goes with tells of failures then.
+   */
   holdFirst(
     type: FirstFrame,
     payload: Uint8Array,
-  ): void {
+    hold: (send: () => void) => () => void,
+  ): Promise<void> {
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.#held = encodeFrame(type, payload);
-    this.#holding = setTimeout(() => {
-      // Whoever writes next is told when this fails.
-      this.#open(this.#takeHeld()).catch(() => {});
-    }, HOLD_MS);
+    const cancel = hold(() => {
+      this.#letGo = undefined;
+      this.#open(this.#takeHeld()).then(resolve, reject);
+    });
+    this.#letGo = () => {
+      cancel();
+      resolve();
+    };
+    return promise;
   }
 
   #takeHeld(): Uint8Array {
     const held = this.#held;
     this.#held = nothing;
-    clearTimeout(this.#holding);
+    this.#letGo?.();
+    this.#letGo = undefined;
     return held;
   }
 

@@ -45,6 +45,9 @@ interface Waiting<T> {
   readonly reject: (error: Error) => void;
 }
 
+/** How a stream ends that this end has finished. */
+const FINISHED = "is closed for writing";
+
 /** What this end may do with a stream: one that goes one way only has its other direction ended from the start. */
 export type StreamDirection = "both" | "send" | "receive";
 
@@ -69,8 +72,9 @@ export class QuicStream implements Duplex {
   readonly #transport: StreamTransport;
   #reading: Waiting<number | null> | undefined;
   #writing: Waiting<number> & { readonly fin: boolean } | undefined;
-  #readEnd: "fin" | Error | undefined;
-  #writeEnd: Error | undefined;
+  /** How the peer's direction ended: in order (null), by a failure, or as this end had it, in the words of what a read throws. */
+  #readEnd: null | Error | string | undefined;
+  #writeEnd: Error | string | undefined;
   #isReset = false;
   #unread: "reset" | "stopped" | undefined;
   /** What a read throws once nothing is left of what had come before the peer closed the connection. */
@@ -80,8 +84,8 @@ export class QuicStream implements Duplex {
   constructor(id: number, transport: StreamTransport, direction: StreamDirection = "both") {
     this.id = id;
     this.#transport = transport;
-    if (direction === "send") this.#readEnd = new StreamEndedError(id, "is for writing only");
-    if (direction === "receive") this.#writeEnd = new StreamEndedError(id, "is for reading only");
+    if (direction === "send") this.#readEnd = "is for writing only";
+    if (direction === "receive") this.#writeEnd = "is for reading only";
   }
 
   /** @internal Whether nothing is written any more. */
@@ -103,8 +107,8 @@ export class QuicStream implements Duplex {
 
   /** Undefined when there is nothing yet. */
   #tryRead(buffer: Uint8Array): number | null | undefined {
-    if (this.#readEnd === "fin") return null;
-    if (this.#readEnd) throw this.#readEnd;
+    if (this.#readEnd === null) return null;
+    if (this.#readEnd !== undefined) throw this.#thrown(this.#readEnd);
     let got: [number, boolean] | null;
     try {
       got = this.#transport.streamRecv(this.id, buffer);
@@ -117,11 +121,11 @@ export class QuicStream implements Duplex {
         return undefined;
       }
       this.#unread = "stopped";
-      this.#endRead("fin");
+      this.#endRead(null);
       return null;
     }
     const [n, fin] = got;
-    if (fin) this.#endRead("fin");
+    if (fin) this.#endRead(null);
     return n > 0 ? n : fin ? null : undefined;
   }
 
@@ -156,7 +160,7 @@ export class QuicStream implements Duplex {
   }
 
   #tryWrite(bytes: Uint8Array, fin: boolean): number {
-    if (this.#writeEnd) throw this.#writeEnd;
+    if (this.#writeEnd !== undefined) throw this.#thrown(this.#writeEnd);
     let n: number;
     try {
       n = this.#transport.streamSend(this.id, bytes, fin) ?? 0;
@@ -164,14 +168,15 @@ export class QuicStream implements Duplex {
       throw this.#endWrite(this.#errorOf(error));
     }
     if (fin && n === bytes.length) {
-      this.#writeEnd = this.#finished();
-      if (this.#readEnd) this.#done();
+      this.#writeEnd = FINISHED;
+      if (this.#readEnd !== undefined) this.#done();
     }
     return n;
   }
 
-  #finished(): StreamEndedError {
-    return new StreamEndedError(this.id, "is closed for writing");
+  /** What a call throws after that end. Most streams end without such a call. */
+  #thrown(end: Error | string): Error {
+    return typeof end === "string" ? new StreamEndedError(this.id, end) : end;
   }
 
   /** Finishes the writing direction (FIN, in a frame of its own). Does nothing when it has ended already. */
@@ -184,7 +189,7 @@ export class QuicStream implements Duplex {
     } catch (error) {
       throw this.#endWrite(this.#errorOf(error));
     }
-    this.#endWrite(this.#finished());
+    this.#endWrite(FINISHED);
   }
 
   /** Resets the writing direction. @param code application error code for the peer */
@@ -192,15 +197,15 @@ export class QuicStream implements Duplex {
     if (this.#writeEnd) return;
     this.#transport.streamReset(this.id, code);
     this.#isReset = true;
-    this.#endWrite(new StreamEndedError(this.id, "was reset"));
+    this.#endWrite("was reset");
   }
 
   /** Stops the reading direction. @param code application error code for the peer */
   stop(code: number): void {
-    if (this.#readEnd) return;
+    if (this.#readEnd !== undefined) return;
     this.#transport.streamStop(this.id, code);
     this.#unread = "stopped";
-    this.#endRead(new StreamEndedError(this.id, "was stopped"));
+    this.#endRead("was stopped");
   }
 
   /** Resets and stops: ends both directions at once. Idempotent. */
@@ -248,8 +253,8 @@ export class QuicStream implements Duplex {
 
   /** @internal The connection ended. @param unread whether there is something left to be read */
   onClosed(error: Error, unread: boolean): void {
-    if (!this.#writeEnd) this.#endWrite(error);
-    if (this.#readEnd) return;
+    if (this.#writeEnd === undefined) this.#endWrite(error);
+    if (this.#readEnd !== undefined) return;
     if (!unread) {
       this.#endRead(error);
       return;
@@ -281,25 +286,25 @@ export class QuicStream implements Duplex {
     this.#transport.streamDone(this, this.#unread, isCut);
   }
 
-  #endRead<End extends "fin" | Error>(end: End): End {
+  #endRead<End extends null | Error | string>(end: End): End {
     this.#readEnd = end;
-    if (this.#reading && end !== "fin") {
+    if (this.#reading && end !== null) {
       const { reject } = this.#reading;
       this.#reading = undefined;
-      reject(end);
+      reject(this.#thrown(end));
     }
-    if (this.#writeEnd) this.#done();
+    if (this.#writeEnd !== undefined) this.#done();
     return end;
   }
 
-  #endWrite(end: Error): Error {
+  #endWrite<End extends Error | string>(end: End): End {
     this.#writeEnd = end;
     if (this.#writing) {
       const { reject } = this.#writing;
       this.#writing = undefined;
-      reject(end);
+      reject(this.#thrown(end));
     }
-    if (this.#readEnd) this.#done();
+    if (this.#readEnd !== undefined) this.#done();
     return end;
   }
 }
