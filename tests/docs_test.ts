@@ -138,6 +138,7 @@ const TOOL_FLAGS: Readonly<Record<string, string>> = {
   fail: "bench/options.ts",
   force: "certs/make.ts",
   json: "bench/options.ts",
+  "max-semi-space-size": "deno.json",
   minutes: "tests/chaos/chaos.ts",
   once: "demo/main.ts",
   only: "bench/options.ts",
@@ -146,6 +147,7 @@ const TOOL_FLAGS: Readonly<Record<string, string>> = {
   short: "bench/options.ts",
   target: "release/compile.ts",
   tunnels: "tests/chaos/soak.ts",
+  "v8-flags": "deno.json",
 };
 
 /** Flags of programs that are not of this project, by the program. */
