@@ -103,13 +103,9 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
  * - A pair that is silent or stuck for longer than its timeouts allow is aborted. Every byte that a carrier gives or takes
  *   starts them anew.
  */
-export async function pipeDuplex(
-  a: Duplex,
-  b: Duplex,
-  options: PipeOptions = {},
-): Promise<PipeResult> {
-  const pair = new Pair(a, b, options);
-  return await pair.run();
+export function pipeDuplex(a: Duplex, b: Duplex, options: PipeOptions = {}): Promise<PipeResult> {
+  const { signal, connected, watch } = options;
+  return new Pair(a, b, options).run(signal, connected, watch);
 }
 
 class Direction {
@@ -153,7 +149,11 @@ class Direction {
 }
 
 class Pair {
-  readonly #options: PipeOptions;
+  // Of the options only these are kept: there may be many pairs.
+  readonly #halfOpenTimeoutMs: number;
+  readonly #idleTimeoutMs: number;
+  readonly #writeTimeoutMs: number;
+  readonly #abortCode: number | undefined;
   readonly #aToB: Direction;
   readonly #bToA: Direction;
   readonly #lingered = Promise.withResolvers<void>();
@@ -167,7 +167,10 @@ class Pair {
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(a: Duplex, b: Duplex, options: PipeOptions) {
-    this.#options = options;
+    this.#halfOpenTimeoutMs = options.halfOpenTimeoutMs ?? HALF_OPEN_TIMEOUT_MS;
+    this.#idleTimeoutMs = options.idleTimeoutMs ?? 0;
+    this.#writeTimeoutMs = options.writeTimeoutMs ?? 0;
+    this.#abortCode = options.abortCode;
     this.#aToB = new Direction(a, b, "a", "b");
     this.#bToA = new Direction(b, a, "b", "a");
     this.#isConnected = options.connected === undefined;
@@ -181,8 +184,11 @@ class Pair {
     return this.#bToA.bytes;
   }
 
-  async run(): Promise<PipeResult> {
-    const { signal, connected, watch } = this.#options;
+  async run(
+    signal: AbortSignal | undefined,
+    connected: Promise<unknown> | undefined,
+    watch: PipeOptions["watch"],
+  ): Promise<PipeResult> {
     watch?.(this);
     const onConnected = () => this.#connected();
     connected?.then(onConnected, onConnected);
@@ -251,10 +257,10 @@ class Pair {
     if (this.#end) return;
     // A failed write comes first, and explains the read that fails after it.
     this.#end = this.#failure ?? { reason: "error", by: fromSide, error };
-    from.abort(this.#options.abortCode);
+    from.abort(this.#abortCode);
     const left = movedAt + DELIVERY_MS - performance.now();
     if (left > 0) await new Promise((resolve) => setTimeout(resolve, left));
-    to.abort(this.#options.abortCode);
+    to.abort(this.#abortCode);
   }
 
   /** The writer takes no more: has the reader's peer stop, or drops what it sends, while the other direction goes on. */
@@ -262,7 +268,7 @@ class Pair {
     const { from, toSide } = direction;
     this.#failure ??= { reason: "error", by: toSide, error };
     this.#over(direction);
-    if (from.stop) return from.stop(this.#options.abortCode ?? 0);
+    if (from.stop) return from.stop(this.#abortCode ?? 0);
     const drop = async () => {
       while (!this.#end && !this.#isDone && (await from.read(buffer)) !== null);
     };
@@ -316,8 +322,6 @@ class Pair {
 
   /** The timeout that is over next if nothing moves, and when; without an end, another look is due then. */
   #nextTimeout(now: number): { at: number; end?: End } {
-    const { halfOpenTimeoutMs = HALF_OPEN_TIMEOUT_MS, idleTimeoutMs = 0, writeTimeoutMs = 0 } =
-      this.#options;
     let next: { at: number; end?: End } = { at: Infinity };
     if (!this.#isConnected) return next;
     const add = (timeoutMs: number, since: number, end?: End) => {
@@ -326,23 +330,23 @@ class Pair {
     };
     const directions = [this.#aToB, this.#bToA];
     for (const { writing, movedAt, toSide } of directions) {
-      if (writing) add(writeTimeoutMs, movedAt, { reason: "write-timeout", by: toSide });
-      else add(writeTimeoutMs, now);
+      if (writing) add(this.#writeTimeoutMs, movedAt, { reason: "write-timeout", by: toSide });
+      else add(this.#writeTimeoutMs, now);
     }
     if (directions.some(({ ended }) => ended)) {
       const { writing, fromSide, toSide } = directions.find(({ over }) => !over)!;
       const by = writing ? toSide : fromSide;
-      add(halfOpenTimeoutMs, this.#movedAt, { reason: "half-open", by });
+      add(this.#halfOpenTimeoutMs, this.#movedAt, { reason: "half-open", by });
     }
-    add(idleTimeoutMs, this.#movedAt, { reason: "idle" });
+    add(this.#idleTimeoutMs, this.#movedAt, { reason: "idle" });
     return next;
   }
 
   #abort(end: End): void {
     if (this.#end) return;
     this.#end = end;
-    this.#aToB.from.abort(this.#options.abortCode);
-    this.#bToA.from.abort(this.#options.abortCode);
+    this.#aToB.from.abort(this.#abortCode);
+    this.#bToA.from.abort(this.#abortCode);
   }
 }
 

@@ -6,10 +6,12 @@ import { type Duplex, writeAll } from "./duplex.ts";
 /** A request fits mostly. */
 const MIN_ROOM_BYTES = 512;
 
+const nothing = new Uint8Array(0);
+
 /** Bytes that are handed on as they come, and kept as long as they may have to be handed on once more. */
 export class Replay {
   readonly #maxBytes: number;
-  #kept = new Uint8Array(0);
+  #kept = nothing;
   #length = 0;
   #ended = false;
   #fixed = false;
@@ -74,7 +76,7 @@ export class Replay {
 
   /** Forgets what was kept. */
   clear(): void {
-    this.#kept = new Uint8Array(0);
+    this.#kept = nothing;
     this.#length = 0;
   }
 

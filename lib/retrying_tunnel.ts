@@ -148,17 +148,23 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
   #settle(): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
-    clearTimeout(this.#timer);
+    this.#stopTimer();
     this.#keepAnswer(undefined);
     this.#replay.fix();
     this.#feeding.then(() => this.#replay.clear(), () => this.#replay.clear());
     this.#settled.resolve();
   }
 
+  /** What is held for the timer goes with it. */
+  #stopTimer(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
+
   #giveUp(reason: unknown, code?: number): void {
     this.#settled.reject(reason);
     this.#settle();
-    clearTimeout(this.#timer);
+    this.#stopTimer();
     this.#current.carrier.abort(code);
   }
 
@@ -167,11 +173,15 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
    * @throws {NotConnectedError} when none has connected it, and there is no answer: that is no end of the target's
    * @throws when there is no attempt left, or the one that the client has got fails
    */
-  async read(buffer: Uint8Array): Promise<number | null> {
+  read(buffer: Uint8Array): Promise<number | null> {
+    return this.#hasAnswered ? this.#current.carrier.read(buffer) : this.#readFirst(buffer);
+  }
+
+  async #readFirst(buffer: Uint8Array): Promise<number | null> {
     if (!this.#isSettled) await this.#settled.promise;
     const n = await this.#current.carrier.read(buffer);
     if (n !== null) this.#hasAnswered = true;
-    else if (!this.#hasAnswered) {
+    else {
       const { code, text } = await this.#current.result;
       if (code !== "connected") throw new NotConnectedError(code, text);
     }
@@ -206,7 +216,7 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#isSettled) this.abort();
-    clearTimeout(this.#timer);
+    this.#stopTimer();
     await this.#current.carrier[Symbol.asyncDispose]();
   }
 }

@@ -37,12 +37,7 @@ export interface RouteOptions extends RoutePolicy {
   readonly span?: TunnelSpan | undefined;
 }
 
-const defaults = {
-  openTimeoutMs: 10_000,
-  connectTimeoutMs: 30_000,
-  maxAttempts: 3,
-  retryOn: ["draining", "overloaded", "gone"] satisfies Cause[] as readonly Cause[],
-};
+const RETRY_ON: readonly Cause[] = ["draining", "overloaded", "gone"];
 
 /** What the log says of an agent that has the tunnel. */
 type AgentFields = Record<string, unknown> & { agent?: string; result?: FailureCode };
@@ -53,13 +48,24 @@ const LEFT: readonly Cause[] = ["draining", "gone"];
 /** The way of one tunnel to an agent: to one, and when that cannot connect it perhaps to another. */
 export class Route {
   readonly #open: Open;
-  readonly #options: RouteOptions & typeof defaults;
+  readonly #options: Required<RouteOptions>;
   readonly #tried = new Set<ConnectedAgent>();
   #fields: AgentFields = {};
 
   constructor(open: Open, options: RouteOptions) {
     this.#open = open;
-    this.#options = { ...defaults, ...options };
+    // Only these: there may be many routes, and more in the options.
+    this.#options = {
+      agentWaitMs: options.agentWaitMs,
+      openTimeoutMs: options.openTimeoutMs ?? 10_000,
+      connectTimeoutMs: options.connectTimeoutMs ?? 30_000,
+      maxAttempts: options.maxAttempts ?? 3,
+      retryOn: options.retryOn ?? RETRY_ON,
+      registry: options.registry,
+      log: options.log,
+      fields: options.fields,
+      span: options.span,
+    };
   }
 
   /** What the log says of the agent that the tunnel has got to. */

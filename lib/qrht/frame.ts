@@ -130,6 +130,8 @@ export class FrameParser {
     this.#payload.set(piece, this.#payloadBytes);
     this.#payloadBytes += piece.length;
     if (this.#left > 0) return undefined;
-    return { kind: "frame", type: this.#type, payload: this.#payload };
+    const payload = this.#payload;
+    this.#payload = undefined;
+    return { kind: "frame", type: this.#type, payload };
   }
 }

@@ -145,7 +145,7 @@ export class TunnelStream implements Duplex {
       const { event, taken } = this.understand(() => this.#parser.next(bytes));
       if (event?.kind !== "frame") continue;
       this.#awaitsFirst = false;
-      this.#pending = bytes.slice(taken);
+      if (taken < n) this.#pending = bytes.slice(taken);
       return event.payload;
     }
   }
@@ -168,7 +168,7 @@ export class TunnelStream implements Duplex {
     if (this.#pending.length === 0) return this.#carrier.read(buffer);
     const n = Math.min(buffer.length, this.#pending.length);
     buffer.set(this.#pending.subarray(0, n));
-    this.#pending = this.#pending.subarray(n);
+    this.#pending = n < this.#pending.length ? this.#pending.subarray(n) : nothing;
     return n;
   }
 
