@@ -138,6 +138,10 @@ export const bars: readonly Bar[] = [
     ...atMost(60),
   })),
   ...ends.map((end) => ({
+    ...own(`an idle tunnel at the ${end}`, " KiB", `memory/each/${end}`),
+    ...atMost(20),
+  })),
+  ...ends.map((end) => ({
     ...own(`idle CPU of the ${end}`, " %", `idle/${end}`),
     ...atMost(0.2),
   })),

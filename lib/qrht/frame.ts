@@ -20,6 +20,11 @@ export const MAX_PAYLOAD_BYTES = 4096;
 /** Longest payload of a DATA frame, in bytes. */
 export const MAX_DATA_BYTES = 2 ** 30 - 1;
 
+/** Type and length, each a number of up to 8 bytes. */
+const MAX_HEAD_BYTES = 16;
+
+const nothing = new Uint8Array(0);
+
 const known: readonly number[] = Object.values(FrameType);
 
 /** The peer has sent what the dialect does not allow. */
@@ -37,6 +42,15 @@ export function encodeFrame(type: number, payload: Uint8Array): Uint8Array {
   return Uint8Array.from([...frameHead(type, payload.length), ...payload]);
 }
 
+/** Length of the head that bytes begin with; undefined when it is not complete. */
+function headLength(bytes: Uint8Array): number | undefined {
+  if (bytes.length === 0) return undefined;
+  const typeBytes = varintLength(bytes[0]!);
+  if (bytes.length <= typeBytes) return undefined;
+  const length = typeBytes + varintLength(bytes[typeBytes]!);
+  return bytes.length < length ? undefined : length;
+}
+
 /** A frame that was read, or the next piece of a DATA frame. */
 export type FrameEvent =
   | { readonly kind: "data"; readonly bytes: Uint8Array }
@@ -47,7 +61,8 @@ export type FrameEvent =
  * and frames of unknown types are skipped.
  */
 export class FrameParser {
-  readonly #head = new Uint8Array(16);
+  /** The head that is incomplete. */
+  #head = nothing;
   #first: number | undefined;
   #headBytes = 0;
   #type = 0;
@@ -92,19 +107,27 @@ export class FrameParser {
 
   /** Takes bytes up to the end of the head; `#headBytes` is 0 again when that has come. */
   #takeHead(bytes: Uint8Array): number {
+    if (this.#headBytes === 0) {
+      const length = headLength(bytes);
+      if (length !== undefined) {
+        this.#begin(bytes);
+        return length;
+      }
+      this.#head = new Uint8Array(MAX_HEAD_BYTES);
+    }
     for (let at = 0; at < bytes.length;) {
       this.#head[this.#headBytes++] = bytes[at++]!;
-      const typeBytes = varintLength(this.#head[0]!);
-      if (this.#headBytes <= typeBytes) continue;
-      const lengthBytes = varintLength(this.#head[typeBytes]!);
-      if (this.#headBytes < typeBytes + lengthBytes) continue;
-      this.#begin(decodeVarint(this.#head), decodeVarint(this.#head.subarray(typeBytes)));
+      if (headLength(this.#head.subarray(0, this.#headBytes)) === undefined) continue;
+      this.#begin(this.#head);
+      this.#head = nothing;
       return at;
     }
     return bytes.length;
   }
 
-  #begin(type: number, length: number): void {
+  #begin(head: Uint8Array): void {
+    const type = decodeVarint(head);
+    const length = decodeVarint(head.subarray(varintLength(head[0]!)));
     if (this.#first !== undefined && type !== this.#first) {
       throw new ProtocolError(`the first frame has type ${type}, not ${this.#first}`);
     }
