@@ -56,7 +56,7 @@ const HALF_OPEN_TIMEOUT_MS = 300_000;
 
 /** An idle direction holds this much; it grows when reads fill most of it, and shrinks again when they leave most free. */
 const MIN_BUFFER_BYTES = 512;
-const MAX_BUFFER_BYTES = 128 << 10;
+const MAX_BUFFER_BYTES = 64 << 10;
 const FULL_SHARE = 0.75;
 const EMPTY_SHARE = 0.25;
 
