@@ -21,7 +21,7 @@ import { resettableTcpPair, tcpPair } from "./support/tcp_pair.ts";
 
 /** What an idle direction may hold, and what a busy one may. */
 const SMALL_BUFFER = 4 << 10;
-const LARGE_BUFFER = 128 << 10;
+const LARGE_BUFFER = 64 << 10;
 
 /** What a pipe has to be done within when nothing is left to wait for. */
 const PROMPT_MS = 10_000;
