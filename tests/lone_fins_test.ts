@@ -62,6 +62,37 @@ pure(
 );
 
 pure(
+  "LoneFins sends a FIN once more that left before its bytes had arrived, if packets were lost meanwhile",
+  () => {
+    const { native, fins, released, add, advance } = setUp();
+    add(1, false);
+    assert(advance(0));
+    native.lost = 1;
+    assert(!advance(1));
+    native.isQuiet = true;
+    assert(advance(2));
+    assertEquals([native.fins, released], [[1, 1], []]);
+    // Everything before it has arrived: quiche takes care of this one.
+    native.lost = 2;
+    assert(!advance(3));
+    assertEquals([native.fins, released, fins.pending], [[1, 1], [1], false]);
+  },
+);
+
+pure("LoneFins sends a FIN once that left after its bytes had arrived, whatever is lost", () => {
+  const { native, released, add, advance } = setUp();
+  native.isQuiet = true;
+  add(1, false);
+  assert(advance(0));
+  native.isQuiet = false;
+  native.lost = 1;
+  assert(!advance(1));
+  native.isQuiet = true;
+  assert(!advance(2));
+  assertEquals([native.fins, released], [[1], [1]]);
+});
+
+pure(
   "LoneFins sends a FIN after the peer's direction is over once all before it has arrived",
   () => {
     const { native, fins, add, advance } = setUp();

@@ -4,6 +4,7 @@
 import { type CloseInfo, ConnectionClosedError, StreamOpenError } from "./errors.ts";
 import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from "./native.ts";
 import type { TransportSettings } from "./options.ts";
+import { DelayedAck } from "./delayed_ack.ts";
 import { IncomingStreams } from "./incoming_streams.ts";
 import { LoneFins } from "./lone_fins.ts";
 import { CONNECTION_ID_BYTES, hasLongHeader } from "./packet.ts";
@@ -59,10 +60,6 @@ interface CreditWaiter {
 
 /** Packets sent in one go; then what came in meanwhile gets its turn. */
 const MAX_BURST_PACKETS = 64;
-
-/** An acknowledgement that nothing takes along waits while this little has come, and for this long (RFC 9000 §13.2.1). */
-const MAX_UNACKNOWLEDGED_BYTES = 1_000;
-const MAX_ACK_DELAY_MS = 10;
 
 /** Callers that may wait for stream credit at a time. */
 const MAX_OPEN_WAITERS = 10_000;
@@ -155,12 +152,7 @@ export class QuicConnection implements StreamTransport {
   #closedAt = Infinity;
   #drained = false;
   #flushCut = false;
-  /** Whether there may be more to send than an acknowledgement. */
-  #hasNews = true;
-  /** Bytes received since something was sent, and when an acknowledgement that was put off is due. */
-  #unacknowledgedBytes = 0;
-  #ackDueAt = Infinity;
-  #knownLost = 0;
+  readonly #ack = new DelayedAck();
   #receivedAt = this.#startedAt;
   #pingedAt = this.#startedAt;
   /** When the peer was last known to be heard of, and its packets until then. */
@@ -455,14 +447,14 @@ export class QuicConnection implements StreamTransport {
     if (mayMove && authentic && this.#peer.authentic(from, bytes.length, this.#receivedAt)) {
       // Its answer proves the address.
       this.#native.sendAckEliciting();
-      this.#hasNews = true;
+      this.#ack.news();
     }
     if (authentic && isLarger) {
       this.#largestReceived = bytes.length;
       this.onLarger?.();
     }
     if (!this.#isConfirmed && authentic) this.#noticeHandshake(bytes);
-    this.#unacknowledgedBytes += bytes.length;
+    this.#ack.received(bytes.length);
     this.#host.schedule(this);
   }
 
@@ -484,8 +476,7 @@ export class QuicConnection implements StreamTransport {
     const now = performance.now();
     this.#peer.settle(now);
     this.#lookAtPath(now);
-    if (this.#mayDelayAck(now)) this.#ackDueAt = Math.min(this.#ackDueAt, now + MAX_ACK_DELAY_MS);
-    else this.#sendPackets(now);
+    if (!this.#mayPutOff(now)) this.#sendPackets(now);
     if (!this.#flushCut) {
       this.#unsent.clear();
       this.#serveFins(now);
@@ -506,37 +497,24 @@ export class QuicConnection implements StreamTransport {
   }
 
   #wake(): void {
-    this.#hasNews = true;
+    this.#ack.news();
     this.#host.schedule(this);
   }
 
-  /** Whether all there may be to send is an acknowledgement that something else will soon take along. */
-  #mayDelayAck(now: number): boolean {
-    const isLone = !this.#hasNews && !this.#flushCut && this.#isConfirmed &&
-      this.#unacknowledgedBytes < MAX_UNACKNOWLEDGED_BYTES && now < this.#ackDueAt &&
-      this.#isQuiet(now);
-    return isLone && !this.#hasLost();
-  }
-
-  /** Whether packets were lost since the last time, so that their frames are to be sent again. */
-  #hasLost(): boolean {
-    const { lost } = this.#native.stats();
-    if (lost === this.#knownLost) return false;
-    this.#knownLost = lost;
-    return true;
+  #mayPutOff(now: number): boolean {
+    return !this.#flushCut && this.#isConfirmed &&
+      this.#ack.putOff(now, this.#native, () => this.#isQuiet(now));
   }
 
   /** @param mustLeave what is sent may not wait here: it is little */
   #sendPackets(now: number, mustLeave = false): void {
-    this.#hasNews = false;
-    this.#unacknowledgedBytes = 0;
-    this.#ackDueAt = Infinity;
     const { socket } = this.#host;
     const mtu = this.#mtu;
     const datagramBytes = this.#isLate
       ? Math.min(this.datagramBytes, MIN_DATAGRAM_BYTES)
       : this.datagramBytes;
     let probeBytes: number | undefined;
+    let largestBytes = 0;
     this.#flushCut = false;
     for (let packets = 0;; packets++) {
       const { current, previous, maxPacketBytes } = this.#peer;
@@ -546,7 +524,7 @@ export class QuicConnection implements StreamTransport {
         : socket.reserve(Math.min(probeBytes ?? datagramBytes, maxPacketBytes), mustLeave);
       if (!buffer) {
         this.#flushCut = true;
-        if (isBurst) this.#wake();
+        if (isBurst) this.#host.schedule(this);
         break;
       }
       let sent;
@@ -558,6 +536,7 @@ export class QuicConnection implements StreamTransport {
       if (!sent) break;
       const [bytes] = sent;
       this.#peer.sent(bytes);
+      largestBytes = Math.max(largestBytes, bytes);
       if (bytes > MIN_DATAGRAM_BYTES) this.#unheard++;
       if (bytes > datagramBytes) mtu?.probed(now);
       // Whoever fills a datagram may fill a larger one.
@@ -570,6 +549,7 @@ export class QuicConnection implements StreamTransport {
       }
     }
     this.#isLate = false;
+    this.#ack.sent(largestBytes);
     socket.flush();
   }
 
@@ -731,7 +711,7 @@ export class QuicConnection implements StreamTransport {
   #noticeHandshake(bytes: Uint8Array): void {
     if (!this.#established && this.#native.isEstablished() && !this.#native.isDraining()) {
       this.#established = true;
-      this.#hasNews = true;
+      this.#ack.news();
       const { peerMaxIdleTimeout } = this.#native.stats();
       if (peerMaxIdleTimeout > 0) {
         this.#idleTimeoutMs = Math.min(this.#idleTimeoutMs, peerMaxIdleTimeout);
@@ -848,7 +828,7 @@ export class QuicConnection implements StreamTransport {
       if (this.#established) at = Math.min(at, this.#receivedAt + this.#settings.idleTimeoutMs);
       at = Math.min(
         at,
-        this.#ackDueAt,
+        this.#ack.dueAt,
         ...[this.#readers, ...this.#writers].map((waiting) => waiting.dueAt(now)),
         this.#uncollected.nextLookAt,
         Math.max(now, this.#fins.nextLookAt),
@@ -879,7 +859,7 @@ export class QuicConnection implements StreamTransport {
   #onTimer(): void {
     this.#timer = undefined;
     this.#timerAt = Infinity;
-    this.#hasNews = true;
+    this.#ack.news();
     const now = performance.now();
     if (this.#native.timeout() === 0) {
       this.#native.onTimeout();

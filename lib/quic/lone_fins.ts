@@ -22,6 +22,9 @@ interface Fin {
   /** Whether the peer's direction had ended before this one was written. */
   readEnded: boolean;
   written: boolean;
+  /** Whether it was written before all bytes before it had arrived, and packets lost until then. */
+  isEarly: boolean;
+  lostBefore: number;
   /** Packets sent and lost when the current round began. */
   sent: number;
   lost: number;
@@ -49,13 +52,15 @@ interface State {
  * quiche 0.18.0 takes a stream for complete as soon as all its *bytes* are acknowledged, whether or not such a FIN was
  * acknowledged, or even sent. Once the peer's direction is over too, it drops the stream, and the FIN with it if that
  * was lost: the peer would wait for ever. Rules keep that from happening:
- * - while the peer's direction goes on, the stream is not read from FIN's leaving to its arrival;
+ * - while the peer's direction goes on, the stream is not read from FIN's leaving to its arrival.
+ *   If packets were lost meanwhile, it is sent once more: quiche forgets it where bytes of the stream are lost with it, but
+ *   not the last;
  * - when the peer's direction is over, FIN is sent once all bytes before it have arrived, so that the next
  *   acknowledgement for the stream is that of the FIN. So it is, too, while packets are being lost: bytes that are sent
  *   once more would carry FIN along, and where they have been read before, nobody is told.
  *
- * quiche does not tell what was acknowledged. But it can be told that nothing is under way; and on a connection that is never silent, a packet has arrived when later ones were sent and a while after
- * that none is known to be lost.
+ * quiche does not tell what was acknowledged. But it can be told that nothing is under way; and on a connection that is
+ * never silent, a packet has arrived when later ones were sent and a while after that none is known to be lost.
  */
 export class LoneFins {
   readonly #fins = new Map<number, Fin>();
@@ -70,7 +75,8 @@ export class LoneFins {
 
   add(native: NativeConnection, id: number, readEnded: boolean): void {
     const { sent, lost } = native.stats();
-    this.#fins.set(id, { readEnded, written: false, sent, lost, overtakenAt: Infinity, rounds: 0 });
+    const fresh = { readEnded, written: false, isEarly: false, lostBefore: lost };
+    this.#fins.set(id, { ...fresh, ...roundFrom(sent, lost) });
   }
 
   /** The peer's direction was read to its end: an end that has not been written yet needs more care from now on. */
@@ -118,23 +124,21 @@ export class LoneFins {
     let written = 0;
     this.#nextLookAt = Infinity;
     for (const [id, fin] of this.#fins) {
-      const mayLeave = fin.written || (!fin.readEnded && !state.lossy) || state.quiet ||
-        arrived(fin, state);
-      if (!fin.written && mayLeave && written < MAX_AT_ONCE && write(native, id)) {
+      const isSettled = state.quiet || arrived(fin, state);
+      const mayLeave = fin.written
+        ? isSettled && fin.isEarly && fin.lostBefore !== state.lost
+        : isSettled || (!fin.readEnded && !state.lossy);
+      if (mayLeave && written < MAX_AT_ONCE && write(native, id)) {
         written++;
-        fin.written = true;
-        Object.assign(fin, {
-          sent: state.sent,
-          lost: state.lost,
-          overtakenAt: Infinity,
-          rounds: 0,
-        });
+        const { sent, lost } = state;
+        const isEarly = !isSettled;
+        Object.assign(fin, { written: true, isEarly, lostBefore: lost, ...roundFrom(sent, lost) });
         if (fin.readEnded) this.#fins.delete(id);
-      } else if (fin.written && (state.quiet || arrived(fin, state))) {
+      } else if (fin.written && isSettled && !mayLeave) {
         this.#fins.delete(id);
         released(id);
       } else {
-        const isNext = !fin.written && mayLeave && written === MAX_AT_ONCE;
+        const isNext = mayLeave && written === MAX_AT_ONCE;
         const at = isNext ? now : Math.max(fin.overtakenAt + state.answerMs, now + 5);
         this.#nextLookAt = Math.min(this.#nextLookAt, at);
       }
@@ -152,6 +156,11 @@ export class LoneFins {
     const answerMs = quiet ? 0 : 2 * (native.pathStats()[0]?.rtt ?? 0) + 50;
     return { now, sent, lost, lossy: now < this.#lossyUntil, quiet, answerMs };
   }
+}
+
+/** A round that begins now. */
+function roundFrom(sent: number, lost: number) {
+  return { sent, lost, overtakenAt: Infinity, rounds: 0 };
 }
 
 function arrived(fin: Fin, state: State): boolean {
