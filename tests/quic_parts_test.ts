@@ -178,7 +178,7 @@ Deno.test("StreamPriorities lets a stream go first until it has sent much, and s
   assertEquals(told, []);
   for (const bytes of [1, 1, 100_000]) priorities.sent(native, 1, bytes);
   assert(!priorities.isYoung(1) && priorities.isYoung(5));
-  assertEquals(told, [[1, 128, false]]);
+  assertEquals(told, [[1, 128, true]]);
   priorities.ended(5);
   assert(!priorities.isYoung(5));
 });

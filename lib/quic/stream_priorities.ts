@@ -33,7 +33,7 @@ export class StreamPriorities {
     if (left > bytes) this.#left.set(id, left - bytes);
     else {
       this.#left.delete(id);
-      native.streamPriority(id, OLD_URGENCY, false);
+      native.streamPriority(id, OLD_URGENCY, true);
     }
   }
 
