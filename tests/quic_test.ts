@@ -488,6 +488,31 @@ quicTest("QuicConnection carries 200 streams at a time, both ways, byte for byte
   assertEquals(pair.client.stats().streams, 0);
 });
 
+quicTest("QuicConnection gives streams with much to send their share each", async () => {
+  await using pair = await connectPair();
+  const ends = await Promise.all(
+    Array.from({ length: 4 }, () => openEnds(pair.server, pair.client)),
+  );
+  const chunk = new Uint8Array(64 << 10);
+  const received = ends.map(() => 0);
+  const total = () => received.reduce((sum, bytes) => sum + bytes);
+  await Promise.all(ends.flatMap(({ here, there }, i) => [
+    (async () => {
+      const buffer = new Uint8Array(64 << 10);
+      for (let n; (n = await there.read(buffer)) !== null && total() < 32e6;) received[i]! += n;
+      there.stop(0);
+      await there.closeWrite();
+    })(),
+    (async () => {
+      while (total() < 32e6) await here.write(chunk);
+      await here.closeWrite();
+    })().catch(() => here.reset(0)),
+    read(here).catch(() => {}),
+  ]));
+  const [most, least] = [Math.max(...received), Math.min(...received)];
+  assert(most < 2 * least, `${received} bytes`);
+});
+
 // ---- Acknowledgements ----
 
 quicTest("QuicConnection acknowledges what it answers together with the answer", async () => {

@@ -10,9 +10,8 @@ export const YOUNG_BYTES = 64 << 10;
 const OLD_URGENCY = 128;
 
 /**
- * The order in which streams share what may be sent (RFC 9000 §2.3): those that have sent little go first, and take turns
- * by the datagram. Of the others, each sends all that was taken of it before the next one does, so that its reader gets
- * long pieces; they take turns when there is room for more.
+ * The order in which streams share what may be sent (RFC 9000 §2.3): those that have sent little go first. Within both
+ * groups all take turns by the datagram: quiche would let one that is not incremental (RFC 9218 §4.2) starve the others.
  */
 export class StreamPriorities {
   /** Bytes that streams may still send as young ones. */
