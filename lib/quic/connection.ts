@@ -121,6 +121,7 @@ export class QuicConnection implements StreamTransport {
   readonly #oldWriters = new StreamQueue<QuicStream>();
   /** Those that wait for room, in the order in which they get some. */
   readonly #writers = [this.#youngWriters, this.#oldWriters];
+  readonly #queues = [this.#readers, ...this.#writers];
   readonly #creditWaiters = new Set<CreditWaiter>();
   readonly #incoming: IncomingStreams<QuicStream>;
   readonly #incomingUni: IncomingStreams<QuicStream>;
@@ -700,7 +701,7 @@ export class QuicConnection implements StreamTransport {
     this.#count(stream.id, -1);
     this.#fins.readEnded(stream.id);
     this.#priorities.ended(stream.id);
-    for (const waiting of [this.#readers, ...this.#writers]) waiting.forget(stream);
+    for (const queue of this.#queues) queue.forget(stream);
   }
 
   #count(id: number, change: 1 | -1): void {
@@ -774,7 +775,7 @@ export class QuicConnection implements StreamTransport {
     }
     for (const waiter of [...this.#creditWaiters]) waiter.reject(error);
     for (const streams of [this.#incoming, this.#incomingUni]) streams.end(error);
-    for (const waiting of [this.#readers, ...this.#writers]) waiting.clear();
+    for (const queue of this.#queues) queue.clear();
     this.#confirmedSettled.reject(error);
     this.#closedSettled.resolve(info);
     this.#host.closed(this, info);
@@ -829,7 +830,7 @@ export class QuicConnection implements StreamTransport {
       at = Math.min(
         at,
         this.#ack.dueAt,
-        ...[this.#readers, ...this.#writers].map((waiting) => waiting.dueAt(now)),
+        ...this.#queues.map((queue) => queue.dueAt(now)),
         this.#uncollected.nextLookAt,
         Math.max(now, this.#fins.nextLookAt),
         this.#peer.movingUntil,

@@ -28,6 +28,7 @@ export class StreamQueue<S> {
   readonly #scanning = new Budget(SCAN_SHARE);
   readonly #glancing = new Budget(GLANCE_SHARE, GLANCE_SHARE * MAX_GLANCE_DELAY_MS);
   readonly #sweeping = new Budget(SCAN_SHARE);
+  readonly #budgets = [this.#scanning, this.#glancing, this.#sweeping];
   /** Whether {@linkcode serve} has left some untried. */
   #hasOthers = false;
 
@@ -94,8 +95,7 @@ export class StreamQueue<S> {
 
   /** When what was put off is to be made up for. */
   dueAt(now: number): number {
-    const budgets = [this.#scanning, this.#glancing, this.#sweeping];
-    return Math.min(...budgets.map((budget) => budget.dueAt(now)));
+    return Math.min(...this.#budgets.map((budget) => budget.dueAt(now)));
   }
 
   #ready(stream: S): void {
