@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How long small requests on new connections take, one after the other, also with much else under way. */
-import { benchProgram } from "./program.ts";
 import { get } from "./http_client.ts";
+import type { Load } from "./load.ts";
+import { benchProgram } from "./program.ts";
 import { type Bench, pause } from "./row.ts";
 import { percentile } from "./statistics.ts";
-import type { Load } from "./load.ts";
 import { startRelays, startTunnel, through } from "./tunnels.ts";
 import { straight, type Way } from "./way.ts";
 
@@ -45,10 +45,10 @@ export async function measureGets(bench: Bench): Promise<void> {
   // Of its own, so that its work delays no answer.
   await using other = benchProgram("origin.ts");
   const transfers = Number((await other.said(/transfers (\d+)/, signal))[1]);
-  const loaded = { relays, tunnel } as const;
+  const loaded = [["relays", relays], ["tunnel", tunnel]] as const;
   for (let run = 0; run < (isShort ? 1 : 3); run++) {
-    for (const [id, passage] of Object.entries(loaded)) {
-      const { name, way } = ways[id as keyof typeof loaded];
+    for (const [id, passage] of loaded) {
+      const { name, way } = ways[id];
       const load = {
         way: through(passage, transfers),
         transfers: TRANSFERS,

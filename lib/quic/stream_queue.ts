@@ -40,11 +40,6 @@ export class StreamQueue<S> {
     this.#waiting.add(stream);
   }
 
-  /** The stream no longer waits. */
-  remove(stream: S): void {
-    this.#waiting.delete(stream);
-  }
-
   /** The stream has ended. */
   forget(stream: S): void {
     this.#waiting.delete(stream);
