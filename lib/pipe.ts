@@ -3,6 +3,7 @@
 
 import type { Duplex } from "./duplex.ts";
 import { onAbort } from "./on_abort.ts";
+import { ReadBuffer } from "./read_buffer.ts";
 
 /** How long a tunnel may be silent, or stuck, before it is given up. */
 export interface TunnelTimeouts {
@@ -53,36 +54,6 @@ type Side = "a" | "b";
 type End = Pick<PipeResult, "reason" | "by" | "error">;
 
 const HALF_OPEN_TIMEOUT_MS = 300_000;
-
-/** An idle direction holds this much; it grows when reads fill most of it, and shrinks again when they leave most free. */
-const MIN_BUFFER_BYTES = 512;
-const MAX_BUFFER_BYTES = 64 << 10;
-const FULL_SHARE = 0.75;
-const EMPTY_SHARE = 0.25;
-
-/** Of the largest buffers, these many wait for the next direction that needs one. */
-const MAX_SPARE_BUFFERS = 16;
-const spareBuffers: Uint8Array<ArrayBuffer>[] = [];
-
-function bufferOf(bytes: number): Uint8Array<ArrayBuffer> {
-  const spare = bytes === MAX_BUFFER_BYTES ? spareBuffers.pop() : undefined;
-  return spare ?? new Uint8Array(bytes);
-}
-
-function release(buffer: Uint8Array<ArrayBuffer>): void {
-  const isSpare = buffer.length === MAX_BUFFER_BYTES && spareBuffers.length < MAX_SPARE_BUFFERS;
-  if (isSpare) spareBuffers.push(buffer);
-}
-
-/** What the next read is to fill, after one of so many bytes. */
-function nextBuffer(buffer: Uint8Array<ArrayBuffer>, read: number): Uint8Array<ArrayBuffer> {
-  const { length } = buffer;
-  const grows = read >= length * FULL_SHARE && length < MAX_BUFFER_BYTES;
-  const shrinks = read <= length * EMPTY_SHARE && length > MIN_BUFFER_BYTES;
-  if (!grows && !shrinks) return buffer;
-  release(buffer);
-  return bufferOf(grows ? Math.min(length * 4, MAX_BUFFER_BYTES) : MIN_BUFFER_BYTES);
-}
 
 /** Time that a side whose bytes go nowhere any more may go on sending them after everything else is done. */
 const LINGER_MS = 1_000;
@@ -207,11 +178,11 @@ class Pair {
 
   async #carry(direction: Direction): Promise<void> {
     const { from, fromSide } = direction;
-    let buffer = bufferOf(MIN_BUFFER_BYTES);
+    const buffer = new ReadBuffer();
     for (;;) {
       let n: number | null;
       try {
-        n = await from.read(buffer);
+        n = await from.read(buffer.bytes);
       } catch (error) {
         return await this.#readFailed(direction, error);
       }
@@ -224,13 +195,13 @@ class Pair {
         break;
       }
       try {
-        await direction.write(n === buffer.length ? buffer : buffer.subarray(0, n));
+        await direction.write(buffer.bytes.subarray(0, n));
       } catch (error) {
-        return await this.#writeFailed(direction, buffer, error);
+        return await this.#writeFailed(direction, buffer.bytes, error);
       }
-      buffer = nextBuffer(buffer, n);
+      buffer.filled(n);
     }
-    release(buffer);
+    buffer[Symbol.dispose]();
     this.#firstEnd ??= fromSide;
     direction.ended = true;
     this.#arm();

@@ -28,6 +28,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/platforms.ts",
     "lib/proxy_protocol.ts",
     "lib/rate_limit.ts",
+    "lib/read_buffer.ts",
     "lib/running.ts",
     "lib/sleep.ts",
     "lib/throttle.ts",
