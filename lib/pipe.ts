@@ -201,7 +201,7 @@ class Pair {
       }
       buffer.filled(n);
     }
-    buffer[Symbol.dispose]();
+    buffer.release();
     this.#firstEnd ??= fromSide;
     direction.ended = true;
     this.#arm();

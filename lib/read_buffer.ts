@@ -20,7 +20,7 @@ function bufferOf(bytes: number): Uint8Array<ArrayBuffer> {
   return spare ?? new Uint8Array(bytes);
 }
 
-function release(buffer: Uint8Array<ArrayBuffer>): void {
+function keep(buffer: Uint8Array<ArrayBuffer>): void {
   const isSpare = buffer.length === MAX_BUFFER_BYTES && spareBuffers.length < MAX_SPARE_BUFFERS;
   if (isSpare) spareBuffers.push(buffer);
 }
@@ -48,15 +48,15 @@ export class ReadBuffer {
     }
   }
 
-  /** There are no more reads. */
-  [Symbol.dispose](): void {
-    release(this.#bytes);
+  /** Another reader may have the buffer: no read is under way any more, as one may be after a failure. */
+  release(): void {
+    keep(this.#bytes);
   }
 
   #resize(bytes: number): void {
     this.#emptyReads = 0;
     if (bytes === this.#bytes.length) return;
-    release(this.#bytes);
+    keep(this.#bytes);
     this.#bytes = bufferOf(bytes);
   }
 }

@@ -43,7 +43,7 @@ pure("ReadBuffer shrinks to the smallest when all reads are small", () => {
 pure("ReadBuffer hands what it is done with to the next that grows as large, to one alone", () => {
   const first = largest();
   const { bytes } = first;
-  first[Symbol.dispose]();
+  first.release();
   const [second, third] = [largest(), largest()];
   assert(second.bytes === bytes && third.bytes !== bytes);
 });
