@@ -103,6 +103,12 @@ const CROSSING_MS = 1_000;
 
 const MAX_STREAMS = 10_000;
 
+/**
+ * Time without a tunnel after which a server of the raw dialect is left that has another connection by now. It cannot be
+ * told, so a stream that is under way when the connection ends costs a client. One that has run out of streams falls silent.
+ */
+const RAW_QUIET_MS = 1_000;
+
 /** Part of its streams that a connection may have lost: with what is left, it serves until another one has taken its place. */
 const WORN_SHARE = 0.5;
 
@@ -321,11 +327,11 @@ export class AgentSession implements Peer {
 
   /**
    * Ends the connection after a time without a tunnel. A server that drains, or was told that this end does, opens no
-   * further ones, and may end the connection itself; one of the raw dialect is left as soon as there is none.
+   * further ones, and may end the connection itself.
    */
   async #leaveWhenIdle(reason: string): Promise<void> {
     const { drainedIdleMs = 30_000 } = this.#config;
-    const idleMs = speaksQrht(this.#alpn) ? drainedIdleMs : 0;
+    const idleMs = speaksQrht(this.#alpn) ? drainedIdleMs : RAW_QUIET_MS;
     while (!this.#ended.signal.aborted) {
       await this.#tunnels.ended();
       const before = this.#streams;

@@ -230,7 +230,7 @@ test("runAgent() comes back when the server has been restarted", async (net) => 
 test("runAgent() does not run out of streams by those that clients leave in the middle", async (net) => {
   using lines = logLines(0);
   const server = await net.server();
-  net.agent(server, { maxStreams: 10 });
+  net.agent(server, { maxStreams: 10, drainedIdleMs: 300 });
   const target = net.servingTarget((connection) => {
     net.flood(connection);
     return readToEnd(connection).then(() => {});
@@ -249,4 +249,6 @@ test("runAgent() does not run out of streams by those that clients leave in the 
     replaced[0]!,
     /INF agent .* connection=\d+ cid=[0-9a-f]{16} cutStreams=\d+ maxStreams=10$/,
   );
+  const left = () => lines.filter((line) => line.includes('"disconnected from quic server"'));
+  await eventually("those are left", () => left().length === replaced.length);
 });
