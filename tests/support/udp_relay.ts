@@ -57,14 +57,14 @@ const MAX_HOLD_MS = 25;
 
 const MAX_DATAGRAM_BYTES = 65_535;
 
-/** Numbers from 0 up to 1, the same ones for the same seed (xorshift, 32 bits). */
+/** Numbers from 0 up to 1, the same ones for the same seed, unrelated ones for any other (Mulberry32). */
 export function seededRandom(seed: number): () => number {
-  let state = (seed ^ 0x9e3779b9) | 0 || 1;
+  let count = seed | 0;
   return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 2 ** 32;
+    count = (count + 0x6d2b79f5) | 0;
+    let bits = Math.imul(count ^ (count >>> 15), count | 1);
+    bits = (bits + Math.imul(bits ^ (bits >>> 7), bits | 61)) ^ bits;
+    return ((bits ^ (bits >>> 14)) >>> 0) / 2 ** 32;
   };
 }
 
