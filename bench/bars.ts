@@ -60,6 +60,17 @@ const own = (name: string, unit: string, id: string) => ({
   },
 });
 
+/** The figure of the row that is worst by its median, with the extremes of them all. */
+const largest = (row: string) => (figures: Figures) => {
+  const spreads = figures.list(row).map(({ values }) => spreadOf(values));
+  if (spreads.length === 0) return undefined;
+  return {
+    median: Math.max(...spreads.map(({ median }) => median)),
+    min: Math.min(...spreads.map(({ min }) => min)),
+    max: Math.max(...spreads.map(({ max }) => max)),
+  };
+};
+
 const atLeast = (bar: number) => ({ bar, isLeast: true });
 const atMost = (bar: number) => ({ bar, isLeast: false });
 const toCompare = { isLeast: false };
@@ -92,6 +103,18 @@ export const bars: readonly Bar[] = [
   {
     ...ratio("8 tunnels / 1, loopback's size", "bulk/auto/down/8", "bulk/auto/down/1"),
     ...atLeast(0.95),
+  },
+  {
+    name: "tunnels of one agent: most / least",
+    unit: "",
+    spread: largest("fairness/tunnels"),
+    ...atMost(1.5),
+  },
+  {
+    name: "tunnels of two agents: most / least",
+    unit: "",
+    spread: largest("fairness/agents"),
+    ...atMost(1.5),
   },
   {
     ...ratio("20 MB at 50 ms / plain TCP", "lossy/tunnel/0", "lossy/tcp/0"),

@@ -12,6 +12,7 @@ import { messageOf, UsageError } from "../lib/errors.ts";
 import { judge } from "./bars.ts";
 import { measureBulk } from "./bulk.ts";
 import { measureClients } from "./clients.ts";
+import { measureFairness } from "./fairness.ts";
 import { Figures } from "./figures.ts";
 import { measureGets } from "./gets.ts";
 import { measureIdle } from "./idle.ts";
@@ -29,6 +30,7 @@ const TOTAL_MS = 600_000;
 
 const rows: Readonly<Record<RowName, { readonly title: string; readonly measure: Row }>> = {
   bulk: { title: "bytes through tunnels", measure: measureBulk },
+  fairness: { title: "tunnels beside each other", measure: measureFairness },
   gets: { title: "a new connection and a GET", measure: measureGets },
   clients: { title: "many clients", measure: measureClients },
   memory: { title: "resident memory", measure: measureMemory },

@@ -7,6 +7,7 @@ import { messageOf, UsageError } from "../lib/errors.ts";
 
 export const rowNames = [
   "bulk",
+  "fairness",
   "gets",
   "clients",
   "memory",

@@ -74,22 +74,35 @@ export async function startServer(options: TunnelOptions): Promise<ServerProgram
   }
 }
 
+/** Starts an agent of a server, and waits until it is connected. */
+export async function startAgent(
+  options: TunnelOptions,
+  server: { readonly quic: number },
+): Promise<Program> {
+  const { certificates, signal, hostname = "127.0.0.1" } = options;
+  const program = (options.startAgent ?? startProject("agent"))({
+    "server": `${hostname}:${server.quic}`,
+    "ca-file": join(certificates, "ca.pem"),
+    "cert-file": join(certificates, "client.pem"),
+    "cert-key": join(certificates, "client.key"),
+  });
+  try {
+    await program.said(/connected to quic server/, signal);
+    return program;
+  } catch (error) {
+    await program[Symbol.asyncDispose]();
+    throw error;
+  }
+}
+
 /** Starts a tunnel, and waits until it is up. */
 export async function startTunnel(options: TunnelOptions): Promise<Tunnel> {
-  const { certificates, signal, hostname = "127.0.0.1" } = options;
+  const { signal } = options;
   await using started = new AsyncDisposableStack();
   const { program: server, ...ports } = await startServer(options);
   started.use(server);
-  const agent = started.use(
-    (options.startAgent ?? startProject("agent"))({
-      "server": `${hostname}:${ports.quic}`,
-      "ca-file": join(certificates, "ca.pem"),
-      "cert-file": join(certificates, "client.pem"),
-      "cert-key": join(certificates, "client.key"),
-    }),
-  );
+  const agent = started.use(await startAgent(options, ports));
   await server.said(/agent connected/, signal);
-  await agent.said(/connected to quic server/, signal);
   const keep = started.move();
   return { server, agent, ports, [Symbol.asyncDispose]: () => keep.disposeAsync() };
 }

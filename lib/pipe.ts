@@ -4,6 +4,7 @@
 import type { Duplex } from "./duplex.ts";
 import { onAbort } from "./on_abort.ts";
 import { ReadBuffer } from "./read_buffer.ts";
+import { sleep } from "./sleep.ts";
 
 /** How long a tunnel may be silent, or stuck, before it is given up. */
 export interface TunnelTimeouts {
@@ -57,6 +58,9 @@ const HALF_OPEN_TIMEOUT_MS = 300_000;
 
 /** Time that a side whose bytes go nowhere any more may go on sending them after everything else is done. */
 const LINGER_MS = 1_000;
+
+/** Pause after each read whose bytes are dropped: a side that always has more would keep the event loop for itself. */
+const DROP_PAUSE_MS = 1;
 
 /** Time that bytes need to get ahead of the reset that follows them, which would overtake and drop them. */
 const DELIVERY_MS = 100;
@@ -241,7 +245,9 @@ class Pair {
     this.#over(direction);
     if (from.stop) return from.stop(this.#abortCode ?? 0);
     const drop = async () => {
-      while (!this.#end && !this.#isDone && (await from.read(buffer)) !== null);
+      while (!this.#end && !this.#isDone && (await from.read(buffer)) !== null) {
+        await sleep(DROP_PAUSE_MS);
+      }
     };
     // When the reader is gone as well, the other direction's writes tell.
     await Promise.race([drop().catch(() => {}), this.#lingered.promise]);

@@ -1,7 +1,13 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assert, assertEquals, assertGreaterOrEqual, assertLessOrEqual } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertGreaterOrEqual,
+  assertLess,
+  assertLessOrEqual,
+} from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { type Duplex, tcpDuplex, writeAll } from "../lib/duplex.ts";
@@ -527,6 +533,31 @@ Deno.test({
     const { error: _, ...result } = await piped.ended();
     assertEquals(result, { aToB: 0, bToA: 6, reason: "error", by: "b" });
     assertEquals(piped.carriers.a.abortCodes, []);
+  },
+});
+
+Deno.test({
+  name: "pipeDuplex() lets everything else go on while it drops what always has more",
+  permissions: "none",
+  async fn() {
+    const most = 10_000;
+    let reads = 0;
+    const source: Duplex = {
+      read: (buffer) => Promise.resolve(++reads < most ? buffer.length : null),
+      write: () => new Promise(() => {}),
+      closeWrite: () => Promise.resolve(),
+      abort: () => {},
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    };
+    const [carrier, far] = memoryPair();
+    far.refuse();
+    const stop = new AbortController();
+    const piping = pipeDuplex(source, carrier, { signal: stop.signal });
+    await eventually("it drops", () => reads > 5);
+    assertLess(reads, most / 10);
+    stop.abort();
+    far.abort();
+    assertEquals((await deadline(piping, PROMPT_MS)).reason, "aborted");
   },
 });
 
