@@ -10,6 +10,7 @@ import { PeerAddress } from "../lib/quic/peer_address.ts";
 import { RateLimit } from "../lib/rate_limit.ts";
 import { StreamPriorities, YOUNG_BYTES } from "../lib/quic/stream_priorities.ts";
 import { StreamQueue } from "../lib/quic/stream_queue.ts";
+import { WindowGrowth } from "../lib/quic/window_growth.ts";
 import { ALPN, assertNothingLive, clientTls } from "./support/quic.ts";
 
 const home = { host: "192.0.2.1", port: 1000 };
@@ -291,4 +292,51 @@ Deno.test("RateLimit allows so many a second, and as many at once after a rest",
   assertEquals(take(), 3);
   now = 1e9;
   assertEquals(take(), 10);
+});
+
+Deno.test("WindowGrowth has windows grow while a stream begins to carry much over a long path", () => {
+  const windows = new WindowGrowth();
+  let rtt = 50;
+  const native = {
+    destinationId: () => new Uint8Array(16),
+    pathStats: () => [{ rtt }],
+    stats: () => ({ sent: 10 }),
+  };
+  const growsAfter = (now: number, bytes = 32 << 10, id = 0) => {
+    windows.read(id, bytes, now);
+    return windows.emptyPacketBytes(native, now) !== undefined;
+  };
+  assert(!growsAfter(0, 10_000));
+  assert(growsAfter(1));
+  assert(growsAfter(500));
+  assertEquals(windows.emptyPacketBytes(native, 501), undefined);
+  // Twenty round trips.
+  assert(growsAfter(1_000));
+  assert(!growsAfter(1_002));
+  assert(growsAfter(1_003, 32 << 10, 4));
+  assert(!growsAfter(1_900));
+  // After a pause, and when another one takes its place.
+  assert(growsAfter(2_901));
+  windows.ended(0);
+  assert(growsAfter(3_950));
+  rtt = 9;
+  assert(!growsAfter(4_050, 32 << 10, 8));
+});
+
+Deno.test("WindowGrowth asks for packets that hold less than MAX_STREAM_DATA, whatever their number takes", () => {
+  for (
+    const [sent, numberBytes] of [[0, 1], [254, 1], [255, 2], [65_535, 3], [2 ** 24, 4]] as const
+  ) {
+    for (const idBytes of [0, 4, 16]) {
+      const windows = new WindowGrowth();
+      windows.read(0, 64 << 10, 0);
+      const packet = windows.emptyPacketBytes({
+        destinationId: () => new Uint8Array(idBytes),
+        pathStats: () => [{ rtt: 100 }],
+        stats: () => ({ sent }),
+      }, 0);
+      // First byte, connection id, packet number and tag (RFC 9000 §17.3.1); the frame takes six at least (§19.10).
+      assertEquals(packet! - (1 + idBytes + numberBytes + 16), 4);
+    }
+  }
 });

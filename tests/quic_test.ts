@@ -429,6 +429,28 @@ quicTest(
   },
 );
 
+quicTest(
+  "QuicStream window over a long path grows to what it may before as much was read",
+  async () => {
+    await withRelayedPair({ delayMs: 20 }, {}, async ({ server, client }) => {
+      const here = await server.openStream();
+      let accepted = 0;
+      const chunk = new Uint8Array(64 << 10);
+      const writing = (async () => {
+        for (;;) accepted += await here.write(chunk);
+      })();
+      const there = await client.acceptStream();
+      // Grown by quiche alone, the window would be about as large as what was read.
+      const length = 1 << 20;
+      await deadline(read(there, length), STUCK_MS);
+      await eventually("the writer is far ahead", () => accepted > length + (7 << 20));
+      assertLessOrEqual(accepted, length + (8 << 20) + chunk.length);
+      here.abort();
+      await assertRejects(() => writing, StreamEndedError);
+    });
+  },
+);
+
 quicTest("QuicConnection serves other streams while the readers of some have stopped", async () => {
   await using pair = await connectPair();
   const blocked = await Promise.all(

@@ -16,6 +16,7 @@ import { StreamPriorities } from "./stream_priorities.ts";
 import { StreamQueue } from "./stream_queue.ts";
 import { UncollectedStreams } from "./uncollected_streams.ts";
 import type { UdpSocket } from "./udp.ts";
+import { WindowGrowth } from "./window_growth.ts";
 
 /** What a connection needs of its endpoint. */
 export interface ConnectionHost {
@@ -69,6 +70,9 @@ const MAX_DRAIN_MS = 1_000;
 
 /** Bytes of a connection id that tell it from others in a log. */
 const ID_BYTES = CONNECTION_ID_BYTES / 2;
+
+/** Times that a window doubles more often than quiche has it do. */
+const MORE_DOUBLINGS = 3;
 
 /** Time between two looks whether all was acknowledged. */
 const SETTLED_LOOK_MS = 5;
@@ -130,6 +134,7 @@ export class QuicConnection implements StreamTransport {
   readonly #unsent = new Set<number>();
   readonly #fins = new LoneFins();
   readonly #uncollected = new UncollectedStreams();
+  readonly #windows = new WindowGrowth();
   readonly #closedSettled = Promise.withResolvers<CloseInfo>();
   readonly #confirmedSettled = Promise.withResolvers<void>();
   readonly #startedAt = performance.now();
@@ -477,6 +482,7 @@ export class QuicConnection implements StreamTransport {
     const now = performance.now();
     this.#peer.settle(now);
     this.#lookAtPath(now);
+    this.#growWindows(now);
     if (!this.#mayPutOff(now)) this.#sendPackets(now);
     if (!this.#flushCut) {
       this.#unsent.clear();
@@ -528,14 +534,8 @@ export class QuicConnection implements StreamTransport {
         if (isBurst) this.#host.schedule(this);
         break;
       }
-      let sent;
-      try {
-        sent = this.#native.send(buffer);
-      } catch {
-        // Cannot be sent: quiche says so for good reasons of its own, and #noticeState tells if they were fatal.
-      }
-      if (!sent) break;
-      const [bytes] = sent;
+      const bytes = this.#fill(buffer);
+      if (bytes === 0) break;
       this.#peer.sent(bytes);
       largestBytes = Math.max(largestBytes, bytes);
       if (bytes > MIN_DATAGRAM_BYTES) this.#unheard++;
@@ -552,6 +552,29 @@ export class QuicConnection implements StreamTransport {
     this.#isLate = false;
     this.#ack.sent(largestBytes);
     socket.flush();
+  }
+
+  /** Writes the next packets of a datagram: how many bytes, 0 when there is nothing to send, or no room for it. */
+  #fill(buffer: Uint8Array): number {
+    try {
+      return this.#native.send(buffer)?.[0] ?? 0;
+    } catch {
+      // Cannot be sent: quiche says so for good reasons of its own, and #noticeState tells if they were fatal.
+      return 0;
+    }
+  }
+
+  #growWindows(now: number): void {
+    const packetBytes = this.#windows.emptyPacketBytes(this.#native, now);
+    if (packetBytes === undefined || this.#peer.maxPacketBytes < packetBytes) return;
+    for (let i = 0; i < MORE_DOUBLINGS; i++) {
+      const buffer = this.#host.socket.reserve(packetBytes);
+      const bytes = buffer ? this.#fill(buffer) : 0;
+      if (bytes === 0) continue;
+      // There was a frame that is smaller still.
+      this.#peer.sent(bytes);
+      this.#host.socket.commit(bytes, this.#peer.current);
+    }
   }
 
   /** @internal The endpoint goes away. */
@@ -628,6 +651,7 @@ export class QuicConnection implements StreamTransport {
     const got = this.#native.streamRecv(id, buffer);
     // There may be new credit to tell the peer.
     if (!got || this.#closeInfo) return got;
+    this.#windows.read(id, got[0], performance.now());
     // A peer that this end has said all to may wait for the acknowledgement before it sends FIN.
     const isAwaited = isUni(id) || (!got[1] && this.#streams.get(id)?.isWriteEnded);
     if (isAwaited) this.#wake();
@@ -701,6 +725,7 @@ export class QuicConnection implements StreamTransport {
     this.#count(stream.id, -1);
     this.#fins.readEnded(stream.id);
     this.#priorities.ended(stream.id);
+    this.#windows.ended(stream.id);
     for (const queue of this.#queues) queue.forget(stream);
   }
 

@@ -1,0 +1,83 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What is read of a stream at a time if it carries much. */
+const BULK_BYTES = 16 << 10;
+
+/** A stream that carried less for so long begins anew. */
+const PAUSE_MS = 1_000;
+
+/** Round trips in which a window has grown as far as it will. */
+const GROWTH_ROUND_TRIPS = 20;
+
+/** Round-trip time from which on it matters, and time between two looks at it. */
+const LONG_PATH_MS = 10;
+const RTT_LOOK_MS = 100;
+
+/** Header without connection id and packet number, authentication tag (RFC 9001 §5.3), and the least that quiche begins with. */
+const LEAST_PACKET_BYTES = 1 + 16 + 4;
+
+/** What a native connection is asked. */
+interface Asked {
+  destinationId(): Uint8Array;
+  /** Round-trip times in milliseconds. */
+  pathStats(): { readonly rtt: number }[];
+  /** Packets so far. */
+  stats(): { readonly sent: number };
+}
+
+interface Transfer {
+  since: number;
+  lastAt: number;
+}
+
+/**
+ * Has the windows of streams (RFC 9000 §4.1) grow with the congestion window of a peer that has much to send.
+ *
+ * quiche 0.18.0 grants each stream 32 KiB more at a time once it has used up what it was granted first, twice as much whenever
+ * it grants again within two round trips. Over a long path that takes a dozen round trips; and where packets are lost, it
+ * is the window that limits a transfer, as it has to hold what comes behind a gap. But quiche doubles the window when it
+ * makes the frame, before it looks whether the packet has room for it: asking for a packet that has none grows the window of
+ * each stream that is to be granted more, and does nothing else.
+ */
+export class WindowGrowth {
+  /** Made of a stream's reads: of those alone that carry much. */
+  readonly #transfers = new Map<number, Transfer>();
+  #hasRead = false;
+  #rttMs = 0;
+  #lookAt = 0;
+
+  /** Bytes were read of a stream. */
+  read(id: number, bytes: number, now: number): void {
+    if (bytes < BULK_BYTES) return;
+    const transfer = this.#transfers.get(id);
+    if (!transfer || now - transfer.lastAt > PAUSE_MS) {
+      this.#transfers.set(id, { since: now, lastAt: now });
+      this.#hasRead = true;
+    } else {
+      transfer.lastAt = now;
+      this.#hasRead ||= now - transfer.since < GROWTH_ROUND_TRIPS * this.#rttMs;
+    }
+  }
+
+  ended(id: number): void {
+    this.#transfers.delete(id);
+  }
+
+  /** The size of a packet that has no room for MAX_STREAM_DATA, if windows are to grow now; undefined if not. */
+  emptyPacketBytes(
+    native: Asked,
+    now: number,
+  ): number | undefined {
+    if (!this.#hasRead) return undefined;
+    this.#hasRead = false;
+    if (now >= this.#lookAt) {
+      this.#lookAt = now + RTT_LOOK_MS;
+      this.#rttMs = native.pathStats()[0]?.rtt ?? 0;
+    }
+    if (this.#rttMs < LONG_PATH_MS) return undefined;
+    const { sent } = native.stats();
+    const numberBytes = sent < 0xff ? 1 : sent < 0xffff ? 2 : sent < 0xffffff ? 3 : 4;
+    return LEAST_PACKET_BYTES + native.destinationId().length + numberBytes;
+  }
+}
