@@ -306,21 +306,20 @@ Deno.test("WindowGrowth has windows grow while a stream begins to carry much ove
     windows.read(id, bytes, now);
     return windows.emptyPacketBytes(native, now) !== undefined;
   };
-  assert(!growsAfter(0, 10_000));
+  assert(!growsAfter(0, 1_500));
   assert(growsAfter(1));
-  assert(growsAfter(500));
-  assertEquals(windows.emptyPacketBytes(native, 501), undefined);
-  // Twenty round trips.
-  assert(growsAfter(1_000));
-  assert(!growsAfter(1_002));
-  assert(growsAfter(1_003, 32 << 10, 4));
-  assert(!growsAfter(1_900));
+  assertEquals(windows.emptyPacketBytes(native, 2), undefined);
+  assert(growsAfter(500, (8 << 20) - (32 << 10)));
+  assert(!growsAfter(501));
+  assert(growsAfter(501, 32 << 10, 4));
+  assert(!growsAfter(1_500));
   // After a pause, and when another one takes its place.
-  assert(growsAfter(2_901));
+  assert(growsAfter(2_501));
+  assert(!growsAfter(2_502, 8 << 20));
   windows.ended(0);
-  assert(growsAfter(3_950));
+  assert(growsAfter(2_503));
   rtt = 9;
-  assert(!growsAfter(4_050, 32 << 10, 8));
+  assert(!growsAfter(2_603, 32 << 10, 8));
 });
 
 Deno.test("WindowGrowth asks for packets that hold less than MAX_STREAM_DATA, whatever their number takes", () => {

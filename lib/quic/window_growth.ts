@@ -1,14 +1,14 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** What is read of a stream at a time if it carries much. */
-const BULK_BYTES = 16 << 10;
+/** Less is read at a time of a stream that carries little: one datagram of most paths. */
+const BULK_BYTES = 2 << 10;
 
 /** A stream that carried less for so long begins anew. */
 const PAUSE_MS = 1_000;
 
-/** Round trips in which a window has grown as far as it will. */
-const GROWTH_ROUND_TRIPS = 20;
+/** Of these first bytes of a transfer a window has grown as far as it will. */
+const GROWTH_BYTES = 8 << 20;
 
 /** Round-trip time from which on it matters, and time between two looks at it. */
 const LONG_PATH_MS = 10;
@@ -27,7 +27,7 @@ interface Asked {
 }
 
 interface Transfer {
-  since: number;
+  bytes: number;
   lastAt: number;
 }
 
@@ -50,14 +50,14 @@ export class WindowGrowth {
   /** Bytes were read of a stream. */
   read(id: number, bytes: number, now: number): void {
     if (bytes < BULK_BYTES) return;
-    const transfer = this.#transfers.get(id);
+    let transfer = this.#transfers.get(id);
     if (!transfer || now - transfer.lastAt > PAUSE_MS) {
-      this.#transfers.set(id, { since: now, lastAt: now });
-      this.#hasRead = true;
-    } else {
-      transfer.lastAt = now;
-      this.#hasRead ||= now - transfer.since < GROWTH_ROUND_TRIPS * this.#rttMs;
+      transfer = { bytes: 0, lastAt: now };
+      this.#transfers.set(id, transfer);
     }
+    transfer.lastAt = now;
+    transfer.bytes += bytes;
+    if (transfer.bytes <= GROWTH_BYTES) this.#hasRead = true;
   }
 
   ended(id: number): void {
