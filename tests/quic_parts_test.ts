@@ -5,7 +5,10 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { Budget } from "../lib/quic/budget.ts";
 import { addressKey, HalfOpen } from "../lib/quic/half_open.ts";
+import { KeepAlive } from "../lib/quic/keep_alive.ts";
 import { ConnectionClosedError, QuicEndpoint } from "../lib/quic/mod.ts";
+import type { NativeConnection } from "../lib/quic/native.ts";
+import { PacketSender } from "../lib/quic/packet_sender.ts";
 import { PeerAddress } from "../lib/quic/peer_address.ts";
 import { RateLimit } from "../lib/rate_limit.ts";
 import { StreamPriorities, YOUNG_BYTES } from "../lib/quic/stream_priorities.ts";
@@ -338,4 +341,87 @@ Deno.test("WindowGrowth asks for packets that hold less than MAX_STREAM_DATA, wh
       assertEquals(packet! - (1 + idBytes + numberBytes + 16), 4);
     }
   }
+});
+
+/** A sender whose connection has packets of these sizes, cut to the room that there is, and the datagrams it sends. */
+function senderOf(packets: number[], { room = Infinity, peer = new PeerAddress(home) } = {}) {
+  const sent: number[] = [];
+  let turns = 0;
+  const sender = new PacketSender({
+    native: {
+      send: (buffer: Uint8Array) => {
+        const next = packets.shift();
+        return next === undefined ? null : [Math.min(next, buffer.length), {} as never];
+      },
+    },
+    socket: {
+      reserve: (bytes: number) => sent.length < room ? new Uint8Array(bytes) : undefined,
+      commit: (bytes: number) => void sent.push(bytes),
+      flush: () => {},
+    },
+    peer,
+    maxDatagramBytes: 1400,
+    more: () => turns++,
+  });
+  return { sender, sent, turns: () => turns };
+}
+
+Deno.test("PacketSender sends until there is nothing more, and tells the largest", () => {
+  const { sender, sent, turns } = senderOf([1400, 9000, 70]);
+  assertEquals(sender.send(0), 1400);
+  assertEquals([sent, sender.isCut, turns()], [[1400, 1400, 70], false, 0]);
+  assertEquals(sender.send(0), 0);
+});
+
+Deno.test("PacketSender leaves what is more than 64 packets to another turn", () => {
+  const { sender, sent, turns } = senderOf(new Array(100).fill(1000));
+  sender.send(0);
+  assertEquals([sent.length, sender.isCut, turns()], [64, true, 1]);
+  sender.send(0);
+  assertEquals([sent.length, sender.isCut, turns()], [100, false, 1]);
+});
+
+Deno.test("PacketSender is cut where the socket has no room, or the peer's address may get no more", () => {
+  const full = senderOf([1000, 1000, 1000], { room: 2 });
+  full.sender.send(0);
+  assertEquals([full.sent.length, full.sender.isCut, full.turns()], [2, true, 0]);
+  const peer = new PeerAddress(home);
+  peer.authentic(stranger, 100, 0);
+  const unproven = senderOf([1000, 1000], { peer });
+  unproven.sender.tryOne(301);
+  assertEquals(unproven.sent, []);
+  unproven.sender.send(0);
+  // And once more to the address that it had before.
+  assertEquals([unproven.sent, unproven.sender.isCut], [[300, 300], true]);
+});
+
+Deno.test("PacketSender sends small datagrams once when an acknowledgement is missing", () => {
+  const packets = [1400, 1400, 1400];
+  const { sender, sent } = senderOf(packets);
+  sender.late();
+  sender.send(0);
+  assertEquals(sent, [1200, 1200, 1200]);
+  packets.push(1400);
+  sender.send(0);
+  assertEquals(sent.at(-1), 1400);
+});
+
+Deno.test("KeepAlive is due when nothing of the peer's came for the interval, nor a PING went", () => {
+  const keepAlive = new KeepAlive(100, 0);
+  let recv = 0;
+  const native = { stats: () => ({ recv }) as ReturnType<NativeConnection["stats"]> };
+  assertEquals(keepAlive.dueAt, 100);
+  assert(!keepAlive.isDue(99, native, 50));
+  recv = 1;
+  assert(!keepAlive.isDue(100, native, 60));
+  assertEquals(keepAlive.dueAt, 160);
+  // What came since was not the peer's.
+  assert(keepAlive.isDue(160, native, 159));
+  assertEquals(keepAlive.dueAt, 260);
+  recv = 2;
+  assert(keepAlive.isDue(300, native, 190));
+});
+
+Deno.test("KeepAlive without an interval is never due", () => {
+  assertEquals(new KeepAlive(0, 0).dueAt, Infinity);
 });

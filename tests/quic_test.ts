@@ -46,7 +46,7 @@ import { seededRandom } from "./support/udp_relay.ts";
 const STUCK_MS = 15_000;
 
 /** What a stream may have under way at first, with default options. */
-const DEFAULT_WINDOW_BYTES = 64 << 10;
+const DEFAULT_WINDOW_BYTES = 256 << 10;
 
 const SERVER_NAME = "quic-tunnel-server";
 
@@ -439,7 +439,7 @@ quicTest("QuicStream window over a long path grows faster than what is read", as
     })();
     const there = await client.acceptStream();
     // What was granted at first, and twice more. The second time would double what quiche begins with, 32 KiB.
-    const length = 100 << 10;
+    const length = 300 << 10;
     await deadline(read(there, length), STUCK_MS);
     await eventually("the writer is far ahead", () => accepted > length + (300 << 10));
     assertLessOrEqual(accepted, length + (8 << 20));
@@ -862,7 +862,7 @@ for (const closer of ["server", "client"] as const) {
 
   quicTest(`what came before the ${closer} closed the connection can still be read`, async () => {
     await using pair = await connectPair();
-    const bytes = pattern(50_000);
+    const bytes = pattern(200_000);
     const open = () => openEnds(pair[closer], pair[peer]);
     const [ended, going, dropped] = [await open(), await open(), await open()];
     for (const { here } of [ended, going, dropped]) await writeAll(here, bytes);

@@ -286,9 +286,9 @@ uniTest(
       () => sent.every((bytes) => bytes >= UNI_WINDOW_BYTES),
     );
     for (let i = 0; i < 5; i++) {
-      await roundTrip(way, 50_000);
+      await roundTrip(way, 200_000);
     }
-    await roundTrip({ from: to, to: from }, 50_000);
+    await roundTrip({ from: to, to: from }, 200_000);
     // Each has what is promised, and no more: memory for a peer is bounded.
     assertEquals(sent, [UNI_WINDOW_BYTES, UNI_WINDOW_BYTES]);
     const third = openUni(from);

@@ -6,12 +6,15 @@ import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from ".
 import type { TransportSettings } from "./options.ts";
 import { DelayedAck } from "./delayed_ack.ts";
 import { IncomingStreams } from "./incoming_streams.ts";
+import { KeepAlive } from "./keep_alive.ts";
 import { LoneFins } from "./lone_fins.ts";
 import { CONNECTION_ID_BYTES, hasLongHeader } from "./packet.ts";
+import { PacketSender } from "./packet_sender.ts";
+import { MIN_DATAGRAM_BYTES } from "./path_mtu.ts";
 import { PeerAddress } from "./peer_address.ts";
-import { MIN_DATAGRAM_BYTES, PathMtu } from "./path_mtu.ts";
 import { isQuiet } from "./quiet.ts";
 import { QuicStream, type StreamDirection, type StreamTransport } from "./stream.ts";
+import { StreamCredit } from "./stream_credit.ts";
 import { StreamPriorities } from "./stream_priorities.ts";
 import { StreamQueue } from "./stream_queue.ts";
 import { UncollectedStreams } from "./uncollected_streams.ts";
@@ -52,18 +55,6 @@ export interface OpenStreamOptions {
   /** Gives up waiting. */
   readonly signal?: AbortSignal;
 }
-
-interface CreditWaiter {
-  /** There is credit. */
-  serve(): void;
-  reject(error: unknown): void;
-}
-
-/** Packets sent in one go; then what came in meanwhile gets its turn. */
-const MAX_BURST_PACKETS = 64;
-
-/** Callers that may wait for stream credit at a time. */
-const MAX_OPEN_WAITERS = 10_000;
 
 /** Time that the packets of a closed connection are still answered at most. */
 const MAX_DRAIN_MS = 1_000;
@@ -126,7 +117,7 @@ export class QuicConnection implements StreamTransport {
   /** Those that wait for room, in the order in which they get some. */
   readonly #writers = [this.#youngWriters, this.#oldWriters];
   readonly #queues = [this.#readers, ...this.#writers];
-  readonly #creditWaiters = new Set<CreditWaiter>();
+  readonly #credit = new StreamCredit();
   readonly #incoming: IncomingStreams<QuicStream>;
   readonly #incomingUni: IncomingStreams<QuicStream>;
   #streamCount = 0;
@@ -142,13 +133,7 @@ export class QuicConnection implements StreamTransport {
   #nextLocalId: number;
   #nextLocalUniId: number;
   #id = "";
-  readonly #maxDatagramBytes: number;
-  /** Finds out how large datagrams may be, once the handshake is over, unless that is given. */
-  #mtu: PathMtu | undefined;
-  /** Whether an acknowledgement is missing, and what is sent next is to get through whatever the path carries. */
-  #isLate = false;
-  /** Large datagrams that were sent since the peer was heard of. */
-  #unheard = 0;
+  readonly #sender: PacketSender;
   #largestReceived = MIN_DATAGRAM_BYTES;
   /** The shorter one of both ends' (RFC 9000 §10.1), once the peer has told its own. */
   #idleTimeoutMs: number;
@@ -157,13 +142,9 @@ export class QuicConnection implements StreamTransport {
   #closeInfo: CloseInfo | undefined;
   #closedAt = Infinity;
   #drained = false;
-  #flushCut = false;
   readonly #ack = new DelayedAck();
   #receivedAt = this.#startedAt;
-  #pingedAt = this.#startedAt;
-  /** When the peer was last known to be heard of, and its packets until then. */
-  #heardAt = this.#startedAt;
-  #heardPackets = 0;
+  readonly #keepAlive: KeepAlive;
   #handshakeBytes = 0;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #timerAt = Infinity;
@@ -184,7 +165,14 @@ export class QuicConnection implements StreamTransport {
     this.#settings = options.settings;
     this.#path = { from: { ...options.peer }, to: options.local };
     this.#peer = new PeerAddress(options.peer);
-    this.#maxDatagramBytes = options.maxDatagramBytes;
+    this.#sender = new PacketSender({
+      native: options.native,
+      socket: options.host.socket,
+      peer: this.#peer,
+      maxDatagramBytes: options.maxDatagramBytes,
+      more: () => this.#host.schedule(this),
+    });
+    this.#keepAlive = new KeepAlive(options.settings.keepAliveMs, this.#startedAt);
     this.#idleTimeoutMs = options.settings.idleTimeoutMs;
     const [own, peers] = this.role === "server" ? [SERVER_INITIATED, 0] : [0, SERVER_INITIATED];
     this.#nextLocalId = own;
@@ -244,7 +232,7 @@ export class QuicConnection implements StreamTransport {
 
   /** UDP payload of the largest datagrams that are sent now. */
   get datagramBytes(): number {
-    return this.#mtu?.bytes ?? this.#maxDatagramBytes;
+    return this.#sender.datagramBytes;
   }
 
   /** UDP payload of the largest datagram that has come from the peer. */
@@ -260,12 +248,12 @@ export class QuicConnection implements StreamTransport {
 
   /** The peer tells how large the datagrams are that it gets: larger ones may be tried. */
   tellsArrivals(): void {
-    this.#mtu?.answering();
+    this.#sender.tellsArrivals();
   }
 
   /** The peer has got a datagram of this size. */
   arrived(bytes: number): void {
-    this.#mtu?.confirmed(bytes);
+    this.#sender.arrived(bytes);
   }
 
   /** Time since the last datagram of the peer's, in milliseconds. */
@@ -308,29 +296,10 @@ export class QuicConnection implements StreamTransport {
     const { signal } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (this.#closeInfo) return Promise.reject(new ConnectionClosedError(this.#closeInfo));
-    if (this.#creditWaiters.size === 0 && this.hasStreamCredit) {
+    if (!this.#credit.isAwaited && this.hasStreamCredit) {
       return Promise.resolve(this.openStreamNow());
     }
-    if (this.#creditWaiters.size >= MAX_OPEN_WAITERS) {
-      return Promise.reject(
-        new StreamOpenError(
-          `Cannot open a stream: ${MAX_OPEN_WAITERS} callers wait for stream credit already`,
-        ),
-      );
-    }
-    return new Promise((resolve, reject) => {
-      const settle = () => {
-        this.#creditWaiters.delete(waiter);
-        signal?.removeEventListener("abort", onAbort);
-      };
-      const onAbort = () => waiter.reject(signal!.reason);
-      const waiter: CreditWaiter = {
-        serve: () => (settle(), resolve(this.openStreamNow())),
-        reject: (error) => (settle(), reject(error)),
-      };
-      this.#creditWaiters.add(waiter);
-      signal?.addEventListener("abort", onAbort);
-    });
+    return this.#credit.take(() => this.openStreamNow(), signal);
   }
 
   /**
@@ -350,14 +319,7 @@ export class QuicConnection implements StreamTransport {
   /** Resolves, and never rejects, when a stream can be opened without waiting, or the connection has ended. */
   credit(): Promise<void> {
     if (this.#closeInfo || this.hasStreamCredit) return Promise.resolve();
-    return new Promise((resolve) => {
-      const settle = () => {
-        this.#creditWaiters.delete(waiter);
-        resolve();
-      };
-      const waiter: CreditWaiter = { serve: settle, reject: settle };
-      this.#creditWaiters.add(waiter);
-    });
+    return this.#credit.wait();
   }
 
   /**
@@ -410,7 +372,7 @@ export class QuicConnection implements StreamTransport {
   }
 
   #isSettled(now: number): boolean {
-    return !this.#flushCut && !this.#fins.pending && this.#isQuiet(now);
+    return !this.#sender.isCut && !this.#fins.pending && this.#isQuiet(now);
   }
 
   #isQuiet(now: number): boolean {
@@ -432,8 +394,7 @@ export class QuicConnection implements StreamTransport {
   /** @internal A datagram for this connection. */
   receive(bytes: Uint8Array, from: HostPort): void {
     this.#receivedAt = performance.now();
-    this.#unheard = 0;
-    if (this.#mtu?.heard(this.#receivedAt)) this.onSmaller?.();
+    if (this.#sender.heard(this.#receivedAt)) this.onSmaller?.();
     if (
       !this.#established && (this.#handshakeBytes += bytes.length) > MAX_HANDSHAKE_BYTES[this.role]
     ) {
@@ -470,10 +431,7 @@ export class QuicConnection implements StreamTransport {
     if (this.#closeInfo) return;
     this.#serveReaders();
     this.#serveWriters();
-    for (const waiter of this.#creditWaiters) {
-      if (!this.hasStreamCredit) break;
-      waiter.serve();
-    }
+    if (this.#credit.isAwaited) this.#credit.serve(() => this.hasStreamCredit);
     if (this.#uncollected.release(this.#native, performance.now())) this.#wake();
   }
 
@@ -481,10 +439,12 @@ export class QuicConnection implements StreamTransport {
   flush(): void {
     const now = performance.now();
     this.#peer.settle(now);
-    this.#lookAtPath(now);
+    const isSmaller = !this.#closeInfo &&
+      this.#sender.look(now, now - this.#receivedAt, () => this.stats());
+    if (isSmaller) this.onSmaller?.();
     this.#growWindows(now);
     if (!this.#mayPutOff(now)) this.#sendPackets(now);
-    if (!this.#flushCut) {
+    if (!this.#sender.isCut) {
       this.#unsent.clear();
       this.#serveFins(now);
       this.#serveWriters();
@@ -493,88 +453,24 @@ export class QuicConnection implements StreamTransport {
     this.#arm(now);
   }
 
-  /** Sends smaller datagrams when large ones are lost. */
-  #lookAtPath(now: number): void {
-    const mtu = this.#mtu;
-    if (!mtu || this.#closeInfo) return;
-    const silentForMs = now - this.#receivedAt;
-    if (mtu.wantsSilence(silentForMs, this.#unheard)) {
-      if (mtu.silence(now, silentForMs, this.stats().rttMs)) this.#unheard = 0;
-    } else if (mtu.wantsLook(now) && mtu.look(now, this.stats())) this.onSmaller?.();
-  }
-
   #wake(): void {
     this.#ack.news();
     this.#host.schedule(this);
   }
 
   #mayPutOff(now: number): boolean {
-    return !this.#flushCut && this.#isConfirmed &&
+    return !this.#sender.isCut && this.#isConfirmed &&
       this.#ack.putOff(now, this.#native, () => this.#isQuiet(now));
   }
 
-  /** @param mustLeave what is sent may not wait here: it is little */
   #sendPackets(now: number, mustLeave = false): void {
-    const { socket } = this.#host;
-    const mtu = this.#mtu;
-    const datagramBytes = this.#isLate
-      ? Math.min(this.datagramBytes, MIN_DATAGRAM_BYTES)
-      : this.datagramBytes;
-    let probeBytes: number | undefined;
-    let largestBytes = 0;
-    this.#flushCut = false;
-    for (let packets = 0;; packets++) {
-      const { current, previous, maxPacketBytes } = this.#peer;
-      const isBurst = packets === MAX_BURST_PACKETS;
-      const buffer = isBurst || maxPacketBytes === 0
-        ? undefined
-        : socket.reserve(Math.min(probeBytes ?? datagramBytes, maxPacketBytes), mustLeave);
-      if (!buffer) {
-        this.#flushCut = true;
-        if (isBurst) this.#host.schedule(this);
-        break;
-      }
-      const bytes = this.#fill(buffer);
-      if (bytes === 0) break;
-      this.#peer.sent(bytes);
-      largestBytes = Math.max(largestBytes, bytes);
-      if (bytes > MIN_DATAGRAM_BYTES) this.#unheard++;
-      if (bytes > datagramBytes) mtu?.probed(now);
-      // Whoever fills a datagram may fill a larger one.
-      probeBytes = bytes === datagramBytes && !this.#isLate ? mtu?.probe(now) : undefined;
-      socket.commit(bytes, current);
-      const copy = previous && socket.reserve(bytes);
-      if (copy) {
-        copy.set(buffer.subarray(0, bytes));
-        socket.commit(bytes, previous);
-      }
-    }
-    this.#isLate = false;
-    this.#ack.sent(largestBytes);
-    socket.flush();
-  }
-
-  /** Writes the next packets of a datagram: how many bytes, 0 when there is nothing to send, or no room for it. */
-  #fill(buffer: Uint8Array): number {
-    try {
-      return this.#native.send(buffer)?.[0] ?? 0;
-    } catch {
-      // Cannot be sent: quiche says so for good reasons of its own, and #noticeState tells if they were fatal.
-      return 0;
-    }
+    this.#ack.sent(this.#sender.send(now, mustLeave));
   }
 
   #growWindows(now: number): void {
     const packetBytes = this.#windows.emptyPacketBytes(this.#native, now);
-    if (packetBytes === undefined || this.#peer.maxPacketBytes < packetBytes) return;
-    for (let i = 0; i < MORE_DOUBLINGS; i++) {
-      const buffer = this.#host.socket.reserve(packetBytes);
-      const bytes = buffer ? this.#fill(buffer) : 0;
-      if (bytes === 0) continue;
-      // There was a frame that is smaller still.
-      this.#peer.sent(bytes);
-      this.#host.socket.commit(bytes, this.#peer.current);
-    }
+    if (packetBytes === undefined) return;
+    for (let i = 0; i < MORE_DOUBLINGS; i++) this.#sender.tryOne(packetBytes);
   }
 
   /** @internal The endpoint goes away. */
@@ -639,7 +535,7 @@ export class QuicConnection implements StreamTransport {
   }
 
   #serveWriters(): void {
-    if (this.#flushCut || this.#closeInfo) return;
+    if (this.#sender.isCut || this.#closeInfo) return;
     for (const writers of this.#writers) {
       writers.serve(serveWriter);
       writers.sweep(performance.now(), serveWriter);
@@ -744,11 +640,7 @@ export class QuicConnection implements StreamTransport {
       }
       const id = this.role === "server" ? this.#native.sourceId() : this.#native.destinationId();
       this.#id = id.subarray(0, ID_BYTES).toHex();
-      if (this.#settings.mtu === 0) {
-        // The peer may take less.
-        const max = Math.min(this.#maxDatagramBytes, this.#native.maxSendUdpPayloadSize());
-        this.#mtu = new PathMtu(max);
-      }
+      if (this.#settings.mtu === 0) this.#sender.findOut(this.#native.maxSendUdpPayloadSize());
       this.#host.established(this);
       if (this.role === "server") this.#confirm();
     } else if (this.#established && !hasLongHeader(bytes) && !this.#native.isDraining()) {
@@ -798,7 +690,7 @@ export class QuicConnection implements StreamTransport {
       const unread = info.by === "peer" && this.#native.streamReadable(stream.id);
       stream.onClosed(error, unread);
     }
-    for (const waiter of [...this.#creditWaiters]) waiter.reject(error);
+    this.#credit.end(error);
     for (const streams of [this.#incoming, this.#incomingUni]) streams.end(error);
     for (const queue of this.#queues) queue.clear();
     this.#confirmedSettled.reject(error);
@@ -844,13 +736,13 @@ export class QuicConnection implements StreamTransport {
   /** One timer serves loss detection, idling, the handshake and keepalive. It is moved only to fire earlier. */
   #arm(now: number): void {
     if (this.#drained) return;
-    const { keepAliveMs, handshakeTimeoutMs } = this.#settings;
+    const { handshakeTimeoutMs } = this.#settings;
     const timeout = this.#native.timeout();
     let at = timeout === null ? Infinity : now + timeout;
     if (this.#closeInfo) at = Math.min(at, this.#closedAt + MAX_DRAIN_MS);
     else {
       if (!this.#isConfirmed) at = Math.min(at, this.#startedAt + handshakeTimeoutMs);
-      else if (keepAliveMs > 0) at = Math.min(at, this.#keepAliveAt());
+      else at = Math.min(at, this.#keepAlive.dueAt);
       if (this.#established) at = Math.min(at, this.#receivedAt + this.#settings.idleTimeoutMs);
       at = Math.min(
         at,
@@ -868,20 +760,6 @@ export class QuicConnection implements StreamTransport {
     this.#timer = setTimeout(() => this.#onTimer(), Math.max(0, at - now) + 1);
   }
 
-  #keepAliveAt(): number {
-    return Math.max(this.#heardAt, this.#pingedAt) + this.#settings.keepAliveMs;
-  }
-
-  /** Whether it is time for a PING. Datagrams that are not the peer's are no sign of it. */
-  #isSilent(now: number): boolean {
-    if (now < this.#keepAliveAt()) return false;
-    const { recv } = this.#native.stats();
-    if (recv === this.#heardPackets) return true;
-    this.#heardPackets = recv;
-    this.#heardAt = this.#receivedAt;
-    return now >= this.#keepAliveAt();
-  }
-
   #onTimer(): void {
     this.#timer = undefined;
     this.#timerAt = Infinity;
@@ -889,9 +767,9 @@ export class QuicConnection implements StreamTransport {
     const now = performance.now();
     if (this.#native.timeout() === 0) {
       this.#native.onTimeout();
-      this.#isLate = true;
+      this.#sender.late();
     }
-    const { handshakeTimeoutMs, idleTimeoutMs, keepAliveMs } = this.#settings;
+    const { handshakeTimeoutMs, idleTimeoutMs } = this.#settings;
     if (this.#closeInfo) {
       // Only its last packets are still to be answered.
     } else if (!this.#isConfirmed && now >= this.#startedAt + handshakeTimeoutMs) {
@@ -900,10 +778,7 @@ export class QuicConnection implements StreamTransport {
     } else if (this.#established && now >= this.#receivedAt + idleTimeoutMs) {
       // quiche counts from what this end has sent last, if nothing was heard since (RFC 9000 §10.1).
       this.#timeOut(this.#silence);
-    } else if (
-      this.#established && keepAliveMs > 0 && this.#isSilent(now)
-    ) {
-      this.#pingedAt = now;
+    } else if (this.#established && this.#keepAlive.isDue(now, this.#native, this.#receivedAt)) {
       this.#native.sendAckEliciting();
     }
     this.dispatch();

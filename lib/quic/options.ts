@@ -56,7 +56,7 @@ export interface TransportOptions extends PathOptions {
    * @default {3}
    */
   readonly maxUniStreams?: number;
-  /** Bytes of one stream that the peer may have under way at first. @default {65536} */
+  /** Bytes of one stream that the peer may have under way at first. @default {262144} */
   readonly streamWindowBytes?: number;
   /**
    * Bytes of one stream that the peer may have under way at most: the window grows up to here while the reader keeps
@@ -86,7 +86,7 @@ export function transportSettings(options: TransportOptions): TransportSettings 
     keepAliveMs: 0,
     maxStreams: 10_000,
     maxUniStreams: 3,
-    streamWindowBytes: 64 << 10,
+    streamWindowBytes: 256 << 10,
     maxStreamWindowBytes: 8 << 20,
     mtu: 0,
     congestionControl: "bbr",
