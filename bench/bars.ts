@@ -31,12 +31,19 @@ const compared = (compare: Compare, a: string, b: string) => (figures: Figures) 
   return x && y && compare(x.values, y.values);
 };
 
-/** The ratio of the CPU time that both programs together take for a byte. */
-const cpuRatio = (a: string, b: string) => (figures: Figures) => {
-  const [x, y] = [a, b].map((id) =>
-    figures.get(id)?.cpu.map(({ server, agent }) => server + agent) ?? []
-  );
-  return x!.length > 0 && y!.length > 0 ? ratioOf(x!, y!) : undefined;
+/** CPU time that both programs together take for a GB. */
+const bothEnds = (id: string) => (figures: Figures) =>
+  figures.get(id)?.cpu.map(({ server, agent }) => server + agent) ?? [];
+
+/** The same of one program that is both ends and never waits. */
+const allOfOneCore = (id: string) => (figures: Figures) =>
+  figures.get(id)?.values.map((megabytesPerSecond) => 1000 / megabytesPerSecond) ?? [];
+
+type CpuTimes = ReturnType<typeof bothEnds>;
+
+const cpuRatio = (a: CpuTimes, b: CpuTimes) => (figures: Figures) => {
+  const [x, y] = [a(figures), b(figures)];
+  return x.length > 0 && y.length > 0 ? ratioOf(x, y) : undefined;
 };
 
 const ratio = (name: string, a: string, b: string) => ({
@@ -89,8 +96,14 @@ export const bars: readonly Bar[] = [
   {
     name: "its CPU a byte / portable path's",
     unit: "",
-    spread: cpuRatio("bulk/1500/down/1", "bulk/portable/down/1"),
+    spread: cpuRatio(bothEnds("bulk/1500/down/1"), bothEnds("bulk/portable/down/1")),
     ...atMost(0.5),
+  },
+  {
+    name: "in memory: CPU a byte / portable path's",
+    unit: "",
+    spread: cpuRatio(allOfOneCore("bulk/memory/1350"), bothEnds("bulk/portable/down/1")),
+    ...toCompare,
   },
   {
     ...ratio("loopback's size / portable path", "bulk/auto/down/1", "bulk/portable/down/1"),

@@ -79,8 +79,28 @@ test("judge() holds a CPU time for a byte of both programs together against anot
     figures.add({ id, name: id, unit: "MB/s" }, 100, { server, agent });
   run("bulk/1500/down/1", 1, 2);
   run("bulk/portable/down/1", 4, 8);
-  const cpu = judge(figures).find(({ name }) => name.includes("CPU a byte"))!;
+  const cpu = judge(figures).find(({ name }) => name.startsWith("its CPU a byte"))!;
   assertEquals([cpu.spread!.median, cpu.missedBy], [0.25, 0]);
+  // One core that is busy all the time.
+  figures.add({ id: "bulk/memory/1350", name: "in memory", unit: "MB/s" }, 250);
+  const limit = judge(figures).find(({ name }) => name.startsWith("in memory: CPU"))!;
+  assertEquals(limit.spread!.median, 4 / 12);
+});
+
+test("judge() takes the worst of figures that ought all to be even, and the extremes of all", () => {
+  const figures = new Figures();
+  const even = (id: string, ...values: number[]) => {
+    for (const value of values) figures.add({ id: `fairness/${id}`, name: id, unit: "" }, value);
+  };
+  even("tunnels/auto/down/8", 1, 1.1, 1.3);
+  even("tunnels/auto/up/8", 1.2, 1.6, 2.6);
+  even("agents/down/2", 1.1);
+  const judged = judge(figures).filter(({ spread }) => spread);
+  assertEquals(judged.map(({ spread }) => spread), [
+    { median: 1.6, min: 1, max: 2.6 },
+    { median: 1.1, min: 1.1, max: 1.1 },
+  ]);
+  assert(judged[0]!.missedBy > 0 && judged[1]!.missedBy === 0);
 });
 
 test("barTable() shows what is there to compare with, without a verdict", () => {
