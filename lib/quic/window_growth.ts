@@ -7,7 +7,7 @@ const BULK_BYTES = 2 << 10;
 /** A stream that carried less for so long begins anew. */
 const PAUSE_MS = 1_000;
 
-/** Of these first bytes of a transfer a window has grown as far as it will. */
+/** After these first bytes of a transfer its window has grown as far as it will. */
 const GROWTH_BYTES = 8 << 20;
 
 /** Round-trip time from which on it matters, and time between two looks at it. */
@@ -38,7 +38,9 @@ interface Transfer {
  * it grants again within two round trips. Over a long path that takes a dozen round trips; and where packets are lost, it
  * is the window that limits a transfer, as it has to hold what comes behind a gap. But quiche doubles the window when it
  * makes the frame, before it looks whether the packet has room for it: asking for a packet that has none grows the window of
- * each stream that is to be granted more, and does nothing else.
+ * each stream that is to be granted more. It sends nothing. But the answer to a PATH_CHALLENGE (RFC 9000 §8.2), of which
+ * this end's peers send none unless a NAT has moved this end, is lost if it was to leave just then; so it is done for the
+ * first bytes of a transfer alone.
  */
 export class WindowGrowth {
   /** Made of a stream's reads: of those alone that carry much. */
