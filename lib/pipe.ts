@@ -244,13 +244,15 @@ class Pair {
     this.#failure ??= { reason: "error", by: toSide, error };
     this.#over(direction);
     if (from.stop) return from.stop(this.#abortCode ?? 0);
+    const enough = new AbortController();
     const drop = async () => {
-      while (!this.#end && !this.#isDone && (await from.read(buffer)) !== null) {
-        await sleep(DROP_PAUSE_MS);
+      while (!this.#end && !enough.signal.aborted && (await from.read(buffer)) !== null) {
+        await sleep(DROP_PAUSE_MS, enough.signal);
       }
     };
     // When the reader is gone as well, the other direction's writes tell.
     await Promise.race([drop().catch(() => {}), this.#lingered.promise]);
+    enough.abort();
   }
 
   #over(direction: Direction): void {
