@@ -46,8 +46,9 @@ export async function measureBulk(bench: Bench): Promise<void> {
     started.use(await startTunnel({ certificates, signal, ...options }));
   const project = (flags: Flags, isPortable = false) =>
     tunnel({
-      startServer: (own) => projectProgram("server", { ...own, ...flags }, { isPortable }),
-      startAgent: (own) => projectProgram("agent", { ...own, ...flags }, { isPortable }),
+      flags,
+      startServer: (own) => projectProgram("server", own, { isPortable }),
+      startAgent: (own) => projectProgram("agent", own, { isPortable }),
     });
   const subjects: Subject[] = [];
   const add = (

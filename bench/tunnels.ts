@@ -46,10 +46,22 @@ export interface TunnelOptions {
   readonly signal: AbortSignal;
   readonly startServer?: (flags: Flags) => Program;
   readonly startAgent?: (flags: Flags) => Program;
+  /** What both are told besides. */
+  readonly flags?: Flags;
   /** Ports that the server takes. @default {0, 0} any */
   readonly ports?: { readonly tcp: number; readonly quic: number };
   /** Where the server's QUIC listener is. @default {"127.0.0.1"} */
   readonly hostname?: string;
+}
+
+/** What a program has said that is waited for; it is ended when that fails. */
+async function orEnd<Said>(program: Program, said: () => Promise<Said>): Promise<Said> {
+  try {
+    return await said();
+  } catch (error) {
+    await program[Symbol.asyncDispose]();
+    throw error;
+  }
 }
 
 const startProject = (task: "server" | "agent") => (flags: Flags) => projectProgram(task, flags);
@@ -63,15 +75,13 @@ export async function startServer(options: TunnelOptions): Promise<ServerProgram
     "cert-file": join(certificates, "server.pem"),
     "cert-key": join(certificates, "server.key"),
     "client-ca-file": join(certificates, "ca.pem"),
+    ...options.flags,
   });
-  try {
+  return await orEnd(program, async () => {
     const [, quic] = await program.said(/quic listener on [\d.]+:(\d+)/, signal);
     const [, tcp] = await program.said(/tcp listener on [\d.]+:(\d+)/, signal);
     return { program, tcp: Number(tcp), quic: Number(quic) };
-  } catch (error) {
-    await program[Symbol.asyncDispose]();
-    throw error;
-  }
+  });
 }
 
 /** Starts an agent of a server, and waits until it is connected. */
@@ -85,14 +95,10 @@ export async function startAgent(
     "ca-file": join(certificates, "ca.pem"),
     "cert-file": join(certificates, "client.pem"),
     "cert-key": join(certificates, "client.key"),
+    ...options.flags,
   });
-  try {
-    await program.said(/connected to quic server/, signal);
-    return program;
-  } catch (error) {
-    await program[Symbol.asyncDispose]();
-    throw error;
-  }
+  await orEnd(program, () => program.said(/connected to quic server/, signal));
+  return program;
 }
 
 /** Starts a tunnel, and waits until it is up. */

@@ -43,9 +43,10 @@ interface Transfer {
  * first bytes of a transfer alone.
  */
 export class WindowGrowth {
-  /** Made of a stream's reads: of those alone that carry much. */
+  /** By stream, of those alone that carry much. */
   readonly #transfers = new Map<number, Transfer>();
-  #hasRead = false;
+  /** Whether much was read of a young transfer since the last look. */
+  #mayGrow = false;
   #rttMs = 0;
   #lookAt = 0;
 
@@ -59,7 +60,7 @@ export class WindowGrowth {
     }
     transfer.lastAt = now;
     transfer.bytes += bytes;
-    if (transfer.bytes <= GROWTH_BYTES) this.#hasRead = true;
+    if (transfer.bytes <= GROWTH_BYTES) this.#mayGrow = true;
   }
 
   ended(id: number): void {
@@ -67,12 +68,9 @@ export class WindowGrowth {
   }
 
   /** The size of a packet that has no room for MAX_STREAM_DATA, if windows are to grow now; undefined if not. */
-  emptyPacketBytes(
-    native: Asked,
-    now: number,
-  ): number | undefined {
-    if (!this.#hasRead) return undefined;
-    this.#hasRead = false;
+  emptyPacketBytes(native: Asked, now: number): number | undefined {
+    if (!this.#mayGrow) return undefined;
+    this.#mayGrow = false;
     if (now >= this.#lookAt) {
       this.#lookAt = now + RTT_LOOK_MS;
       this.#rttMs = native.pathStats()[0]?.rtt ?? 0;
