@@ -163,7 +163,7 @@ function layerOf(path: string): number {
 }
 
 const all = filesBelow("");
-const typescript = all.filter((path) => path.endsWith(".ts"));
+const typescript = all.filter((path) => path.endsWith(".ts") && !path.endsWith(".d.ts"));
 const programs = layers[PROGRAMS]!;
 /** Everything that the programs are made of. */
 const parts = typescript.filter((path) => path.startsWith("lib/") || !path.includes("/"));

@@ -43,6 +43,11 @@ declare module "@std/assert" {
   export function fail(msg?: string): never;
 }
 
+declare module "@std/async/abortable" {
+  export function abortable<T>(p: Promise<T>, signal: AbortSignal): Promise<T>;
+  export function abortable<T>(p: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T>;
+}
+
 declare module "@std/async/delay" {
   export function delay(
     ms: number,
@@ -56,6 +61,54 @@ declare module "@std/async/deadline" {
     ms: number,
     options?: { signal?: AbortSignal },
   ): Promise<T>;
+}
+
+declare module "@std/bytes/concat" {
+  export function concat(buffers: readonly Uint8Array[]): Uint8Array<ArrayBuffer>;
+}
+
+declare module "@std/bytes/equals" {
+  export function equals(a: Uint8Array, b: Uint8Array): boolean;
+}
+
+declare module "@std/cli/parse-args" {
+  export interface ParseOptions {
+    /** Flags that take a value. */
+    readonly string?: readonly string[];
+    /** Flags that take none. */
+    readonly boolean?: readonly string[];
+    /** Flags that may be repeated: all values are kept. */
+    readonly collect?: readonly string[];
+    readonly alias?: Readonly<Record<string, string | readonly string[]>>;
+    readonly default?: Readonly<Record<string, unknown>>;
+    readonly negatable?: readonly string[];
+    readonly stopEarly?: boolean;
+    readonly "--"?: boolean;
+    /** Called for each argument that is no known flag, which is left out if this returns false. */
+    readonly unknown?: (arg: string, key?: string, value?: unknown) => unknown;
+  }
+  export function parseArgs(
+    args: readonly string[],
+    options?: ParseOptions,
+  ): { readonly _: readonly (string | number)[]; readonly [name: string]: unknown };
+}
+
+declare module "@std/streams/merge-readable-streams" {
+  export function mergeReadableStreams<T>(...streams: ReadableStream<T>[]): ReadableStream<T>;
+}
+
+declare module "@std/streams/text-line-stream" {
+  export class TextLineStream extends TransformStream<string, string> {
+    constructor(options?: { readonly allowCR?: boolean });
+  }
+}
+
+declare module "@std/streams/to-text" {
+  export function toText(stream: ReadableStream<string | Uint8Array>): Promise<string>;
+}
+
+declare module "@std/text/levenshtein-distance" {
+  export function levenshteinDistance(str1: string, str2: string): number;
 }
 
 declare module "@std/toml/parse" {
