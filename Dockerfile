@@ -9,6 +9,7 @@ WORKDIR /src
 COPY deno.json deno.lock server.ts agent.ts passthrough.ts ./
 COPY lib lib
 COPY release release
+COPY tools tools
 RUN COMMIT="$COMMIT" npx -y deno@2.9.6 task compile
 
 FROM gcr.io/distroless/cc-debian12:nonroot AS quic-server

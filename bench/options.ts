@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The command line of the benchmark. */
-import { parseArgs } from "node:util";
-import { messageOf, UsageError } from "../lib/errors.ts";
+import { UsageError } from "../lib/errors.ts";
+import { parseCommandLine } from "../tools/command_line.ts";
 
 export const rowNames = [
   "bulk",
@@ -38,30 +38,13 @@ Usage: deno task bench [options]
   --fail         exit with 1 when a bar is missed
   --help         show this`;
 
-/** @throws {UsageError} */
+/** @throws {UsageError} when an argument is unknown or lacks a value, or there is no such row */
 export function parseOptions(args: readonly string[]): Options {
-  try {
-    const { values } = parseArgs({
-      args: [...args],
-      options: {
-        short: { type: "boolean", default: false },
-        only: { type: "string", default: rowNames.join(",") },
-        json: { type: "string" },
-        fail: { type: "boolean", default: false },
-        help: { type: "boolean", default: false },
-      },
-    });
-    const named = values.only.split(",");
-    const unknown = named.find((name) => !(rowNames as readonly string[]).includes(name));
-    if (unknown !== undefined) throw new Error(`--only has no row ${JSON.stringify(unknown)}`);
-    return {
-      isShort: values.short,
-      rows: rowNames.filter((name) => named.includes(name)),
-      json: values.json,
-      fails: values.fail,
-      help: values.help,
-    };
-  } catch (error) {
-    throw new UsageError(messageOf(error), { cause: error });
-  }
+  const flags = { text: ["only", "json"], switches: ["short", "fail"] } as const;
+  const { only = rowNames.join(","), json, short, fail, help } = parseCommandLine(args, flags);
+  const named = only.split(",");
+  const unknown = named.find((name) => !(rowNames as readonly string[]).includes(name));
+  if (unknown !== undefined) throw new UsageError(`--only has no row ${JSON.stringify(unknown)}`);
+  const rows = rowNames.filter((name) => named.includes(name));
+  return { isShort: short, rows, json, fails: fail, help };
 }

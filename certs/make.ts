@@ -17,9 +17,9 @@
 
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import { describeCertificate } from "../lib/certificate.ts";
-import { messageOf } from "../lib/errors.ts";
+import { messageOf, UsageError } from "../lib/errors.ts";
+import { parseCommandLine } from "../tools/command_line.ts";
 import { createCa, issueCertificate, type Issued } from "./issue.ts";
 
 const SERVER_NAMES = ["quic-tunnel-server", "localhost"];
@@ -182,29 +182,20 @@ Usage: deno run --allow-read=certs --allow-write=certs certs/make.ts [options]
 
 /** Runs the command; the result is the exit code. */
 async function main(args: string[]): Promise<number> {
-  let options: { dir?: string; force?: boolean; quiet?: boolean; help?: boolean };
   try {
-    const boolean = { type: "boolean" } as const;
-    options = parseArgs({
-      args,
-      options: { dir: { type: "string" }, force: boolean, quiet: boolean, help: boolean },
-    }).values;
-  } catch (error) {
-    console.error(messageOf(error));
-    return 2;
-  }
-  if (options.help) {
-    console.log(HELP);
-    return 0;
-  }
-  try {
-    const { made, reason, dir } = await makeCerts(options.dir, { force: options.force ?? false });
+    const flags = { text: ["dir"], switches: ["force", "quiet"] } as const;
+    const options = parseCommandLine(args, flags);
+    if (options.help) {
+      console.log(HELP);
+      return 0;
+    }
+    const { made, reason, dir } = await makeCerts(options.dir, options);
     if (made) console.log(`Made certificates in ${dir}: ${reason}. Restart what uses old ones.`);
     else if (!options.quiet) console.log(`Kept the certificates in ${dir}: ${reason}.`);
     return 0;
   } catch (error) {
     console.error(messageOf(error));
-    return 1;
+    return error instanceof UsageError ? 2 : 1;
   }
 }
 

@@ -9,7 +9,8 @@
  */
 
 import { formatAuthority } from "../lib/authority.ts";
-import { messageOf } from "../lib/errors.ts";
+import { messageOf, UsageError } from "../lib/errors.ts";
+import { parseCommandLine } from "../tools/command_line.ts";
 import { type Check, connectChecks, passthroughChecks, type Result, runCheck } from "./checks.ts";
 import * as screen from "./screen.ts";
 import { setStage, type Stage } from "./stage.ts";
@@ -24,26 +25,25 @@ class Stopped extends Error {
 }
 
 async function main(args: readonly string[]): Promise<number> {
-  if (args[0] === "--help") {
-    screen.showNote(USAGE);
-    return 0;
-  }
-  const once = args[0] === "--once";
-  if (args.length > (once ? 1 : 0)) {
-    screen.showError(`unknown arguments: ${args.join(" ")}\n\n${USAGE}`);
-    return 2;
-  }
-  const end = new AbortController();
-  abortOnSignal(end);
+  let once = false;
   try {
+    const options = parseCommandLine(args, { switches: ["once"] });
+    if (options.help) {
+      screen.showNote(USAGE);
+      return 0;
+    }
+    once = options.once;
+    const end = new AbortController();
+    abortOnSignal(end);
     return await demo(once, end);
   } catch (error) {
     if (error instanceof Stopped) {
       screen.showNote(`\n${error.message}, everything ended`);
       return once ? 1 : 0;
     }
-    screen.showError(messageOf(error));
-    return 1;
+    const isUsage = error instanceof UsageError;
+    screen.showError(isUsage ? `${error.message}\n\n${USAGE}` : messageOf(error));
+    return isUsage ? 2 : 1;
   }
 }
 

@@ -9,11 +9,11 @@
  * embeds all that `deno.json` names, so it is shown a configuration that names no others.
  */
 import { join } from "node:path";
-import { parseArgs } from "node:util";
 import project from "../deno.json" with { type: "json" };
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { unsupported } from "../lib/platforms.ts";
 import { COMMIT_FILE } from "../lib/version.ts";
+import { parseCommandLine } from "../tools/command_line.ts";
 import { commit } from "./commit.ts";
 import { type Embedded, packageOf, parseEmbedded } from "./embedded.ts";
 
@@ -174,15 +174,11 @@ async function compileAll(targets: readonly (string | undefined)[]): Promise<voi
 
 if (import.meta.main) {
   try {
-    const { values } = parseArgs({
-      args: Deno.args,
-      options: { target: { type: "string", multiple: true }, help: { type: "boolean" } },
-    });
-    if (values.help) console.log(HELP);
-    else await compileAll(values.target ?? [undefined]);
+    const { target, help } = parseCommandLine(Deno.args, { list: ["target"] });
+    if (help) console.log(HELP);
+    else await compileAll(target.length > 0 ? target : [undefined]);
   } catch (error) {
-    const isUsage = error instanceof UsageError || error instanceof TypeError;
     console.error(`compile: ${messageOf(error)}`);
-    Deno.exit(isUsage ? 2 : 1);
+    Deno.exit(error instanceof UsageError ? 2 : 1);
   }
 }

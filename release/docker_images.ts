@@ -3,9 +3,9 @@
 // deno-lint-ignore-file no-console -- a command for the terminal, which logs nothing
 
 /** `deno task docker-images`: builds and tags the images of the `Dockerfile`. */
-import { parseArgs } from "node:util";
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { version } from "../lib/version.ts";
+import { parseCommandLine } from "../tools/command_line.ts";
 import { commit } from "./commit.ts";
 
 const HELP = `Builds the images quic-server, quic-client and quic-client-tcp.
@@ -43,11 +43,8 @@ async function docker(...args: string[]): Promise<void> {
 }
 
 try {
-  const { values } = parseArgs({
-    args: Deno.args,
-    options: { push: { type: "boolean" }, help: { type: "boolean" } },
-  });
-  if (values.help) {
+  const { push, help } = parseCommandLine(Deno.args, { switches: ["push"] });
+  if (help) {
     console.log(HELP);
   } else {
     const references = images.map(referenceOf);
@@ -56,10 +53,10 @@ try {
       const tag = `--tag=${references[i]}`;
       await docker("build", `--target=${image}`, `--build-arg=COMMIT=${revision}`, tag, ".");
     }
-    for (const reference of values.push ? references : []) await docker("push", reference);
+    for (const reference of push ? references : []) await docker("push", reference);
     for (const reference of references) console.log(reference);
   }
 } catch (error) {
   console.error(`docker-images: ${messageOf(error)}`);
-  Deno.exit(error instanceof UsageError || error instanceof TypeError ? 2 : 1);
+  Deno.exit(error instanceof UsageError ? 2 : 1);
 }

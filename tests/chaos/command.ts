@@ -4,8 +4,8 @@
 // deno-lint-ignore-file no-console -- a command for the terminal
 
 /** What the commands of this folder share: their arguments, and that nothing of them stays behind. */
-import { parseArgs } from "node:util";
 import { messageOf, UsageError } from "../../lib/errors.ts";
+import { parseCommandLine } from "../../tools/command_line.ts";
 
 export interface Command<Name extends string> {
   readonly help: string;
@@ -68,14 +68,8 @@ function parseFlags<Name extends string>(
   { flags }: Command<Name>,
 ): Record<Name | "seed", number> | undefined {
   const names = [...Object.keys(flags), "seed"] as (Name | "seed")[];
-  const options = Object.fromEntries(names.map((name) => [name, { type: "string" as const }]));
-  let given: Readonly<Record<string, string | boolean | undefined>>;
-  try {
-    given = parseArgs({ options: { ...options, help: { type: "boolean" } } }).values;
-  } catch (error) {
-    throw new UsageError(messageOf(error), { cause: error });
-  }
-  if (given.help) return undefined;
+  const { help, ...given } = parseCommandLine<string>(Deno.args, { text: names });
+  if (help) return undefined;
   const values: Record<string, number> = { ...flags, seed: Math.floor(Math.random() * 2 ** 32) };
   for (const name of names) {
     if (given[name] === undefined) continue;
