@@ -16,7 +16,8 @@ import {
 } from "./lib/connect_head.ts";
 import { dial, DialError, type DialFailure, failureOf } from "./lib/dial.ts";
 import { type Duplex, prepend, tcpDuplex, writeAll } from "./lib/duplex.ts";
-import { endingOf, refusedBy, summarize } from "./lib/ending.ts";
+import { endingOf, summarize } from "./lib/ending.ts";
+import { type Failure, type FailureCode, refusedBy } from "./lib/failure.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { formatIp } from "./lib/ip_address.ts";
@@ -24,7 +25,6 @@ import { Monitor } from "./lib/monitor.ts";
 import { pipeDuplex } from "./lib/pipe.ts";
 import { agentInfo } from "./lib/programs.ts";
 import type { Resolver } from "./lib/resolver.ts";
-import type { Failure, FailureCode } from "./lib/tunnel.ts";
 import { within } from "./lib/within.ts";
 
 export interface ConnectAgentConfig extends AgentConfig {

@@ -8,14 +8,14 @@ import { type Authority, formatAuthority } from "./lib/authority.ts";
 import { checkPassthrough } from "./lib/check/programs.ts";
 import { dial, failureOf } from "./lib/dial.ts";
 import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
-import { endingOf, refusedBy, summarize } from "./lib/ending.ts";
+import { endingOf, summarize } from "./lib/ending.ts";
+import { type Failure, refusedBy } from "./lib/failure.ts";
 import { runProgram } from "./lib/lifecycle.ts";
 import { logger } from "./lib/log.ts";
 import { Monitor } from "./lib/monitor.ts";
 import { pipeDuplex } from "./lib/pipe.ts";
 import { passthroughInfo } from "./lib/programs.ts";
 import { formatProxyHeader } from "./lib/proxy_protocol.ts";
-import type { Failure } from "./lib/tunnel.ts";
 
 export interface PassthroughConfig extends AgentConfig {
   /** Where every stream goes. */

@@ -10,11 +10,9 @@ import { ipBytes } from "./ip_address.ts";
 import { logger } from "./log.ts";
 import { Metrics } from "./metrics.ts";
 import type { Monitor } from "./monitor.ts";
-import type { ProgramName } from "./programs.ts";
+import { describeVersion, type ProgramName, version } from "./version.ts";
 import { type Check, readinessOf } from "./readiness.ts";
 import { statusPage, statusPageHeaders } from "./status_page.ts";
-
-import { describeVersion, version } from "./version.ts";
 
 export interface AdminOptions {
   readonly program: ProgramName;

@@ -31,7 +31,8 @@ import { Running } from "./running.ts";
 import { sleep } from "./sleep.ts";
 import { ReloadingTls } from "./tls_reload.ts";
 import { startTunnelSpan } from "./trace.ts";
-import { acceptTunnel, type Failure, type IncomingTunnel, openFields } from "./tunnel.ts";
+import { acceptTunnel, type IncomingTunnel, openFields } from "./tunnel.ts";
+import type { Failure } from "./failure.ts";
 
 export interface AgentConfig extends TunnelTimeouts, PathOptions {
   /** Where servers listen for QUIC: names, each of which stands for all its addresses, and IP addresses. */

@@ -6,6 +6,7 @@ import { type Cidr, cidrContains } from "./cidr.ts";
 import { type Duplex, prepend } from "./duplex.ts";
 import { type SocketAddress, socketAddress } from "./ip_address.ts";
 import { ProxyHeaderParser, type ProxyHeaderResult } from "./proxy_protocol.ts";
+import { TunnelError } from "./tunnel_error.ts";
 import { within } from "./within.ts";
 
 export interface Client {
@@ -19,8 +20,11 @@ export interface Client {
 }
 
 /** A trusted source has not begun with a header of the PROXY protocol. */
-export class ProxyHeaderError extends Error {
+export class ProxyHeaderError extends TunnelError {
   override readonly name = "ProxyHeaderError";
+  constructor(message: string) {
+    super(undefined, "protocol-error", message);
+  }
 }
 
 /** Room for a header and what comes with it. */

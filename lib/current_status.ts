@@ -3,11 +3,10 @@
 
 import type { History } from "./history.ts";
 import type { Monitor, Peer, Tunnel } from "./monitor.ts";
-import type { ProgramName } from "./programs.ts";
+import { type ProgramName, version } from "./version.ts";
 import { readinessOf } from "./readiness.ts";
 import type { Status, StatusPeer, StatusTunnel } from "./status.ts";
 import { expiryOf } from "./tls_expiry.ts";
-import { version } from "./version.ts";
 
 /** Of all tunnels, these are shown. */
 const MAX_TUNNELS = 200;

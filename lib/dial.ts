@@ -9,7 +9,7 @@ import { formatIp, ipBytes } from "./ip_address.ts";
 import { onAbort } from "./on_abort.ts";
 import { Resolver } from "./resolver.ts";
 import { connectTcp } from "./tcp_reset.ts";
-import type { Failure, FailureCode } from "./tunnel.ts";
+import type { Failure, FailureCode } from "./failure.ts";
 
 /** Proxy error types of RFC 9209 §2.3 that a dial can end in. */
 export type DialFailure =

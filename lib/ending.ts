@@ -2,51 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Who ended a tunnel, and why, in the words that the logs of all programs have for it (docs/endings.md). */
-import { ProxyHeaderError } from "./client.ts";
 import { messageOf } from "./errors.ts";
+import { type FailureCode, refusedBy } from "./failure.ts";
 import type { PipeResult } from "./pipe.ts";
-import { ProtocolError } from "./qrht/frame.ts";
 import { StreamCode } from "./qrht/tunnel_stream.ts";
 import { ConnectionClosedError, StreamResetError, StreamStoppedError } from "./quic/mod.ts";
-import { NoAgentError } from "./registry.ts";
-import { ConnectTimeoutError, NotConnectedError } from "./retrying_tunnel.ts";
-import { type FailureCode, UPSTREAM_UNREACHABLE } from "./tunnel.ts";
+import { UPSTREAM_UNREACHABLE } from "./tunnel.ts";
+import { type Party, type Reason, TunnelError } from "./tunnel_error.ts";
 
 /** A program that logs. Both agents call themselves `agent`. */
 export type Program = "server" | "agent";
-
-/** Who can end a tunnel. The upstream of a passthrough is its `target`. */
-export type Party = "client" | "target" | Program;
-
-/**
- * Why a tunnel ended.
- *
- * - `end`: everything was delivered, both ways; `by` ended first
- * - `reset`: `by` has reset its connection, or took no more bytes of it
- * - `half-open`: one direction had ended, and `by` was silent, or took nothing, for too long
- * - `idle`: both directions were silent for too long
- * - `write-timeout`: `by` took nothing of what waited for it for too long
- * - `refused`: there was never a connection to the target, for a cause of `by`'s that `result` tells
- * - `no-agent`: no agent was there in time, or none with room for a stream
- * - `connect-timeout`: no agent has connected the target in time
- * - `moved`: the server has tried another agent instead
- * - `stopped`: `by` was told to stop
- * - `connection-closed`: `by` has closed the QUIC connection
- * - `connection-lost`: nothing was heard of `by` any more
- * - `protocol-error`: `by` has sent what it must not
- * - `error`: something else, which `error` tells
- */
-export type Reason =
-  | Exclude<PipeResult["reason"], "aborted">
-  | "reset"
-  | "refused"
-  | "no-agent"
-  | "connect-timeout"
-  | "moved"
-  | "stopped"
-  | "connection-closed"
-  | "connection-lost"
-  | "protocol-error";
 
 /** The fields of a log line that say how a tunnel ended. */
 export interface Ending {
@@ -123,11 +88,11 @@ export function endingOf(error: unknown, by: Party, self: Program): Ending {
         return ending(by, "reset");
     }
   }
-  if (error instanceof NotConnectedError) return ending(refusedBy(error.code), "refused");
-  if (error instanceof ConnectTimeoutError) return ending(peer, "connect-timeout");
-  if (error instanceof NoAgentError) return ending(self, "no-agent");
-  if (error instanceof ProtocolError) return ending(peer, "protocol-error");
-  if (error instanceof ProxyHeaderError) return ending(by, "protocol-error");
+  if (error instanceof TunnelError) {
+    const parties = { self, peer } as const;
+    const party = error.by ?? by;
+    return ending(party === "self" || party === "peer" ? parties[party] : party, error.reason);
+  }
   if (error instanceof Deno.errors.TimedOut) return ending(by, "connection-lost");
   if (resets.some((type) => error instanceof type)) return ending(by, "reset");
   return ending(by, "error");
@@ -140,23 +105,3 @@ const resets = [
   Deno.errors.BrokenPipe,
   Deno.errors.NotConnected,
 ];
-
-const refusers: Readonly<Record<FailureCode, Party>> = {
-  "bad-request": "client",
-  "refused": "target",
-  "timeout": "target",
-  "unreachable": "target",
-  "unknown-name": "target",
-  "denied": "agent",
-  "overloaded": "agent",
-  "draining": "agent",
-  "internal-error": "agent",
-};
-
-/** Why agents have not connected tunnels: all there is. */
-export const failureCodes = Object.keys(refusers) as FailureCode[];
-
-/** Whose cause it is that a tunnel was not connected. */
-export function refusedBy(code: FailureCode): Party {
-  return refusers[code];
-}

@@ -7,9 +7,9 @@ import { messageOf, UsageError } from "./errors.ts";
 import { type FlagTable, type FlagValues, formatHelp, parseFlags } from "./flags.ts";
 import { configureLog, type LogFormat } from "./log.ts";
 import { Monitor } from "./monitor.ts";
-import type { ProgramInfo, ProgramName } from "./programs.ts";
+import type { ProgramInfo } from "./programs.ts";
+import { describeVersion, type ProgramName } from "./version.ts";
 import { logSnapshot } from "./snapshot.ts";
-import { describeVersion } from "./version.ts";
 
 /** Has a listener called at each SIGHUP. */
 export type OnHangup = (listener: () => void) => void;

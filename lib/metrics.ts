@@ -9,7 +9,8 @@
  */
 import { cpuUsage } from "node:process";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
-import { failureCodes, type Reason } from "./ending.ts";
+import type { Reason } from "./tunnel_error.ts";
+import { failureCodes } from "./failure.ts";
 import type {
   ConnectionRefusal,
   HandshakeResult,
@@ -20,9 +21,8 @@ import type {
 } from "./monitor.ts";
 import { PeerTotals } from "./peer_totals.ts";
 import type { ConnectionStats } from "./quic/mod.ts";
-import type { ProgramName } from "./programs.ts";
+import { type ProgramName, version } from "./version.ts";
 import { readinessOf } from "./readiness.ts";
-import { version } from "./version.ts";
 
 /** Buckets of konnectivity, in seconds. */
 const DIAL_BUCKETS = {

@@ -14,7 +14,7 @@ import {
   tlsAlertOf,
 } from "./quic/mod.ts";
 import type { TracedEnding, TunnelSpan } from "./trace.ts";
-import type { FailureCode } from "./tunnel.ts";
+import type { FailureCode } from "./failure.ts";
 
 /** PINGs come every 2 s, and are answered. A peer that is silent for longer than this may have vanished. */
 export const RESPONSIVE_MS = 3_000;

@@ -4,9 +4,7 @@
 /** What help, man pages and completions say of the three programs. */
 import type { FlagTable } from "./flags.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "./program_flags.ts";
-
-/** A program as users know it. */
-export type ProgramName = "proxy-server" | "proxy-agent" | "proxy-passthrough";
+import type { ProgramName } from "./version.ts";
 
 /** A program, as its command line is described. */
 export interface ProgramInfo<T extends FlagTable = FlagTable> {

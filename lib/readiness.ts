@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Monitor, UsedCertificate } from "./monitor.ts";
-import type { ProgramName } from "./programs.ts";
+import type { ProgramName } from "./version.ts";
 
 /** Whether something is as it has to be for a program to serve clients. */
 export interface Check {

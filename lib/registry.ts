@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { type Balance, type Candidate, choose } from "./balance.ts";
+import { TunnelError } from "./tunnel_error.ts";
 
 /** What the registry wants to know of an agent. */
 export interface Agent<Stream> extends Candidate {
@@ -16,8 +17,11 @@ export interface Agent<Stream> extends Candidate {
 }
 
 /** No agent could take the tunnel within the time that its caller wanted to wait. */
-export class NoAgentError extends Error {
+export class NoAgentError extends TunnelError {
   override readonly name = "NoAgentError";
+  constructor(message: string) {
+    super("self", "no-agent", message);
+  }
 }
 
 export interface RegistryOptions {

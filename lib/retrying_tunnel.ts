@@ -2,30 +2,28 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Duplex } from "./duplex.ts";
+import { type FailureCode, refusedBy } from "./failure.ts";
 import { Replay } from "./replay.ts";
+import type { OutgoingTunnel } from "./tunnel.ts";
+import { TunnelError } from "./tunnel_error.ts";
 
 /** No agent has connected the tunnel in time. */
-export class ConnectTimeoutError extends Error {
+export class ConnectTimeoutError extends TunnelError {
   override readonly name = "ConnectTimeoutError";
-}
-
-/** No agent has connected the tunnel, and the last that has said why has no answer of its own for the client. */
-export class NotConnectedError<Cause extends string> extends Error {
-  override readonly name = "NotConnectedError";
-  constructor(readonly code: Cause, text: string) {
-    super(text);
+  constructor(message: string) {
+    super("peer", "connect-timeout", message);
   }
 }
 
-/** One attempt: a way to an agent that is asked to connect the tunnel. */
-export interface Attempt<Cause extends string> {
-  /** Takes the client's bytes at once; gives the target's, or the agent's own answer, once there is a result. */
-  readonly carrier: Duplex & Required<Pick<Duplex, "stop">>;
-  /** `connected`, or why not, as the agent says. Rejects when the agent is gone without having said anything. */
-  readonly result: Promise<{ readonly code: Cause | "connected"; readonly text: string }>;
+/** No agent has connected the tunnel, and the last that has said why has no answer of its own for the client. */
+export class NotConnectedError extends TunnelError {
+  override readonly name = "NotConnectedError";
+  constructor(readonly code: FailureCode, text: string) {
+    super(refusedBy(code), "refused", text);
+  }
 }
 
-export interface RetryOptions<Cause extends string> {
+export interface RetryOptions {
   /** Time for all attempts together; 0 for any. */
   readonly timeoutMs: number;
   /**
@@ -39,7 +37,7 @@ export interface RetryOptions<Cause extends string> {
   /** Application error code for an attempt that another one has replaced. @default {0} */
   readonly movedCode?: number;
   /** Makes another attempt, with another agent; undefined when there is none, or the cause is not worth it. */
-  retry(cause: Cause | "gone"): Promise<Attempt<Cause> | undefined>;
+  retry(cause: FailureCode | "gone"): Promise<OutgoingTunnel | undefined>;
 }
 
 /**
@@ -49,21 +47,21 @@ export interface RetryOptions<Cause extends string> {
  * them from the first. Reads wait for the end of the trying, so that the client gets bytes of one attempt only: of the
  * one that has succeeded, or else of the last that has answered.
  */
-export class RetryingTunnel<Cause extends string> implements Duplex {
-  readonly #options: RetryOptions<Cause>;
+export class RetryingTunnel implements Duplex {
+  readonly #options: RetryOptions;
   readonly #replay: Replay;
   readonly #settled = Promise.withResolvers<void>();
   #isSettled = false;
-  #current: Attempt<Cause>;
+  #current: OutgoingTunnel;
   /** An attempt that has failed, but has an answer for the client. */
-  #answered: Attempt<Cause> | undefined;
+  #answered: OutgoingTunnel | undefined;
   /** The client's bytes on their way to the present attempt. Rejects when that takes no more. */
   #feeding: Promise<void>;
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Whether the client has got anything. */
   #hasAnswered = false;
 
-  constructor(first: Attempt<Cause>, options: RetryOptions<Cause>) {
+  constructor(first: OutgoingTunnel, options: RetryOptions) {
     this.#options = options;
     this.#replay = new Replay(options.replayBytes ?? 64 << 10);
     this.#settled.promise.catch(() => {});
@@ -112,7 +110,7 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
     }
   }
 
-  async #next(cause: Cause | "gone"): Promise<Attempt<Cause> | undefined> {
+  async #next(cause: FailureCode | "gone"): Promise<OutgoingTunnel | undefined> {
     if (this.#replay.isFixed) return undefined;
     return await this.#options.retry(cause).catch(() => undefined);
   }
@@ -124,17 +122,17 @@ export class RetryingTunnel<Cause extends string> implements Duplex {
     return feeding;
   }
 
-  #keepAnswer(attempt: Attempt<Cause> | undefined): void {
+  #keepAnswer(attempt: OutgoingTunnel | undefined): void {
     this.#leave(this.#answered);
     this.#answered = attempt;
   }
 
-  #leave(attempt: Attempt<Cause> | undefined): void {
+  #leave(attempt: OutgoingTunnel | undefined): void {
     attempt?.carrier.abort(this.#options.movedCode);
   }
 
   /** The client gets the answer of an attempt that has failed. */
-  #answer(attempt: Attempt<Cause>): void {
+  #answer(attempt: OutgoingTunnel): void {
     if (attempt !== this.#current) {
       this.#leave(this.#current);
       this.#current = attempt;

@@ -10,7 +10,8 @@ import type { QuicStream } from "./quic/mod.ts";
 import type { AgentRegistry } from "./registry.ts";
 import { RetryingTunnel } from "./retrying_tunnel.ts";
 import { peerAttributes, type TunnelSpan } from "./trace.ts";
-import { type FailureCode, openTunnel, type OutgoingTunnel } from "./tunnel.ts";
+import { openTunnel, type OutgoingTunnel } from "./tunnel.ts";
+import type { FailureCode } from "./failure.ts";
 
 /** Why a tunnel was not connected: what the agent said, or `gone` when it said nothing any more. */
 export type Cause = FailureCode | "gone";
@@ -88,10 +89,10 @@ export class Route {
    *
    * @throws when there is no agent, or none with room for a stream
    */
-  async connect(): Promise<RetryingTunnel<FailureCode>> {
+  async connect(): Promise<RetryingTunnel> {
     const { agentWaitMs, connectTimeoutMs } = this.#options;
     const first = await this.#attempt(agentWaitMs);
-    return new RetryingTunnel<FailureCode>(first, {
+    return new RetryingTunnel(first, {
       timeoutMs: connectTimeoutMs,
       movedCode: StreamCode.Moved,
       retry: (cause) => this.#retry(cause),

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What the status page shows, as `/status.json` gives it. Times are RFC 3339, sizes bytes. */
-import type { ProgramName } from "./programs.ts";
+import type { ProgramName } from "./version.ts";
 
 export interface Status {
   readonly program: ProgramName;

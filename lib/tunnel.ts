@@ -4,6 +4,7 @@
 /** A QUIC stream as a tunnel, in the dialect of its connection: what server and agent do with it at its two ends. */
 import { speaksQrht } from "./dialect.ts";
 import { type Duplex, writeAll } from "./duplex.ts";
+import type { Failure } from "./failure.ts";
 import { formatSocketAddress } from "./ip_address.ts";
 import { FrameType, ProtocolError } from "./qrht/frame.ts";
 import {
@@ -13,20 +14,14 @@ import {
   encodeResult,
   type Open,
   type Result,
-  type ResultCode,
 } from "./qrht/messages.ts";
 import { type Carrier, Hold, StreamCode, TunnelStream } from "./qrht/tunnel_stream.ts";
-import type { Attempt } from "./retrying_tunnel.ts";
 import { within } from "./within.ts";
 
-/** Why an agent has not connected a tunnel. */
-export type FailureCode = Exclude<ResultCode, "connected">;
-
-/** Why an agent has not connected a tunnel, and in words. */
-export type Failure = Result & { readonly code: FailureCode };
-
-/** The server's end of a tunnel. */
-export interface OutgoingTunnel extends Attempt<FailureCode> {
+/** The server's end of a tunnel: a way to an agent that is asked to connect it. */
+export interface OutgoingTunnel {
+  /** Takes the client's bytes at once; gives the target's, or the agent's own answer, once there is a result. */
+  readonly carrier: Duplex & Required<Pick<Duplex, "stop">>;
   /** What the agent says; in the raw dialect it says nothing, which counts as connected. Rejects when it is gone. */
   readonly result: Promise<Result>;
 }

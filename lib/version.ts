@@ -3,6 +3,9 @@
 
 import project from "../deno.json" with { type: "json" };
 
+/** A program as users know it. */
+export type ProgramName = "proxy-server" | "proxy-agent" | "proxy-passthrough";
+
 /** Version of the programs: the one in `deno.json`. */
 export const version: string = project.version;
 

@@ -32,23 +32,21 @@ const layers: readonly (readonly string[])[] = [
     "lib/running.ts",
     "lib/sleep.ts",
     "lib/throttle.ts",
+    "lib/tunnel_error.ts",
     "lib/within.ts",
   ],
-  // Pure as well: what a command line means, and the status page.
+  // Pure as well: what a command line means.
+  ["lib/flags.ts", "lib/program_flags.ts"],
+  // The contracts that the rest is built on.
   [
+    "lib/certificate.ts",
     "lib/completion.ts",
-    "lib/flags.ts",
-    "lib/program_flags.ts",
+    "lib/duplex.ts",
+    "lib/log.ts",
     "lib/programs.ts",
     "lib/status.ts",
     "lib/status_page.ts",
     "lib/status_page/",
-  ],
-  // The contracts that the rest is built on.
-  [
-    "lib/certificate.ts",
-    "lib/duplex.ts",
-    "lib/log.ts",
     "lib/tcp_reset.ts",
     "lib/trace.ts",
     "lib/version.ts",
@@ -58,6 +56,7 @@ const layers: readonly (readonly string[])[] = [
     "lib/accept.ts",
     "lib/client.ts",
     "lib/dial.ts",
+    "lib/failure.ts",
     "lib/hints.ts",
     "lib/large_datagrams.ts",
     "lib/pipe.ts",

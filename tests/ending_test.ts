@@ -3,7 +3,8 @@
 
 import { assert, assertEquals, assertGreaterOrEqual, assertStringIncludes } from "@std/assert";
 import { ProxyHeaderError } from "../lib/client.ts";
-import { endingOf, type Program, refusedBy, summarize } from "../lib/ending.ts";
+import { endingOf, type Program, summarize } from "../lib/ending.ts";
+import { refusedBy } from "../lib/failure.ts";
 import type { PipeResult } from "../lib/pipe.ts";
 import { ProtocolError } from "../lib/qrht/frame.ts";
 import {
@@ -132,7 +133,7 @@ test("refusedBy() tells what is the client's, the target's and the agent's doing
 });
 
 test("docs/endings.md explains every reason and every party", () => {
-  const source = Deno.readTextFileSync(new URL("../lib/ending.ts", import.meta.url));
+  const source = Deno.readTextFileSync(new URL("../lib/tunnel_error.ts", import.meta.url));
   const document = Deno.readTextFileSync(new URL("../docs/endings.md", import.meta.url));
   const reasons = [...source.matchAll(/^ \* - `([a-z-]+)`:/gm)].map((match) => match[1]!);
   assertGreaterOrEqual(reasons.length, 14);

@@ -10,7 +10,8 @@ import { pipeDuplex, type PipeOptions, type PipeResult } from "../lib/pipe.ts";
 import { encodeFrame, FrameType } from "../lib/qrht/frame.ts";
 import { encodeResult } from "../lib/qrht/messages.ts";
 import { TunnelStream } from "../lib/qrht/tunnel_stream.ts";
-import { type Attempt, RetryingTunnel } from "../lib/retrying_tunnel.ts";
+import { RetryingTunnel } from "../lib/retrying_tunnel.ts";
+import type { OutgoingTunnel } from "../lib/tunnel.ts";
 import { assertSameBytes, pattern } from "./support/bytes.ts";
 import { FakeTime } from "./support/fake_time.ts";
 import { carrierPair } from "./support/memory_carrier.ts";
@@ -308,7 +309,7 @@ test("waits for longer than a timer can", async (time) => {
 });
 
 test("leaves a RetryingTunnel to its own timeout until it is connected", async (time) => {
-  const attempt = (): Attempt<"refused"> => {
+  const attempt = (): OutgoingTunnel => {
     const [carrier] = carrierPair();
     return { carrier, result: new Promise(() => {}) };
   };

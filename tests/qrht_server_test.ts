@@ -19,7 +19,8 @@ import {
   StreamResetError,
   StreamStoppedError,
 } from "../lib/quic/mod.ts";
-import { acceptTunnel, type FailureCode, type IncomingTunnel } from "../lib/tunnel.ts";
+import { acceptTunnel, type IncomingTunnel } from "../lib/tunnel.ts";
+import type { FailureCode } from "../lib/failure.ts";
 import { eventually } from "./support/eventually.ts";
 import { readExactly, readToEnd } from "./support/memory_duplex.ts";
 import { assertSameBytes, pattern } from "./support/bytes.ts";

@@ -10,13 +10,8 @@ import { socketAddress } from "../lib/ip_address.ts";
 import { encodeFrame, FrameType, ProtocolError } from "../lib/qrht/frame.ts";
 import { encodeOpen, encodeResult, type Open } from "../lib/qrht/messages.ts";
 import { StreamCode, TunnelStream } from "../lib/qrht/tunnel_stream.ts";
-import {
-  acceptTunnel,
-  type Failure,
-  formatTunnelId,
-  openFields,
-  openTunnel,
-} from "../lib/tunnel.ts";
+import { acceptTunnel, formatTunnelId, openFields, openTunnel } from "../lib/tunnel.ts";
+import type { Failure } from "../lib/failure.ts";
 import { assertSameBytes, concat, pattern } from "./support/bytes.ts";
 import { eventually } from "./support/eventually.ts";
 import { carrierPair, cut, type MemoryCarrier, ScriptedCarrier } from "./support/memory_carrier.ts";

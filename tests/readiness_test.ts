@@ -4,7 +4,7 @@
 import { assertEquals } from "@std/assert";
 import type { CertificateInfo } from "../lib/certificate.ts";
 import { Monitor } from "../lib/monitor.ts";
-import type { ProgramName } from "../lib/programs.ts";
+import type { ProgramName } from "../lib/version.ts";
 import { readinessOf } from "../lib/readiness.ts";
 import { fakePeer } from "./support/peers.ts";
 

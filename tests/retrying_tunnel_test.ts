@@ -15,13 +15,9 @@ import { QRHT_ALPN } from "../lib/dialect.ts";
 import { type Duplex, writeAll } from "../lib/duplex.ts";
 import { pipeDuplex } from "../lib/pipe.ts";
 import { Replay } from "../lib/replay.ts";
-import {
-  type Attempt,
-  NotConnectedError,
-  RetryingTunnel,
-  type RetryOptions,
-} from "../lib/retrying_tunnel.ts";
-import { acceptTunnel, type FailureCode, openTunnel } from "../lib/tunnel.ts";
+import { NotConnectedError, RetryingTunnel, type RetryOptions } from "../lib/retrying_tunnel.ts";
+import { acceptTunnel, openTunnel, type OutgoingTunnel } from "../lib/tunnel.ts";
+import type { FailureCode } from "../lib/failure.ts";
 import { pattern } from "./support/bytes.ts";
 import { eventually } from "./support/eventually.ts";
 import { carrierPair, cut, type MemoryCarrier } from "./support/memory_carrier.ts";
@@ -75,7 +71,7 @@ class FakeAgent {
   readonly carrier: MemoryCarrier;
   /** The agent's end. */
   readonly far: MemoryCarrier;
-  readonly attempt: Attempt<Cause>;
+  readonly attempt: OutgoingTunnel;
   readonly #result = Promise.withResolvers<{ code: Cause | "connected"; text: string }>();
 
   constructor(options?: MemoryPairOptions) {
@@ -129,11 +125,11 @@ class FakeAgent {
 /** A tunnel that has these agents one after the other, and what it has asked for. */
 function tunnelTo(
   agents: readonly FakeAgent[],
-  options: Partial<RetryOptions<Cause>> = {},
-): { tunnel: RetryingTunnel<Cause>; causes: (Cause | "gone")[] } {
-  const causes: (Cause | "gone")[] = [];
+  options: Partial<RetryOptions> = {},
+): { tunnel: RetryingTunnel; causes: (FailureCode | "gone")[] } {
+  const causes: (FailureCode | "gone")[] = [];
   const [first, ...others] = agents;
-  const tunnel = new RetryingTunnel<Cause>(first!.attempt, {
+  const tunnel = new RetryingTunnel(first!.attempt, {
     timeoutMs: LONG_MS,
     replayBytes: REPLAY_BYTES,
     movedCode: MOVED,
@@ -431,7 +427,7 @@ async function tell({ agents, writes, endsEarly, replayBytes, readSize }: Story)
   };
 
   let next = 1, begun = 0, writeFailed = false;
-  const tunnel = new RetryingTunnel<Cause>(ask(0), {
+  const tunnel = new RetryingTunnel(ask(0), {
     timeoutMs: LONG_MS,
     replayBytes,
     movedCode: MOVED,
@@ -567,7 +563,7 @@ test("RetryingTunnel keeps 65536 bytes unless it is told otherwise", async () =>
   for (const [size, causesExpected] of [[65_536, ["gone"]], [65_537, []]] as const) {
     const agent = new FakeAgent({ capacity: 100_000 });
     const causes: string[] = [];
-    const tunnel = new RetryingTunnel<Cause>(agent.attempt, {
+    const tunnel = new RetryingTunnel(agent.attempt, {
       timeoutMs: 0,
       retry(cause) {
         causes.push(cause);
@@ -683,7 +679,7 @@ test("RetryingTunnel.retry() that rejects counts as that there is no other agent
 
 test("RetryingTunnel keeps what the client sends while another agent is looked for", async () => {
   const [first, second] = [new FakeAgent(), new FakeAgent()];
-  const found = Promise.withResolvers<Attempt<Cause>>();
+  const found = Promise.withResolvers<OutgoingTunnel>();
   const { tunnel } = tunnelTo([first], { retry: () => found.promise });
   await writeAll(tunnel, utf8.encode("before "));
   first.gone();
@@ -701,7 +697,7 @@ test("RetryingTunnel keeps what the client sends while another agent is looked f
 
 test("RetryingTunnel leaves an agent that is found when the client has sent too much meanwhile", async () => {
   const [first, second] = [new FakeAgent(), new FakeAgent()];
-  const found = Promise.withResolvers<Attempt<Cause>>();
+  const found = Promise.withResolvers<OutgoingTunnel>();
   const { tunnel } = tunnelTo([first], { retry: () => found.promise });
   await first.failed("draining", "503");
   await settled();
@@ -717,7 +713,7 @@ test("RetryingTunnel leaves an agent that is found when the client has sent too 
 for (const end of ["abort", "asyncDispose"] as const) {
   test(`RetryingTunnel.${end}() while another agent is looked for leaves the one that is found`, async () => {
     const [first, second] = [new FakeAgent(), new FakeAgent()];
-    const found = Promise.withResolvers<Attempt<Cause>>();
+    const found = Promise.withResolvers<OutgoingTunnel>();
     const { tunnel } = tunnelTo([first], { retry: () => found.promise });
     const read = assertRejects(() => tunnel.read(new Uint8Array(1)), Error, "was aborted");
     await first.failed("draining", "503");
@@ -740,7 +736,7 @@ test("RetryingTunnel.abort() at any moment of a retry leaves no attempt open", a
     for (const how of ["failed", "gone"] as const) {
       for (let moment = 0; moment < 30; moment++) {
         const [first, second] = [new FakeAgent(), new FakeAgent()];
-        const found = Promise.withResolvers<Attempt<Cause>>();
+        const found = Promise.withResolvers<OutgoingTunnel>();
         const { tunnel } = tunnelTo([first], { retry: () => found.promise });
         await writeAll(tunnel, utf8.encode("request"));
         if (how === "gone") first.gone();
@@ -769,7 +765,7 @@ test("RetryingTunnel keeps the order when the client sends too much at any momen
       for (let moment = 0; moment < 40; moment++) {
         const when = `${moment} turns after the retry of one that has ${how}, capacity ${capacity}`;
         const [first, second] = [new FakeAgent(), new FakeAgent({ capacity })];
-        const found = Promise.withResolvers<Attempt<Cause>>();
+        const found = Promise.withResolvers<OutgoingTunnel>();
         const { tunnel } = tunnelTo([first], { retry: () => found.promise });
         for (const piece of cut(sent.subarray(0, REPLAY_BYTES), sizes)) {
           await writeAll(tunnel, piece);
@@ -848,7 +844,7 @@ test("RetryingTunnel.abort() fails a write that waits", async () => {
 
 test("RetryingTunnel leaves attempts with code 0 unless it is told another", async () => {
   const [first, second] = [new FakeAgent(), new FakeAgent()];
-  const tunnel = new RetryingTunnel<Cause>(first.attempt, {
+  const tunnel = new RetryingTunnel(first.attempt, {
     timeoutMs: 0,
     retry: () => Promise.resolve(second.attempt),
   });
@@ -905,7 +901,7 @@ test("RetryingTunnel counts timeoutMs over all attempts together", async () => {
 
 test("RetryingTunnel leaves an agent that is found after timeoutMs", async () => {
   const [first, second] = [new FakeAgent(), new FakeAgent()];
-  const found = Promise.withResolvers<Attempt<Cause>>();
+  const found = Promise.withResolvers<OutgoingTunnel>();
   const { tunnel } = tunnelTo([first], { timeoutMs: 5, retry: () => found.promise });
   first.gone();
   await assertRejects(() => tunnel.read(new Uint8Array(1)), Error, "within 5 ms");
@@ -984,7 +980,7 @@ test("RetryingTunnel.asyncDispose() gives back the attempt that it has got to", 
 });
 
 /** A client, a pipe and a tunnel to these agents. */
-function piped(agents: readonly FakeAgent[], options: Partial<RetryOptions<Cause>> = {}) {
+function piped(agents: readonly FakeAgent[], options: Partial<RetryOptions> = {}) {
   const [near, client] = memoryPair();
   const { tunnel, causes } = tunnelTo(agents, options);
   return { client, causes, result: pipeDuplex(near, tunnel) };
@@ -1073,7 +1069,7 @@ test("RetryingTunnel moves with the frames of openTunnel() and acceptTunnel(), i
     const left = [...ends];
     const ask = () => openTunnel(left.shift()![0], QRHT_ALPN, { tunnelId: new Uint8Array(16) });
     const [near, client] = memoryPair();
-    const tunnel = new RetryingTunnel<FailureCode>(ask(), {
+    const tunnel = new RetryingTunnel(ask(), {
       timeoutMs: LONG_MS,
       movedCode: MOVED,
       retry: () => Promise.resolve(ask()),

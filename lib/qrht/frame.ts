@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { TunnelError } from "../tunnel_error.ts";
 import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
 
 /** What every stream of the dialect is made of (docs/protocol.md, "Frames"). */
@@ -28,8 +29,11 @@ const nothing = new Uint8Array(0);
 const known: readonly number[] = Object.values(FrameType);
 
 /** The peer has sent what the dialect does not allow. */
-export class ProtocolError extends Error {
+export class ProtocolError extends TunnelError {
   override readonly name = "ProtocolError";
+  constructor(message: string) {
+    super("peer", "protocol-error", message);
+  }
 }
 
 /** Type and length of a frame, to be followed by as many bytes. */

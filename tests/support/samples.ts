@@ -4,7 +4,7 @@
 /** Metrics in the text format of Prometheus, read as far as the tests need. */
 import { Metrics } from "../../lib/metrics.ts";
 import type { Monitor } from "../../lib/monitor.ts";
-import type { ProgramName } from "../../lib/programs.ts";
+import type { ProgramName } from "../../lib/version.ts";
 
 /** One value, with the name and labels that it has. */
 export interface Sample {
