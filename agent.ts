@@ -2,30 +2,30 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-agent: dials the server and serves HTTP CONNECT on every stream that the server opens. */
-import { formatRule, type Rule } from "./lib/acl.ts";
-import { runAgentLinks } from "./lib/agent_links.ts";
-import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent_session.ts";
-import { formatAuthority } from "./lib/authority.ts";
-import { checkAgent } from "./lib/check/programs.ts";
+import { formatRule, type Rule } from "./lib/agent/acl.ts";
+import { runAgentLinks } from "./lib/agent/keep_connected.ts";
+import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent/session.ts";
+import { formatAuthority } from "./lib/net/authority.ts";
+import { checkAgent } from "./lib/cli/check/programs.ts";
 import {
   CONNECT_OK,
   ConnectHeadParser,
   type ConnectHeadResult,
   formatConnectResponse,
   formatProxyStatus,
-} from "./lib/connect_head.ts";
-import { dial, DialError, type DialFailure, failureOf } from "./lib/dial.ts";
-import { type Duplex, prepend, tcpDuplex, writeAll } from "./lib/duplex.ts";
-import { endingOf, summarize } from "./lib/ending.ts";
-import { type Failure, type FailureCode, refusedBy } from "./lib/failure.ts";
-import { runProgram } from "./lib/lifecycle.ts";
+} from "./lib/tunnel/connect_head.ts";
+import { dial, DialError, type DialFailure, failureOf } from "./lib/agent/dial.ts";
+import { type Duplex, prepend, tcpDuplex, writeAll } from "./lib/tunnel/duplex.ts";
+import { endingOf, summarize } from "./lib/observe/ending.ts";
+import { type Failure, type FailureCode, refusedBy } from "./lib/qrht/failure.ts";
+import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
-import { formatIp } from "./lib/ip_address.ts";
-import { Monitor } from "./lib/monitor.ts";
-import { pipeDuplex } from "./lib/pipe.ts";
-import { agentInfo } from "./lib/programs.ts";
-import type { Resolver } from "./lib/resolver.ts";
-import { within } from "./lib/within.ts";
+import { formatIp } from "./lib/net/ip_address.ts";
+import { Monitor } from "./lib/observe/monitor.ts";
+import { pipeDuplex } from "./lib/tunnel/pipe.ts";
+import { agentInfo } from "./lib/cli/programs.ts";
+import type { Resolver } from "./lib/net/resolver.ts";
+import { within } from "./lib/wait.ts";
 
 export interface ConnectAgentConfig extends AgentConfig {
   /** What may be dialled; everything that is not denied when there are none. @default {[]} */

@@ -2,20 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-passthrough: dials the server and connects every stream that the server opens to one fixed upstream. */
-import { runAgentLinks } from "./lib/agent_links.ts";
-import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent_session.ts";
-import { type Authority, formatAuthority } from "./lib/authority.ts";
-import { checkPassthrough } from "./lib/check/programs.ts";
-import { dial, failureOf } from "./lib/dial.ts";
-import { type Duplex, tcpDuplex, writeAll } from "./lib/duplex.ts";
-import { endingOf, summarize } from "./lib/ending.ts";
-import { type Failure, refusedBy } from "./lib/failure.ts";
-import { runProgram } from "./lib/lifecycle.ts";
+import { runAgentLinks } from "./lib/agent/keep_connected.ts";
+import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent/session.ts";
+import { type Authority, formatAuthority } from "./lib/net/authority.ts";
+import { checkPassthrough } from "./lib/cli/check/programs.ts";
+import { dial, failureOf } from "./lib/agent/dial.ts";
+import { type Duplex, tcpDuplex, writeAll } from "./lib/tunnel/duplex.ts";
+import { endingOf, summarize } from "./lib/observe/ending.ts";
+import { type Failure, refusedBy } from "./lib/qrht/failure.ts";
+import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
-import { Monitor } from "./lib/monitor.ts";
-import { pipeDuplex } from "./lib/pipe.ts";
-import { passthroughInfo } from "./lib/programs.ts";
-import { formatProxyHeader } from "./lib/proxy_protocol.ts";
+import { Monitor } from "./lib/observe/monitor.ts";
+import { pipeDuplex } from "./lib/tunnel/pipe.ts";
+import { passthroughInfo } from "./lib/cli/programs.ts";
+import { formatProxyHeader } from "./lib/tunnel/proxy_protocol.ts";
 
 export interface PassthroughConfig extends AgentConfig {
   /** Where every stream goes. */

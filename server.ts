@@ -2,26 +2,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
-import { acceptEach } from "./lib/accept.ts";
-import { type Authority, formatAuthority } from "./lib/authority.ts";
-import { clientCertificateFaults, listNames, reasonsOf } from "./lib/certificate.ts";
-import { checkServer } from "./lib/check/programs.ts";
-import type { Cidr } from "./lib/cidr.ts";
-import { identifyClient } from "./lib/client.ts";
-import { ConnectedAgent } from "./lib/connected_agent.ts";
-import { DialectCount } from "./lib/dialect.ts";
-import { type Duplex, tcpDuplex } from "./lib/duplex.ts";
-import { endingOf, summarize } from "./lib/ending.ts";
+import { acceptEach } from "./lib/net/accept.ts";
+import { type Authority, formatAuthority } from "./lib/net/authority.ts";
+import { clientCertificateFaults, listNames, reasonsOf } from "./lib/tls/certificate.ts";
+import { checkServer } from "./lib/cli/check/programs.ts";
+import type { Cidr } from "./lib/net/cidr.ts";
+import { identifyClient } from "./lib/server/client.ts";
+import { ConnectedAgent } from "./lib/server/connected_agent.ts";
+import { DialectCount } from "./lib/qrht/dialect.ts";
+import { type Duplex, tcpDuplex } from "./lib/tunnel/duplex.ts";
+import { endingOf, summarize } from "./lib/observe/ending.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
-import { hintForServer } from "./lib/hints.ts";
-import { formatSocketAddress } from "./lib/ip_address.ts";
-import { logLargeDatagrams } from "./lib/large_datagrams.ts";
-import { runProgram } from "./lib/lifecycle.ts";
+import { hintForServer } from "./lib/observe/hints.ts";
+import { formatSocketAddress } from "./lib/net/ip_address.ts";
+import { logLargeDatagrams } from "./lib/observe/large_datagrams.ts";
+import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
-import { handshakeResultOf, Monitor, type Tunnel } from "./lib/monitor.ts";
+import { handshakeResultOf, Monitor, type Tunnel } from "./lib/observe/monitor.ts";
 import { onAbort } from "./lib/on_abort.ts";
-import { pipeDuplex, type TunnelTimeouts } from "./lib/pipe.ts";
-import { serverInfo } from "./lib/programs.ts";
+import { pipeDuplex, type TunnelTimeouts } from "./lib/tunnel/pipe.ts";
+import { serverInfo } from "./lib/cli/programs.ts";
 import { startControl } from "./lib/qrht/control.ts";
 import {
   ConnectionClosedError,
@@ -36,13 +36,13 @@ import {
   type TlsIdentity,
   type TlsSource,
 } from "./lib/quic/mod.ts";
-import { AgentRegistry, NoAgentError, type RegistryOptions } from "./lib/registry.ts";
-import { Route, type RoutePolicy } from "./lib/route.ts";
+import { AgentRegistry, NoAgentError, type RegistryOptions } from "./lib/server/registry.ts";
+import { Route, type RoutePolicy } from "./lib/server/route.ts";
 import { Running } from "./lib/running.ts";
-import { Throttle } from "./lib/throttle.ts";
-import { ReloadingTls } from "./lib/tls_reload.ts";
-import { startTunnelSpan } from "./lib/trace.ts";
-import { openFields } from "./lib/tunnel.ts";
+import { Throttle } from "./lib/server/throttle.ts";
+import { ReloadingTls } from "./lib/tls/reloading_tls.ts";
+import { startTunnelSpan } from "./lib/observe/trace.ts";
+import { openFields } from "./lib/qrht/tunnel.ts";
 
 export interface ServerConfig
   extends RoutePolicy, TunnelTimeouts, PathOptions, Omit<RegistryOptions, "random"> {

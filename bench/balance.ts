@@ -8,7 +8,7 @@
  * Clients come at a fixed rate, whether or not the ones before have been served: what counts is how long each waits.
  */
 import { join } from "node:path";
-import { type Balance, balances } from "../lib/balance.ts";
+import { type Balance, balances } from "../lib/server/balance.ts";
 import { UdpRelay } from "../tests/support/udp_relay.ts";
 import { benchProgram, type Program, projectProgram } from "./program.ts";
 import { alignColumns } from "./report.ts";

@@ -3,11 +3,11 @@
 
 /** What `passthrough.ts` does, on the binding's own `QUICClient`: the yardstick of the benchmark. */
 import quic, { events, type QUICStream } from "@matrixai/quic";
-import { loadAgentTls } from "../lib/agent_session.ts";
-import type { Authority } from "../lib/authority.ts";
-import { runProgram } from "../lib/lifecycle.ts";
+import { loadAgentTls } from "../lib/agent/session.ts";
+import type { Authority } from "../lib/net/authority.ts";
+import { runProgram } from "../lib/cli/run_program.ts";
 import { logger } from "../lib/log.ts";
-import { passthroughFlags } from "../lib/program_flags.ts";
+import { passthroughFlags } from "../lib/cli/program_flags.ts";
 import { bindingConfig, carry, containErrors } from "./binding_common.ts";
 
 const log = logger("binding");

@@ -3,7 +3,7 @@
 
 /** What both ends of the tunnel on the binding's own classes share. */
 import type { QUICStream } from "@matrixai/quic";
-import { writeAll } from "../lib/duplex.ts";
+import { writeAll } from "../lib/tunnel/duplex.ts";
 import { messageOf } from "../lib/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import type { TlsIdentity } from "../lib/quic/mod.ts";

@@ -4,11 +4,11 @@
 /** What `server.ts` does for one agent, on the binding's own `QUICServer`: the yardstick of the benchmark. */
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import quic, { events, type QUICConnection } from "@matrixai/quic";
-import { formatAuthority } from "../lib/authority.ts";
-import { runProgram } from "../lib/lifecycle.ts";
+import { formatAuthority } from "../lib/net/authority.ts";
+import { runProgram } from "../lib/cli/run_program.ts";
 import { logger } from "../lib/log.ts";
-import { serverFlags } from "../lib/program_flags.ts";
-import { loadTlsMaterial } from "../lib/tls.ts";
+import { serverFlags } from "../lib/cli/program_flags.ts";
+import { loadTlsMaterial } from "../lib/tls/files.ts";
 import { bindingConfig, carry, containErrors } from "./binding_common.ts";
 
 const log = logger("binding");

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Small requests, as by a client that wants one answer. */
-import { writeAll } from "../lib/duplex.ts";
+import { writeAll } from "../lib/tunnel/duplex.ts";
 import { openWay, type Way } from "./way.ts";
 
 /** An answer takes no longer. */

@@ -10,7 +10,7 @@
  */
 import { randomBytes } from "node:crypto";
 import { join } from "node:path";
-import { type HostPort, type NativeConnection, quiche } from "../lib/quic/native.ts";
+import { type HostPort, type NativeConnection, quiche } from "../lib/quic/quiche/native.ts";
 import { nativeConfig, transportSettings } from "../lib/quic/options.ts";
 
 const CHUNK_BYTES = 64 << 10;

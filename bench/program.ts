@@ -18,7 +18,7 @@ export type Flags = Readonly<Record<string, string>>;
 /** Of the benchmark's own programs. */
 const permissions = ["--allow-net", "--allow-read", "--allow-env", "--allow-ffi", "--allow-sys"];
 
-/** What makes `lib/quic/udp_batch.ts` stand aside. */
+/** What makes `lib/quic/udp/batch.ts` stand aside. */
 const WITHOUT_BATCHES = "--deny-ffi=libc.so.6";
 
 /** A program in a process of its own, which ends at the latest when this is disposed of. */

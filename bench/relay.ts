@@ -8,7 +8,7 @@
  *
  * With a port as its argument it connects each client there; without, to where the client asks with CONNECT.
  */
-import { writeAll } from "../lib/duplex.ts";
+import { writeAll } from "../lib/tunnel/duplex.ts";
 
 const BACKLOG = 4096;
 const BUFFER_BYTES = 64 << 10;

@@ -8,7 +8,7 @@
  * The pattern repeats at no power of two, so that a block that is lost, doubled or moved shows.
  */
 import { Buffer } from "node:buffer";
-import { writeAll } from "../lib/duplex.ts";
+import { writeAll } from "../lib/tunnel/duplex.ts";
 import { openWay, type Way } from "./way.ts";
 
 /** The request: the number of bytes as 64 bits, big-endian and signed, negative when the client sends them. */

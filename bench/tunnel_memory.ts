@@ -6,7 +6,7 @@
  * `deno task bench-memory`: resident memory of a server and an agent, without tunnels and with thousands, by
  * what these do. On Linux, which tells it in /proc.
  */
-import { writeAll } from "../lib/duplex.ts";
+import { writeAll } from "../lib/tunnel/duplex.ts";
 import { alignColumns } from "./report.ts";
 import { makeCertificates, startTunnel, through } from "./tunnels.ts";
 import { openWay } from "./way.ts";

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How clients get to the origin. */
-import { writeAll } from "../lib/duplex.ts";
+import { writeAll } from "../lib/tunnel/duplex.ts";
 
 export interface Way {
   readonly hostname: string;

@@ -17,7 +17,7 @@
 
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { join } from "node:path";
-import { describeCertificate } from "../lib/certificate.ts";
+import { describeCertificate } from "../lib/tls/certificate.ts";
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
 import { createCa, issueCertificate, type Issued } from "./issue.ts";

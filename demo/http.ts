@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { createHash } from "node:crypto";
-import { type Authority, formatAuthority } from "../lib/authority.ts";
-import { dial } from "../lib/dial.ts";
-import { type Duplex, tcpDuplex, writeAll } from "../lib/duplex.ts";
+import { type Authority, formatAuthority } from "../lib/net/authority.ts";
+import { dial } from "../lib/agent/dial.ts";
+import { type Duplex, tcpDuplex, writeAll } from "../lib/tunnel/duplex.ts";
 import { reprDigest } from "./digest.ts";
 
 /** A request of the demo. */

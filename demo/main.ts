@@ -8,7 +8,7 @@
  * Exit codes: 0 stopped by a signal, or with `--once` all checks were right; 1 failed; 2 usage.
  */
 
-import { formatAuthority } from "../lib/authority.ts";
+import { formatAuthority } from "../lib/net/authority.ts";
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
 import { type Check, connectChecks, passthroughChecks, type Result, runCheck } from "./checks.ts";

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // deno-lint-ignore-file no-console -- the demo is what it shows in the terminal
 
-import { formatAuthority } from "../lib/authority.ts";
+import { formatAuthority } from "../lib/net/authority.ts";
 import type { Result } from "./checks.ts";
 import type { Stage, Tunnel } from "./stage.ts";
 

@@ -3,7 +3,7 @@
 
 import { join } from "node:path";
 import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
-import { type Authority, formatAuthority, parseAuthority } from "../lib/authority.ts";
+import { type Authority, formatAuthority, parseAuthority } from "../lib/net/authority.ts";
 import { Child, type ChildEndedError } from "./child.ts";
 
 /** A server, and the program at the other end of its QUIC connection. */

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { within } from "./within.ts";
+import { within } from "./wait.ts";
 
 /** Things under way, which take themselves off when they end. */
 export class Running {

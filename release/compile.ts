@@ -11,7 +11,7 @@
 import { join } from "node:path";
 import project from "../deno.json" with { type: "json" };
 import { messageOf, UsageError } from "../lib/errors.ts";
-import { unsupported } from "../lib/platforms.ts";
+import { unsupported } from "../lib/quic/quiche/platforms.ts";
 import { COMMIT_FILE } from "../lib/version.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
 import { commit } from "./commit.ts";

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** `deno task man`: writes a manual page for each program, `dist/man/proxy-server.1` and so on. */
-import { COMMAND_LINE_ONLY, envNameOf, type Flag, informingFlags } from "../lib/flags.ts";
-import { type ProgramInfo, programInfos } from "../lib/programs.ts";
+import { COMMAND_LINE_ONLY, envNameOf, type Flag, informingFlags } from "../lib/cli/flags.ts";
+import { type ProgramInfo, programInfos } from "../lib/cli/programs.ts";
 import { version } from "../lib/version.ts";
 
 const FOLDER = "dist/man";

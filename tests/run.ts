@@ -11,11 +11,13 @@
 const FILE_TIMEOUT_S = 600;
 
 /** Takes longer than any other, and so begins first. */
-const LONGEST = "tests/programs_test.ts";
+const LONGEST = "tests/programs/programs_test.ts";
 
 /** Run once more without the calls of Linux for many datagrams, as on other systems. */
-const PORTABLE = ["quic_hostile_network", "quic", "quic_uni", "tunnel", "udp"]
+const PORTABLE = ["quic/hostile_network", "quic/quic", "quic/uni", "qrht/tunnel", "quic/udp"]
   .map((name) => `tests/${name}_test.ts`);
+/** Have tasks of their own, or no tests. */
+const OTHER_FOLDERS = ["binaries", "browser", "chaos", "interop", "support"];
 const WITHOUT_LIBC = "--deny-ffi=libc.so.6";
 
 const folder = new URL("./", import.meta.url);
@@ -43,10 +45,16 @@ function runs(): Run[] {
 
 function filesToRun(): string[] {
   if (Deno.args.length > 0) return Deno.args;
-  return Array.from(Deno.readDirSync(folder), ({ name }) => name)
-    .filter((name) => name.endsWith("_test.ts"))
-    .map((name) => `tests/${name}`)
+  return testsBelow("tests")
     .sort((a, b) => Number(b === LONGEST) - Number(a === LONGEST) || a.localeCompare(b));
+}
+
+function testsBelow(path: string): string[] {
+  return Array.from(Deno.readDirSync(new URL(`../${path}`, folder))).flatMap((entry) => {
+    const below = `${path}/${entry.name}`;
+    if (entry.isDirectory) return OTHER_FOLDERS.includes(entry.name) ? [] : testsBelow(below);
+    return entry.name.endsWith("_test.ts") ? [below] : [];
+  });
 }
 
 async function run({ file, flags: more }: Run): Promise<Outcome> {

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { speaksQrht } from "../dialect.ts";
-import { writeAll } from "../duplex.ts";
+import { speaksQrht } from "./dialect.ts";
+import { writeAll } from "../tunnel/duplex.ts";
 import { messageOf } from "../errors.ts";
 import { version } from "../version.ts";
 import { encodeFrame, type FrameEvent, FrameParser, FrameType, ProtocolError } from "./frame.ts";

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { TunnelError } from "../tunnel_error.ts";
+import { TunnelError } from "../tunnel/errors.ts";
 import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
 
 /** What every stream of the dialect is made of (docs/protocol.md, "Frames"). */

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The payloads of the frames (docs/protocol.md): what they say, and how that is written. */
-import { type SocketAddress, unmapIp } from "../ip_address.ts";
+import { type SocketAddress, unmapIp } from "../net/ip_address.ts";
 import { ProtocolError } from "./frame.ts";
 import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { clearImmediate, setImmediate } from "node:timers";
-import { type Duplex, writeAll } from "../duplex.ts";
+import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import {
   encodeFrame,
   frameHead,

@@ -2,24 +2,24 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { type CloseInfo, ConnectionClosedError, StreamOpenError } from "./errors.ts";
-import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from "./native.ts";
+import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from "./quiche/native.ts";
 import type { TransportSettings } from "./options.ts";
-import { DelayedAck } from "./delayed_ack.ts";
-import { IncomingStreams } from "./incoming_streams.ts";
-import { KeepAlive } from "./keep_alive.ts";
-import { LoneFins } from "./lone_fins.ts";
-import { CONNECTION_ID_BYTES, hasLongHeader } from "./packet.ts";
-import { PacketSender } from "./packet_sender.ts";
-import { MIN_DATAGRAM_BYTES } from "./path_mtu.ts";
-import { PeerAddress } from "./peer_address.ts";
-import { isQuiet } from "./quiet.ts";
+import { DelayedAck } from "./path/delayed_ack.ts";
+import { IncomingStreams } from "./streams/incoming_streams.ts";
+import { KeepAlive } from "./path/keep_alive.ts";
+import { LoneFins } from "./quiche/lone_fins.ts";
+import { CONNECTION_ID_BYTES, hasLongHeader } from "./handshake/packet.ts";
+import { PacketSender } from "./path/packet_sender.ts";
+import { MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
+import { PeerAddress } from "./path/peer_address.ts";
+import { isQuiet } from "./quiche/quiet.ts";
 import { QuicStream, type StreamDirection, type StreamTransport } from "./stream.ts";
-import { StreamCredit } from "./stream_credit.ts";
-import { StreamPriorities } from "./stream_priorities.ts";
-import { StreamQueue } from "./stream_queue.ts";
-import { UncollectedStreams } from "./uncollected_streams.ts";
-import type { UdpSocket } from "./udp.ts";
-import { WindowGrowth } from "./window_growth.ts";
+import { StreamCredit } from "./streams/stream_credit.ts";
+import { StreamPriorities } from "./streams/stream_priorities.ts";
+import { StreamQueue } from "./streams/stream_queue.ts";
+import { UncollectedStreams } from "./quiche/uncollected_streams.ts";
+import type { UdpSocket } from "./udp/socket.ts";
+import { WindowGrowth } from "./quiche/window_growth.ts";
 
 /** What a connection needs of its endpoint. */
 export interface ConnectionHost {

@@ -3,11 +3,11 @@
 
 import { randomBytes } from "node:crypto";
 import { clearImmediate, setImmediate } from "node:timers";
-import { RateLimit } from "../rate_limit.ts";
+import { RateLimit } from "./handshake/rate_limit.ts";
 import { type ConnectionHost, QuicConnection } from "./connection.ts";
 import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
-import { HalfOpen } from "./half_open.ts";
-import { type HostPort, type NativeConfig, quiche } from "./native.ts";
+import { HalfOpen } from "./handshake/half_open.ts";
+import { type HostPort, type NativeConfig, quiche } from "./quiche/native.ts";
 import {
   identityOf,
   MAX_RECEIVED_DATAGRAM_BYTES,
@@ -26,11 +26,11 @@ import {
   MIN_INITIAL_DATAGRAM_BYTES,
   MIN_INITIAL_DCID_BYTES,
   parseLongHeader,
-} from "./packet.ts";
-import { BASE_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path_mtu.ts";
-import { AddressValidator } from "./token.ts";
-import { UdpSocket } from "./udp.ts";
-import { headerBytes, routePayloadBytes } from "./udp_batch.ts";
+} from "./handshake/packet.ts";
+import { BASE_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
+import { AddressValidator } from "./handshake/token.ts";
+import { UdpSocket } from "./udp/socket.ts";
+import { headerBytes, routePayloadBytes } from "./udp/batch.ts";
 
 /** How an endpoint takes connections. */
 export interface ListenOptions extends TransportOptions {

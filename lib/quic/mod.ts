@@ -24,8 +24,8 @@ export {
   StreamStoppedError,
   tlsAlertOf,
 } from "./errors.ts";
-export { type HostPort, NativeLibraryError } from "./native.ts";
-export { BASE_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path_mtu.ts";
+export { type HostPort, NativeLibraryError } from "./quiche/native.ts";
+export { BASE_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 export {
   checkIdentity,
   identityOf,

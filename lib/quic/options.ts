@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type NativeConfig, quiche } from "./native.ts";
-import { BASE_DATAGRAM_BYTES } from "./path_mtu.ts";
+import { type NativeConfig, quiche } from "./quiche/native.ts";
+import { BASE_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 
 /** Certificates and key of one end, PEM. */
 export interface TlsIdentity {

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Duplex } from "../duplex.ts";
+import type { Duplex } from "../tunnel/duplex.ts";
 import { StreamEndedError, StreamResetError, StreamStoppedError } from "./errors.ts";
-import { nativeErrorOf } from "./native.ts";
+import { nativeErrorOf } from "./quiche/native.ts";
 
 /** What a stream needs of its connection. */
 export interface StreamTransport {

@@ -3,7 +3,7 @@
 
 /** The status page in Chromium. Leaves pictures of it in dist/screenshots, to be looked at. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import type { StatusTunnel } from "../../lib/status.ts";
+import type { StatusTunnel } from "../../lib/observe/status.ts";
 import { busyStatus, hostileStatus, idleStatus, PROGRAMS } from "../support/status.ts";
 import { eventually } from "../support/eventually.ts";
 import { startChromium, Tab } from "./support/chromium.ts";

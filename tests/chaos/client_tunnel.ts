@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type Duplex, tcpDuplex } from "../../lib/duplex.ts";
+import { type Duplex, tcpDuplex } from "../../lib/tunnel/duplex.ts";
 import { ResettableTcp } from "../support/tcp_pair.ts";
 import { CutError, GREETING, type Request, Wire, WrongBytesError } from "./wire.ts";
 import type { Ledger } from "./ledger.ts";

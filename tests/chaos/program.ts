@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { writeAll } from "../../lib/duplex.ts";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { eventually } from "../support/eventually.ts";
 import { programArguments } from "../support/processes.ts";
 import { LogLine } from "./log_line.ts";

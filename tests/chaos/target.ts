@@ -3,7 +3,7 @@
 
 /** The targets behind the agents, which do what each request asks and check every byte of it. */
 import { messageOf } from "../../lib/errors.ts";
-import { tcpDuplex } from "../../lib/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/duplex.ts";
 import type { Ledger } from "./ledger.ts";
 import {
   Ask,

@@ -5,7 +5,7 @@
  * What clients and targets say to each other: requests and replies whose every byte is known to both, so that none can
  * be wrong, missing or there twice without one of them noticing.
  */
-import { type Duplex, writeAll } from "../../lib/duplex.ts";
+import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { checkPattern, patternBytes } from "../support/pattern.ts";
 
 /** Bytes that cannot come about by a connection that ends early: a tunnel has changed what it carried. */

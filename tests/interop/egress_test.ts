@@ -6,7 +6,7 @@
  * Unix socket. The client sends the bytes that kube-apiserver sends.
  */
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { writeAll } from "../../lib/duplex.ts";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { startOrigin } from "../support/processes.ts";
 import { TestCa } from "../support/tls.ts";
 import { freePort, Service } from "./support/service.ts";

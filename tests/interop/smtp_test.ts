@@ -3,7 +3,7 @@
 
 /** SMTP through passthrough: the server greets before the client has said anything. */
 import { assertEquals, assertMatch } from "@std/assert";
-import { writeAll } from "../../lib/duplex.ts";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { freePort, Service } from "./support/service.ts";
 import { startTunnel, temporaryDirectory } from "./support/tunnel.ts";
 

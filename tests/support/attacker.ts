@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type HostPort, quiche } from "../../lib/quic/native.ts";
+import { type HostPort, quiche } from "../../lib/quic/quiche/native.ts";
 import { nativeConfig, transportSettings } from "../../lib/quic/options.ts";
 import type { QuicEndpoint } from "../../lib/quic/mod.ts";
 import { eventually } from "./eventually.ts";

@@ -4,8 +4,8 @@
 /** What the two ends of a tunnel see of its end. */
 
 import { assertEquals } from "@std/assert";
-import type { Duplex } from "../../lib/duplex.ts";
-import { canResetTcp } from "../../lib/tcp_reset.ts";
+import type { Duplex } from "../../lib/tunnel/duplex.ts";
+import { canResetTcp } from "../../lib/net/tcp_reset.ts";
 import { assertReads, sendText } from "./network.ts";
 
 /** How a party's bytes ended. */

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Duplex } from "../../lib/duplex.ts";
+import type { Duplex } from "../../lib/tunnel/duplex.ts";
 
 /** What a call on a {@linkcode MemoryDuplex} that has ended throws. */
 export class MemoryDuplexError extends Error {

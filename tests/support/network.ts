@@ -6,11 +6,11 @@
 import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { type ConnectAgentConfig, runAgent } from "../../agent.ts";
-import type { AgentConfig } from "../../lib/agent_session.ts";
-import { QRHT_ALPN, RAW_ALPN } from "../../lib/dialect.ts";
-import { type Duplex, tcpDuplex, writeAll } from "../../lib/duplex.ts";
+import type { AgentConfig } from "../../lib/agent/session.ts";
+import { QRHT_ALPN, RAW_ALPN } from "../../lib/qrht/dialect.ts";
+import { type Duplex, tcpDuplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { configureLog, resetLog } from "../../lib/log.ts";
-import { Monitor } from "../../lib/monitor.ts";
+import { Monitor } from "../../lib/observe/monitor.ts";
 import { live } from "../../lib/quic/mod.ts";
 import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
 import { runServer, type ServerConfig } from "../../server.ts";

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Peer } from "../../lib/monitor.ts";
+import type { Peer } from "../../lib/observe/monitor.ts";
 import type { ConnectionStats } from "../../lib/quic/mod.ts";
 
 const none: ConnectionStats = {

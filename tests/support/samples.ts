@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Metrics in the text format of Prometheus, read as far as the tests need. */
-import { Metrics } from "../../lib/metrics.ts";
-import type { Monitor } from "../../lib/monitor.ts";
+import { Metrics } from "../../lib/observe/metrics.ts";
+import type { Monitor } from "../../lib/observe/monitor.ts";
 import type { ProgramName } from "../../lib/version.ts";
 
 /** One value, with the name and labels that it has. */

@@ -4,10 +4,10 @@
 /** Peers of the programs, on the driver itself: they do what a test says, and nothing of their own accord. */
 
 import { runAgent } from "../../agent.ts";
-import type { AgentConfig } from "../../lib/agent_session.ts";
-import { QRHT_ALPN } from "../../lib/dialect.ts";
-import { type Duplex, tcpDuplex, writeAll } from "../../lib/duplex.ts";
-import { ipBytes } from "../../lib/ip_address.ts";
+import type { AgentConfig } from "../../lib/agent/session.ts";
+import { QRHT_ALPN } from "../../lib/qrht/dialect.ts";
+import { type Duplex, tcpDuplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { ipBytes } from "../../lib/net/ip_address.ts";
 import { encodeFrame, FrameParser, FrameType } from "../../lib/qrht/frame.ts";
 import {
   decodeResult,
@@ -25,7 +25,7 @@ import {
   type QuicStream,
   type TransportOptions,
 } from "../../lib/quic/mod.ts";
-import { acceptTunnel, type IncomingTunnel } from "../../lib/tunnel.ts";
+import { acceptTunnel, type IncomingTunnel } from "../../lib/qrht/tunnel.ts";
 import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
 import { readToEnd } from "./memory_duplex.ts";
 import {

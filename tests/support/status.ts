@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Statuses for tests of the status page: of a program that is busy, of an idle one, and of one whose peers are hostile. */
-import type { Status, StatusHistory, StatusPeer, StatusTunnel } from "../../lib/status.ts";
+import type { Status, StatusHistory, StatusPeer, StatusTunnel } from "../../lib/observe/status.ts";
 
 const NOW = Date.UTC(2026, 0, 31, 12, 0, 0);
 const HISTORY = 120;

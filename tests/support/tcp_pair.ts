@@ -3,8 +3,8 @@
 
 import { once } from "node:events";
 import { type AddressInfo, connect, createServer, type Server, type Socket } from "node:net";
-import type { Duplex } from "../../lib/duplex.ts";
-import { connectTcp } from "../../lib/tcp_reset.ts";
+import type { Duplex } from "../../lib/tunnel/duplex.ts";
+import { connectTcp } from "../../lib/net/tcp_reset.ts";
 import { eventually } from "./eventually.ts";
 
 /** Two ends of one TCP connection on loopback; whoever asked for them closes both. */

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Status } from "../../../lib/status.ts";
-import { statusPage, statusPageHeaders } from "../../../lib/status_page.ts";
+import type { Status } from "../../../lib/observe/status.ts";
+import { statusPage, statusPageHeaders } from "../../../lib/observe/status_page/mod.ts";
 
 /** Serves the status page, and the status, on a port of its own. */
 export class StatusSite implements AsyncDisposable {

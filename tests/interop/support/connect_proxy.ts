@@ -5,7 +5,7 @@
  * What `ssh` runs as its ProxyCommand: connects stdin and stdout to a target through an HTTP proxy.
  * The arguments are the proxy's port on 127.0.0.1, and the target as `host:port`.
  */
-import { writeAll } from "../../../lib/duplex.ts";
+import { writeAll } from "../../../lib/tunnel/duplex.ts";
 
 const [port, target] = Deno.args;
 const proxy = await Deno.connect({ hostname: "127.0.0.1", port: Number(port) });

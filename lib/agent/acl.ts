@@ -1,0 +1,267 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Which destinations may be dialled: the rules of `--allow` and `--deny`.
+ *
+ * ```
+ * rule    = host [ ":" ports ]
+ * host    = "*" / [ "*." ] name / IPv4 [ "/" length ] / IPv6 [ "/" length ] / "[" IPv6 [ "/" length ] "]"
+ * ports   = port [ "-" port ]
+ * ```
+ *
+ * An IPv6 network needs the brackets where ports follow. A name rule looks at the name that was asked
+ * for, a network rule at the address that is to be dialled, whether it was asked for or a name has it;
+ * `*` matches both. Without ports a rule stands for all of them.
+ *
+ * The first of these that holds decides:
+ *
+ * 1. A `--deny` rule matches: denied. Its networks also match an IPv6 address that leads to an IPv4
+ *    address in them (NAT64, 6to4 and the like).
+ * 2. The address is in a network that is denied by default: denied, unless an `--allow` rule matches
+ *    whose network is that network or a part of it. Neither a name, nor `*`, nor a wider network
+ *    lifts it, and nothing lifts it from an IPv6 address that merely leads into such a network.
+ * 3. There are `--allow` rules and none matches: denied.
+ * 4. Allowed.
+ *
+ * @module
+ */
+
+import { type Authority, hostNameProblem, isIpAddress } from "../net/authority.ts";
+import { type Cidr, cidrContains, formatCidr, parseCidr } from "../net/cidr.ts";
+import { quote } from "../errors.ts";
+import { formatIp, ipBytes } from "../net/ip_address.ts";
+
+/** A rule; made by {@linkcode parseRule}. */
+export interface Rule {
+  readonly host:
+    | { readonly kind: "any" }
+    /** A name in lower case without a dot at its end; with `below`, all names below it and not itself. */
+    | { readonly kind: "name"; readonly name: string; readonly below: boolean }
+    | { readonly kind: "network"; readonly cidr: Cidr };
+  /** 1 to 65535, both included; all ports when it is missing. */
+  readonly ports?: { readonly first: number; readonly last: number };
+}
+
+/** The rules of an agent. */
+export interface Rules {
+  readonly allow: readonly Rule[];
+  readonly deny: readonly Rule[];
+}
+
+/** Why a destination is denied. */
+export interface Denial {
+  /** Names the rule, fit for a reason phrase: `denied by --deny 10.0.0.0/8:22`. */
+  readonly reason: string;
+  /** Whether it is the address that is denied, whatever name it was found by. */
+  readonly byAddress: boolean;
+}
+
+/** A text is no rule. The message names the text, shortened where it is long, and what is wrong. */
+export class RuleError extends Error {
+  override readonly name = "RuleError";
+
+  constructor(text: string, problem: string) {
+    super(`bad rule ${quote(text)}: ${problem}`);
+  }
+}
+
+/**
+ * Networks that are denied by default: who may use the agent need not get at the credentials of the
+ * machine it runs on. Those of IPv4 are link-local in all clouds but Azure, and Alibaba's
+ * 100.100.100.200, which is left out as many clusters have their pods around it.
+ */
+const DENIED_BY_DEFAULT = ([
+  ["link-local", "169.254.0.0/16"],
+  ["link-local", "fe80::/10"],
+  ["cloud metadata", "fd00:ec2::/32"], // Amazon: metadata, pod identity
+  ["cloud metadata", "fd20:ce::254"], // Google
+  ["cloud metadata", "168.63.129.16"], // Azure
+  ["cloud metadata", "fd00:c1::a9fe:a9fe"], // Oracle
+  ["cloud metadata", "fd00:42::42"], // Scaleway
+] as const).map(([what, network]) => ({ what, cidr: parseCidr(network) }));
+
+/** IPv6 networks whose addresses lead to an IPv4 address, and at which byte that is in them. */
+const LEADING_TO_IPV4 = ([
+  ["64:ff9b::/96", 12], // NAT64, RFC 6052 §2.1
+  ["2002::/16", 2], // 6to4, RFC 3056 §2
+  ["::ffff:0:0:0/96", 12], // IPv4-translated, RFC 2765 §2.1
+  ["::/96", 12], // IPv4-compatible, RFC 4291 §2.5.5.1
+] as const).map(([network, at]) => ({ cidr: parseCidr(network), at }));
+
+/** What systems connect to when they are given the unspecified address. */
+const UNSPECIFIED: Readonly<Record<string, Uint8Array | undefined>> = {
+  "0.0.0.0": ipBytes("127.0.0.1"),
+  "::": ipBytes("::1"),
+};
+
+const LOOPBACK_IPV6 = "::1";
+
+/**
+ * Reads a rule.
+ *
+ * @throws {RuleError} when `text` is none
+ * @throws {CidrError} when the network in it is none
+ */
+export function parseRule(text: string): Rule {
+  const { host, ports, bracketed } = split(text);
+  return {
+    host: bracketed ? { kind: "network", cidr: parseCidr(host) } : parseHost(text, host),
+    ...(ports !== undefined && { ports: parsePorts(text, ports) }),
+  };
+}
+
+/** Writes a rule as {@linkcode parseRule} reads it, a network of one address without its length. */
+export function formatRule({ host, ports }: Rule): string {
+  const text = formatHost(host);
+  if (!ports) return text;
+  const { first, last } = ports;
+  const range = first === last ? first : `${first}-${last}`;
+  return `${text.includes(":") ? `[${text}]` : text}:${range}`;
+}
+
+/**
+ * Judges a destination whose address is not known yet. Whatever it does not deny is to be judged again
+ * with each address of the name.
+ *
+ * @returns why it is denied with any address, or `undefined` when its address decides
+ */
+export function judgeName({ allow, deny }: Rules, target: Authority): Denial | undefined {
+  const denying = deny.find((rule) => matches(rule, target, []));
+  if (denying) return deniedBy(denying);
+  const possible = (rule: Rule) =>
+    rule.host.kind === "network" ? matchesPort(rule, target.port) : matches(rule, target, []);
+  return allow.length === 0 || allow.some(possible) ? undefined : NOT_ALLOWED;
+}
+
+/**
+ * Judges a destination.
+ *
+ * @param target what was asked for
+ * @param ip the address that is to be dialled, 4 or 16 bytes, no IPv4-mapped IPv6 address
+ * @returns why it is denied, or `undefined` when it is allowed
+ */
+export function judge(
+  { allow, deny }: Rules,
+  target: Authority,
+  ip: Uint8Array,
+): Denial | undefined {
+  const reached = [ip, ...destinationsOf(ip)];
+  const denying = deny.find((rule) => matches(rule, target, reached));
+  if (denying) return deniedBy(denying);
+  const byDefault = DENIED_BY_DEFAULT.find(({ cidr }) =>
+    reached.some((address) => cidrContains(cidr, address))
+  );
+  if (byDefault && !allow.some((rule) => lifts(rule, byDefault.cidr, target, ip))) {
+    const { what, cidr } = byDefault;
+    return { reason: `denied by default rule ${what} ${formatNetwork(cidr)}`, byAddress: true };
+  }
+  const isAllowed = allow.length === 0 || allow.some((rule) => matches(rule, target, [ip]));
+  return isAllowed ? undefined : NOT_ALLOWED;
+}
+
+const NOT_ALLOWED: Denial = { reason: "denied: no --allow rule matches", byAddress: false };
+
+function deniedBy(rule: Rule): Denial {
+  return {
+    reason: `denied by --deny ${formatRule(rule)}`,
+    byAddress: rule.host.kind === "network",
+  };
+}
+
+function lifts(rule: Rule, denied: Cidr, target: Authority, ip: Uint8Array): boolean {
+  const { host } = rule;
+  return host.kind === "network" && matches(rule, target, [ip]) &&
+    host.cidr.prefixLength >= denied.prefixLength && cidrContains(denied, host.cidr.network);
+}
+
+function matches(rule: Rule, target: Authority, ips: readonly Uint8Array[]): boolean {
+  return matchesPort(rule, target.port) && matchesHost(rule.host, target.hostname, ips);
+}
+
+function matchesPort({ ports }: Rule, port: number): boolean {
+  return !ports || (ports.first <= port && port <= ports.last);
+}
+
+function matchesHost(
+  host: Rule["host"],
+  hostname: string,
+  ips: readonly Uint8Array[],
+): boolean {
+  if (host.kind === "any") return true;
+  if (host.kind === "network") return ips.some((ip) => cidrContains(host.cidr, ip));
+  const name = canonicalName(hostname);
+  return host.below ? name.endsWith(`.${host.name}`) : name === host.name;
+}
+
+/** Other addresses that a connection to this one ends up at. */
+function destinationsOf(ip: Uint8Array): Uint8Array[] {
+  const text = formatIp(ip);
+  const unspecified = UNSPECIFIED[text];
+  if (unspecified) return [unspecified];
+  if (text === LOOPBACK_IPV6) return [];
+  return LEADING_TO_IPV4.filter(({ cidr }) => cidrContains(cidr, ip))
+    .map(({ at }) => ip.slice(at, at + 4));
+}
+
+function canonicalName(name: string): string {
+  return name.toLowerCase().replace(/\.$/, "");
+}
+
+function split(text: string): { host: string; ports?: string; bracketed?: boolean } {
+  if (text === "") throw new RuleError(text, "it is empty");
+  if (text.startsWith("[")) {
+    const [, host, tail] = /^\[([^\]]*)\](.*)$/s.exec(text) ?? [];
+    if (host === undefined) throw new RuleError(text, 'no "]" after the IPv6 network');
+    if (!host.includes(":")) throw new RuleError(text, "not an IPv6 network in the brackets");
+    if (!tail) return { host, bracketed: true };
+    if (!tail.startsWith(":")) throw new RuleError(text, 'only ports may follow the "]"');
+    return { host, bracketed: true, ports: tail.slice(1) };
+  }
+  const parts = text.split(":");
+  if (parts.length === 2) return { host: parts[0]!, ports: parts[1]! };
+  if (/\/.*:/s.test(text)) {
+    throw new RuleError(text, "ports after an IPv6 network need brackets, as in [fd00::/8]:443");
+  }
+  return { host: text };
+}
+
+function parseHost(text: string, host: string): Rule["host"] {
+  if (host === "*") return { kind: "any" };
+  if (host.includes("/") || host.includes(":") || isIpAddress(host) !== 0) {
+    return { kind: "network", cidr: parseCidr(host) };
+  }
+  const below = host.startsWith("*.");
+  const name = below ? host.slice(2) : host;
+  if (name.includes("*")) {
+    throw new RuleError(text, "a * stands alone, or for the labels before a name as in *.example");
+  }
+  if (below && isIpAddress(canonicalName(name)) !== 0) {
+    throw new RuleError(text, "no names are below an address");
+  }
+  const problem = hostNameProblem(name);
+  if (problem !== undefined) throw new RuleError(text, problem);
+  return { kind: "name", name: canonicalName(name), below };
+}
+
+function parsePorts(text: string, ports: string): { first: number; last: number } {
+  const [, low, high = low] = /^([0-9]{1,5})(?:-([0-9]{1,5}))?$/.exec(ports) ?? [];
+  if (low === undefined) {
+    throw new RuleError(text, "not a port, or a range like 80-90, behind the :");
+  }
+  const [first, last] = [Number(low), Number(high)];
+  if (first < 1 || last > 65535) throw new RuleError(text, "the ports are not in 1 to 65535");
+  if (first > last) throw new RuleError(text, "the first port is greater than the last");
+  return { first, last };
+}
+
+function formatHost(host: Rule["host"]): string {
+  if (host.kind === "any") return "*";
+  if (host.kind === "network") return formatNetwork(host.cidr);
+  return host.below ? `*.${host.name}` : host.name;
+}
+
+function formatNetwork(cidr: Cidr): string {
+  const { network, prefixLength } = cidr;
+  return prefixLength === network.length * 8 ? formatIp(network) : formatCidr(cidr);
+}

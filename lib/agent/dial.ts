@@ -1,0 +1,193 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { type Denial, judge, judgeName, type Rules } from "./acl.ts";
+import { type Authority, formatAuthority } from "../net/authority.ts";
+import { messageOf } from "../errors.ts";
+import { firstToSucceed, interleaveFamilies } from "../net/happy_eyeballs.ts";
+import { formatIp, ipBytes } from "../net/ip_address.ts";
+import { onAbort } from "../on_abort.ts";
+import { Resolver } from "../net/resolver.ts";
+import { connectTcp } from "../net/tcp_reset.ts";
+import type { Failure, FailureCode } from "../qrht/failure.ts";
+
+/** Proxy error types of RFC 9209 §2.3 that a dial can end in. */
+export type DialFailure =
+  | "connection_refused"
+  | "connection_timeout"
+  | "connection_limit_reached"
+  | "destination_ip_prohibited"
+  | "destination_ip_unroutable"
+  | "dns_error"
+  | "dns_timeout"
+  | "http_request_denied"
+  | "proxy_internal_error";
+
+/** A target that could not be connected to. */
+export class DialError extends Error {
+  override readonly name = "DialError";
+  /** The address that was denied, where that was known. */
+  readonly ip: Uint8Array | undefined;
+  constructor(
+    readonly failure: DialFailure,
+    message: string,
+    options?: ErrorOptions & { readonly ip?: Uint8Array | undefined },
+  ) {
+    super(message, options);
+    this.ip = options?.ip;
+  }
+}
+
+const failureCodes: Readonly<Record<DialFailure, FailureCode>> = {
+  connection_refused: "refused",
+  connection_timeout: "timeout",
+  connection_limit_reached: "overloaded",
+  destination_ip_prohibited: "denied",
+  destination_ip_unroutable: "unreachable",
+  dns_error: "unknown-name",
+  dns_timeout: "timeout",
+  http_request_denied: "denied",
+  proxy_internal_error: "internal-error",
+};
+
+/** What a server is told of a dial that failed. */
+export function failureOf(error: unknown): Failure {
+  const code = error instanceof DialError ? failureCodes[error.failure] : "internal-error";
+  return { code, text: messageOf(error) };
+}
+
+/** Refuses, drops or takes connections: `connectTcp`, or a test's own. */
+export type Connect = (
+  options: { hostname: string; port: number; signal: AbortSignal },
+) => Promise<Deno.TcpConn>;
+
+export interface DialOptions {
+  /** Bound of the whole: the name's resolution and every address of it. */
+  readonly timeoutMs: number;
+  /** Gives up early. */
+  readonly signal?: AbortSignal;
+  /** What may be dialled. Without them it is everything, what is denied by default included. */
+  readonly rules?: Rules | undefined;
+  /** @default one that all dials share */
+  readonly resolver?: Resolver | undefined;
+  readonly connect?: Connect;
+  /** Time until the next address is tried beside those that have not answered. @default {250} */
+  readonly attemptDelayMs?: number;
+}
+
+/** Most addresses of a name that are tried. */
+const MAX_ATTEMPTS = 16;
+
+/** The resolver of all dials of this process, which have its threads in common. */
+const systemResolver = new Resolver();
+
+/**
+ * Connects to a target by TCP. A name is resolved once, and its addresses are dialled as they were judged.
+ *
+ * @throws {DialError} whose message names the target and the cause
+ * @throws the signal's reason when it aborts first
+ */
+export async function dial(target: Authority, options: DialOptions): Promise<Deno.TcpConn> {
+  const { timeoutMs, signal, rules, resolver = systemResolver } = options;
+  signal?.throwIfAborted();
+  const over = new AbortController();
+  const stopListening = signal && onAbort(signal, () => over.abort(signal.reason));
+  let ips: readonly Uint8Array[] | undefined;
+  const timer = setTimeout(() => over.abort(tooLate(target, timeoutMs, !ips)), timeoutMs);
+  try {
+    ips = await addressesOf(target, rules, resolver, over.signal);
+    return await connectToOne(ips, target.port, options, over.signal);
+  } catch (error) {
+    if (error instanceof DialError || (over.signal.aborted && error === over.signal.reason)) {
+      throw error;
+    }
+    const [failure, cause] = classify(error);
+    throw new DialError(failure, `${formatAuthority(target)}: ${cause}`, { cause: error });
+  } finally {
+    clearTimeout(timer);
+    stopListening?.();
+  }
+}
+
+function tooLate(target: Authority, timeoutMs: number, isResolving: boolean): DialError {
+  const cause = isResolving ? "name not resolved" : "no answer";
+  return new DialError(
+    isResolving ? "dns_timeout" : "connection_timeout",
+    `${formatAuthority(target)}: ${cause} in ${timeoutMs} ms`,
+  );
+}
+
+/** The addresses of a target that may be dialled, at least one. */
+async function addressesOf(
+  target: Authority,
+  rules: Rules | undefined,
+  resolver: Resolver,
+  signal: AbortSignal,
+): Promise<readonly Uint8Array[]> {
+  const own = ipBytes(target.hostname);
+  const denial = !own && rules && judgeName(rules, target);
+  if (denial) throw denied(target, denial);
+  const ips = own ? [own] : await resolver.resolve(target.hostname, signal);
+  if (ips.length === 0) {
+    throw new DialError("dns_error", `${formatAuthority(target)}: ${NO_ADDRESS}`);
+  }
+  if (!rules) return ips;
+  const denials = ips.map((ip) => judge(rules, target, ip));
+  const allowed = ips.filter((_, i) => !denials[i]);
+  if (allowed.length === 0) throw denied(target, denials[0]!, ips[0]);
+  return allowed;
+}
+
+function denied(target: Authority, denial: Denial, ip?: Uint8Array): DialError {
+  const failure = denial.byAddress ? "destination_ip_prohibited" : "http_request_denied";
+  return new DialError(failure, `${formatAuthority(target)}: ${denial.reason}`, { ip });
+}
+
+async function connectToOne(
+  ips: readonly Uint8Array[],
+  port: number,
+  { connect = connectTcp, attemptDelayMs }: DialOptions,
+  signal: AbortSignal,
+): Promise<Deno.TcpConn> {
+  try {
+    return await firstToSucceed(interleaveFamilies(ips).slice(0, MAX_ATTEMPTS), {
+      attempt: (ip, signal) => connect({ hostname: formatIp(ip), port, signal }),
+      discard: (connection) => connection.close(),
+      signal,
+      ...(attemptDelayMs !== undefined && { delayMs: attemptDelayMs }),
+    });
+  } catch (error) {
+    throw error instanceof AggregateError ? mostTelling(error.errors) : error;
+  }
+}
+
+/** That of the preferred address, unless there is merely no way to that one, such as to all of IPv6. */
+function mostTelling(errors: readonly unknown[]): unknown {
+  const isTelling = (error: unknown) => classify(error)[0] !== "destination_ip_unroutable";
+  return errors.find(isTelling) ?? errors[0];
+}
+
+const NO_ADDRESS = "name does not resolve";
+
+/** The system's errors, and what they mean for who asked. */
+const causes: Readonly<Record<string, readonly [DialFailure, string]>> = {
+  ECONNREFUSED: ["connection_refused", "connection refused"],
+  ECONNRESET: ["connection_refused", "connection reset"],
+  ETIMEDOUT: ["connection_timeout", "connection timed out"],
+  EMFILE: ["connection_limit_reached", "the agent is out of file descriptors"],
+  ENFILE: ["connection_limit_reached", "the agent's machine is out of file descriptors"],
+  ENETUNREACH: ["destination_ip_unroutable", "network unreachable"],
+  EHOSTUNREACH: ["destination_ip_unroutable", "host unreachable"],
+  EADDRNOTAVAIL: ["destination_ip_unroutable", "no address to reach it from"],
+  EAFNOSUPPORT: ["destination_ip_unroutable", "address family not supported"],
+  EINVAL: ["destination_ip_unroutable", "not an address to connect to"],
+  ENOTFOUND: ["dns_error", NO_ADDRESS],
+  ENODATA: ["dns_error", NO_ADDRESS],
+  EAI_FAIL: ["dns_error", NO_ADDRESS],
+  EAI_AGAIN: ["dns_error", "temporary failure in name resolution"],
+};
+
+function classify(error: unknown): readonly [DialFailure, string] {
+  return causes[(error as { code?: string }).code ?? ""] ??
+    ["proxy_internal_error", messageOf(error)];
+}

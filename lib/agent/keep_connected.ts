@@ -1,0 +1,74 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import {
+  type AgentConfig,
+  AgentSession,
+  type AgentSessionOptions,
+  ConnectError,
+} from "./session.ts";
+import { type Authority, formatAuthority } from "../net/authority.ts";
+import { messageOf } from "../errors.ts";
+import { FailureStreak } from "./failure_streak.ts";
+import { Links } from "./links.ts";
+import { reconnect } from "./reconnect.ts";
+import { Resolver } from "../net/resolver.ts";
+import { Running } from "../running.ts";
+
+/** Connections to one address that the server drains, and that may go on beside the present one. */
+const MAX_DRAINED = 8;
+
+/**
+ * Keeps an agent connected to every address of its servers, and serves the streams of all, until the signal aborts.
+ * Reconnects for ever.
+ */
+export async function runAgentLinks(
+  config: AgentConfig,
+  options: AgentSessionOptions,
+): Promise<void> {
+  const { log, monitor, signal } = options;
+  const { servers, refreshMs, backoff, serverResolver = new Resolver() } = config;
+  const sessions = new Running();
+
+  const link = async (address: Authority, signal: AbortSignal) => {
+    const streak = new FailureStreak();
+    const ownSessions = new Running();
+    await reconnect<AgentSession>({
+      signal,
+      ...(backoff && { minDelayMs: backoff.minMs, maxDelayMs: backoff.maxMs }),
+      connect: (signal) => AgentSession.connect(address, config, options, signal),
+      async serve(session) {
+        streak.end();
+        const since = performance.now();
+        const ended = session.serve();
+        for (const running of [sessions, ownSessions]) running.add(ended);
+        await session.replaceable;
+        links.refresh(address);
+        if (ownSessions.size > MAX_DRAINED) await ended;
+        return { healthyMs: performance.now() - since };
+      },
+      failed(error, retryInMs) {
+        links.refresh(address);
+        const level = streak.add(messageOf(error)) ? "warn" : "debug";
+        log[level]("cannot connect to the server", {
+          server: formatAuthority(address),
+          error: messageOf(error),
+          hint: error instanceof ConnectError ? error.hint : undefined,
+          failures: streak.failures,
+          retryInMs,
+        });
+      },
+    });
+  };
+  const links = new Links({
+    servers,
+    resolve: (name, signal) => serverResolver.resolve(name, signal),
+    link,
+    log,
+    signal,
+    ...(refreshMs && { refreshMs }),
+  });
+  monitor.knownServers = () => links.size;
+  await links.run();
+  await sessions.ended();
+}

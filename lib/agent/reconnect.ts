@@ -1,0 +1,55 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { backoffDelayMs } from "../backoff.ts";
+import { sleep } from "../sleep.ts";
+
+export interface ReconnectOptions<Session> {
+  /** Makes one session. */
+  connect(signal: AbortSignal): Promise<Session>;
+  /** Uses a session until it ends or another is to take its place, and tells for how long it was healthy, in ms. */
+  serve(session: Session): Promise<{ healthyMs: number }>;
+  /** Told of each attempt that failed, and the pause that follows. */
+  failed(error: unknown, retryInMs: number): void;
+  /** Ends the loop. */
+  readonly signal: AbortSignal;
+  /** Longest first pause. @default {250} */
+  readonly minDelayMs?: number;
+  /** Longest pause of all. @default {10000} */
+  readonly maxDelayMs?: number;
+  /** Time a session has to last for the pauses to start from the shortest again. @default {5000} */
+  readonly healthyAfterMs?: number;
+  /** Source of jitter, 0 to 1. @default {Math.random} */
+  readonly random?: () => number;
+  /** Waits; resolves early when the signal aborts. */
+  readonly sleep?: (ms: number, signal: AbortSignal) => Promise<void>;
+}
+
+/**
+ * Connects and serves, again and again, until the signal aborts. Every end of a session is followed by a pause that
+ * grows exponentially with full jitter, also after a session that was accepted and closed at once.
+ */
+export async function reconnect<Session>(options: ReconnectOptions<Session>): Promise<void> {
+  const {
+    signal,
+    minDelayMs = 250,
+    maxDelayMs = 10_000,
+    healthyAfterMs = 5_000,
+    random = Math.random,
+  } = options;
+  const pause = options.sleep ?? sleep;
+  for (let attempt = 0; !signal.aborted;) {
+    let error: unknown;
+    try {
+      const session = await options.connect(signal);
+      const { healthyMs } = await options.serve(session);
+      if (healthyMs >= healthyAfterMs) attempt = 0;
+    } catch (thrown) {
+      error = thrown;
+    }
+    if (signal.aborted) return;
+    const delayMs = backoffDelayMs(attempt++, { minMs: minDelayMs, maxMs: maxDelayMs, random });
+    if (error !== undefined) options.failed(error, delayMs);
+    await pause(delayMs, signal);
+  }
+}

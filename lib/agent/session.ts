@@ -1,0 +1,402 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What both agents share: a connection to a server, whose streams go to a handler. */
+import { type Authority, formatAuthority } from "../net/authority.ts";
+import { reasonsOf, serverCertificateFaults } from "../tls/certificate.ts";
+import { DialectCount, speaksQrht } from "../qrht/dialect.ts";
+import { endingOf } from "../observe/ending.ts";
+import { messageOf } from "../errors.ts";
+import { hintForAgent } from "../observe/hints.ts";
+import { logLargeDatagrams } from "../observe/large_datagrams.ts";
+import type { Logger } from "../log.ts";
+import {
+  connectResultOf,
+  type Monitor,
+  type Peer,
+  RESPONSIVE_MS,
+  type Tunnel,
+} from "../observe/monitor.ts";
+import type { TunnelTimeouts } from "../tunnel/pipe.ts";
+import { type Control, startControl } from "../qrht/control.ts";
+import {
+  ConnectionClosedError,
+  type ConnectionStats,
+  identityOf,
+  type PathOptions,
+  pathOptions,
+  type QuicConnection,
+  QuicEndpoint,
+  type QuicStream,
+  tlsAlertOf,
+  type TlsIdentity,
+  type TlsSource,
+} from "../quic/mod.ts";
+import type { Resolver } from "../net/resolver.ts";
+import { Running } from "../running.ts";
+import { sleep } from "../sleep.ts";
+import { ReloadingTls } from "../tls/reloading_tls.ts";
+import { startTunnelSpan } from "../observe/trace.ts";
+import { acceptTunnel, type IncomingTunnel, openFields } from "../qrht/tunnel.ts";
+import type { Failure } from "../qrht/failure.ts";
+
+export interface AgentConfig extends TunnelTimeouts, PathOptions {
+  /** Where servers listen for QUIC: names, each of which stands for all its addresses, and IP addresses. */
+  readonly servers: readonly Authority[];
+  /** Name that the server's certificate must have; sent as SNI. */
+  readonly serverName: string;
+  /** Asked at each connect. */
+  readonly tls: TlsIdentity | TlsSource;
+  readonly alpn: readonly string[];
+  /** Time that connecting to a target may take. */
+  readonly dialTimeoutMs: number;
+  /** Time a client has for the head of its CONNECT request. @default {10000} */
+  readonly headTimeoutMs?: number;
+  /** Time that tunnels may go on when the agent is told to stop; 0 for none. @default {0} */
+  readonly drainTimeoutMs?: number;
+  /** Tunnels of one connection at a time. @default {10000} */
+  readonly maxStreams?: number;
+  /** Time without a tunnel after which a server is left that drains, should it not end the connection. @default {30000} */
+  readonly drainedIdleMs?: number;
+  /** What the server's log is to call this agent, beside the name in its certificate. */
+  readonly name?: string | undefined;
+  /** Resolves names of servers. @default the system's resolver */
+  readonly serverResolver?: Resolver;
+  /** Time after which names of servers are resolved again. @default {30000} */
+  readonly refreshMs?: number;
+  /** The longest first pause before connecting again, and the longest of all. @default {{ minMs: 250, maxMs: 10000 }} */
+  readonly backoff?: { readonly minMs: number; readonly maxMs: number };
+}
+
+/** A tunnel as the program behind an agent sees it. */
+export interface ServedTunnel extends IncomingTunnel {
+  /** What the log says of it: connection and stream, and tunnel id and client where the server tells them. */
+  readonly fields: Readonly<Record<string, unknown>>;
+  /** What the monitor knows of it; to be told when it is being connected, is, and has ended. */
+  readonly record: Tunnel;
+}
+
+export interface AgentSessionOptions {
+  /** Name of the program. */
+  readonly program: string;
+  readonly log: Logger;
+  /** Is told what happens. */
+  readonly monitor: Monitor;
+  /** Ends everything, after the drain. */
+  readonly signal: AbortSignal;
+  /** Serves one tunnel to its end, or to that of the session, which aborts the signal. Must not throw. */
+  serve(tunnel: ServedTunnel, signal: AbortSignal): Promise<void>;
+  /** Refuses a tunnel. Must not throw. */
+  refuse(tunnel: ServedTunnel, failure: Failure): Promise<void>;
+}
+
+/** A connection that has not come about, or did not last. */
+export class ConnectError extends Error {
+  override readonly name = "ConnectError";
+  /** @param hint what to do about it, where that is known */
+  constructor(message: string, readonly hint: string | undefined, options?: ErrorOptions) {
+    super(message, options);
+  }
+}
+
+/** Application error code of an agent that leaves. */
+export const AGENT_LEAVES = 100;
+
+/** Interval of the PINGs that keep the connection, and a NAT's mapping, alive. */
+const KEEPALIVE_MS = 2_000;
+
+/** Time that streams have to come in which the server has opened before it knew that this agent drains. */
+const CROSSING_MS = 1_000;
+
+const MAX_STREAMS = 10_000;
+
+/**
+ * Time without a tunnel after which a server of the raw dialect is left that has another connection by now. It cannot be
+ * told, so a stream that is under way when the connection ends costs a client. One that has run out of streams falls silent.
+ */
+const RAW_QUIET_MS = 1_000;
+
+/** Part of its streams that a connection may have lost: with what is left, it serves until another one has taken its place. */
+const WORN_SHARE = 0.5;
+
+/** What a server means by the application error code that it closes a connection with. */
+const serverCodes: Readonly<Record<number, string>> = {
+  102: "the server does not let this agent in: its certificate has no name for it",
+  103: "the server takes no further agents",
+};
+
+/** Connections of this process to servers. */
+const dialects = new DialectCount();
+
+/** Certificates and key of an agent, from the files that its flags name. */
+export function loadAgentTls(
+  files: { caFile: string; certFile: string; certKey: string },
+): Promise<ReloadingTls> {
+  const { caFile, certFile, certKey } = files;
+  return ReloadingTls.load({ caFile, caFlag: "--ca-file", certFile, keyFile: certKey });
+}
+
+/** A connection to a server, whose streams are served until it ends. */
+export class AgentSession implements Peer {
+  /** Address of the server. */
+  readonly name: string;
+  readonly since = Date.now();
+  readonly #endpoint: QuicEndpoint;
+  readonly #connection: QuicConnection;
+  readonly #config: AgentConfig;
+  readonly #options: AgentSessionOptions;
+  readonly #alpn: string;
+  readonly #fields: Readonly<Record<string, unknown>>;
+  readonly #tunnels = new Running();
+  /** Streams that the server has opened so far. */
+  #streams = 0;
+  #serverDrains = false;
+  #isWorn = false;
+  /** Aborts when the connection has ended. */
+  readonly #ended = new AbortController();
+  readonly #replaceable = Promise.withResolvers<void>();
+  #control: Control | undefined;
+
+  private constructor(
+    endpoint: QuicEndpoint,
+    connection: QuicConnection,
+    address: Authority,
+    config: AgentConfig,
+    options: AgentSessionOptions,
+  ) {
+    this.#endpoint = endpoint;
+    this.#connection = connection;
+    this.#config = config;
+    this.#options = options;
+    this.#alpn = connection.alpn;
+    const { number, id: cid } = connection;
+    this.name = formatAuthority(address);
+    this.#fields = { server: this.name, connection: number, cid };
+  }
+
+  /**
+   * Connects to a server.
+   *
+   * @param address its IP address and port
+   * @throws with the cause in its message when that fails
+   * @throws the signal's reason when it aborts first
+   */
+  static async connect(
+    address: Authority,
+    config: AgentConfig,
+    options: AgentSessionOptions,
+    signal: AbortSignal,
+  ): Promise<AgentSession> {
+    const { hostname: host, port } = address;
+    options.log.debug("dialing quic server", { server: formatAuthority(address) });
+    const { alpn, serverName, maxStreams = MAX_STREAMS } = config;
+    const tls = identityOf(config.tls);
+    const endpoint = new QuicEndpoint({ hostname: host.includes(":") ? "::" : "0.0.0.0", port: 0 });
+    try {
+      const connection = await endpoint.connect({ host, port }, serverName, {
+        tls,
+        alpn,
+        keepAliveMs: KEEPALIVE_MS,
+        maxStreams,
+        ...pathOptions(config),
+      }, signal);
+      options.monitor.tell((observer) => observer.handshake?.("ok"));
+      return new AgentSession(endpoint, connection, address, config, options);
+    } catch (error) {
+      if (!signal.aborted) {
+        options.monitor.tell((observer) => observer.handshake?.(connectResultOf(error)));
+      }
+      await endpoint.close();
+      throw explainConnectError(error, tls, serverName);
+    }
+  }
+
+  get address(): string {
+    return this.name;
+  }
+
+  get alpn(): string {
+    return this.#alpn;
+  }
+
+  get isDraining(): boolean {
+    return this.#serverDrains || this.#isWorn;
+  }
+
+  get isResponsive(): boolean {
+    return this.#connection.silentForMs < RESPONSIVE_MS;
+  }
+
+  stats(): ConnectionStats {
+    return this.#connection.stats();
+  }
+
+  /** Resolves when another connection is to take this one's place: it has ended, or the server takes no further tunnels. */
+  get replaceable(): Promise<void> {
+    return this.#replaceable.promise;
+  }
+
+  /** Serves streams until the connection has ended, and they with it. Never rejects. */
+  async serve(): Promise<void> {
+    const { log, signal, monitor } = this.#options;
+    const alpn = this.#alpn;
+    monitor.peers.add(this);
+    dialects.opened(alpn);
+    const connections = dialects.of(alpn).ever;
+    log.info("connected to quic server", { ...this.#fields, alpn, connections });
+    logLargeDatagrams(this.#connection, log, this.#fields);
+    let leaving: Promise<void> | undefined;
+    const leave = () => leaving = this.#leave();
+    try {
+      this.#control = this.#listen();
+      signal.addEventListener("abort", leave);
+      if (signal.aborted) void leave();
+      for (;;) {
+        const stream = await this.#connection.acceptStream();
+        log.trace("stream accepted", { ...this.#fields, stream: stream.id });
+        this.#streams++;
+        this.#tunnels.add(this.#serveStream(stream).then(() => this.#noticeWear()));
+      }
+    } catch (error) {
+      const isExpected = signal.aborted || this.#serverDrains || this.#isWorn;
+      const level = isExpected ? "info" : "warn";
+      log[level]("disconnected from quic server", {
+        ...this.#fields,
+        reason: reasonOf(error),
+        hint: isExpected ? undefined : hintOf(error),
+      });
+      this.#ended.abort(error);
+    }
+    dialects.closed(alpn);
+    monitor.peers.delete(this);
+    signal.removeEventListener("abort", leave);
+    this.#replaceable.resolve();
+    await this.#tunnels.ended();
+    await leaving;
+    await this.#endpoint.close(AGENT_LEAVES);
+  }
+
+  async #leave(): Promise<void> {
+    await this.#drain();
+    this.#connection.close(AGENT_LEAVES, "agent stopped");
+  }
+
+  /** Lets tunnels go on for a time, and what they have sent last be delivered; new ones are refused meanwhile. */
+  async #drain(): Promise<void> {
+    const { drainTimeoutMs = 0 } = this.#config;
+    if (drainTimeoutMs === 0) return;
+    const { log } = this.#options;
+    const giveUpAt = performance.now() + drainTimeoutMs;
+    const leftMs = () => giveUpAt - performance.now();
+    log.info("draining", { ...this.#fields, tunnels: this.#tunnels.size, drainTimeoutMs });
+    this.#control?.drain();
+    // Whatever the server has sent before it has acknowledged DRAIN has come by then.
+    if (this.#tunnels.size === 0) {
+      await this.#connection.settled(Math.min(leftMs(), CROSSING_MS));
+    }
+    while (this.#tunnels.size > 0) {
+      if (!await this.#tunnels.endedWithin(leftMs())) {
+        log.warn("tunnels are cut off", { ...this.#fields, tunnels: this.#tunnels.size });
+        return;
+      }
+      await this.#connection.settled(leftMs());
+    }
+  }
+
+  /** What the server says on its control stream. */
+  #listen(): Control | undefined {
+    const { program, log } = this.#options;
+    return startControl(this.#connection, { program, name: this.#config.name }, {
+      hello: (hello) => log.info("server says hello", { ...this.#fields, ...hello }),
+      drain: () => {
+        log.info("server drains", { ...this.#fields, tunnels: this.#tunnels.size });
+        this.#serverDrains = true;
+        this.#replaceable.resolve();
+        void this.#leaveWhenIdle("the server drains");
+      },
+      violated: (error) =>
+        log.error("server violates the protocol", { ...this.#fields, error: messageOf(error) }),
+    });
+  }
+
+  /** Has another connection take this one's place before the server runs out of streams. */
+  #noticeWear(): void {
+    const { log } = this.#options;
+    const { maxStreams = MAX_STREAMS } = this.#config;
+    const { cutStreams } = this.#connection;
+    if (this.#isWorn || this.#ended.signal.aborted || cutStreams < maxStreams * WORN_SHARE) return;
+    this.#isWorn = true;
+    log.info("connection is replaced", { ...this.#fields, cutStreams, maxStreams });
+    this.#control?.drain();
+    this.#replaceable.resolve();
+    void this.#leaveWhenIdle("the connection was replaced");
+  }
+
+  /**
+   * Ends the connection after a time without a tunnel. A server that drains, or was told that this end does, opens no
+   * further ones, and may end the connection itself.
+   */
+  async #leaveWhenIdle(reason: string): Promise<void> {
+    const { drainedIdleMs = 30_000 } = this.#config;
+    const idleMs = speaksQrht(this.#alpn) ? drainedIdleMs : RAW_QUIET_MS;
+    while (!this.#ended.signal.aborted) {
+      await this.#tunnels.ended();
+      const before = this.#streams;
+      await sleep(idleMs, this.#ended.signal);
+      if (this.#streams === before) return this.#connection.close(AGENT_LEAVES, reason);
+    }
+  }
+
+  async #serveStream(stream: QuicStream): Promise<void> {
+    const { log, monitor, signal, serve, refuse } = this.#options;
+    const own = { stream: stream.id, cid: this.#connection.id };
+    const record = monitor.begin({ id: `${stream.id}`, peer: this.name });
+    try {
+      const accepted = await acceptTunnel(stream, this.#alpn);
+      if (!accepted) {
+        const ending = { by: "server", reason: "end" } as const;
+        record.end(ending);
+        return log.debug("tunnel refused", { ...own, ...ending });
+      }
+      const { tunnel: id, client } = openFields(accepted.open);
+      const fields = { stream: stream.id, tunnel: id, client, cid: own.cid };
+      record.facts.client = client;
+      record.facts.id = id ?? record.facts.id;
+      record.span = startTunnelSpan("agent", { ...accepted.open, ...own });
+      const tunnel = { ...accepted, fields, record };
+      // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
+      const isRefused = signal.aborted && speaksQrht(this.#alpn);
+      if (!isRefused) return await serve(tunnel, this.#ended.signal);
+      await refuse(tunnel, { code: "draining", text: "the agent takes no further tunnels" });
+    } catch (error) {
+      stream.abort();
+      const ending = endingOf(error, "server", "agent");
+      record.end(ending);
+      log.warn("stream refused", { ...own, ...ending });
+    }
+  }
+}
+
+/** Says what is wrong with the server's certificate, if that was the cause, or what the server meant. */
+export function explainConnectError(error: unknown, tls: TlsIdentity, serverName: string): unknown {
+  if (!(error instanceof ConnectionClosedError)) return error;
+  const { info, peerCertificates } = error;
+  const isOwnVerdict = info.by === "local" && tlsAlertOf(info) !== undefined;
+  const faults = isOwnVerdict ? serverCertificateFaults(peerCertificates, tls.ca, serverName) : [];
+  const reasons = reasonsOf(faults);
+  const message = reasons ? `${error.message}: ${reasons}` : reasonOf(error);
+  return new ConnectError(message, hintForAgent(info, faults), { cause: error });
+}
+
+function reasonOf(error: unknown): string {
+  if (!(error instanceof ConnectionClosedError)) return messageOf(error);
+  const { by, application, code } = error.info;
+  const cause = by === "peer" && application ? serverCodes[code] : undefined;
+  return cause ? `${cause}: ${messageOf(error)}` : messageOf(error);
+}
+
+/** What to do about the end of a connection that was there. */
+function hintOf(error: unknown): string | undefined {
+  if (!(error instanceof ConnectionClosedError) || error.info.by !== "peer") return undefined;
+  return hintForAgent(error.info);
+}

@@ -1,0 +1,84 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Steps about the certificates, keys and CAs of a program. */
+import {
+  type Certificate,
+  hostNamesOf,
+  isForHost,
+  listNames,
+  quote,
+  readCertificate,
+} from "../../tls/certificate.ts";
+import { decodeBlock, pemBlocks } from "../../tls/pem.ts";
+import { readTlsFiles, type TlsFiles, type TlsMaterial } from "../../tls/files.ts";
+import { DAY_MS, expiryOf } from "../../tls/expiry.ts";
+import { usable } from "../../tls/reloading_tls.ts";
+import { type Found, type Report, StepError } from "./report.ts";
+
+/** What agents call a server unless `--server-name` says otherwise. */
+const USUAL_SERVER_NAME = "quic-tunnel-server";
+
+/** Reads the files of one side and judges what is in them. */
+export async function checkCertificates(
+  report: Report,
+  files: TlsFiles,
+  side: "server" | "client",
+): Promise<TlsMaterial | undefined> {
+  const contents = await report.step("files", async () => {
+    const value = await readTlsFiles(files);
+    return { found: `${files.caFlag}, --cert-file and --cert-key can be read`, value };
+  });
+  const now = new Date();
+  const material = await report.after(contents, "certificates", (contents) => {
+    const value = usable(contents, now);
+    const subject = value.info.subject ? quote(value.info.subject) : "the certificate";
+    return { found: `${subject} belongs to its key and is valid`, value };
+  });
+  await report.after(material, "expiry", (material) => checkExpiry(material, now));
+  const fits = await report.after(
+    material,
+    "purpose",
+    (material) => (side === "server" ? checkServer : checkClient)(leafOf(material)),
+  );
+  return fits && material;
+}
+
+/** What of it expires first. */
+function checkExpiry({ certificates }: TlsMaterial, now: Date): Found {
+  const [first] = certificates.toSorted((a, b) =>
+    a.info.notAfter.getTime() - b.info.notAfter.getTime()
+  );
+  const { flag, info } = first!;
+  const days = Math.floor((info.notAfter.getTime() - now.getTime()) / DAY_MS);
+  const found = `first to expire is ${flag}, on ${info.notAfter.toISOString()}, in ${days} days`;
+  return { found, value: true, isWarning: expiryOf(info, now) !== "far" };
+}
+
+function checkServer(leaf: Certificate): Found {
+  if (!leaf.servesAsServer) {
+    throw new StepError(
+      "the certificate is not meant for servers (extendedKeyUsage)",
+      "give --cert-file a certificate for servers (serverAuth)",
+    );
+  }
+  const names = listNames(hostNamesOf(leaf)) || "no name";
+  if (isForHost(leaf, USUAL_SERVER_NAME)) {
+    return { found: `for servers, by the name of ${names}`, value: true };
+  }
+  const found = `for servers, by the name of ${names}, not of ${USUAL_SERVER_NAME}: ` +
+    "agents have to be told by --server-name";
+  return { found, value: true, isWarning: true };
+}
+
+function checkClient(leaf: Certificate): Found {
+  if (leaf.servesAsClient) return { found: "for clients", value: true };
+  throw new StepError(
+    "the certificate is not meant for clients (extendedKeyUsage)",
+    "give --cert-file a certificate for clients (clientAuth)",
+  );
+}
+
+function leafOf({ cert }: TlsMaterial): Certificate {
+  return readCertificate(decodeBlock(pemBlocks(new TextDecoder().decode(cert))[0]!));
+}

@@ -1,0 +1,60 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Steps about the addresses that a server listens on. */
+import { type Authority, formatAuthority } from "../../net/authority.ts";
+import { messageOf } from "../../errors.ts";
+import { probeUdp } from "./udp.ts";
+import { type Found, StepError } from "./report.ts";
+
+const MAYBE_RUNNING = "if a proxy-server runs here already, it is as it should be";
+
+/** Time that whoever has the port has to answer. */
+const PROBE_MS = 500;
+
+/** Whether clients can be listened for. */
+export function checkTcpAddress(address: Authority): Found {
+  try {
+    Deno.listen(address).close();
+    return { found: foundOf(address), value: true };
+  } catch (error) {
+    throw bindError("--listen-tcp", address, error, "another program has it");
+  }
+}
+
+/** Whether agents can be listened for. */
+export async function checkUdpAddress(address: Authority): Promise<Found> {
+  try {
+    Deno.listenDatagram({ transport: "udp", ...address }).close();
+    return { found: foundOf(address), value: true };
+  } catch (error) {
+    const isTaken = error instanceof Deno.errors.AddrInUse;
+    const who = isTaken && await answersQuic(address) ? "a QUIC server has it" : "another program";
+    throw bindError("--listen-quic", address, error, who);
+  }
+}
+
+function foundOf({ port }: Authority): string {
+  return port === 0 ? "a free port can be had" : "free";
+}
+
+function bindError(flag: string, address: Authority, error: unknown, who: string): StepError {
+  const where = `${flag} ${formatAuthority(address)}`;
+  if (!(error instanceof Deno.errors.AddrInUse)) {
+    const fix = `give ${flag} an address of this machine and a port that it may use`;
+    return new StepError(`cannot listen: ${messageOf(error)}`, `${fix}: not ${where}`);
+  }
+  return new StepError(
+    `taken: ${who}; ${MAYBE_RUNNING}`,
+    `${where} is taken: stop the program that has it, or choose another port; ${MAYBE_RUNNING}`,
+  );
+}
+
+async function answersQuic({ hostname, port }: Authority): Promise<boolean> {
+  const any: Record<string, string> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
+  try {
+    return await probeUdp({ host: any[hostname] ?? hostname, port }, PROBE_MS) === "answers";
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,87 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What `--check` does for each program. */
+import { formatAuthority } from "../../net/authority.ts";
+import { formatIp } from "../../net/ip_address.ts";
+import type { AgentFlagValues, PassthroughFlagValues, ServerFlagValues } from "../program_flags.ts";
+import type { TlsMaterial } from "../../tls/files.ts";
+import { checkCertificates } from "./certificates.ts";
+import { checkTcpAddress, checkUdpAddress } from "./listeners.ts";
+import { Report } from "./report.ts";
+import { checkSession } from "./session.ts";
+import { addressesOf, checkTarget } from "./target.ts";
+import { checkUdp } from "./udp.ts";
+
+type Write = (line: string) => void;
+
+const RESOLVE_TIMEOUT_MS = 5_000;
+
+/** Whether a server could start. */
+export async function checkServer(values: ServerFlagValues, write: Write): Promise<boolean> {
+  const report = new Report(write);
+  const { clientCaFile: caFile, certFile, certKey: keyFile, listenTcp, listenQuic } = values;
+  const files = { caFile, caFlag: "--client-ca-file", certFile, keyFile };
+  await checkCertificates(report, files, "server");
+  const [tcp, udp] = [formatAuthority(listenTcp), formatAuthority(listenQuic)];
+  await report.step(`tcp address ${tcp}`, () => checkTcpAddress(listenTcp));
+  await report.step(`udp address ${udp}`, () => checkUdpAddress(listenQuic));
+  return report.end();
+}
+
+/** Whether an agent could serve, and reach the target that `--check` names. */
+export async function checkAgent(values: AgentFlagValues, write: Write): Promise<boolean> {
+  const report = new Report(write);
+  await checkServers(report, "proxy-agent", values);
+  const { check, allow, deny, dialTimeoutMs } = values;
+  if (typeof check === "object") {
+    await checkTarget(report, "target", check, dialTimeoutMs, { allow, deny });
+  }
+  return report.end();
+}
+
+/** Whether a passthrough agent could serve. */
+export async function checkPassthrough(
+  values: PassthroughFlagValues,
+  write: Write,
+): Promise<boolean> {
+  const report = new Report(write);
+  await checkServers(report, "proxy-passthrough", values);
+  await checkTarget(report, "upstream", values.upstream, values.dialTimeoutMs);
+  return report.end();
+}
+
+type SessionFlagValues = Pick<
+  AgentFlagValues,
+  "caFile" | "certFile" | "certKey" | "servers" | "serverName" | "alpn" | "name"
+>;
+
+async function checkServers(
+  report: Report,
+  program: string,
+  values: SessionFlagValues,
+): Promise<void> {
+  const { caFile, certFile, certKey: keyFile, servers } = values;
+  const files = { caFile, caFlag: "--ca-file", certFile, keyFile };
+  const tls = await checkCertificates(report, files, "client");
+  for (const server of servers) {
+    const { port } = server;
+    const label = formatAuthority(server);
+    const addresses = await report.step(`server ${label} resolves`, async () => {
+      const ips = await addressesOf(server.hostname, RESOLVE_TIMEOUT_MS);
+      const value = ips.map((ip) => ({ host: formatIp(ip), port }));
+      return { found: value.map(({ host }) => host).join(", "), value };
+    });
+    const answering = await report.after(addresses, `udp to ${label}`, checkUdp);
+    const options = tls && sessionOf(program, values, tls);
+    for (const address of answering ?? [undefined]) {
+      const one = address ? formatAuthority({ hostname: address.host, port }) : label;
+      await checkSession(report, address, one, options);
+    }
+  }
+}
+
+function sessionOf(program: string, values: SessionFlagValues, tls: TlsMaterial) {
+  const { name, serverName, alpn } = values;
+  return { program, name, serverName, alpn, tls };
+}

@@ -1,0 +1,114 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** The report of `--check`: a line for each step, and one at the end that says what to do. */
+import { messageOf } from "../../errors.ts";
+import { within } from "../../wait.ts";
+
+/** How a step went. */
+export type Mark = "ok" | "warn" | "FAIL" | "skipped";
+
+/** What a step has found that went well. */
+export interface Found<T = true> {
+  readonly found: string;
+  /** What later steps need. */
+  readonly value: T;
+  /** Whether somebody should look at it. @default {false} */
+  readonly isWarning?: boolean;
+}
+
+/** A step that failed. */
+export class StepError extends Error {
+  override readonly name = "StepError";
+  /** @param fix what to do about it, in plain words */
+  constructor(message: string, readonly fix: string, options?: ErrorOptions) {
+    super(message, options);
+  }
+}
+
+/** Far above the bounds that the steps have of their own. */
+const STEP_TIMEOUT_MS = 30_000;
+
+const MARK_COLUMNS = 9;
+
+/** One line of the report. What others wrote, such as names in certificates, breaks none. */
+export function formatStep(mark: Mark, step: string, found: string, ms?: number): string {
+  const time = ms === undefined ? "" : ` (${Math.round(ms)} ms)`;
+  return printable(`${mark.padEnd(MARK_COLUMNS)}${step}: ${found}${time}`);
+}
+
+function printable(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, " ");
+}
+
+/** The last line of the report. */
+export function formatVerdict(fix: string | undefined, warnings: number): string {
+  if (fix !== undefined) return `fix this first: ${printable(fix)}`;
+  if (warnings === 0) return "all is well";
+  return `all is well, but see the ${warnings === 1 ? "warning" : `${warnings} warnings`}`;
+}
+
+/** Runs steps, writes what they find as they go, and keeps what is to be fixed first. */
+export class Report {
+  readonly #write: (line: string) => void;
+  readonly #now: () => number;
+  #fix: string | undefined;
+  #warnings = 0;
+
+  /**
+   * @param write takes each line, without its end
+   * @param now the time in milliseconds, by any clock
+   */
+  constructor(write: (line: string) => void, now: () => number = () => performance.now()) {
+    this.#write = write;
+    this.#now = now;
+  }
+
+  /**
+   * Runs a step.
+   *
+   * @returns what it has found for later steps, or `undefined` when it has failed
+   */
+  async step<T>(
+    name: string,
+    run: () => Found<T> | Promise<Found<T>>,
+    timeoutMs = STEP_TIMEOUT_MS,
+  ): Promise<T | undefined> {
+    const since = this.#now();
+    const took = () => this.#now() - since;
+    try {
+      const late = () => new StepError(`not done in ${timeoutMs} ms`, `find out why ${name} hangs`);
+      const { found, value, isWarning } = await within(timeoutMs, Promise.try(run), late);
+      if (isWarning) this.#warnings++;
+      this.#write(formatStep(isWarning ? "warn" : "ok", name, found, took()));
+      return value;
+    } catch (error) {
+      this.#write(formatStep("FAIL", name, messageOf(error), took()));
+      this.#fix ??= error instanceof StepError ? error.fix : messageOf(error);
+      return undefined;
+    }
+  }
+
+  /** Runs a step that needs what an earlier one has found; without it, skips it. */
+  async after<N, T>(
+    needed: N | undefined,
+    name: string,
+    run: (needed: N) => Found<T> | Promise<Found<T>>,
+    timeoutMs?: number,
+  ): Promise<T | undefined> {
+    if (needed !== undefined) return await this.step(name, () => run(needed), timeoutMs);
+    this.skip(name, "an earlier step has failed");
+    return undefined;
+  }
+
+  /** Says that a step is left out. */
+  skip(name: string, why: string): void {
+    this.#write(formatStep("skipped", name, why));
+  }
+
+  /** Writes the last line, and tells whether all is well. */
+  end(): boolean {
+    this.#write(formatVerdict(this.#fix, this.#warnings));
+    return this.#fix === undefined;
+  }
+}

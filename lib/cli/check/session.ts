@@ -1,0 +1,179 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Steps of an agent that connects to its server for a moment, and takes no clients. */
+import { AGENT_LEAVES, ConnectError, explainConnectError } from "../../agent/session.ts";
+import { certificateFields, describeCertificate } from "../../tls/certificate.ts";
+import { speaksQrht } from "../../qrht/dialect.ts";
+import { quote } from "../../errors.ts";
+import { largeDatagramsArrive, LOST_DATAGRAMS_HINT } from "../../observe/large_datagrams.ts";
+import { startControl } from "../../qrht/control.ts";
+import type { Hello } from "../../qrht/messages.ts";
+import {
+  ConnectionClosedError,
+  type HostPort,
+  MIN_DATAGRAM_BYTES,
+  type QuicConnection,
+  QuicEndpoint,
+  type TlsIdentity,
+} from "../../quic/mod.ts";
+import { sleep } from "../../sleep.ts";
+import { type Found, type Report, StepError } from "./report.ts";
+
+export interface SessionCheck {
+  /** Name of the program. */
+  readonly program: string;
+  readonly name: string | undefined;
+  readonly serverName: string;
+  readonly alpn: readonly string[];
+  readonly tls: TlsIdentity;
+}
+
+/** Time that the server has to judge this end's certificate and say hello. */
+const HELLO_TIMEOUT_MS = 3_000;
+
+/** A server of the raw dialect says nothing: it would have sent a close by then, beside some round trips. */
+const RAW_JUDGEMENT_MS = 100;
+const RAW_JUDGEMENT_ROUND_TRIPS = 3;
+
+/** Interval of the PINGs, which show soon what was lost. */
+const KEEPALIVE_MS = 500;
+
+/** Time that the server has to get the last packets. */
+const SETTLE_MS = 500;
+
+/** What the server's log says of the end of the connection. */
+const CHECKED = "this was only a check";
+
+/**
+ * Connects to a server, finds out whether it lets this agent in, and leaves.
+ *
+ * @param address undefined when it does not answer, as `options` are when an earlier step has failed
+ */
+export async function checkSession(
+  report: Report,
+  address: HostPort | undefined,
+  label: string,
+  options: SessionCheck | undefined,
+): Promise<void> {
+  const hostname = address?.host.includes(":") ? "::" : "0.0.0.0";
+  await using endpoint = new QuicEndpoint({ hostname, port: 0 });
+  const connected = await report.after(
+    address && options,
+    `handshake with ${label}`,
+    (options) => connect(endpoint, address!, options),
+  );
+  const isIn = await report.after(
+    connected,
+    `admission by ${label}`,
+    (connected) => checkAdmission(connected, options!),
+  );
+  const way = `large datagrams to ${label}`;
+  if (connected instanceof StepError || !connected) {
+    await report.after(undefined, way, checkLarge);
+    return;
+  }
+  if (isIn && !speaksQrht(connected.alpn)) report.skip(way, "not in the raw dialect");
+  else await report.after(isIn && connected, way, checkLarge);
+  await connected.settled(SETTLE_MS);
+  connected.close(AGENT_LEAVES, CHECKED);
+}
+
+/** A connection, or why the server has sent this agent away as soon as there was one. */
+type Connected = QuicConnection | StepError;
+
+async function connect(
+  endpoint: QuicEndpoint,
+  address: HostPort,
+  { tls, serverName, alpn }: SessionCheck,
+): Promise<Found<Connected>> {
+  try {
+    const value = await endpoint.connect(address, serverName, {
+      tls,
+      alpn,
+      keepAliveMs: KEEPALIVE_MS,
+      // Without credit for a single stream, the server can send no client here, whatever its dialect.
+      maxStreams: 0,
+    });
+    const { rttMs } = value.stats();
+    return { found: `${value.alpn}, round trip ${rttMs} ms, ${describeServer(value)}`, value };
+  } catch (error) {
+    const value = stepError(explainConnectError(error, tls, serverName));
+    const wasJudged = error instanceof ConnectionClosedError && error.info.by === "peer" &&
+      error.info.application;
+    if (wasJudged) return { found: "both certificates are good", value };
+    throw value;
+  }
+}
+
+function describeServer({ peerCertificates }: QuicConnection): string {
+  const { subject, notAfter } = certificateFields(describeCertificate(peerCertificates![0]!));
+  return `certificate of ${quote(subject)} until ${notAfter}`;
+}
+
+/** Whether the connection outlives the server's judgement of this end. */
+async function checkAdmission(
+  connection: Connected,
+  { program, name, tls, serverName }: SessionCheck,
+): Promise<Found> {
+  if (connection instanceof StepError) throw connection;
+  const hello = Promise.withResolvers<Hello>();
+  let drains = false;
+  const control = startControl(connection, { program, name }, {
+    hello: hello.resolve,
+    drain: () => drains = true,
+    violated: (error) =>
+      hello.reject(new StepError(error.message, "run the same version at both ends")),
+  });
+  // At once, so that the server takes it off its list.
+  control?.drain();
+  const over = new AbortController();
+  const closed = connection.closed.then((info): never => {
+    throw stepError(explainConnectError(new ConnectionClosedError(info), tls, serverName));
+  });
+  try {
+    if (!control) {
+      const { rttMs } = connection.stats();
+      const ms = RAW_JUDGEMENT_MS + RAW_JUDGEMENT_ROUND_TRIPS * rttMs;
+      await Promise.race([closed, sleep(ms, over.signal)]);
+      return { found: "let in, by a server of the raw dialect, which says no more", value: true };
+    }
+    const said = await Promise.race([
+      hello.promise,
+      closed,
+      sleep(HELLO_TIMEOUT_MS, over.signal),
+    ]);
+    if (!said) {
+      const found = `no hello on the control stream in ${HELLO_TIMEOUT_MS} ms, after a handshake`;
+      // It may have travelled in a large datagram.
+      throw new StepError(`${found}: large datagrams may be lost`, LOST_DATAGRAMS_HINT);
+    }
+    const who = [said.program, said.version, said.name].filter((word) => word).join(" ");
+    return { found: `let in, by ${who}${drains ? ", which drains" : ""}`, value: true };
+  } finally {
+    over.abort();
+    closed.catch(() => {});
+    hello.promise.catch(() => {});
+  }
+}
+
+async function checkLarge(connection: QuicConnection): Promise<Found> {
+  // The control stream has arrived, then.
+  await connection.settled(SETTLE_MS);
+  switch (await largeDatagramsArrive(connection)) {
+    case true:
+      return { found: "they arrive", value: true };
+    case false: {
+      const found = `those above ${MIN_DATAGRAM_BYTES} bytes are lost`;
+      throw new StepError(found, LOST_DATAGRAMS_HINT);
+    }
+    default:
+      return { found: "cannot be told", value: true, isWarning: true };
+  }
+}
+
+function stepError(error: unknown): StepError {
+  const { message } = error as Error;
+  const hint = error instanceof ConnectError ? error.hint : undefined;
+  return new StepError(message, hint ?? "see the server's log", { cause: error });
+}

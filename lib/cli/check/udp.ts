@@ -1,0 +1,104 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Whether a QUIC server can be reached by UDP: it has to answer a version that nobody knows (RFC 9000 §6.1). */
+import { formatAuthority } from "../../net/authority.ts";
+import { messageOf } from "../../errors.ts";
+import type { HostPort } from "../../quic/mod.ts";
+import { isVersionNegotiation, unknownVersion } from "../../quic/handshake/version_probe.ts";
+import { sleep } from "../../sleep.ts";
+import { openRefusalProbe } from "./udp_refusal.ts";
+import { type Found, StepError } from "./report.ts";
+
+/** What became of datagrams to an address; the text is why the system would not send any. */
+export type UdpOutcome = "answers" | "refused" | "silent" | { readonly error: string };
+
+const TIMEOUT_MS = 3_000;
+
+/** The first is sent at once; each may be lost. */
+const RESEND_MS = 500;
+
+/** An ICMP message that says "port unreachable" comes at least as late as an answer would. */
+const REFUSAL_LOOK_MS = 20;
+
+/** Whether one of a server's addresses answers. The value has those that do. */
+export async function checkUdp(addresses: readonly HostPort[]): Promise<Found<HostPort[]>> {
+  const outcomes = await Promise.all(addresses.map((address) => probeUdp(address)));
+  const found = addresses.length === 1 ? describe(outcomes[0]!) : addresses
+    .map(({ host, port }, i) =>
+      `${formatAuthority({ hostname: host, port })}: ${describe(outcomes[i]!)}`
+    ).join("; ");
+  const value = addresses.filter((_, i) => outcomes[i] === "answers");
+  const isWarning = value.length < addresses.length;
+  if (value.length > 0) return { found, value, isWarning };
+  throw new StepError(found, fixOf(addresses[0]!, outcomes));
+}
+
+function describe(outcome: UdpOutcome): string {
+  const words = {
+    answers: "a QUIC server answers",
+    refused: "nothing listens there (ICMP port unreachable)",
+    silent: "no answer",
+  };
+  return typeof outcome === "string" ? words[outcome] : `cannot send: ${outcome.error}`;
+}
+
+function fixOf({ port }: HostPort, outcomes: readonly UdpOutcome[]): string {
+  if (outcomes.includes("refused")) {
+    return `start proxy-server there with --listen-quic at UDP port ${port}, or correct --server`;
+  }
+  return outcomes.includes("silent")
+    ? `let UDP port ${port} through all firewalls between here and the server, or correct --server`
+    : "give this machine a route to the server, or correct --server";
+}
+
+/** Sends some datagrams that every QUIC server answers, whoever asks. */
+export async function probeUdp(to: HostPort, timeoutMs = TIMEOUT_MS): Promise<UdpOutcome> {
+  const hostname = to.host.includes(":") ? "::" : "0.0.0.0";
+  const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
+  using refusal = openRefusalProbe(to);
+  const probe = unknownVersion();
+  const over = new AbortController();
+  let outcome: UdpOutcome = "silent";
+  const end = (how: UdpOutcome) => {
+    if (!over.signal.aborted) outcome = how;
+    over.abort();
+  };
+  const listen = async () => {
+    try {
+      for (;;) {
+        const [bytes] = await socket.receive();
+        if (isVersionNegotiation(bytes, probe)) return end("answers");
+      }
+    } catch {
+      // Closed; on Windows also an ICMP message.
+      if (!over.signal.aborted) end("refused");
+    }
+  };
+  const send = async () => {
+    const address: Deno.NetAddr = { transport: "udp", hostname: to.host, port: to.port };
+    try {
+      while (!over.signal.aborted) {
+        await socket.send(probe, address);
+        refusal?.send(probe);
+        await sleep(RESEND_MS, over.signal);
+      }
+    } catch (error) {
+      end({ error: messageOf(error) });
+    }
+  };
+  const watch = async () => {
+    while (!over.signal.aborted) {
+      await sleep(REFUSAL_LOOK_MS, over.signal);
+      if (refusal?.isRefused()) end("refused");
+    }
+  };
+  const listening = listen();
+  const others = [send(), watch()];
+  await sleep(timeoutMs, over.signal);
+  over.abort();
+  await Promise.all(others);
+  socket.close();
+  await listening;
+  return outcome;
+}

@@ -1,0 +1,748 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * A table of flags in, typed values out: the table alone decides parsing, types and help text.
+ *
+ * The forms are those of Go's `flag` package: `--x=y`, `--x y`, `-x=y`, `-x y`. One dash is not a
+ * cluster of letters. A boolean never takes the next argument as its value, every other kind always
+ * does, even one that begins with a dash, unless its value is optional: then it takes one that does
+ * not. `--` ends the flags.
+ */
+
+import { parseRule, type Rule, RuleError } from "../agent/acl.ts";
+import {
+  type Authority,
+  AuthorityError,
+  parseAuthority,
+  type ParseAuthorityOptions,
+} from "../net/authority.ts";
+import { type Cidr, CidrError, parseCidr } from "../net/cidr.ts";
+import { UsageError } from "../errors.ts";
+
+/** What a value is written as, and so how it is read. */
+export type FlagKind =
+  | "string"
+  | "integer"
+  | "boolean"
+  | "duration"
+  | "address"
+  | "list"
+  | "choice";
+
+/** One flag of a table; made by `stringFlag()`, `integerFlag()` and the like. */
+export interface Flag<V> {
+  /** Without dashes: `listen-tcp`. */
+  readonly name: string;
+  readonly kind: FlagKind;
+  readonly help: string;
+  /** Stands for the value in the help text; empty for a boolean. */
+  readonly valueName: string;
+  /** What else the help text says of it, such as bounds. */
+  readonly notes: readonly string[];
+  /** The words that its value is, or is a list of, where it can be nothing else. */
+  readonly choices?: readonly string[] | undefined;
+  readonly required: boolean;
+  /** The default as one would type it. */
+  readonly defaultText: string | undefined;
+  /** The value before the first occurrence, where there is no default either. */
+  readonly initial: V | undefined;
+  /** The value of an occurrence without one, where that is allowed. */
+  readonly alone?: V;
+  /** Whether no environment variable stands in for it. @default {false} */
+  readonly commandLineOnly?: boolean;
+  /**
+   * The value after one more occurrence of the flag.
+   *
+   * @throws {UsageError} with the bare reason when `text` is no such value.
+   * @throws {AuthorityError} when it is no address.
+   * @throws {CidrError} when it is no network.
+   * @throws {RuleError} when it is no rule.
+   */
+  add(text: string, before: V | undefined): V;
+}
+
+/** Flags by the name of the property that holds their value: `{ listenTcp: addressFlag(…) }`. */
+export type FlagTable = Readonly<Record<string, Flag<unknown>>>;
+
+/** The values that a table of flags yields. */
+export type FlagValues<T extends FlagTable> = {
+  readonly [K in keyof T]: T[K] extends Flag<infer V> ? V : never;
+};
+
+/** What a command line asks for. */
+export type ParsedFlags<T extends FlagTable> =
+  | { readonly kind: "run"; readonly values: FlagValues<T> }
+  | { readonly kind: "help" }
+  | { readonly kind: "version" }
+  | { readonly kind: "completion"; readonly shell: Shell };
+
+/** Looks a variable up in the environment. */
+export type Env = (name: string) => string | undefined;
+
+/** Either a default, or required, or neither: then the value may be `undefined`. */
+type Presence<D> =
+  | { readonly default: D; readonly required?: false }
+  | { readonly default?: never; readonly required?: boolean };
+
+/** What every kind of flag can be told, `D` being how its default is written in the table. */
+export type FlagOptions<D> = Presence<D> & {
+  readonly help: string;
+  /** Stands for the value in the help text. */
+  readonly valueName?: string;
+  /**
+   * Collects the values of all occurrences in an array instead of keeping the last. A default, and
+   * what the environment gives, count as one occurrence.
+   *
+   * @default {false}
+   */
+  readonly multiple?: boolean;
+};
+
+/** Says why a value will not do, or nothing. */
+export type FlagCheck = (value: string) => string | undefined;
+
+/** The type of the value of a flag of type `T` with the options `O`. */
+type ValueOf<T, O> = O extends { readonly multiple: true } ? readonly T[]
+  : O extends { readonly required: true } | { readonly default: string | number } ? T
+  : T | undefined;
+
+interface Kind<T> {
+  readonly kind: FlagKind;
+  readonly valueName: string;
+  readonly notes?: readonly string[];
+  readonly choices?: readonly string[];
+  readonly defaultText: string | undefined;
+  parse(text: string): T;
+}
+
+function makeFlag<T, O extends FlagOptions<unknown>>(
+  name: string,
+  options: O,
+  kind: Kind<T>,
+): Flag<ValueOf<T, O>> {
+  const several = options.multiple === true;
+  const flag: Flag<T | readonly T[]> = {
+    name,
+    kind: kind.kind,
+    help: options.help,
+    valueName: options.valueName ?? kind.valueName,
+    notes: [...(kind.notes ?? []), ...(several ? ["may be repeated"] : [])],
+    choices: kind.choices,
+    required: options.required === true,
+    defaultText: kind.defaultText,
+    initial: several ? [] : undefined,
+    add: (text, before) =>
+      several ? [...(before as readonly T[]), kind.parse(text)] : kind.parse(text),
+  };
+  return checked(flag as Flag<ValueOf<T, O>>);
+}
+
+/** Finds a default that its own flag refuses when the table is built, not when a user starts. */
+function checked<V>(flag: Flag<V>): Flag<V> {
+  if (flag.defaultText !== undefined) flag.add(flag.defaultText, flag.initial);
+  return flag;
+}
+
+/** Any text but the empty one, unless `allowEmpty`. */
+export function stringFlag<
+  const O extends FlagOptions<string> & {
+    readonly allowEmpty?: boolean;
+    readonly check?: FlagCheck;
+  },
+>(name: string, options: O): Flag<ValueOf<string, O>> {
+  return makeFlag<string, O>(name, options, {
+    kind: "string",
+    valueName: "string",
+    defaultText: options.default,
+    parse(text) {
+      if (text === "" && !options.allowEmpty) throw new UsageError("must not be empty");
+      return passing(options.check, text);
+    },
+  });
+}
+
+/** A decimal integer from `min` to `max`, both by default as far as a number is exact. */
+export function integerFlag<
+  const O extends FlagOptions<number> & {
+    readonly min?: number;
+    readonly max?: number;
+    /** Says what is wrong with a value within these bounds. */
+    readonly check?: (value: number) => string | undefined;
+  },
+>(name: string, options: O): Flag<ValueOf<number, O>> {
+  const { min = Number.MIN_SAFE_INTEGER, max = Number.MAX_SAFE_INTEGER } = options;
+  return makeFlag<number, O>(name, options, {
+    kind: "integer",
+    valueName: "integer",
+    notes: rangeNotes(options.min, options.max, String),
+    defaultText: options.default?.toString(),
+    parse(text) {
+      if (!/^[-+]?[0-9]+$/.test(text)) throw new UsageError("not an integer");
+      const value = inRange(Number(text) + 0, min, max, String); // + 0 makes 0 of -0
+      const reason = options.check?.(value);
+      if (reason !== undefined) throw new UsageError(reason);
+      return value;
+    },
+  });
+}
+
+/** `--x` alone or with one of the values of Go's `strconv.ParseBool`; false by default. */
+export function booleanFlag(
+  name: string,
+  options: {
+    readonly help: string;
+    readonly default?: boolean;
+    readonly commandLineOnly?: boolean;
+  },
+): Flag<boolean> {
+  return checked<boolean>({
+    name,
+    kind: "boolean",
+    help: options.help,
+    valueName: "",
+    notes: [],
+    required: false,
+    defaultText: options.default === undefined ? undefined : String(options.default),
+    initial: false,
+    commandLineOnly: options.commandLineOnly ?? false,
+    add(text) {
+      if (/^(?:1|t|T|true|TRUE|True)$/.test(text)) return true;
+      if (/^(?:0|f|F|false|FALSE|False)$/.test(text)) return false;
+      throw new UsageError("not a boolean, write true or false");
+    },
+  });
+}
+
+/** The longest delay that a timer can wait for; one beyond it would fire at once. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/**
+ * A duration in Go's form, such as `1m30s`. Its value, and the bounds, are milliseconds: end the
+ * name of the property with `Ms`. The default is written as one would type it.
+ *
+ * `minMs` is 0 by default, so a negative duration needs a negative one; `maxMs` is 2^31 - 1, the
+ * longest that a timer can wait for.
+ */
+export function durationFlag<
+  const O extends FlagOptions<string> & { readonly minMs?: number; readonly maxMs?: number },
+>(name: string, options: O): Flag<ValueOf<number, O>> {
+  const { minMs = 0, maxMs = MAX_TIMER_MS } = options;
+  return makeFlag<number, O>(name, options, {
+    kind: "duration",
+    valueName: "duration",
+    notes: rangeNotes(options.minMs, options.maxMs, formatDuration),
+    defaultText: options.default,
+    parse: (text) => inRange(parseDuration(text), minMs, maxMs, formatDuration),
+  });
+}
+
+/** `host:port`, as `parseAuthority()` takes it. The default is written the same way. */
+export function addressFlag<const O extends FlagOptions<string> & Readonly<ParseAuthorityOptions>>(
+  name: string,
+  options: O,
+): Flag<ValueOf<Authority, O>> {
+  return makeFlag<Authority, O>(name, options, {
+    kind: "address",
+    valueName: "host:port",
+    defaultText: options.default,
+    parse: (text) => parseAuthority(text, options),
+  });
+}
+
+/** `--x` alone, whose value is `true`, or with a `host:port`, as `parseAuthority()` takes it. */
+export function optionalAddressFlag(
+  name: string,
+  options: { readonly help: string; readonly commandLineOnly?: boolean },
+): Flag<Authority | true | undefined> {
+  return {
+    ...makeFlag<Authority | true, FlagOptions<string>>(name, options, {
+      kind: "address",
+      valueName: "[host:port]",
+      defaultText: undefined,
+      parse: (text) => parseAuthority(text),
+    }),
+    alone: true,
+    commandLineOnly: options.commandLineOnly ?? false,
+  };
+}
+
+/**
+ * Comma separated `host:port`, as `parseAuthority()` takes them. The default is written the same way. Otherwise like
+ * `listFlag()`.
+ */
+export function addressListFlag(
+  name: string,
+  options: FlagOptions<readonly string[]> & Readonly<ParseAuthorityOptions>,
+): Flag<readonly Authority[]> {
+  return makeListFlag<Authority>(name, options, {
+    valueName: "host:port",
+    defaultText: options.default?.join(","),
+    parse: (text) => itemsOf(text).map((item) => parseAuthority(item, options)),
+  });
+}
+
+/** A flag whose value is the items of one occurrence, or with `multiple` of all of them. */
+function makeListFlag<T>(
+  name: string,
+  options: FlagOptions<readonly string[]>,
+  kind: Omit<Kind<readonly T[]>, "kind">,
+): Flag<readonly T[]> {
+  const notes = [...(kind.notes ?? ["comma separated"])];
+  if (options.multiple) notes.push("may be repeated");
+  return checked<readonly T[]>({
+    name,
+    kind: "list",
+    help: options.help,
+    valueName: options.valueName ?? kind.valueName,
+    notes: [notes.join(", ")],
+    choices: kind.choices,
+    required: options.required === true,
+    defaultText: kind.defaultText,
+    initial: [],
+    add: (text, before = []) =>
+      options.multiple ? [...before, ...kind.parse(text)] : kind.parse(text),
+  });
+}
+
+function itemsOf(text: string): string[] {
+  const items = text.split(",");
+  if (items.includes("")) throw new UsageError("has an empty item");
+  return items;
+}
+
+/**
+ * Comma separated texts, none of them empty. The value is an empty array without a default;
+ * `multiple` appends the items of every occurrence.
+ */
+export function listFlag(
+  name: string,
+  options: FlagOptions<readonly string[]> & { readonly check?: FlagCheck },
+): Flag<readonly string[]> {
+  return makeListFlag<string>(name, options, {
+    valueName: "list",
+    defaultText: options.default?.join(","),
+    parse: (text) => itemsOf(text).map((item) => passing(options.check, item)),
+  });
+}
+
+/**
+ * Comma separated networks, as `parseCidr()` takes them. The default is written the same way.
+ * Otherwise like `listFlag()`.
+ */
+export function cidrListFlag(
+  name: string,
+  options: FlagOptions<readonly string[]>,
+): Flag<readonly Cidr[]> {
+  return makeListFlag<Cidr>(name, options, {
+    valueName: "cidrs",
+    defaultText: options.default?.join(","),
+    parse: (text) => itemsOf(text).map(parseCidr),
+  });
+}
+
+/**
+ * Comma separated rules about destinations, as `parseRule()` takes them, of all occurrences together.
+ * The value is an empty array without any.
+ */
+export function ruleListFlag(
+  name: string,
+  options: { readonly help: string },
+): Flag<readonly Rule[]> {
+  return makeListFlag<Rule>(name, { ...options, multiple: true }, {
+    valueName: "rules",
+    defaultText: undefined,
+    parse: (text) => itemsOf(text).map(parseRule),
+  });
+}
+
+/** Written where a list of choices is to be empty; no choice itself. */
+const NO_CHOICE = "none";
+
+/**
+ * Some of a few words, comma separated, or `none` alone. The value has each word once, in the order
+ * of the choices; it is an empty array without a default. The last occurrence wins.
+ */
+export function choiceListFlag<const C extends readonly string[]>(
+  name: string,
+  options: FlagOptions<readonly C[number][]> & {
+    readonly choices: C;
+    readonly multiple?: never;
+  },
+): Flag<readonly C[number][]> {
+  const choices: readonly C[number][] = options.choices;
+  return makeListFlag<C[number]>(name, options, {
+    valueName: "list",
+    notes: [`${NO_CHOICE} or some of ${choices.join(", ")}`, "comma separated"],
+    choices: [NO_CHOICE, ...choices],
+    defaultText: options.default?.length === 0 ? NO_CHOICE : options.default?.join(","),
+    parse(text) {
+      if (text === NO_CHOICE) return [];
+      const items = itemsOf(text);
+      const unknown = items.find((item) => !choices.includes(item));
+      if (unknown === NO_CHOICE) throw new UsageError(`${quote(NO_CHOICE)} must stand alone`);
+      if (unknown !== undefined) {
+        throw new UsageError(`${quote(unknown)} is not one of ${choices.join(", ")}`);
+      }
+      return choices.filter((choice) => items.includes(choice));
+    },
+  });
+}
+
+/** One of a few words. */
+export function choiceFlag<
+  const C extends readonly string[],
+  const O extends FlagOptions<C[number]>,
+>(name: string, choices: C, options: O): Flag<ValueOf<C[number], O>> {
+  return makeFlag<C[number], O>(name, options, {
+    kind: "choice",
+    valueName: choices.join("|"),
+    choices,
+    defaultText: options.default,
+    parse(text) {
+      if (!choices.includes(text)) throw new UsageError(`must be one of ${choices.join(", ")}`);
+      return text;
+    },
+  });
+}
+
+function passing(check: FlagCheck | undefined, value: string): string {
+  const reason = check?.(value);
+  if (reason !== undefined) throw new UsageError(reason);
+  return value;
+}
+
+type Show = (value: number) => string;
+
+function inRange(value: number, min: number, max: number, show: Show): number {
+  if (value < min) throw new UsageError(`must be at least ${show(min)}`);
+  if (value > max) throw new UsageError(`must be at most ${show(max)}`);
+  return value;
+}
+
+function rangeNotes(min: number | undefined, max: number | undefined, show: Show): string[] {
+  if (min !== undefined && max !== undefined) return [`${show(min)} to ${show(max)}`];
+  if (min !== undefined) return [`at least ${show(min)}`];
+  return max !== undefined ? [`at most ${show(max)}`] : [];
+}
+
+/** Nanoseconds in a unit, largest first. The micro sign and the Greek letter both stand for µ. */
+const UNIT_NS: ReadonlyMap<string, bigint> = new Map([
+  ["h", 3_600_000_000_000n],
+  ["m", 60_000_000_000n],
+  ["s", 1_000_000_000n],
+  ["ms", 1_000_000n],
+  ["us", 1_000n],
+  ["\u00b5s", 1_000n],
+  ["\u03bcs", 1_000n],
+  ["ns", 1n],
+]);
+
+/** A fraction of an hour needs 13 digits to be exact to the nanosecond; Go drops the rest too. */
+const FRACTION_DIGITS = 13;
+
+/**
+ * Reads a duration in the form of Go's `time.ParseDuration`: `300ms`, `1.5h`, `1m30s`, `-2s`, `0`.
+ *
+ * @returns milliseconds, exact to the nanosecond.
+ * @throws {UsageError} with the bare reason, for instance when a number has no unit.
+ */
+export function parseDuration(text: string): number {
+  const start = /^[-+]/.test(text) ? 1 : 0;
+  if (text.slice(start) === "0") return 0;
+  // Whole numbers of nanoseconds: 2.3 * 1000 in floating point need not be 2300.
+  let ns = 0n;
+  const part = /([0-9]*)(?:\.([0-9]*))?([^.0-9]*)/y;
+  part.lastIndex = start;
+  do {
+    const [, whole = "", fraction = "", unit = ""] = part.exec(text) ?? [];
+    if (whole + fraction === "") throw new UsageError("not a duration like 300ms, 2s or 1m30s");
+    if (unit === "") throw new UsageError("missing unit, write a duration like 300ms, 2s or 1m30s");
+    const size = UNIT_NS.get(unit);
+    if (size === undefined) throw new UsageError(`unknown unit ${quote(unit)}`);
+    const digits = fraction.slice(0, FRACTION_DIGITS);
+    ns += BigInt(whole) * size + BigInt(digits) * size / 10n ** BigInt(digits.length);
+  } while (part.lastIndex < text.length);
+  return Number(text.startsWith("-") ? -ns : ns) / 1e6;
+}
+
+/**
+ * Writes a finite number of milliseconds as `parseDuration()` reads it: `1m30s`, `500us`, `0`.
+ * What is less than a nanosecond is rounded.
+ */
+export function formatDuration(ms: number): string {
+  let ns = BigInt(Math.round(Math.abs(ms) * 1e6));
+  let text = "";
+  for (const [unit, size] of UNIT_NS) {
+    if (ns >= size) text += `${ns / size}${unit}`;
+    ns %= size;
+  }
+  return text === "" ? "0" : ms < 0 ? `-${text}` : text;
+}
+
+/** How a flag is written, as help has it. */
+export function flagLabel({ name, valueName }: Flag<unknown>): string {
+  return `--${name} ${valueName}`.trimEnd();
+}
+
+/** Of a flag that no environment variable stands in for. */
+export const COMMAND_LINE_ONLY = "command line only";
+
+/** The environment variable that stands in for a flag: `QRHT_LISTEN_TCP` for `listen-tcp`. */
+export function envNameOf(flagName: string): string {
+  return `QRHT_${flagName.toUpperCase().replaceAll("-", "_")}`;
+}
+
+const help = booleanFlag("help", { help: "show this help" });
+const version = booleanFlag("version", { help: "show the version" });
+
+const shells = ["bash", "zsh", "fish"] as const;
+/** A shell that completes command lines. */
+export type Shell = typeof shells[number];
+
+const completion = choiceFlag("completion", shells, {
+  valueName: "shell",
+  help: "show a script that has bash, zsh or fish complete these flags",
+});
+
+/** The flags that every program has, beside those of its table: instead of running, it shows something. */
+export const informingFlags = { help, version, completion } as const satisfies FlagTable;
+
+/** The flags of a table and those that every program has, by what they are called. */
+function namesOf(flags: FlagTable): ReadonlyMap<string, Flag<unknown>> {
+  const names = new Map<string, Flag<unknown>>([["h", help]]);
+  for (const flag of Object.values(informingFlags)) names.set(flag.name, flag);
+  for (const flag of Object.values(flags)) {
+    if (names.has(flag.name)) throw new TypeError(`Flag --${flag.name} is declared twice`);
+    names.set(flag.name, flag);
+  }
+  return names;
+}
+
+/**
+ * Reads the values of a table of flags.
+ *
+ * The command line goes before the environment, which goes before the default; an empty variable
+ * counts as unset, and one that the command line overrides is not looked at. The last occurrence of
+ * a flag wins unless the flag is `multiple`, but each must be valid.
+ *
+ * `--help` or `-h` ends the parsing where it stands and goes before `--version`, which goes before
+ * `--completion`; with any of them nothing is required.
+ *
+ * @throws {UsageError} in one line: what is wrong, in which flag or variable.
+ */
+export function parseFlags<T extends FlagTable>(
+  flags: T,
+  args: readonly string[],
+  env: Env,
+): ParsedFlags<T> {
+  const names = namesOf(flags);
+  const given = new Map<Flag<unknown>, unknown>();
+
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i] ?? "";
+    const dashes = arg.startsWith("--") ? 2 : arg.startsWith("-") ? 1 : 0;
+    const body = arg.slice(dashes);
+    if (body === "" && dashes === 2) {
+      const rest = args[i + 1];
+      if (rest !== undefined) throw new UsageError(`unexpected argument ${quote(rest)}`);
+      break;
+    }
+    if (body === "" || dashes === 0) throw new UsageError(`unexpected argument ${quote(arg)}`);
+    if (body.startsWith("=")) throw new UsageError(`missing flag name in ${quote(arg)}`);
+    if (body.startsWith("-")) throw new UsageError(`too many dashes in ${quote(arg)}`);
+
+    const equals = body.indexOf("=");
+    const name = equals < 0 ? body : body.slice(0, equals);
+    const flag = names.get(name);
+    if (flag === undefined) throw new UsageError(unknownFlag(name, names.keys()));
+
+    const next = args[i + 1];
+    const isAlone = equals < 0 && flag.alone !== undefined && (next ?? "-").startsWith("-");
+    if (isAlone) {
+      given.set(flag, flag.alone);
+      continue;
+    }
+    const text = equals >= 0
+      ? body.slice(equals + 1)
+      : flag.kind === "boolean"
+      ? "true"
+      : args[++i];
+    if (text === undefined) throw new UsageError(`flag --${name} needs a value`);
+    const before = given.has(flag) ? given.get(flag) : flag.initial;
+    given.set(flag, addFrom(`flag --${name}`, flag, text, before));
+    if (given.get(help) === true) return { kind: "help" };
+  }
+  if (given.get(version) === true) return { kind: "version" };
+  const shell = given.get(completion) as Shell | undefined;
+  if (shell !== undefined) return { kind: "completion", shell };
+
+  const missing: string[] = [];
+  const values = Object.entries(flags).map(([key, flag]) => {
+    if (given.has(flag)) return [key, given.get(flag)];
+    const envName = envNameOf(flag.name);
+    const text = flag.commandLineOnly ? undefined : env(envName);
+    if (text !== undefined && text !== "") {
+      return [key, addFrom(`environment variable ${envName}`, flag, text, flag.initial)];
+    }
+    if (flag.required) missing.push(`--${flag.name} (or ${envName})`);
+    // Read anew each time, so that callers share no value.
+    const { defaultText, initial } = flag;
+    return [key, defaultText === undefined ? initial : flag.add(defaultText, initial)];
+  });
+  if (missing.length > 0) throw new UsageError(`missing required flag ${missing.join(", ")}`);
+  return { kind: "run", values: Object.fromEntries(values) as FlagValues<T> };
+}
+
+function addFrom(source: string, flag: Flag<unknown>, text: string, before: unknown): unknown {
+  try {
+    return flag.add(text, before);
+  } catch (error) {
+    if (isSelfNaming(error)) {
+      throw new UsageError(`${source}: ${oneLine(error.message)}`, { cause: error });
+    }
+    if (!(error instanceof UsageError)) throw error;
+    const message = `invalid value ${quote(text)} for ${source}: ${error.message}`;
+    throw new UsageError(message, { cause: error });
+  }
+}
+
+/** Errors whose message names the text. */
+function isSelfNaming(error: unknown): error is Error {
+  return [AuthorityError, CidrError, RuleError].some((kind) => error instanceof kind);
+}
+
+function unknownFlag(name: string, known: Iterable<string>): string {
+  let best: string | undefined;
+  // A third of the letters may differ; more than that is another word.
+  let limit = Infinity;
+  for (const candidate of known) {
+    const longer = Math.max(name.length, candidate.length);
+    // The distance is at least this: no need to compare a very long name letter by letter.
+    if (longer - Math.min(name.length, candidate.length) > longer / 3) continue;
+    const distance = editDistance(name.toLowerCase(), candidate);
+    if (distance <= longer / 3 && distance < limit) [best, limit] = [candidate, distance];
+  }
+  const hint = best === undefined ? "; --help shows all" : `; did you mean --${best}?`;
+  return `unknown flag --${printable(name)}${hint}`;
+}
+
+/** The least number of letters to insert, remove or replace to make `b` of `a` (Levenshtein). */
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      const replaced = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
+      next.push(Math.min(replaced, row[j]! + 1, next[j - 1]! + 1));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}
+
+/** Writes what breaks a line, or is not seen in one, as an escape sequence. */
+function oneLine(text: string): string {
+  return text.replace(
+    /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
+    (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`,
+  );
+}
+
+/** Keeps a message short and in one line, whatever the text that it names. */
+function printable(text: string): string {
+  const short = text.length > 100 ? `${text.slice(0, 100)}…` : text;
+  return oneLine(JSON.stringify(short).slice(1, -1));
+}
+
+function quote(text: string): string {
+  return `"${printable(text)}"`;
+}
+
+const HELP_COLUMNS = 100;
+/** A longer note than this may go over several lines. */
+const MAX_WHOLE_NOTE_COLUMNS = 50;
+
+/** A longer label than this has its text below it, or one flag would squeeze the text of all. */
+const MAX_LABEL_COLUMNS = 30;
+
+/** The help text of a program, at most 100 columns wide, without a newline at its end. */
+export function formatHelp(
+  program: {
+    readonly name: string;
+    readonly summary: string;
+    /** @default {`${name} [flags]`} */
+    readonly usage?: string;
+    readonly examples?: readonly { readonly does: string; readonly command: string }[];
+  },
+  flags: FlagTable,
+): string {
+  const table = Object.values(flags);
+  const rows = table.map((flag): [string, string[]] => {
+    const notes = [...flag.notes];
+    if (flag.required) notes.push("required");
+    if (flag.defaultText !== undefined) notes.push(`default: ${flag.defaultText}`);
+    notes.push(flag.commandLineOnly ? COMMAND_LINE_ONLY : `env: ${envNameOf(flag.name)}`);
+    const words = [...flag.help.split(" "), ...notes.flatMap(wordsOfNote)];
+    return [flagLabel(flag), words];
+  });
+  rows.push(
+    ["--help, -h", help.help.split(" ")],
+    ["--version", version.help.split(" ")],
+    [`--completion ${completion.valueName}`, completion.help.split(" ")],
+  );
+  const labels = rows.map(([label]) => label.length).filter((n) => n <= MAX_LABEL_COLUMNS);
+  const indent = " ".repeat(Math.max(...labels) + 4);
+
+  const notes = ["A flag may be written --x=y, --x y, -x=y or -x y; it overrides its variable."];
+  if (table.some((flag) => flag.kind === "duration")) {
+    notes.push("A duration is a number with its unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.");
+  }
+  return [
+    ...wrap(program.summary.split(" "), HELP_COLUMNS),
+    "",
+    `Usage: ${program.usage ?? `${program.name} [flags]`}`,
+    "",
+    ...(program.examples ?? []).flatMap(({ does, command }) => [
+      ...wrap(["For", "example,", ...does.split(" ")], HELP_COLUMNS),
+      ...continued(command, HELP_COLUMNS),
+      "",
+    ]),
+    "Flags:",
+    ...rows.flatMap(([label, words]) => {
+      const head = `  ${label}  `.padEnd(indent.length);
+      const lines = wrap(words, HELP_COLUMNS - indent.length).map((line) => indent + line);
+      if (head.length > indent.length) return [head.trimEnd(), ...lines];
+      return [head + lines.join("\n").slice(indent.length)];
+    }),
+    "",
+    ...notes.flatMap((note) => wrap(note.split(" "), HELP_COLUMNS)),
+  ].join("\n");
+}
+
+/** A command in lines that a shell takes for one. */
+export function continued(command: string, columns: number): string[] {
+  return wrap(command.split(" "), columns - "  ".length - " \\".length)
+    .map((line, i, { length }) =>
+      `${i === 0 ? "  " : "    "}${line}${i < length - 1 ? " \\" : ""}`
+    );
+}
+
+/** A short note is one word to the wrapping: it is not torn. */
+function wordsOfNote(note: string): string[] {
+  return note.length <= MAX_WHOLE_NOTE_COLUMNS ? [`[${note}]`] : `[${note}]`.split(" ");
+}
+
+/** Fills lines with words; a word longer than a line gets one of its own. */
+function wrap(words: readonly string[], columns: number): string[] {
+  const lines: string[] = [];
+  for (const word of words) {
+    const last = lines.at(-1);
+    if (last !== undefined && last.length + 1 + word.length <= columns) {
+      lines[lines.length - 1] = `${last} ${word}`;
+    } else {
+      lines.push(word);
+    }
+  }
+  return lines;
+}

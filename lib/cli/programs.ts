@@ -1,0 +1,68 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What help, man pages and completions say of the three programs. */
+import type { FlagTable } from "./flags.ts";
+import { agentFlags, passthroughFlags, serverFlags } from "./program_flags.ts";
+import type { ProgramName } from "../version.ts";
+
+/** A program, as its command line is described. */
+export interface ProgramInfo<T extends FlagTable = FlagTable> {
+  readonly name: ProgramName;
+  readonly summary: string;
+  /** @default {[]} */
+  readonly examples?: readonly Example[];
+  readonly flags: T;
+}
+
+/** A command line, and what it brings about. */
+export interface Example {
+  readonly does: string;
+  readonly command: string;
+}
+
+const CLIENT = "--ca-file=ca.pem --cert-file=client.pem --cert-key=client.key";
+
+/** proxy-server */
+export const serverInfo = {
+  name: "proxy-server",
+  summary:
+    "Takes TCP connections and carries each, on a QUIC stream, to an agent that has dialled in.",
+  examples: [
+    {
+      does: "clients connect to port 8443 of this machine only, agents to UDP port 8888:",
+      command:
+        "proxy-server --listen-tcp=127.0.0.1:8443 --cert-file=server.pem --cert-key=server.key --client-ca-file=ca.pem",
+    },
+  ],
+  flags: serverFlags,
+} as const satisfies ProgramInfo;
+
+/** proxy-agent */
+export const agentInfo = {
+  name: "proxy-agent",
+  summary:
+    "Dials a proxy-server from inside a private network and serves HTTP CONNECT on the streams it opens.",
+  examples: [
+    {
+      does: "clients of the server reach port 443 of one network, and nothing else:",
+      command: `proxy-agent --server=proxy.example:8888 --allow=10.0.0.0/8:443 ${CLIENT}`,
+    },
+  ],
+  flags: agentFlags,
+} as const satisfies ProgramInfo;
+
+/** proxy-passthrough */
+export const passthroughInfo = {
+  name: "proxy-passthrough",
+  summary: "Dials a proxy-server and connects every stream it opens to one upstream.",
+  examples: [
+    {
+      does: "clients of the server get to the SSH server of this machine:",
+      command: `proxy-passthrough --server=proxy.example:8888 --upstream=127.0.0.1:22 ${CLIENT}`,
+    },
+  ],
+  flags: passthroughFlags,
+} as const satisfies ProgramInfo;
+
+export const programInfos: readonly ProgramInfo[] = [serverInfo, agentInfo, passthroughInfo];

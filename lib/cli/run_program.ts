@@ -1,0 +1,140 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { Authority } from "../net/authority.ts";
+import { formatCompletion } from "./completion.ts";
+import { messageOf, UsageError } from "../errors.ts";
+import { type FlagTable, type FlagValues, formatHelp, parseFlags } from "./flags.ts";
+import { configureLog, type LogFormat } from "../log.ts";
+import { Monitor } from "../observe/monitor.ts";
+import type { ProgramInfo } from "./programs.ts";
+import { describeVersion, type ProgramName } from "../version.ts";
+import { logSnapshot } from "../observe/snapshot.ts";
+
+/** Has a listener called at each SIGHUP. */
+export type OnHangup = (listener: () => void) => void;
+
+/** What every program is given beside the values of its flags. */
+export interface Surroundings {
+  /** Stops it. */
+  readonly signal: AbortSignal;
+  /** Tells of each SIGHUP, by which operators ask for files to be read again; Windows has none. */
+  readonly onHangup: OnHangup;
+  /** Is told what happens. */
+  readonly monitor: Monitor;
+}
+
+/** What the flags that are looked at here say. */
+interface CommonValues {
+  readonly v: number;
+  readonly logFormat: LogFormat;
+  readonly name?: string | undefined;
+  readonly listenAdmin?: Authority | undefined;
+}
+
+/** A program of this project, as its command line sees it. */
+export interface Program<T extends FlagTable> extends ProgramInfo<T> {
+  /**
+   * Runs until the signal aborts.
+   *
+   * @throws {UsageError} when it cannot start as it was told to
+   */
+  run(values: FlagValues<T> & CommonValues, surroundings: Surroundings): Promise<void>;
+  /**
+   * Goes through what the program needs instead, if `--check` says so, and tells whether all is well.
+   *
+   * @param write takes each line of the report, without its end
+   */
+  check?(values: FlagValues<T>, write: (line: string) => void): Promise<boolean>;
+}
+
+/** Exit codes: 0 stopped as told, 1 failed, 2 started wrongly, 128 + n ended by a second signal n. */
+const FAILED = 1;
+const USAGE = 2;
+
+const stopSignals = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
+
+/** Runs a program with the process's arguments, environment and signals, and ends the process. */
+export async function runProgram<
+  T extends FlagTable & Readonly<Record<keyof CommonValues, unknown>>,
+>(
+  program: Program<T>,
+): Promise<never> {
+  try {
+    const parsed = parseFlags(program.flags, Deno.args, (name) => Deno.env.get(name));
+    if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
+    if (parsed.kind === "version") return exit(0, `${program.name} ${describeVersion()}`);
+    if (parsed.kind === "completion") {
+      return exit(0, formatCompletion(parsed.shell, program.name, program.flags));
+    }
+    const values = parsed.values as FlagValues<T> & CommonValues;
+    if ("check" in values && values.check && program.check) {
+      const isWell = await program.check(values, (line) => writeLine(Deno.stdout, line));
+      return Deno.exit(isWell ? 0 : FAILED);
+    }
+    configureLog(values.v, (line) => writeLine(Deno.stderr, line), {
+      format: values.logFormat,
+      color: Deno.stderr.isTerminal() && !Deno.noColor,
+    });
+    const monitor = new Monitor();
+    const { stop: signal, onHangup } = listenToSignals(() => logSnapshot(monitor));
+    signal.addEventListener("abort", () => monitor.isDraining = true);
+    if (values.listenAdmin) {
+      await startAdminOf(program.name, values.listenAdmin, values.name, monitor);
+    }
+    await program.run(values, { signal, onHangup, monitor });
+    return Deno.exit(0);
+  } catch (error) {
+    writeLine(Deno.stderr, `${program.name}: ${messageOf(error)}`);
+    return Deno.exit(error instanceof UsageError ? USAGE : FAILED);
+  }
+}
+
+/** Starts the admin listener, which goes on to the very end. Its code is loaded for it alone. */
+async function startAdminOf(
+  program: ProgramName,
+  address: Authority,
+  name: string | undefined,
+  monitor: Monitor,
+): Promise<void> {
+  const { startAdmin } = await import("../observe/admin.ts");
+  startAdmin({ program, name, address, monitor, signal: new AbortController().signal });
+}
+
+/**
+ * Aborts at the first signal to stop; the second one ends the process at once. SIGHUP is such a signal only where it
+ * says that the terminal of the program is gone.
+ */
+function listenToSignals(snapshot: () => void): { stop: AbortSignal; onHangup: OnHangup } {
+  const controller = new AbortController();
+  const stop = (name: keyof typeof stopSignals) => {
+    if (controller.signal.aborted) Deno.exit(128 + stopSignals[name]);
+    controller.abort(new Error(`stopped by ${name}`));
+  };
+  const listeners: (() => void)[] = [];
+  const hadTerminal = Deno.stderr.isTerminal();
+  const hangUp = () => {
+    if (hadTerminal && !Deno.stderr.isTerminal()) return stop("SIGHUP");
+    for (const listener of listeners) listener();
+  };
+  const onWindows = Deno.build.os === "windows";
+  Deno.addSignalListener("SIGINT", () => stop("SIGINT"));
+  if (!onWindows) Deno.addSignalListener("SIGTERM", () => stop("SIGTERM"));
+  if (!onWindows) Deno.addSignalListener("SIGHUP", hangUp);
+  if (!onWindows) Deno.addSignalListener("SIGUSR1", snapshot);
+  return { stop: controller.signal, onHangup: (listener) => listeners.push(listener) };
+}
+
+function exit(code: number, text: string): never {
+  writeLine(Deno.stdout, text);
+  Deno.exit(code);
+}
+
+function writeLine(to: { writeSync(bytes: Uint8Array): number }, line: string): void {
+  const bytes = new TextEncoder().encode(`${line}\n`);
+  try {
+    for (let offset = 0; offset < bytes.length;) offset += to.writeSync(bytes.subarray(offset));
+  } catch {
+    // Whoever read it is gone; that is no reason to stop.
+  }
+}

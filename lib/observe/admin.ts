@@ -1,0 +1,146 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** The admin listener: health, metrics and the status page, for whoever runs the program. It changes nothing. */
+import { type Authority, formatAuthority } from "../net/authority.ts";
+import { messageOf, UsageError } from "../errors.ts";
+import { currentStatus } from "./current_status.ts";
+import { History } from "./history.ts";
+import { ipBytes } from "../net/ip_address.ts";
+import { logger } from "../log.ts";
+import { Metrics } from "./metrics.ts";
+import type { Monitor } from "./monitor.ts";
+import { describeVersion, type ProgramName, version } from "../version.ts";
+import { type Check, readinessOf } from "./readiness.ts";
+import { statusPage, statusPageHeaders } from "./status_page/mod.ts";
+
+export interface AdminOptions {
+  readonly program: ProgramName;
+  /** `--name`. */
+  readonly name?: string | undefined;
+  readonly address: Authority;
+  readonly monitor: Monitor;
+  /** Stops listening. */
+  readonly signal: AbortSignal;
+}
+
+/** For everything but the page, which has more of them. */
+const HEADERS = {
+  "Cache-Control": "no-store",
+  "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+  "Referrer-Policy": "no-referrer",
+  "X-Content-Type-Options": "nosniff",
+};
+
+const log = logger("admin");
+
+type Handler = (url: URL) => Response | Promise<Response>;
+
+/**
+ * Starts the listener. From then on the monitor's numbers are collected.
+ *
+ * @returns what tells its address, and when it has stopped
+ * @throws {UsageError} when it cannot be bound
+ */
+export function startAdmin(options: AdminOptions): Deno.HttpServer<Deno.NetAddr> {
+  const { program, monitor, address, signal } = options;
+  const metrics = new Metrics(program, monitor);
+  const history = new History(monitor);
+  monitor.observe(metrics);
+  monitor.observe(history);
+
+  const readiness = (url: URL) => answerChecks(url, readinessOf(program, monitor, new Date()));
+  const status = () => currentStatus(options, monitor, history);
+  const handlers: Readonly<Record<string, Handler>> = {
+    "/livez": (url) => answerChecks(url, []),
+    "/readyz": readiness,
+    "/metrics": async () => text(await metrics.text(), 200, metrics.contentType),
+    "/version": () => json({ program, version, description: describeVersion() }),
+    "/status.json": () => json(status()),
+    "/": () => {
+      const nonce = crypto.randomUUID();
+      return new Response(statusPage(status(), nonce), { headers: statusPageHeaders(nonce) });
+    },
+  };
+  const paths: Readonly<Record<string, string>> = { "/healthz": "/livez", "/ready": "/readyz" };
+
+  const handle = (request: Request): Response | Promise<Response> => {
+    // Its host is what the client has sent, whatever that is.
+    if (!URL.canParse(request.url)) return text("bad request\n", 400);
+    const url = new URL(request.url);
+    const path = paths[url.pathname] ?? url.pathname;
+    const handler = Object.hasOwn(handlers, path) ? handlers[path] : undefined;
+    if (!handler) return text("not found\n", 404);
+    if (request.method !== "GET" && request.method !== "HEAD") {
+      const answer = text("only GET and HEAD\n", 405);
+      answer.headers.set("Allow", "GET, HEAD");
+      return answer;
+    }
+    const isPrivate = path === "/" || path === "/status.json";
+    if (isPrivate && !isOwnName(url.hostname, address.hostname)) return text(FOREIGN_NAME, 421);
+    return handler(url);
+  };
+  const server = listen(address, signal, handle);
+  history.run(signal);
+  log.info("admin listener on {address}", { address: formatAuthority(server.addr) });
+  return server;
+}
+
+function listen(
+  address: Authority,
+  signal: AbortSignal,
+  handle: (request: Request) => Response | Promise<Response>,
+): Deno.HttpServer<Deno.NetAddr> {
+  const { hostname, port } = address;
+  try {
+    return Deno.serve({
+      hostname,
+      port,
+      signal,
+      onListen: () => {},
+      onError: (error) => {
+        log.error("request failed", { error: messageOf(error) });
+        return text("internal error\n", 500);
+      },
+    }, handle);
+  } catch (error) {
+    const where = `--listen-admin ${formatAuthority(address)}`;
+    throw new UsageError(`cannot listen on ${where}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+/** As Kubernetes' own components answer: `ok`, or what fails; with `?verbose` all checks, but for those of `?exclude=`. */
+function answerChecks(url: URL, all: readonly Check[]): Response {
+  const excluded = url.searchParams.getAll("exclude");
+  const checks = all.filter(({ name }) => !excluded.includes(name));
+  const failed = checks.filter(({ problem }) => problem !== undefined);
+  const status = failed.length === 0 ? 200 : 503;
+  const isVerbose = url.searchParams.has("verbose");
+  if (status === 200 && !isVerbose) return text("ok\n");
+  const lines = (isVerbose ? checks : failed).map(({ name, problem }) =>
+    problem === undefined ? `[+]${name} ok` : `[-]${name} failed: ${problem}`
+  );
+  const path = url.pathname.slice(1);
+  if (isVerbose) lines.push(`${path} check ${status === 200 ? "passed" : "failed"}`);
+  return text(`${lines.join("\n")}\n`, status);
+}
+
+const FOREIGN_NAME =
+  "Open this page by an IP address, or as localhost. Of another name it is not known who has made it lead here.\n";
+
+/**
+ * Whether a page of another site cannot have made the browser ask by this name (DNS rebinding): it is an address, or one
+ * that the operator has given.
+ */
+function isOwnName(hostname: string, listenHostname: string): boolean {
+  const name = hostname.replace(/^\[(.*)\]$/, "$1");
+  return name === "localhost" || name === listenHostname || ipBytes(name) !== undefined;
+}
+
+function text(body: string, status = 200, type = "text/plain; charset=utf-8"): Response {
+  return new Response(body, { status, headers: { ...HEADERS, "Content-Type": type } });
+}
+
+function json(value: unknown): Response {
+  return text(`${JSON.stringify(value)}\n`, 200, "application/json");
+}

@@ -1,0 +1,78 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { History } from "./history.ts";
+import type { Monitor, Peer, Tunnel } from "./monitor.ts";
+import { type ProgramName, version } from "../version.ts";
+import { readinessOf } from "./readiness.ts";
+import type { Status, StatusPeer, StatusTunnel } from "./status.ts";
+import { expiryOf } from "../tls/expiry.ts";
+
+/** Of all tunnels, these are shown. */
+const MAX_TUNNELS = 200;
+
+/** What there is to show of a program now. */
+export function currentStatus(
+  { program, name }: { readonly program: ProgramName; readonly name?: string | undefined },
+  monitor: Monitor,
+  history: History,
+  now = new Date(),
+): Status {
+  const checks = readinessOf(program, monitor, now);
+  return {
+    program,
+    name,
+    version,
+    at: now.toISOString(),
+    startedAt: new Date(monitor.startedAt).toISOString(),
+    ready: checks.every(({ problem }) => problem === undefined),
+    checks: checks.map(({ name, problem }) => ({ name, ok: problem === undefined, problem })),
+    certificates: monitor.certificates().map(({ flag, info }) => ({
+      flag,
+      subject: info.subject,
+      names: info.names,
+      notBefore: info.notBefore.toISOString(),
+      notAfter: info.notAfter.toISOString(),
+      expiry: expiryOf(info, now),
+    })),
+    peers: Array.from(monitor.peers, (peer) => statusOfPeer(peer, history)),
+    tunnels: {
+      open: monitor.tunnels.size,
+      latest: [...monitor.tunnels].slice(-MAX_TUNNELS).reverse().map(statusOfTunnel),
+    },
+    history: history.status(),
+  };
+}
+
+function statusOfPeer(peer: Peer, history: History): StatusPeer {
+  const { name, address, alpn, since, isDraining, isResponsive } = peer;
+  const { streams, streamCredit, rttMs, lostPackets, sentPackets, sentBytes, receivedBytes } = peer
+    .stats();
+  const rates = history.ratesOf(peer);
+  return {
+    name,
+    address,
+    state: isDraining ? "draining" : isResponsive ? "serving" : "silent",
+    alpn,
+    since: new Date(since).toISOString(),
+    streams,
+    streamCredit,
+    rttMs,
+    lostPackets,
+    sentPackets,
+    sentBytes,
+    receivedBytes,
+    sentBytesPerSecond: rates.sent,
+    receivedBytesPerSecond: rates.received,
+  };
+}
+
+function statusOfTunnel({ facts, connectedAt, since, carried }: Tunnel): StatusTunnel {
+  return {
+    ...facts,
+    state: connectedAt === undefined ? "connecting" : "open",
+    since: new Date(since).toISOString(),
+    sent: carried.aToB,
+    received: carried.bToA,
+  };
+}

@@ -1,0 +1,212 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * What a program knows of itself while it runs: its peers, its tunnels, and what has become of those before. Metrics, the
+ * status page, readiness and snapshots read it; it costs a tunnel one object.
+ */
+import type { CertificateInfo } from "../tls/certificate.ts";
+import type { Ending } from "./ending.ts";
+import {
+  type CloseInfo,
+  ConnectionClosedError,
+  type ConnectionStats,
+  tlsAlertOf,
+} from "../quic/mod.ts";
+import type { TracedEnding, TunnelSpan } from "./trace.ts";
+import type { FailureCode } from "../qrht/failure.ts";
+
+/** PINGs come every 2 s, and are answered. A peer that is silent for longer than this may have vanished. */
+export const RESPONSIVE_MS = 3_000;
+
+/** A peer at the other end of a QUIC connection: an agent, as a server sees it, or a server. */
+export interface Peer {
+  /** What the log calls it. */
+  readonly name: string;
+  /** Its IP address and UDP port now. */
+  readonly address: string;
+  readonly alpn: string;
+  /** When it connected, in ms since 1970. */
+  readonly since: number;
+  /** Whether it has said that it takes, or opens, no further tunnels. */
+  readonly isDraining: boolean;
+  /** Whether it was heard of lately. */
+  readonly isResponsive: boolean;
+  stats(): ConnectionStats;
+}
+
+/** Bytes that a pipe has carried so far: `aToB` of the client's, `bToA` of the target's. */
+export interface Carried {
+  readonly aToB: number;
+  readonly bToA: number;
+}
+
+/** What is known of a tunnel, as far as it is known yet. */
+export interface TunnelFacts {
+  /** The tunnel's id, or the stream's where there is none. */
+  id?: string | undefined;
+  client?: string | undefined;
+  /** What the client has asked for; only agents know. */
+  target?: string | undefined;
+  /** Name of the agent that carries it, or address of the server that it is from. */
+  peer?: string | undefined;
+}
+
+/** How a tunnel ended; with `result`, an agent has not connected it. */
+export type TunnelEnding = TracedEnding & Ending & { readonly result?: FailureCode | undefined };
+
+/** Why a server has not served a TCP connection. */
+export type ConnectionRefusal = "max-connections" | "health-check" | "proxy-header";
+
+/** How a handshake on QUIC has ended. */
+export type HandshakeResult = "ok" | "tls" | "timeout" | "not-admitted" | "refused" | "error";
+
+/** What the end of a connection whose handshake has failed says of that. */
+export function handshakeResultOf(info: CloseInfo): HandshakeResult {
+  if (tlsAlertOf(info) !== undefined) return "tls";
+  return info.by === "timeout" ? "timeout" : "error";
+}
+
+/** Of a failure to connect. */
+export function connectResultOf(error: unknown): HandshakeResult {
+  const cause = error instanceof Error && error.cause ? error.cause : error;
+  return cause instanceof ConnectionClosedError ? handshakeResultOf(cause.info) : "error";
+}
+
+/** Told of what happens. All of it is optional, and must not throw. */
+export interface Observer {
+  /** A tunnel was connected, so many seconds after that was begun. */
+  connected?(tunnel: Tunnel, seconds: number): void;
+  ended?(tunnel: Tunnel, ending: TunnelEnding): void;
+  /** A TCP connection was accepted. */
+  accepted?(): void;
+  refused?(reason: ConnectionRefusal): void;
+  handshake?(result: HandshakeResult): void;
+}
+
+/** A tunnel under way. */
+export class Tunnel {
+  /** When it began, in ms since 1970. */
+  readonly since = Date.now();
+  #began = performance.now();
+  readonly facts: TunnelFacts;
+  /** When it was connected, by `performance.now()`. */
+  connectedAt: number | undefined;
+  /** Ends with it. */
+  span: TunnelSpan | undefined;
+  #carried: Carried = { aToB: 0, bToA: 0 };
+  readonly #monitor: Monitor;
+
+  /** @internal Tunnels come from {@linkcode Monitor.begin}. */
+  constructor(monitor: Monitor, facts: TunnelFacts) {
+    this.#monitor = monitor;
+    this.facts = facts;
+  }
+
+  /** Bytes so far: `aToB` of the client's, `bToA` of the target's. */
+  get carried(): Carried {
+    return this.#carried;
+  }
+
+  /** Takes bytes from a pipe, from now on. */
+  readonly watch = (carried: Carried): void => {
+    this.#carried = carried;
+  };
+
+  /** From now on it is being connected, to a target that is known now. */
+  connecting(target?: string): void {
+    if (target !== undefined) this.facts.target = target;
+    this.#began = performance.now();
+  }
+
+  /** It is connected to its target. */
+  connected(): void {
+    if (this.connectedAt !== undefined || !this.#monitor.tunnels.has(this)) return;
+    this.connectedAt = performance.now();
+    this.#monitor.connected(this, (this.connectedAt - this.#began) / 1_000);
+  }
+
+  /** It is over. */
+  end(ending: TunnelEnding): void {
+    this.span?.end(ending);
+    this.#monitor.end(this, ending);
+  }
+}
+
+/** A certificate in use. */
+export interface UsedCertificate {
+  /** The flag that named its file. */
+  readonly flag: string;
+  readonly info: CertificateInfo;
+}
+
+/** What a server has bounds for: clients that are served, agents, clients that wait. */
+export type Bounded = "connections" | "agents" | "pending_opens";
+
+/** Of one program. */
+export class Monitor {
+  /** When it started, in ms since 1970. */
+  readonly startedAt = Date.now();
+  readonly tunnels = new Set<Tunnel>();
+  readonly peers = new Set<Peer>();
+  /** Bytes of tunnels that have ended. */
+  readonly #carried = { aToB: 0, bToA: 0 };
+  #established = 0;
+  readonly #observers: Observer[] = [];
+  /** The certificates in use, the own one first. */
+  certificates: () => readonly UsedCertificate[] = () => [];
+  /** Addresses of servers that an agent is to be connected to. */
+  knownServers: (() => number) | undefined;
+  /** Clients of a server that wait for an agent, or for a stream of one. */
+  waiting: (() => number) | undefined;
+  /** How much a server takes at a time. */
+  capacity: Readonly<Record<Bounded, number>> | undefined;
+  /** Whether a server has bound its listeners. */
+  isListening = false;
+  isDraining = false;
+
+  observe(observer: Observer): void {
+    this.#observers.push(observer);
+  }
+
+  /** @internal */
+  tell(what: (observer: Observer) => void): void {
+    for (const observer of this.#observers) what(observer);
+  }
+
+  begin(facts: TunnelFacts = {}): Tunnel {
+    const tunnel = new Tunnel(this, facts);
+    this.tunnels.add(tunnel);
+    return tunnel;
+  }
+
+  /** @internal */
+  connected(tunnel: Tunnel, seconds: number): void {
+    this.#established++;
+    this.tell((observer) => observer.connected?.(tunnel, seconds));
+  }
+
+  /** @internal */
+  end(tunnel: Tunnel, ending: TunnelEnding): void {
+    if (!this.tunnels.delete(tunnel)) return;
+    if (tunnel.connectedAt !== undefined) this.#established--;
+    this.#carried.aToB += tunnel.carried.aToB;
+    this.#carried.bToA += tunnel.carried.bToA;
+    this.tell((observer) => observer.ended?.(tunnel, ending));
+  }
+
+  /** Bytes of all tunnels, those that have ended included. */
+  get carried(): Carried {
+    let { aToB, bToA } = this.#carried;
+    for (const { carried } of this.tunnels) {
+      aToB += carried.aToB;
+      bToA += carried.bToA;
+    }
+    return { aToB, bToA };
+  }
+
+  /** Tunnels that are connected to their targets now. */
+  get established(): number {
+    return this.#established;
+  }
+}

@@ -1,0 +1,49 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { logger } from "../log.ts";
+import type { Monitor } from "./monitor.ts";
+
+/** Of the tunnels, the oldest are logged: they are the ones that might be stuck. */
+const MAX_TUNNELS = 1_000;
+
+const log = logger("snapshot");
+
+/** Logs what a program has under way: a line for each peer and tunnel, the oldest first, and their numbers. */
+export function logSnapshot({ peers, tunnels, established }: Monitor): void {
+  for (const peer of peers) {
+    const { name, address, alpn, isDraining, isResponsive } = peer;
+    const { streams, rttMs, lostPackets, sentPackets } = peer.stats();
+    const age = secondsSince(peer.since);
+    const state = isDraining ? "draining" : isResponsive ? "serving" : "silent";
+    log.info("peer", {
+      name,
+      address,
+      alpn,
+      state,
+      ageS: age,
+      streams,
+      rttMs,
+      lostPackets,
+      sentPackets,
+    });
+  }
+  for (const { facts, connectedAt, since, carried } of [...tunnels].slice(0, MAX_TUNNELS)) {
+    const { id, client, target, peer } = facts;
+    log.info("tunnel", {
+      tunnel: id,
+      client,
+      target,
+      peer,
+      state: connectedAt === undefined ? "connecting" : "open",
+      ageS: secondsSince(since),
+      sent: carried.aToB,
+      received: carried.bToA,
+    });
+  }
+  log.info("snapshot", { peers: peers.size, tunnels: tunnels.size, connected: established });
+}
+
+function secondsSince(time: number): number {
+  return Math.round((Date.now() - time) / 1_000);
+}

@@ -1,0 +1,145 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** A QUIC stream as a tunnel, in the dialect of its connection: what server and agent do with it at its two ends. */
+import { speaksQrht } from "./dialect.ts";
+import { type Duplex, writeAll } from "../tunnel/duplex.ts";
+import type { Failure } from "./failure.ts";
+import { formatSocketAddress } from "../net/ip_address.ts";
+import { FrameType, ProtocolError } from "./frame.ts";
+import {
+  decodeOpen,
+  decodeResult,
+  encodeOpen,
+  encodeResult,
+  type Open,
+  type Result,
+} from "./messages.ts";
+import { type Carrier, Hold, StreamCode, TunnelStream } from "./tunnel_stream.ts";
+import { within } from "../wait.ts";
+
+/** The server's end of a tunnel: a way to an agent that is asked to connect it. */
+export interface OutgoingTunnel {
+  /** Takes the client's bytes at once; gives the target's, or the agent's own answer, once there is a result. */
+  readonly carrier: Duplex & Required<Pick<Duplex, "stop">>;
+  /** What the agent says; in the raw dialect it says nothing, which counts as connected. Rejects when it is gone. */
+  readonly result: Promise<Result>;
+}
+
+/** The agent's end of a tunnel. */
+export interface IncomingTunnel {
+  /** Gives the client's bytes. To be written to once the server was told that the target is connected. */
+  readonly carrier: Duplex;
+  /** What the server tells of it; nothing in the raw dialect. */
+  readonly open: Partial<Open>;
+  /** Tells the server that the target is connected, together with the first bytes if they come soon. */
+  connected(): void;
+  /**
+   * Tells the server why the target is not connected, and ends the tunnel. Never rejects.
+   *
+   * @param answer what the client is to read then; without it, a raw tunnel is reset
+   */
+  failed(failure: Failure, answer?: Uint8Array): Promise<void>;
+}
+
+/** Time that the server has for the first frame of a stream. */
+const OPEN_TIMEOUT_MS = 10_000;
+
+/** Application error code of a raw stream whose upstream could not be reached. */
+export const UPSTREAM_UNREACHABLE = 1;
+
+/** The server's end of a stream that it has just opened. */
+export function openTunnel(stream: Carrier, alpn: string, open: Open): OutgoingTunnel {
+  if (!speaksQrht(alpn)) {
+    return { carrier: stream, result: Promise.resolve({ code: "connected", text: "" }) };
+  }
+  const carrier = new TunnelStream(stream, FrameType.Result);
+  const result = (async () => {
+    await carrier.holdFirst(FrameType.Open, encodeOpen(open), Hold.forTurn);
+    const payload = await carrier.receiveFirst();
+    if (!payload) throw new Error("the agent has ended the stream without a result");
+    return carrier.understand(() => decodeResult(payload));
+  })();
+  result.catch(() => {});
+  return { carrier, result };
+}
+
+/**
+ * The agent's end of a stream that the server has opened.
+ *
+ * @returns undefined when the server has ended it without a word
+ * @throws {ProtocolError} when it does not begin as it has to; it is reset then
+ * @throws when it is reset, or takes too long to begin
+ */
+export async function acceptTunnel(
+  stream: Carrier,
+  alpn: string,
+  timeoutMs = OPEN_TIMEOUT_MS,
+): Promise<IncomingTunnel | undefined> {
+  if (!speaksQrht(alpn)) return rawTunnel(stream);
+  const carrier = new TunnelStream(stream, FrameType.Open);
+  const payload = await within(timeoutMs, carrier.receiveFirst(), () => {
+    carrier.abort(StreamCode.ProtocolError);
+    return new ProtocolError(`the first frame is not complete in ${timeoutMs} ms`);
+  });
+  if (payload) return framedTunnel(carrier, carrier.understand(() => decodeOpen(payload)));
+  carrier.abort();
+  return undefined;
+}
+
+function rawTunnel(stream: Carrier): IncomingTunnel {
+  return {
+    carrier: stream,
+    open: {},
+    connected: () => {},
+    failed: async (_, answer) => {
+      if (!answer) return stream.abort(UPSTREAM_UNREACHABLE);
+      await orAbort(stream, async () => {
+        await writeAll(stream, answer);
+        await stream[Symbol.asyncDispose]();
+      });
+    },
+  };
+}
+
+function framedTunnel(carrier: TunnelStream, open: Open): IncomingTunnel {
+  const tell = (result: Result) => carrier.sendFirst(FrameType.Result, encodeResult(result));
+  return {
+    carrier,
+    open,
+    connected() {
+      const payload = encodeResult({ code: "connected", text: "" });
+      // Whoever writes next is told when this fails.
+      carrier.holdFirst(FrameType.Result, payload, Hold.briefly).catch(() => {});
+    },
+    failed: (failure, answer) =>
+      orAbort(carrier, async () => {
+        await tell(failure);
+        if (answer) await writeAll(carrier, answer);
+        await carrier.closeWrite();
+        await carrier[Symbol.asyncDispose]();
+      }),
+  };
+}
+
+async function orAbort(carrier: Duplex, run: () => Promise<void>): Promise<void> {
+  try {
+    await run();
+  } catch {
+    // The server does not listen any more.
+    carrier.abort();
+  }
+}
+
+/** What the log says of a tunnel at either end. */
+export function openFields({ tunnelId, client }: Partial<Open>) {
+  return {
+    tunnel: tunnelId && formatTunnelId(tunnelId),
+    client: client && formatSocketAddress(client),
+  };
+}
+
+/** A tunnel id as logs have it: hexadecimal. */
+export function formatTunnelId(id: Uint8Array): string {
+  return Array.from(id, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

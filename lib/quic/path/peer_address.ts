@@ -1,0 +1,94 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { HostPort } from "../quiche/native.ts";
+
+/** What may be sent to an address that has not proven itself, for each byte that came from it (RFC 9000 §8). */
+const AMPLIFICATION_FACTOR = 3;
+
+/** No packet is smaller: header, packet number, a frame and the AEAD tag. */
+const MIN_PACKET_BYTES = 48;
+
+/** Time in which a new address has to prove itself, and the old one is kept. */
+const MOVING_MS = 3_000;
+
+/**
+ * The address that a peer is reached at, which a NAT on the way may change (RFC 9000 §9.3).
+ *
+ * It follows the newest authentic packet. A new address is unproven until a second packet comes from it, in answer to
+ * what was sent there. Until then it gets at most three times the bytes that came from it, so that a copied packet with
+ * a false source draws no flood on anybody; without a second packet the old address is used again. While the peer
+ * moves, everything goes to the old address as well: if it is still there, its answers bring the connection back.
+ *
+ * quiche's own path validation gives up for good under the same limit when the first packet from a new address is a
+ * small one. So it is not told of addresses.
+ */
+export class PeerAddress {
+  #current: HostPort;
+  /** The last address that was proven, while the peer moves. */
+  #previous: HostPort | undefined;
+  #movingUntil = Infinity;
+  #allowance = Infinity;
+
+  constructor(address: HostPort) {
+    this.#current = { ...address };
+  }
+
+  get current(): HostPort {
+    return this.#current;
+  }
+
+  /** Where everything has to go as well. */
+  get previous(): HostPort | undefined {
+    return this.#previous;
+  }
+
+  /** Whether {@linkcode authentic} wants to know about a packet. */
+  concerns(from: HostPort): boolean {
+    return this.#previous !== undefined || !same(from, this.#current);
+  }
+
+  /**
+   * Takes notice of an authentic packet that was not seen before.
+   *
+   * @returns whether something has to be sent, for an answer that proves its address
+   */
+  authentic(from: HostPort, bytes: number, now: number): boolean {
+    if (same(from, this.#current)) {
+      this.#allowance = Infinity;
+      return false;
+    }
+    const isBack = this.#previous !== undefined && same(from, this.#previous);
+    if (this.#allowance === Infinity) this.#previous = this.#current;
+    this.#current = { ...from };
+    this.#allowance = isBack ? Infinity : AMPLIFICATION_FACTOR * bytes;
+    this.#movingUntil = now + MOVING_MS;
+    return !isBack;
+  }
+
+  /** When the move is over. */
+  get movingUntil(): number {
+    return this.#movingUntil;
+  }
+
+  /** Ends the move when its time is over; an address that is not proven by then is given up. */
+  settle(now: number): void {
+    if (now < this.#movingUntil) return;
+    if (this.#allowance !== Infinity) this.#current = this.#previous!;
+    this.#previous = undefined;
+    this.#movingUntil = this.#allowance = Infinity;
+  }
+
+  /** How long a packet to the current address may be; 0 for none at all. */
+  get maxPacketBytes(): number {
+    return this.#allowance < MIN_PACKET_BYTES ? 0 : this.#allowance;
+  }
+
+  sent(bytes: number): void {
+    this.#allowance -= bytes;
+  }
+}
+
+function same(a: HostPort, b: HostPort): boolean {
+  return a.port === b.port && a.host === b.host;
+}

@@ -1,0 +1,397 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Many datagrams with one call into the system, on Linux: `sendmsg` with UDP_SEGMENT, and `recvmmsg`. Deno's own calls, on
+ * the same socket, tell when there is something to receive, and wait when there is no room to send.
+ *
+ * The layouts are those of the C library on 64-bit Linux, the same on x86-64 and arm64: `struct msghdr`, `mmsghdr` and
+ * `iovec` (socket(7), recvmmsg(2)), `cmsghdr` (cmsg(3)), `sockaddr_in` and `sockaddr_in6` (ip(7), ipv6(7)).
+ */
+import { endianness } from "node:os";
+import { formatIp, ipBytes, unmapIp } from "../../net/ip_address.ts";
+import type { HostPort } from "../quiche/native.ts";
+
+const LIBC = "libc.so.6";
+
+const AF_INET = 2;
+const AF_INET6 = 10;
+const SOCK_DGRAM = 2;
+const SOL_SOCKET = 1;
+const SO_TYPE = 3;
+const SO_SNDBUF = 7;
+const SO_RCVBUF = 8;
+const IPPROTO_IP = 0;
+const IP_MTU_DISCOVER = 10;
+const IP_MTU = 14;
+const IPPROTO_IPV6 = 41;
+const IPV6_MTU_DISCOVER = 23;
+const IPV6_MTU = 24;
+/** Sets DF, and believes nobody what a path carries. */
+const PMTUDISC_PROBE = 3;
+const SOL_UDP = 17;
+const UDP_SEGMENT = 103;
+const MSG_DONTWAIT = 0x40;
+const MSG_TRUNC = 0x20;
+const EIO = 5;
+const EAGAIN = 11;
+const EINVAL = 22;
+const EMSGSIZE = 90;
+const ENOBUFS = 105;
+
+const MSGHDR_BYTES = 56;
+const MMSGHDR_BYTES = 64;
+const IOVEC_BYTES = 16;
+const SOCKADDR_BYTES = 28;
+/** `CMSG_SPACE(2)`; `CMSG_LEN(2)` is 18. */
+const SEGMENT_CMSG_BYTES = 24;
+
+/** Segments of one call; kernels before 6.9 take no more. */
+const MAX_SEGMENTS = 64;
+/** What one datagram of IPv4 may have, and so all segments of a call together. */
+const MAX_CALL_BYTES = 65_507;
+
+/** Datagrams received with one call. */
+const RECEIVE_BATCH = 64;
+
+/** What the kernel is asked to keep for the socket; it gives what net.core.rmem_max and wmem_max allow. */
+const SOCKET_BUFFER_BYTES = 4 << 20;
+
+/** Descriptors that are looked at for the socket's own. */
+const MAX_DESCRIPTORS = 4096;
+
+/** Addresses that are kept as texts. */
+const MAX_KNOWN_ADDRESSES = 4096;
+
+// Opened once, and before any socket needs it.
+const libc = openLibc();
+
+function openLibc() {
+  // The structures are written for these machines.
+  if (Deno.build.os !== "linux" || endianness() !== "LE") return undefined;
+  try {
+    // Without asking: a program that may not use it goes without.
+    if (Deno.permissions.querySync({ name: "ffi", path: LIBC }).state !== "granted") {
+      return undefined;
+    }
+    const option = ["i32", "i32", "i32", "buffer"] as const;
+    return Deno.dlopen(LIBC, {
+      __errno_location: { parameters: [], result: "pointer" },
+      close: { parameters: ["i32"], result: "i32" },
+      connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+      eventfd: { parameters: ["u32", "i32"], result: "i32" },
+      getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
+      getsockopt: { parameters: [...option, "buffer"], result: "i32" },
+      recvmmsg: { parameters: ["i32", "buffer", "u32", "i32", "pointer"], result: "i32" },
+      sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
+      setsockopt: { parameters: [...option, "u32"], result: "i32" },
+      socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+    }).symbols;
+  } catch {
+    return undefined;
+  }
+}
+
+function errno(): number {
+  return new Deno.UnsafePointerView(libc!.__errno_location()!).getInt32();
+}
+
+function getOption(fd: number, level: number, name: number): number | undefined {
+  const value = new Int32Array(1);
+  const length = Uint32Array.of(4);
+  return libc!.getsockopt(fd, level, name, value, length) === 0 ? value[0] : undefined;
+}
+
+function setOption(fd: number, level: number, name: number, value: number): boolean {
+  return libc!.setsockopt(fd, level, name, Int32Array.of(value), 4) === 0;
+}
+
+/** What the headers of IP and UDP take of a packet to an address. */
+export function headerBytes({ host }: HostPort): number {
+  const ip = ipBytes(host);
+  return ip && unmapIp(ip).length === 16 ? 48 : 28;
+}
+
+/**
+ * The largest UDP payload that the route to an address is said to carry; undefined where that is not known. Whether the
+ * path does, is another question.
+ */
+export function routePayloadBytes({ host, port }: HostPort): number | undefined {
+  const ip = ipBytes(host);
+  if (!libc || !ip) return undefined;
+  const isV6 = ip.length === 16;
+  const fd = libc.socket(isV6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0);
+  if (fd < 0) return undefined;
+  try {
+    const address = new Uint8Array(SOCKADDR_BYTES);
+    const length = writeAddress(new DataView(address.buffer), ip, port, isV6);
+    if (libc.connect(fd, address, length) !== 0) return undefined;
+    const mtu = isV6 ? getOption(fd, IPPROTO_IPV6, IPV6_MTU) : getOption(fd, IPPROTO_IP, IP_MTU);
+    return mtu === undefined ? undefined : mtu - headerBytes({ host, port });
+  } finally {
+    libc.close(fd);
+  }
+}
+
+/** Writes a socket address, and returns its length. */
+function writeAddress(view: DataView, ip: Uint8Array, port: number, asV6: boolean): number {
+  view.setUint16(0, asV6 ? AF_INET6 : AF_INET, true);
+  view.setUint16(2, port);
+  const bytes = new Uint8Array(view.buffer, view.byteOffset, SOCKADDR_BYTES);
+  if (!asV6) {
+    bytes.set(ip, 4);
+    return 16;
+  }
+  bytes.fill(0, 4);
+  if (ip.length === 4) {
+    // IPv4-mapped (RFC 4291 §2.5.5.2).
+    bytes.fill(0xff, 18, 20);
+    bytes.set(ip, 20);
+  } else bytes.set(ip, 8);
+  return SOCKADDR_BYTES;
+}
+
+/** What became of datagrams that were to be sent. */
+export type SendResult =
+  /** They are on their way. */
+  | "sent"
+  /** There is no room for them now. */
+  | "full"
+  /** They are larger than what the interface carries. */
+  | "too-big"
+  | "failed";
+
+/** The calls for many datagrams, on a socket of Deno's. */
+export class UdpBatch {
+  readonly #fd: number;
+  readonly #isV6: boolean;
+  readonly #outgoing: Outgoing;
+  readonly #incoming: Incoming;
+  #segments = true;
+
+  private constructor(fd: number, isV6: boolean, maxDatagramBytes: number) {
+    this.#fd = fd;
+    this.#isV6 = isV6;
+    this.#outgoing = new Outgoing();
+    this.#incoming = new Incoming(maxDatagramBytes);
+  }
+
+  /**
+   * Binds a socket by `listen`, and finds its descriptor.
+   *
+   * @param maxDatagramBytes longer datagrams are dropped
+   * @returns the socket, and the calls if there are any for it
+   */
+  static bind(
+    listen: () => Deno.DatagramConn,
+    maxDatagramBytes: number,
+  ): { socket: Deno.DatagramConn; batch: UdpBatch | undefined } {
+    const next = nextDescriptor();
+    const socket = listen();
+    const fd = next === undefined ? undefined : descriptorOf(socket.addr as Deno.NetAddr, next);
+    if (fd === undefined) return { socket, batch: undefined };
+    const { family } = nameOf(fd)!;
+    const isV6 = family === AF_INET6;
+    setOption(fd, SOL_SOCKET, SO_RCVBUF, SOCKET_BUFFER_BYTES);
+    setOption(fd, SOL_SOCKET, SO_SNDBUF, SOCKET_BUFFER_BYTES);
+    setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE);
+    if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE);
+    return { socket, batch: new UdpBatch(fd, isV6, maxDatagramBytes) };
+  }
+
+  /** Most datagrams of a size that one call takes; of two sizes, the last may be the smaller one. */
+  maxSegments(bytes: number): number {
+    return this.#segments ? Math.min(MAX_SEGMENTS, Math.floor(MAX_CALL_BYTES / bytes)) : 1;
+  }
+
+  /**
+   * Sends datagrams that lie one behind the other, all of the same size, but for the last, which may be shorter.
+   *
+   * @param bytes all of them, in a buffer that stays where it is
+   * @returns how far it got; with `failed` the rest is lost
+   */
+  send(bytes: Uint8Array, segmentBytes: number, to: HostPort): SendResult {
+    // Deno says what is wrong with an address that is none of this socket's.
+    if (!this.#outgoing.address(to, this.#isV6)) return "full";
+    if (this.#outgoing.send(this.#fd, bytes, segmentBytes)) return "sent";
+    switch (errno()) {
+      case EAGAIN:
+      case ENOBUFS:
+        return "full";
+      case EMSGSIZE:
+        return "too-big";
+      case EIO:
+      case EINVAL:
+        // The interface cannot, or a rule of the machine does not let it.
+        if (bytes.length <= segmentBytes || !this.#segments) return "failed";
+        this.#segments = false;
+        return this.#sendEach(bytes, segmentBytes);
+      default:
+        return "failed";
+    }
+  }
+
+  #sendEach(bytes: Uint8Array, segmentBytes: number): SendResult {
+    let result: SendResult = "sent";
+    for (let offset = 0; offset < bytes.length; offset += segmentBytes) {
+      const one = bytes.subarray(offset, offset + segmentBytes);
+      if (!this.#outgoing.send(this.#fd, one, segmentBytes)) result = "failed";
+    }
+    return result;
+  }
+
+  /** Hands out what has come, up to a bound. */
+  receive(datagram: (bytes: Uint8Array, from: HostPort) => void): void {
+    const count = libc!.recvmmsg(
+      this.#fd,
+      this.#incoming.messages,
+      RECEIVE_BATCH,
+      MSG_DONTWAIT,
+      null,
+    );
+    this.#incoming.handOut(count, datagram);
+  }
+}
+
+/** The message of `sendmsg`, whose parts keep their places in memory. */
+class Outgoing {
+  readonly #header = new DataView(new ArrayBuffer(MSGHDR_BYTES));
+  readonly #message = new Uint8Array(this.#header.buffer);
+  readonly #vector = new DataView(new ArrayBuffer(IOVEC_BYTES));
+  readonly #control = new DataView(new ArrayBuffer(SEGMENT_CMSG_BYTES));
+  readonly #name = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
+  /** The buffer that was sent from last, and where it is. */
+  #buffer: ArrayBufferLike | undefined;
+  #bufferAt = 0n;
+  /** What the message has for an address now. */
+  #host = "";
+  #port = 0;
+
+  constructor() {
+    this.#header.setBigUint64(0, addressOf(this.#name.buffer), true);
+    this.#header.setBigUint64(16, addressOf(this.#vector.buffer), true);
+    this.#header.setBigUint64(24, 1n, true);
+    this.#header.setBigUint64(32, addressOf(this.#control.buffer), true);
+    this.#control.setBigUint64(0, 18n, true);
+    this.#control.setInt32(8, SOL_UDP, true);
+    this.#control.setInt32(12, UDP_SEGMENT, true);
+  }
+
+  /** Takes an address. Returns whether it is one that such a socket can send to. */
+  address({ host, port }: HostPort, asV6: boolean): boolean {
+    if (port === this.#port && host === this.#host) return true;
+    const ip = ipBytes(host);
+    if (!ip || (ip.length === 16 && !asV6)) return false;
+    this.#host = host;
+    this.#port = port;
+    this.#header.setUint32(8, writeAddress(this.#name, ip, port, asV6), true);
+    return true;
+  }
+
+  send(fd: number, bytes: Uint8Array, segmentBytes: number): boolean {
+    if (bytes.buffer !== this.#buffer) {
+      this.#buffer = bytes.buffer;
+      this.#bufferAt = addressOf(bytes.buffer);
+    }
+    this.#vector.setBigUint64(0, this.#bufferAt + BigInt(bytes.byteOffset), true);
+    this.#vector.setBigUint64(8, BigInt(bytes.length), true);
+    const isOne = bytes.length <= segmentBytes;
+    this.#header.setBigUint64(40, isOne ? 0n : BigInt(SEGMENT_CMSG_BYTES), true);
+    if (!isOne) this.#control.setUint16(16, segmentBytes, true);
+    return Number(libc!.sendmsg(fd, this.#message, MSG_DONTWAIT)) >= 0;
+  }
+}
+
+/** The messages of `recvmmsg`, likewise. */
+class Incoming {
+  readonly messages = new Uint8Array(RECEIVE_BATCH * MMSGHDR_BYTES);
+  readonly #view = new DataView(this.messages.buffer);
+  readonly #vectors = new DataView(new ArrayBuffer(RECEIVE_BATCH * IOVEC_BYTES));
+  readonly #names = new DataView(new ArrayBuffer(RECEIVE_BATCH * SOCKADDR_BYTES));
+  readonly #bytes: Uint8Array;
+  readonly #slot: number;
+  readonly #known = new Map<number | string, HostPort>();
+
+  constructor(maxDatagramBytes: number) {
+    this.#slot = maxDatagramBytes;
+    this.#bytes = new Uint8Array(RECEIVE_BATCH * maxDatagramBytes);
+    const [bytesAt, namesAt, vectorsAt] = [this.#bytes, this.#names, this.#vectors].map((part) =>
+      addressOf(part.buffer)
+    ) as [bigint, bigint, bigint];
+    for (let i = 0; i < RECEIVE_BATCH; i++) {
+      const [header, vector] = [i * MMSGHDR_BYTES, i * IOVEC_BYTES];
+      this.#vectors.setBigUint64(vector, bytesAt + BigInt(i * maxDatagramBytes), true);
+      this.#vectors.setBigUint64(vector + 8, BigInt(maxDatagramBytes), true);
+      this.#view.setBigUint64(header, namesAt + BigInt(i * SOCKADDR_BYTES), true);
+      this.#view.setUint32(header + 8, SOCKADDR_BYTES, true);
+      this.#view.setBigUint64(header + 16, vectorsAt + BigInt(vector), true);
+      this.#view.setBigUint64(header + 24, 1n, true);
+    }
+  }
+
+  handOut(count: number, datagram: (bytes: Uint8Array, from: HostPort) => void): void {
+    for (let i = 0; i < count; i++) {
+      const header = i * MMSGHDR_BYTES;
+      const length = this.#view.getUint32(header + 56, true);
+      const isCut = (this.#view.getInt32(header + 48, true) & MSG_TRUNC) !== 0;
+      // The kernel has written how long the address was.
+      this.#view.setUint32(header + 8, SOCKADDR_BYTES, true);
+      const from = this.#addressAt(i * SOCKADDR_BYTES);
+      if (isCut || !from) continue;
+      const start = i * this.#slot;
+      datagram(this.#bytes.subarray(start, start + length), from);
+    }
+  }
+
+  #addressAt(offset: number): HostPort | undefined {
+    const family = this.#names.getUint16(offset, true);
+    const port = this.#names.getUint16(offset + 2);
+    if (family === AF_INET) {
+      const key = this.#names.getUint32(offset + 4) * 65_536 + port;
+      return this.#known.get(key) ?? this.#learn(key, offset + 4, 4, port);
+    }
+    if (family !== AF_INET6) return undefined;
+    const bytes = new Uint8Array(this.#names.buffer, offset + 8, 16);
+    const key = `${bytes} ${port}`;
+    return this.#known.get(key) ?? this.#learn(key, offset + 8, 16, port);
+  }
+
+  #learn(key: number | string, offset: number, length: number, port: number): HostPort {
+    if (this.#known.size >= MAX_KNOWN_ADDRESSES) this.#known.clear();
+    const host = formatIp(new Uint8Array(this.#names.buffer, offset, length));
+    const address = { host, port };
+    this.#known.set(key, address);
+    return address;
+  }
+}
+
+function addressOf(buffer: ArrayBufferLike): bigint {
+  return Deno.UnsafePointer.value(Deno.UnsafePointer.of(new Uint8Array(buffer)));
+}
+
+/** The descriptor that the system hands out next, which is the lowest that is free. */
+function nextDescriptor(): number | undefined {
+  if (!libc) return undefined;
+  const fd = libc.eventfd(0, 0);
+  if (fd < 0) return undefined;
+  libc.close(fd);
+  return fd;
+}
+
+/** The descriptor of a socket that was bound just now, which mostly is the first one looked at. */
+function descriptorOf(address: Deno.NetAddr, next: number): number | undefined {
+  for (let i = 0; i < MAX_DESCRIPTORS; i++) {
+    const fd = (next + i) % MAX_DESCRIPTORS;
+    if (nameOf(fd)?.port === address.port && getOption(fd, SOL_SOCKET, SO_TYPE) === SOCK_DGRAM) {
+      return fd;
+    }
+  }
+  return undefined;
+}
+
+function nameOf(fd: number): { family: number; port: number } | undefined {
+  const name = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
+  const length = Uint32Array.of(SOCKADDR_BYTES);
+  if (libc!.getsockname(fd, new Uint8Array(name.buffer), length) !== 0) return undefined;
+  return { family: name.getUint16(0, true), port: name.getUint16(2) };
+}

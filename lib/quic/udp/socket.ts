@@ -1,0 +1,198 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { HostPort } from "../quiche/native.ts";
+import { UdpBatch } from "./batch.ts";
+
+/** Receive calls under way at a time, where one call takes one datagram: what one turn of the event loop can take. */
+const RECEIVES = 32;
+
+/** Sends under way at a time; only a full socket buffer makes any of them last. */
+const MAX_SENDS = 256;
+
+/** Datagrams that lie one behind the other until they are sent together. */
+const OUTGOING_BYTES = 1 << 16;
+
+/** Pause after a receive call that failed, so that a socket that always fails does not spin. */
+const RECEIVE_RETRY_MS = 20;
+
+export interface UdpSocketEvents {
+  /** A datagram, valid during the call only. */
+  datagram(bytes: Uint8Array, from: HostPort): void;
+  /** A send failed; the datagram is lost. */
+  sendError(error: unknown): void;
+  /** There is room for sends again after {@linkcode UdpSocket.reserve} had none. */
+  writable(): void;
+}
+
+export interface UdpSocketOptions {
+  readonly hostname: string;
+  readonly port: number;
+  /** Largest datagram that is received. */
+  readonly maxDatagramBytes: number;
+  /** Whether many datagrams go with one call where the system can do that. @default {true} */
+  readonly batch?: boolean;
+}
+
+/**
+ * A UDP socket that hands out what it receives in batches and never throws for a datagram's sake.
+ *
+ * A datagram to be sent is written where {@linkcode reserve} says, and committed; what was committed is on its way after
+ * {@linkcode flush} at the latest.
+ */
+export class UdpSocket {
+  readonly #socket: Deno.DatagramConn;
+  readonly #batch: UdpBatch | undefined;
+  readonly #events: UdpSocketEvents;
+  readonly #receivers: Promise<void>[] = [];
+  readonly #maxDatagramBytes: number;
+  readonly #free: Uint8Array[] = [];
+  #sending = 0;
+  #starved = false;
+  #closed = false;
+  #retry: ReturnType<typeof setTimeout> | undefined;
+  #address: Deno.NetAddr = { transport: "udp", hostname: "", port: 0 };
+
+  /** Datagrams of one size to one address, from `#start` to `#end`, the last of which may be shorter. */
+  #outgoing = new Uint8Array(OUTGOING_BYTES);
+  #start = 0;
+  #end = 0;
+  #segments = 0;
+  #segmentBytes = 0;
+  #to: HostPort | undefined;
+
+  /** @throws when the address cannot be bound */
+  constructor(options: UdpSocketOptions, events: UdpSocketEvents) {
+    const { hostname, port, maxDatagramBytes, batch = true } = options;
+    const listen = () => Deno.listenDatagram({ transport: "udp", hostname, port });
+    const bound = batch
+      ? UdpBatch.bind(listen, maxDatagramBytes)
+      : { socket: listen(), batch: undefined };
+    this.#socket = bound.socket;
+    this.#batch = bound.batch;
+    this.#events = events;
+    this.#maxDatagramBytes = maxDatagramBytes;
+    const receives = this.#batch ? 1 : RECEIVES;
+    for (let i = 0; i < receives; i++) this.#receivers.push(this.#receive());
+  }
+
+  get addr(): Deno.NetAddr {
+    return this.#socket.addr as Deno.NetAddr;
+  }
+
+  /** Whether many datagrams go with one call. */
+  get isBatching(): boolean {
+    return this.#batch !== undefined;
+  }
+
+  /**
+   * Where the next datagram is to be written, up to a number of bytes; undefined when there is no room now, and
+   * `writable` is called once there is.
+   *
+   * @param mustLeave it waits for room here if it has to; for few
+   */
+  reserve(bytes: number, mustLeave = false): Uint8Array | undefined {
+    // With a call for many, others wait for none that has to wait: they would overtake it.
+    if (!mustLeave && this.#sending >= (this.#batch ? 1 : MAX_SENDS)) {
+      this.#starved = true;
+      return undefined;
+    }
+    if (this.#end + bytes > OUTGOING_BYTES) this.flush();
+    return this.#outgoing.subarray(this.#end, this.#end + bytes);
+  }
+
+  /** The datagram that was written where {@linkcode reserve} said last is to be sent. */
+  commit(bytes: number, to: HostPort): void {
+    const isOther = this.#segments > 0 &&
+      (bytes > this.#segmentBytes || to.port !== this.#to!.port || to.host !== this.#to!.host);
+    if (isOther) this.#sendOutgoing();
+    if (this.#segments === 0) {
+      this.#segmentBytes = bytes;
+      this.#to = to;
+    }
+    this.#segments++;
+    this.#end += bytes;
+    const max = this.#batch?.maxSegments(this.#segmentBytes) ?? 1;
+    if (bytes < this.#segmentBytes || this.#segments >= max) this.#sendOutgoing();
+  }
+
+  /** Sends what was committed. */
+  flush(): void {
+    this.#sendOutgoing();
+    this.#start = this.#end = 0;
+  }
+
+  #sendOutgoing(): void {
+    if (this.#segments === 0) return;
+    const bytes = this.#outgoing.subarray(this.#start, this.#end);
+    const [segmentBytes, to] = [this.#segmentBytes, this.#to!];
+    this.#start = this.#end;
+    this.#segments = 0;
+    // The descriptor may be another socket's by now.
+    if (this.#closed) return;
+    const result = this.#batch?.send(bytes, segmentBytes, to) ?? "full";
+    if (result === "sent") return;
+    if (result !== "full") return this.#events.sendError(new Error(`sendmsg: ${result}`));
+    for (let offset = 0; offset < bytes.length; offset += segmentBytes) {
+      this.#send(bytes.subarray(offset, offset + segmentBytes), to);
+    }
+  }
+
+  /** Sends one datagram as soon as there is room. */
+  #send(bytes: Uint8Array, { host: hostname, port }: HostPort): void {
+    if (this.#address.port !== port || this.#address.hostname !== hostname) {
+      this.#address = { transport: "udp", hostname, port };
+    }
+    const free = this.#free.pop();
+    const buffer = free && free.length >= bytes.length ? free : new Uint8Array(bytes.length);
+    buffer.set(bytes);
+    this.#sending++;
+    this.#socket.send(buffer.subarray(0, bytes.length), this.#address).then(
+      () => this.#sent(buffer),
+      (error) => {
+        this.#sent(buffer);
+        if (!this.#closed) this.#events.sendError(error);
+      },
+    );
+  }
+
+  #sent(buffer: Uint8Array): void {
+    this.#sending--;
+    if (this.#free.length < MAX_SENDS) this.#free.push(buffer);
+    if (this.#starved && this.#sending <= (this.#batch ? 0 : MAX_SENDS / 2)) {
+      this.#starved = false;
+      if (!this.#closed) this.#events.writable();
+    }
+  }
+
+  async #receive(): Promise<void> {
+    const buffer = new Uint8Array(this.#maxDatagramBytes);
+    const from = { host: "", port: 0 };
+    const datagram = (bytes: Uint8Array, from: HostPort) => {
+      if (!this.#closed) this.#events.datagram(bytes, from);
+    };
+    while (!this.#closed) {
+      try {
+        const [bytes, addr] = await this.#socket.receive(buffer);
+        from.host = (addr as Deno.NetAddr).hostname;
+        from.port = (addr as Deno.NetAddr).port;
+        datagram(bytes, from);
+        if (!this.#closed) this.#batch?.receive(datagram);
+      } catch {
+        if (this.#closed) return;
+        // Windows reports an ICMP "port unreachable" here; it says nothing about the socket.
+        await new Promise<void>((resolve) => {
+          this.#retry = setTimeout(resolve, RECEIVE_RETRY_MS);
+        });
+      }
+    }
+  }
+
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#socket.close();
+    if (this.#retry === undefined) await Promise.all(this.#receivers);
+    else clearTimeout(this.#retry);
+  }
+}

@@ -1,0 +1,89 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Who a client of the server is: the peer of its TCP connection, or who a load balancer in front says it is. */
+import { type Cidr, cidrContains } from "../net/cidr.ts";
+import { type Duplex, prepend } from "../tunnel/duplex.ts";
+import { type SocketAddress, socketAddress } from "../net/ip_address.ts";
+import { ProxyHeaderParser, type ProxyHeaderResult } from "../tunnel/proxy_protocol.ts";
+import { TunnelError } from "../tunnel/errors.ts";
+import { within } from "../wait.ts";
+
+export interface Client {
+  readonly address: SocketAddress;
+  /** Where it has connected to. */
+  readonly listener: SocketAddress;
+  /** The load balancer that it has come through. */
+  readonly via?: SocketAddress;
+  /** Its bytes, without the header of the PROXY protocol. */
+  readonly carrier: Duplex;
+}
+
+/** A trusted source has not begun with a header of the PROXY protocol. */
+export class ProxyHeaderError extends TunnelError {
+  override readonly name = "ProxyHeaderError";
+  constructor(message: string) {
+    super(undefined, "protocol-error", message);
+  }
+}
+
+/** Room for a header and what comes with it. */
+const READ_BYTES = 4096;
+
+/** Time that a load balancer has for its header. */
+const HEADER_TIMEOUT_MS = 5_000;
+
+/**
+ * Finds out who the client is.
+ *
+ * @param carrier the accepted connection
+ * @param addresses of that connection
+ * @param trusted sources whose connections must begin with a header of the PROXY protocol; others are not looked into
+ * @param timeoutMs time for that header
+ * @returns undefined for a trusted source that leaves without a byte, as the health checks of load balancers do
+ * @throws {ProxyHeaderError} when there is none in time, or it is wrong
+ */
+export async function identifyClient(
+  carrier: Duplex,
+  addresses: { readonly remoteAddr: Deno.NetAddr; readonly localAddr: Deno.NetAddr },
+  trusted: readonly Cidr[],
+  timeoutMs = HEADER_TIMEOUT_MS,
+): Promise<Client | undefined> {
+  const address = toSocketAddress(addresses.remoteAddr);
+  const listener = toSocketAddress(addresses.localAddr);
+  if (!trusted.some((network) => cidrContains(network, address.ip))) {
+    return { address, listener, carrier };
+  }
+  const late = () => new ProxyHeaderError(`no PROXY header in ${timeoutMs} ms`);
+  const header = await within(timeoutMs, readHeader(carrier), late);
+  if (!header) return undefined;
+  return {
+    address: header.client ?? address,
+    listener: header.listener ?? listener,
+    via: address,
+    carrier: prepend(header.rest, carrier),
+  };
+}
+
+async function readHeader(
+  carrier: Duplex,
+): Promise<Extract<ProxyHeaderResult, { kind: "header" }> | undefined> {
+  const parser = new ProxyHeaderParser();
+  const buffer = new Uint8Array(READ_BYTES);
+  let received = 0;
+  for (let n; (n = await carrier.read(buffer)) !== null;) {
+    received += n;
+    const result = parser.push(buffer.subarray(0, n));
+    if (result.kind === "reject") throw new ProxyHeaderError(result.reason);
+    if (result.kind === "header") return result;
+  }
+  if (received === 0) return undefined;
+  throw new ProxyHeaderError("the connection ends within its PROXY header");
+}
+
+function toSocketAddress({ hostname, port }: Deno.NetAddr): SocketAddress {
+  // The system's own form of an IPv6 address may carry a zone, which no other machine understands.
+  const address = socketAddress(hostname.replace(/%.*$/, ""), port);
+  if (!address) throw new TypeError(`${hostname} is no IP address`);
+  return address;
+}

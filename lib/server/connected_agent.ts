@@ -1,0 +1,91 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { createHash } from "node:crypto";
+import { allowedName } from "../tls/agent_names.ts";
+import { formatAuthority } from "../net/authority.ts";
+import { describeCertificate } from "../tls/certificate.ts";
+import type { Control } from "../qrht/control.ts";
+import type { ConnectionStats, QuicConnection, QuicStream } from "../quic/mod.ts";
+import { type Peer, RESPONSIVE_MS } from "../observe/monitor.ts";
+import type { Agent } from "./registry.ts";
+
+/** An agent that is connected to this server. */
+export class ConnectedAgent implements Agent<QuicStream>, Peer {
+  /** Those in its certificate: DNS names, URIs and common names. */
+  readonly names: readonly string[];
+  /** Whether its certificate has a name that the server lets in. */
+  readonly isAllowed: boolean;
+  /** What the log calls it: the name that is let in, else its first, else the fingerprint of its certificate. */
+  readonly name: string;
+  readonly since = Date.now();
+  /** Whether it has said that it takes no further tunnels. */
+  isDraining = false;
+  /** Its control streams, in the dialect that has some. */
+  control: Control | undefined;
+
+  /** @param allowed patterns of the names that the server lets in; without any, it lets in all agents */
+  constructor(readonly connection: QuicConnection, allowed: readonly string[] = []) {
+    const certificate = connection.peerCertificates?.[0] ?? new Uint8Array(0);
+    this.names = namesOf(certificate);
+    const name = allowedName(this.names, allowed);
+    this.isAllowed = allowed.length === 0 || name !== undefined;
+    this.name = name ?? this.names[0] ?? fingerprintOf(certificate);
+  }
+
+  get hasCredit(): boolean {
+    return this.connection.hasStreamCredit;
+  }
+
+  get isResponsive(): boolean {
+    return this.connection.silentForMs < RESPONSIVE_MS;
+  }
+
+  get address(): string {
+    const { host, port } = this.connection.remoteAddr;
+    return formatAuthority({ hostname: host, port });
+  }
+
+  get alpn(): string {
+    return this.connection.alpn;
+  }
+
+  stats(): ConnectionStats {
+    return this.connection.stats();
+  }
+
+  get load(): number {
+    return this.connection.streamCount;
+  }
+
+  open(): QuicStream {
+    return this.connection.openStreamNow();
+  }
+
+  credit(): Promise<void> {
+    return this.connection.credit();
+  }
+
+  get fields() {
+    return {
+      agent: this.name,
+      remote: this.address,
+      connection: this.connection.number,
+      cid: this.connection.id,
+    };
+  }
+}
+
+function namesOf(certificate: Uint8Array): readonly string[] {
+  try {
+    return describeCertificate(certificate).names.filter((name) => name !== "");
+  } catch {
+    // BoringSSL has accepted it; to this end, which cannot read its names, it has none.
+    return [];
+  }
+}
+
+function fingerprintOf(certificate: Uint8Array): string {
+  const digest = createHash("sha256").update(certificate).digest("hex").toUpperCase();
+  return digest.match(/../g)!.join(":");
+}

@@ -1,0 +1,201 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** The TLS files of a program, read again while it runs. */
+import { createHash } from "node:crypto";
+import { certificateFields, oneLine, quote } from "./certificate.ts";
+import { messageOf, UsageError } from "../errors.ts";
+import { logger } from "../log.ts";
+import { checkIdentity, NativeLibraryError, type TlsSource } from "../quic/mod.ts";
+import { sleep } from "../sleep.ts";
+import {
+  checkTlsFiles,
+  readTlsFiles,
+  type TlsFileContents,
+  type TlsFiles,
+  type TlsMaterial,
+} from "./files.ts";
+import { ExpiryLog } from "./expiry.ts";
+
+/** How often the files are looked at. */
+const RELOAD_INTERVAL_MS = 10_000;
+
+const log = logger("tls");
+
+/** Time that whoever replaces the files, one after the other or all at once, has for it until a set is refused. */
+const SETTLE_MS = 200;
+
+/** A set that is not used. */
+interface Refusal {
+  /** Digest of its files, or the fault of one that cannot be read. */
+  readonly version: string;
+  readonly error: unknown;
+}
+
+export interface WatchOptions {
+  /** Ends the watch. */
+  readonly signal: AbortSignal;
+  /** Has a listener called when an operator wants the files to be read now. */
+  readonly onHangup?: (listener: () => void) => void;
+  /** How often the files are looked at. @default {10000} */
+  readonly intervalMs?: number;
+}
+
+/**
+ * Certificates and key of a program, as they are in its files.
+ *
+ * The files are replaced as one: a set that does not fit together, be it for as long as it takes to write all of it, is
+ * refused, and the one in use stays. It is the content that counts, so files may be written, renamed or linked anew.
+ */
+export class ReloadingTls implements TlsSource {
+  readonly #files: TlsFiles;
+  readonly #now: () => Date;
+  readonly #expiry = new ExpiryLog(log);
+  #contents: TlsFileContents;
+  #current: TlsMaterial;
+  /** Of the set in use. */
+  #digest: string;
+  /** Digest of a set, or fault of a file, that was refused and has been told. */
+  #refused: string | undefined;
+  #last: Promise<void> = Promise.resolve();
+  #next: Promise<void> | undefined;
+
+  private constructor(files: TlsFiles, contents: TlsFileContents, now: () => Date) {
+    this.#files = files;
+    this.#now = now;
+    this.#contents = contents;
+    this.#current = usable(contents, now());
+    this.#digest = digestOf(contents);
+  }
+
+  /**
+   * Reads the files for the first time.
+   *
+   * @param options.now the time that validity is judged at, by default that of the clock
+   * @throws {UsageError} one line naming flag and file, for whatever is wrong with them
+   */
+  static async load(
+    files: TlsFiles,
+    options: { readonly now?: () => Date } = {},
+  ): Promise<ReloadingTls> {
+    const contents = await readTlsFiles(files);
+    return new ReloadingTls(files, contents, options.now ?? (() => new Date()));
+  }
+
+  /** The last set that was good. */
+  get current(): TlsMaterial {
+    return this.#current;
+  }
+
+  /**
+   * Looks at the files at intervals, and whenever an operator wants it, and logs what becomes of them and when
+   * certificates are about to expire, until the signal aborts. Never rejects.
+   */
+  async watch({ signal, onHangup, intervalMs = RELOAD_INTERVAL_MS }: WatchOptions): Promise<void> {
+    log.info("certificates loaded", this.#fields);
+    onHangup?.(() => {
+      if (!signal.aborted) void this.reload();
+    });
+    while (!signal.aborted) {
+      this.#expiry.report(this.#current.certificates, this.#now());
+      await sleep(intervalMs, signal);
+      if (!signal.aborted) await this.#inTurn(false);
+    }
+  }
+
+  /** Reads the files now and logs what has become of it, in any case. Never rejects. */
+  reload(): Promise<void> {
+    // Whoever asks before an earlier request has begun is served by it.
+    this.#next ??= this.#inTurn(true);
+    return this.#next;
+  }
+
+  /** One after the other, so that nothing older replaces what is newer. */
+  #inTurn(isAsked: boolean): Promise<void> {
+    return this.#last = this.#last.then(() => {
+      if (isAsked) this.#next = undefined;
+      return this.#read(isAsked);
+    });
+  }
+
+  async #read(isAsked: boolean): Promise<void> {
+    let refusal = await this.#take(isAsked);
+    if (refusal && refusal.version !== this.#refused) {
+      // The files may just have been on their way from one set to the next.
+      await sleep(SETTLE_MS);
+      refusal = await this.#take(isAsked);
+    }
+    if (refusal) this.#refuse(refusal, isAsked);
+  }
+
+  /** Takes over what is in the files, if it has changed. Returns what is wrong with it. */
+  async #take(isAsked: boolean): Promise<Refusal | undefined> {
+    let version: string | undefined;
+    try {
+      const contents = await readTlsFiles(this.#files, this.#contents);
+      version = digestOf(contents);
+      if (version === this.#digest) this.#unchanged(isAsked);
+      else this.#replace(contents, version);
+      return undefined;
+    } catch (error) {
+      return { version: version ?? messageOf(error), error };
+    }
+  }
+
+  /** @throws {UsageError} when the set cannot be used */
+  #replace(contents: TlsFileContents, digest: string): void {
+    const material = usable(contents, this.#now());
+    [this.#contents, this.#current, this.#digest] = [contents, material, digest];
+    this.#refused = undefined;
+    log.info("certificates reloaded", this.#fields);
+    this.#expiry.report(material.certificates, this.#now());
+  }
+
+  /** Also when what was refused is gone again. */
+  #unchanged(isAsked: boolean): void {
+    if (isAsked || this.#refused !== undefined) log.info("certificates unchanged", this.#fields);
+    this.#refused = undefined;
+  }
+
+  /** Tells it once, unless asked; but tries again each time, for what is not valid yet becomes so. */
+  #refuse({ version, error }: Refusal, isAsked: boolean): void {
+    if (version === this.#refused && !isAsked) return;
+    this.#refused = version;
+    log.error("certificates not reloaded", {
+      error: messageOf(error),
+      inUse: this.#current.info.fingerprint256,
+    });
+  }
+
+  get #fields() {
+    const { info, certificates } = this.#current;
+    return { ...certificateFields(info), certificates: certificates.length };
+  }
+}
+
+/**
+ * @throws {UsageError} when connections could not be made with the set
+ * @throws {NativeLibraryError} when none can be made at all
+ */
+export function usable(contents: TlsFileContents, now: Date): TlsMaterial {
+  const material = checkTlsFiles(contents, { now });
+  try {
+    checkIdentity(material);
+  } catch (error) {
+    if (error instanceof NativeLibraryError) throw error;
+    const { cert: { path }, ca } = contents;
+    throw new UsageError(
+      oneLine(
+        `the TLS library refuses --cert-file ${quote(path)} with its key, or ` +
+          `${ca.flag} ${quote(ca.path)}: ${messageOf(error)}`,
+      ),
+    );
+  }
+  return material;
+}
+
+function digestOf({ ca, cert, key }: TlsFileContents): string {
+  const hash = createHash("sha256");
+  for (const { bytes } of [ca, cert, key]) hash.update(`${bytes.length} `).update(bytes);
+  return hash.digest("hex");
+}

@@ -1,0 +1,109 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { resetTcp, resetTcpAtExit } from "../net/tcp_reset.ts";
+
+/**
+ * The contract that every carrier of a tunnel fulfils: a QUIC stream, a TCP connection, a pair in memory.
+ *
+ * At most one `read` and one `write` may be pending at a time; each direction ends on its own.
+ */
+export interface Duplex extends AsyncDisposable {
+  /**
+   * Reads up to `buffer.length` bytes into `buffer`.
+   *
+   * @returns the number of bytes read (at least 1), or `null` at the end of the peer's bytes.
+   * @throws when the peer reset its direction or the carrier failed; every later read throws too.
+   */
+  read(buffer: Uint8Array): Promise<number | null>;
+  /**
+   * Hands bytes to the carrier, waiting until it has room for at least one of them.
+   *
+   * @returns the number of bytes taken from the front of `bytes` (at least 1 unless it is empty).
+   * @throws when the peer takes no more bytes, or the carrier failed.
+   */
+  write(bytes: Uint8Array): Promise<number>;
+  /** Ends the writing direction in order: the peer reads all that was written and then the end. */
+  closeWrite(): Promise<void>;
+  /**
+   * Ends both directions at once, dropping what is under way. Pending calls throw. Idempotent. The peer sees a reset, not
+   * an end, unless this end had finished writing or the carrier has no resets.
+   *
+   * @param code application error code shown to the peer where the carrier has one
+   * @default {0}
+   */
+  abort(code?: number): void;
+  /**
+   * Ends the reading direction only: the peer is told to send no more. Carriers that cannot tell leave it out.
+   *
+   * @param code application error code shown to the peer
+   */
+  stop?(code: number): void;
+}
+
+/** Writes all of `bytes`, in as many writes as it takes. */
+export async function writeAll(duplex: Pick<Duplex, "write">, bytes: Uint8Array): Promise<void> {
+  for (let offset = 0; offset < bytes.length;) {
+    offset += await duplex.write(offset === 0 ? bytes : bytes.subarray(offset));
+  }
+}
+
+/**
+ * A TCP connection as a {@linkcode Duplex}. Takes the connection over; Nagle's algorithm is turned off. `abort` resets it
+ * where the system can ({@linkcode resetTcp}), and else closes it; so does the end of the process.
+ */
+export function tcpDuplex(connection: Deno.TcpConn): Duplex {
+  connection.setNoDelay(true);
+  connection.setKeepAlive(true);
+  resetTcpAtExit(connection, true);
+  let closed = false;
+  const close = (prepare: (connection: Deno.TcpConn) => void) => {
+    if (closed) return;
+    closed = true;
+    prepare(connection);
+    connection.close();
+  };
+  return {
+    read: (buffer) => connection.read(buffer),
+    write: (bytes) => connection.write(bytes),
+    closeWrite: () => connection.closeWrite(),
+    abort: () => close(resetTcp),
+    // deno-lint-ignore require-await
+    async [Symbol.asyncDispose]() {
+      close((connection) => resetTcpAtExit(connection, false));
+    },
+  };
+}
+
+/** A carrier whose first bytes have been read already: reads give them before all others. */
+export function prepend(first: Uint8Array, carrier: Duplex): Duplex {
+  if (first.length === 0) return carrier;
+  let left = first;
+  const drop = () => left = left.subarray(left.length);
+  const { stop } = carrier;
+  return {
+    read(buffer) {
+      if (left.length === 0) return carrier.read(buffer);
+      const n = Math.min(left.length, buffer.length);
+      buffer.set(left.subarray(0, n));
+      left = left.subarray(n);
+      return Promise.resolve(n);
+    },
+    write: (bytes) => carrier.write(bytes),
+    closeWrite: () => carrier.closeWrite(),
+    abort(code) {
+      drop();
+      carrier.abort(code);
+    },
+    ...(stop && {
+      stop(code: number) {
+        drop();
+        stop.call(carrier, code);
+      },
+    }),
+    [Symbol.asyncDispose]() {
+      drop();
+      return carrier[Symbol.asyncDispose]();
+    },
+  };
+}

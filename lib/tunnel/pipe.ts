@@ -1,0 +1,338 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { Duplex } from "./duplex.ts";
+import { onAbort } from "../on_abort.ts";
+import { ReadBuffer } from "./read_buffer.ts";
+import { sleep } from "../sleep.ts";
+
+/** How long a tunnel may be silent, or stuck, before it is given up. */
+export interface TunnelTimeouts {
+  /** Time without a byte, in either direction, when one of them has ended; 0 for any. @default {300000} */
+  readonly halfOpenTimeoutMs?: number;
+  /** Time without a byte, in either direction, at all; 0 for any. @default {0} */
+  readonly idleTimeoutMs?: number;
+  /** Time in which a side takes none of the bytes, or not the end, that wait for it; 0 for any. @default {0} */
+  readonly writeTimeoutMs?: number;
+}
+
+export interface PipeOptions extends TunnelTimeouts {
+  /** Timeouts count from when this has settled: what is still being connected has bounds of its own. */
+  readonly connected?: Promise<unknown>;
+  /** Aborts the pair. */
+  readonly signal?: AbortSignal;
+  /** Is given the pipe when it begins, to be asked for the bytes so far. */
+  readonly watch?: (carried: Pick<PipeResult, "aToB" | "bToA">) => void;
+  /** Application error code that the carriers are aborted with. @default {0} */
+  readonly abortCode?: number;
+}
+
+/** How a pair of carriers ended. */
+export interface PipeResult {
+  /** Bytes that went from `a` to `b`. */
+  readonly aToB: number;
+  /** Bytes that went from `b` to `a`. */
+  readonly bToA: number;
+  /**
+   * - `end`: both directions were delivered up to their end
+   * - `error`: a carrier failed, or was reset by its peer
+   * - `half-open`: one direction had ended, and the other was silent for too long
+   * - `idle`: both directions were silent for too long
+   * - `write-timeout`: a carrier took nothing of what waited for it for too long
+   * - `aborted`: the signal was aborted
+   *
+   * In all cases but `end` both carriers were aborted, or had failed before: neither peer is told that it has got
+   * everything, unless it has.
+   */
+  readonly reason: "end" | "error" | "half-open" | "idle" | "write-timeout" | "aborted";
+  /** The side that ended first (`end`), failed first (`error`), or was waited for (`half-open`, `write-timeout`). */
+  readonly by?: Side;
+  /** What it failed with, or the signal's reason. */
+  readonly error?: unknown;
+}
+
+type Side = "a" | "b";
+type End = Pick<PipeResult, "reason" | "by" | "error">;
+
+const HALF_OPEN_TIMEOUT_MS = 300_000;
+
+/** Time that a side whose bytes go nowhere any more may go on sending them after everything else is done. */
+const LINGER_MS = 1_000;
+
+/** Pause after each read whose bytes are dropped: a side that always has more would keep the event loop for itself. */
+const DROP_PAUSE_MS = 1;
+
+/** Time that bytes need to get ahead of the reset that follows them, which would overtake and drop them. */
+const DELIVERY_MS = 100;
+
+/** The longest that `setTimeout` can wait. */
+const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/**
+ * Carries bytes between two carriers, both ways, until both directions have ended; both are closed then. Never rejects.
+ *
+ * - The end of `a`'s bytes closes the writing direction of `b`; the other direction goes on.
+ * - A failed read, such as a reset by the peer, aborts both, once the bytes before it have got through.
+ * - A failed write ends its direction alone: a peer that takes no more bytes may still have an answer under way. The
+ *   side they come from is told to stop, or its bytes are dropped.
+ * - A pair that is silent or stuck for longer than its timeouts allow is aborted. Every byte that a carrier gives or takes
+ *   starts them anew.
+ */
+export function pipeDuplex(a: Duplex, b: Duplex, options: PipeOptions = {}): Promise<PipeResult> {
+  const { signal, connected, watch } = options;
+  return new Pair(a, b, options).run(signal, connected, watch);
+}
+
+class Direction {
+  bytes = 0;
+  /** Whether the reader got to the end, or the writer takes no more. */
+  ended = false;
+  /** Whether it has ended, and the writer knows. */
+  over = false;
+  /** Whether the writer has bytes, or the end, that it has not taken yet. */
+  writing = false;
+  /** When the reader gave a byte, or the writer took one, the last time. */
+  movedAt = performance.now();
+
+  constructor(
+    readonly from: Duplex,
+    readonly to: Duplex,
+    readonly fromSide: Side,
+    readonly toSide: Side,
+  ) {}
+
+  moved(): void {
+    this.movedAt = performance.now();
+  }
+
+  async write(bytes: Uint8Array): Promise<void> {
+    this.writing = true;
+    for (let offset = 0; offset < bytes.length;) {
+      const n = await this.to.write(offset === 0 ? bytes : bytes.subarray(offset));
+      offset += n;
+      this.bytes += n;
+      this.moved();
+    }
+    this.writing = false;
+  }
+
+  async closeWrite(): Promise<void> {
+    this.writing = true;
+    await this.to.closeWrite();
+    this.writing = false;
+  }
+}
+
+class Pair {
+  // Of the options only these are kept: there may be many pairs.
+  readonly #halfOpenTimeoutMs: number;
+  readonly #idleTimeoutMs: number;
+  readonly #writeTimeoutMs: number;
+  readonly #abortCode: number | undefined;
+  readonly #aToB: Direction;
+  readonly #bToA: Direction;
+  readonly #lingered = Promise.withResolvers<void>();
+  #isConnected: boolean;
+  /** How the pair ended, when both carriers were aborted. */
+  #end: End | undefined;
+  /** What has failed first, when the rest goes on. */
+  #failure: End | undefined;
+  #firstEnd: Side | undefined;
+  #isDone = false;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(a: Duplex, b: Duplex, options: PipeOptions) {
+    this.#halfOpenTimeoutMs = options.halfOpenTimeoutMs ?? HALF_OPEN_TIMEOUT_MS;
+    this.#idleTimeoutMs = options.idleTimeoutMs ?? 0;
+    this.#writeTimeoutMs = options.writeTimeoutMs ?? 0;
+    this.#abortCode = options.abortCode;
+    this.#aToB = new Direction(a, b, "a", "b");
+    this.#bToA = new Direction(b, a, "b", "a");
+    this.#isConnected = options.connected === undefined;
+  }
+
+  get aToB(): number {
+    return this.#aToB.bytes;
+  }
+
+  get bToA(): number {
+    return this.#bToA.bytes;
+  }
+
+  async run(
+    signal: AbortSignal | undefined,
+    connected: Promise<unknown> | undefined,
+    watch: PipeOptions["watch"],
+  ): Promise<PipeResult> {
+    watch?.(this);
+    const onConnected = () => this.#connected();
+    connected?.then(onConnected, onConnected);
+    this.#arm();
+    const abort = () => this.#abort({ reason: "aborted", error: signal?.reason });
+    const stopListening = signal && onAbort(signal, abort);
+    if (signal?.aborted) abort();
+    await Promise.all([this.#carry(this.#aToB), this.#carry(this.#bToA)]);
+    this.#isDone = true;
+    stopListening?.();
+    clearTimeout(this.#timer);
+    await Promise.all([dispose(this.#aToB.from), dispose(this.#bToA.from)]);
+    const ended = this.#end ?? this.#failure ?? { reason: "end", by: this.#firstEnd! };
+    return { aToB: this.aToB, bToA: this.bToA, ...ended };
+  }
+
+  async #carry(direction: Direction): Promise<void> {
+    const { from, fromSide } = direction;
+    const buffer = new ReadBuffer();
+    for (;;) {
+      let n: number | null;
+      try {
+        n = await from.read(buffer.bytes);
+      } catch (error) {
+        return await this.#readFailed(direction, error);
+      }
+      // A direction that was cut off must not look like one that has ended.
+      if (this.#end) return;
+      direction.moved();
+      if (n === null) {
+        const reset = await this.#resetOf(direction);
+        if (reset) return await this.#readFailed(direction, reset);
+        break;
+      }
+      try {
+        await direction.write(buffer.bytes.subarray(0, n));
+      } catch (error) {
+        return await this.#writeFailed(direction, buffer.bytes, error);
+      }
+      buffer.filled(n);
+    }
+    buffer.release();
+    this.#firstEnd ??= fromSide;
+    direction.ended = true;
+    this.#arm();
+    try {
+      await direction.closeWrite();
+    } catch (error) {
+      // A writer that is gone needs no end; whether its bytes were still to come, its reader tells.
+      this.#failure ??= { reason: "error", by: direction.toSide, error };
+    }
+    this.#over(direction);
+  }
+
+  /** What a reader that has come to an end was reset with: TCP tells of a reset once, and a write may have been told. */
+  async #resetOf({ from, fromSide }: Direction): Promise<unknown> {
+    const back = [this.#aToB, this.#bToA].find(({ to }) => to === from)!;
+    // Both were woken by the same event.
+    if (back.writing) await new Promise((resolve) => setTimeout(resolve, 0));
+    const { by, error } = this.#failure ?? {};
+    return by === fromSide && error instanceof Deno.errors.ConnectionReset ? error : undefined;
+  }
+
+  /** Aborts both, the writer a little later: what it was given just before is not to be lost with the rest. */
+  async #readFailed({ from, to, fromSide, movedAt }: Direction, error: unknown): Promise<void> {
+    if (this.#end) return;
+    // A failed write comes first, and explains the read that fails after it.
+    this.#end = this.#failure ?? { reason: "error", by: fromSide, error };
+    from.abort(this.#abortCode);
+    const left = movedAt + DELIVERY_MS - performance.now();
+    if (left > 0) await new Promise((resolve) => setTimeout(resolve, left));
+    to.abort(this.#abortCode);
+  }
+
+  /** The writer takes no more: has the reader's peer stop, or drops what it sends, while the other direction goes on. */
+  async #writeFailed(direction: Direction, buffer: Uint8Array, error: unknown): Promise<void> {
+    const { from, toSide } = direction;
+    this.#failure ??= { reason: "error", by: toSide, error };
+    this.#over(direction);
+    if (from.stop) return from.stop(this.#abortCode ?? 0);
+    const enough = new AbortController();
+    const drop = async () => {
+      while (!this.#end && !enough.signal.aborted && (await from.read(buffer)) !== null) {
+        await sleep(DROP_PAUSE_MS, enough.signal);
+      }
+    };
+    // When the reader is gone as well, the other direction's writes tell.
+    await Promise.race([drop().catch(() => {}), this.#lingered.promise]);
+    enough.abort();
+  }
+
+  #over(direction: Direction): void {
+    direction.ended = direction.over = true;
+    direction.writing = false;
+    direction.moved();
+    this.#arm();
+  }
+
+  #connected(): void {
+    this.#isConnected = true;
+    this.#aToB.moved();
+    this.#bToA.moved();
+    this.#arm();
+  }
+
+  /** Starts the one timer of the pair, if there is anything to wait for. It is not moved when bytes are: it looks again. */
+  #arm(): void {
+    clearTimeout(this.#timer);
+    if (this.#end || this.#isDone) return;
+    const now = performance.now();
+    const at = this.#isLingering ? this.#movedAt + LINGER_MS : this.#nextTimeout(now).at;
+    if (at === Infinity) return;
+    this.#timer = setTimeout(() => this.#look(), Math.min(Math.max(0, at - now), MAX_TIMER_MS));
+  }
+
+  #look(): void {
+    const now = performance.now();
+    if (this.#isLingering) {
+      if (now >= this.#movedAt + LINGER_MS) return this.#lingered.resolve();
+    } else {
+      const { at, end } = this.#nextTimeout(now);
+      if (now >= at && end) return this.#abort(end);
+    }
+    this.#arm();
+  }
+
+  /** Whether all is done but for a side whose bytes are dropped. */
+  get #isLingering(): boolean {
+    return this.#aToB.over && this.#bToA.over;
+  }
+
+  get #movedAt(): number {
+    return Math.max(this.#aToB.movedAt, this.#bToA.movedAt);
+  }
+
+  /** The timeout that is over next if nothing moves, and when; without an end, another look is due then. */
+  #nextTimeout(now: number): { at: number; end?: End } {
+    let next: { at: number; end?: End } = { at: Infinity };
+    if (!this.#isConnected) return next;
+    const add = (timeoutMs: number, since: number, end?: End) => {
+      const at = since + timeoutMs;
+      if (timeoutMs > 0 && at < next.at) next = end ? { at, end } : { at };
+    };
+    const directions = [this.#aToB, this.#bToA];
+    for (const { writing, movedAt, toSide } of directions) {
+      if (writing) add(this.#writeTimeoutMs, movedAt, { reason: "write-timeout", by: toSide });
+      else add(this.#writeTimeoutMs, now);
+    }
+    if (directions.some(({ ended }) => ended)) {
+      const { writing, fromSide, toSide } = directions.find(({ over }) => !over)!;
+      const by = writing ? toSide : fromSide;
+      add(this.#halfOpenTimeoutMs, this.#movedAt, { reason: "half-open", by });
+    }
+    add(this.#idleTimeoutMs, this.#movedAt, { reason: "idle" });
+    return next;
+  }
+
+  #abort(end: End): void {
+    if (this.#end) return;
+    this.#end = end;
+    this.#aToB.from.abort(this.#abortCode);
+    this.#bToA.from.abort(this.#abortCode);
+  }
+}
+
+async function dispose(duplex: Duplex): Promise<void> {
+  try {
+    await duplex[Symbol.asyncDispose]();
+  } catch {
+    // It has failed before, and the result says so.
+  }
+}

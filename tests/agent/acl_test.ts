@@ -1,0 +1,505 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import fc from "fast-check";
+import {
+  formatRule,
+  judge,
+  judgeName,
+  parseRule,
+  type Rule,
+  RuleError,
+} from "../../lib/agent/acl.ts";
+import { isIpAddress, parseAuthority } from "../../lib/net/authority.ts";
+import { CidrError } from "../../lib/net/cidr.ts";
+import { formatIp, ipBytes } from "../../lib/net/ip_address.ts";
+import { runs } from "../support/fuzz.ts";
+
+function test(name: string, fn: () => void): void {
+  Deno.test({ name, permissions: "none", fn });
+}
+
+interface Texts {
+  readonly allow?: readonly string[];
+  readonly deny?: readonly string[];
+}
+
+const rulesOf = ({ allow = [], deny = [] }: Texts) => ({
+  allow: allow.map(parseRule),
+  deny: deny.map(parseRule),
+});
+
+/** What is said of a target at an address, by default its own. */
+function verdict(rules: Texts, target: string, address?: string): string {
+  const authority = parseAuthority(target);
+  const ip = ipBytes(address ?? authority.hostname);
+  assert(ip, `${target} needs an address`);
+  return judge(rulesOf(rules), authority, ip)?.reason ?? "allowed";
+}
+
+test("parseRule() reads networks, names and *, with and without ports", () => {
+  const cases: [text: string, canonical: string][] = [
+    ["10.0.0.0/8", "10.0.0.0/8"],
+    ["10.0.0.0/8:443", "10.0.0.0/8:443"],
+    ["10.1.2.3", "10.1.2.3"],
+    ["10.1.2.3/32:22", "10.1.2.3:22"],
+    ["0.0.0.0/0:1-65535", "0.0.0.0/0:1-65535"],
+    ["fd00::/8", "fd00::/8"],
+    ["FD00:0::1", "fd00::1"],
+    ["[fd00::/8]", "fd00::/8"],
+    ["[fd00::/8]:443", "[fd00::/8]:443"],
+    ["[::1]:80-90", "[::1]:80-90"],
+    ["[::1]:80-80", "[::1]:80"],
+    ["[::ffff:10.0.0.0/104]:22", "10.0.0.0/8:22"],
+    ["fd00::1:443", "fd00::1:443"],
+    ["example.com", "example.com"],
+    ["Example.COM.", "example.com"],
+    ["*.Example.com.:00443", "*.example.com:443"],
+    ["*.svc.cluster.local:80-90", "*.svc.cluster.local:80-90"],
+    ["*.com", "*.com"],
+    ["_srv._tcp.example", "_srv._tcp.example"],
+    ["*", "*"],
+    ["*:22", "*:22"],
+  ];
+  for (const [text, canonical] of cases) {
+    assertEquals(formatRule(parseRule(text)), canonical, text);
+    assertEquals(parseRule(canonical), parseRule(text));
+  }
+  assertEquals(parseRule("*.A.b:1-2"), {
+    host: { kind: "name", name: "a.b", below: true },
+    ports: { first: 1, last: 2 },
+  });
+});
+
+test("parseRule() names what is no rule, and what is wrong with it", () => {
+  const cases: [text: string, problem: string][] = [
+    ["", "it is empty"],
+    [":22", "no host"],
+    ["*.", "no host"],
+    ["*.:22", "no host"],
+    ["[::1", 'no "]" after the IPv6 network'],
+    ["[::1]22", 'only ports may follow the "]"'],
+    ["[::1]/128", 'only ports may follow the "]"'],
+    ["[10.0.0.0/8]:22", "not an IPv6 network in the brackets"],
+    ["[example.com]:22", "not an IPv6 network in the brackets"],
+    ["fd00::/8:443", "need brackets, as in [fd00::/8]:443"],
+    ["10.0.0.0/8:80:90", "need brackets"],
+    ["*foo.com", "a * stands alone"],
+    ["foo.*", "a * stands alone"],
+    ["*.*.com", "a * stands alone"],
+    ["**", "a * stands alone"],
+    ["*.10.0.0.1", "no names are below an address"],
+    ["10.0.0", "not an IPv4 address"],
+    ["*.0.1", "not an IPv4 address"],
+    ["010.0.0.1", "not an IPv4 address"],
+    ["0x7f.1", "not an IPv4 address"],
+    ["a..b", "an empty label in the host name"],
+    ["a b", "a character that no host name has"],
+    [" a", "a character that no host name has"],
+    ["b\u00fccher.example", "a character that no host name has"],
+    [`${"a".repeat(64)}.b`, "longer than 63"],
+    ["a:", "not a port"],
+    ["a:http", "not a port"],
+    ["a:80,90", "not a port"],
+    ["a:80-", "not a port"],
+    ["a:-80", "not a port"],
+    ["a:80-90-100", "not a port"],
+    ["a:*", "not a port"],
+    ["a:123456", "not a port"],
+    ["http://a", "not a port"],
+    ["a:0", "the ports are not in 1 to 65535"],
+    ["a:0-10", "the ports are not in 1 to 65535"],
+    ["a:65536", "the ports are not in 1 to 65535"],
+    ["a:90-80", "the first port is greater than the last"],
+  ];
+  for (const [text, problem] of cases) {
+    const { message } = assertThrows(() => parseRule(text), RuleError, problem, text);
+    assert(text.length > 60 || message.startsWith(`bad rule ${JSON.stringify(text)}: `), message);
+  }
+  const networks: [text: string, problem: string][] = [
+    ["10.0.0.1/8:22", "the network is 10.0.0.0/8"],
+    ["10.0.0.0/33", "not in 0 to 32"],
+    ["10.0.0.0/", "the prefix length is not a decimal number"],
+    ["example.com/8", "no IP address"],
+    ["[fd00::1/8]:22", "the network is fd00::/8"],
+    ["[fe80::1%eth0]:22", "no IP address"],
+    ["1:2:3", "no IP address"],
+    ["[:]:1", "no IP address"],
+  ];
+  for (const [text, problem] of networks) {
+    assertThrows(() => parseRule(text), CidrError, problem, text);
+  }
+});
+
+test("judge() allows everything that is not denied by default when there are no rules", () => {
+  for (
+    const target of ["10.1.2.3:22", "127.0.0.1:1", "[::1]:65535", "[fd00::1]:80", "169.253.0.1:80"]
+  ) {
+    assertEquals(verdict({}, target), "allowed", target);
+  }
+  assertEquals(verdict({}, "example.com:443", "192.0.2.1"), "allowed");
+});
+
+test("judge() denies what no --allow rule matches, once there are any", () => {
+  const rules = { allow: ["10.0.0.0/8:10250", "*.svc.cluster.local:80-90", "[fd00::/8]:443"] };
+  const denied = "denied: no --allow rule matches";
+  const cases: [target: string, address: string | undefined, said: string][] = [
+    ["10.1.2.3:10250", undefined, "allowed"],
+    ["10.1.2.3:10251", undefined, denied],
+    ["11.1.2.3:10250", undefined, denied],
+    ["node.example:10250", "10.1.2.3", "allowed"],
+    ["node.example:10250", "11.1.2.3", denied],
+    ["a.svc.cluster.local:80", "192.0.2.1", "allowed"],
+    ["A.B.SVC.Cluster.Local.:90", "192.0.2.1", "allowed"],
+    ["a.svc.cluster.local:91", "192.0.2.1", denied],
+    ["svc.cluster.local:80", "192.0.2.1", denied],
+    ["asvc.cluster.local:80", "192.0.2.1", denied],
+    ["a.svc.cluster.local.example:80", "192.0.2.1", denied],
+    ["[fd12::1]:443", undefined, "allowed"],
+    ["[fe00::1]:443", undefined, denied],
+    ["[::ffff:10.1.2.3]:10250", undefined, "allowed"],
+  ];
+  for (const [target, address, said] of cases) {
+    assertEquals(verdict(rules, target, address), said, `${target} at ${address}`);
+  }
+});
+
+test("judge() lets --deny win over --allow, and names the rule", () => {
+  const rules = {
+    allow: ["*", "10.1.2.3", "db.example"],
+    deny: ["10.0.0.0/8:22", "*.internal.example", "[fd00::/8]:22-23", "db.example:22", "*:25"],
+  };
+  const cases: [target: string, address: string | undefined, said: string][] = [
+    ["10.1.2.3:22", undefined, "denied by --deny 10.0.0.0/8:22"],
+    ["10.1.2.3:23", undefined, "allowed"],
+    ["db.example:22", "192.0.2.1", "denied by --deny db.example:22"],
+    ["db.example:22", "10.1.2.3", "denied by --deny 10.0.0.0/8:22"],
+    ["a.db.example:22", "192.0.2.1", "allowed"],
+    ["a.INTERNAL.example.:80", "192.0.2.1", "denied by --deny *.internal.example"],
+    ["[fd00::1]:23", undefined, "denied by --deny [fd00::/8]:22-23"],
+    ["192.0.2.1:25", undefined, "denied by --deny *:25"],
+  ];
+  for (const [target, address, said] of cases) {
+    assertEquals(verdict(rules, target, address), said, `${target} at ${address}`);
+  }
+});
+
+test("judge() says whether the address is to blame", () => {
+  const judged = (rules: Texts, address: string) =>
+    judge(rulesOf(rules), { hostname: "a.example", port: 80 }, ipBytes(address)!)?.byAddress;
+  assertEquals(judged({ deny: ["10.0.0.0/8"] }, "10.0.0.1"), true);
+  assertEquals(judged({}, "169.254.0.1"), true);
+  assertEquals(judged({ deny: ["a.example"] }, "10.0.0.1"), false);
+  assertEquals(judged({ deny: ["*"] }, "10.0.0.1"), false);
+  assertEquals(judged({ allow: ["10.0.0.0/8"] }, "11.0.0.1"), false);
+  assertEquals(judged({}, "11.0.0.1"), undefined);
+});
+
+const byDefault: Readonly<Record<string, string>> = {
+  "169.254.169.254": "link-local 169.254.0.0/16",
+  "169.254.0.0": "link-local 169.254.0.0/16",
+  "169.254.255.255": "link-local 169.254.0.0/16",
+  "fe80::1": "link-local fe80::/10",
+  "febf:ffff::1": "link-local fe80::/10",
+  "fe80::a9fe:a9fe": "link-local fe80::/10",
+  "fd00:ec2::254": "cloud metadata fd00:ec2::/32",
+  "fd00:ec2::23": "cloud metadata fd00:ec2::/32",
+  "fd20:ce::254": "cloud metadata fd20:ce::254",
+  "168.63.129.16": "cloud metadata 168.63.129.16",
+  "fd00:c1::a9fe:a9fe": "cloud metadata fd00:c1::a9fe:a9fe",
+  "fd00:42::42": "cloud metadata fd00:42::42",
+};
+
+test("judge() denies link-local addresses and those of cloud metadata by default", () => {
+  for (const [address, rule] of Object.entries(byDefault)) {
+    const said = `denied by default rule ${rule}`;
+    assertEquals(verdict({}, "metadata.example:80", address), said, address);
+    // Neither a name, nor *, nor a wider network lifts it.
+    const allow = ["*", "metadata.example", "*.example:80", "0.0.0.0/0", "::/0", "*:80"];
+    const wider = ["168.0.0.0/7", "169.254.0.0/15", "fe80::/9", "fc00::/7", "fd00::/16"];
+    const rules = { allow: [...allow, ...wider] };
+    assertEquals(verdict(rules, "metadata.example:80", address), said, address);
+  }
+  for (const near of ["169.253.255.255", "169.255.0.0", "fec0::1", "fe7f::1", "fd00:ec3::254"]) {
+    assertEquals(verdict({}, "a.example:80", near), "allowed", near);
+  }
+});
+
+test("judge() lifts a default denial for a network or address in --allow that is in it", () => {
+  const linkLocal = "denied by default rule link-local 169.254.0.0/16";
+  const cases: [rules: Texts, target: string, said: string][] = [
+    [{ allow: ["169.254.0.0/16"] }, "169.254.169.254:80", "allowed"],
+    [{ allow: ["169.254.169.254"] }, "169.254.169.254:80", "allowed"],
+    [{ allow: ["169.254.169.254"] }, "169.254.169.253:80", linkLocal],
+    [{ allow: ["169.254.169.254:443"] }, "169.254.169.254:80", linkLocal],
+    [{ allow: ["*", "169.254.169.254:443"] }, "169.254.169.254:80", linkLocal],
+    [{ allow: ["*", "169.254.169.254:80"] }, "169.254.169.254:80", "allowed"],
+    [{ allow: ["::ffff:169.254.0.0/112"] }, "169.254.169.254:80", "allowed"],
+    [{ allow: ["169.254.0.0/16"] }, "[::ffff:169.254.169.254]:80", "allowed"],
+    [{ allow: ["169.254.0.0/16"] }, "[fe80::1]:80", "denied by default rule link-local fe80::/10"],
+    [{ allow: ["fe80::/10"] }, "[fe80::1]:80", "allowed"],
+    [{ allow: ["fd00:ec2::254"] }, "[fd00:ec2::254]:80", "allowed"],
+    [{ allow: ["168.63.129.16"] }, "168.63.129.16:80", "allowed"],
+    [{ allow: ["169.254.169.254"] }, "10.0.0.1:80", "denied: no --allow rule matches"],
+    [
+      { allow: ["169.254.0.0/16"], deny: ["169.254.169.254"] },
+      "169.254.169.254:80",
+      "denied by --deny 169.254.169.254",
+    ],
+  ];
+  for (const [rules, target, said] of cases) {
+    assertEquals(verdict(rules, target), said, `${target} with ${JSON.stringify(rules)}`);
+  }
+});
+
+test("judge() sees through addresses that lead to another one", () => {
+  const linkLocal = "denied by default rule link-local 169.254.0.0/16";
+  const leading = [
+    "::ffff:169.254.169.254",
+    "::ffff:a9fe:a9fe",
+    "64:ff9b::169.254.169.254",
+    "64:ff9b::a9fe:a9fe",
+    "2002:a9fe:a9fe::1",
+    "::ffff:0:169.254.169.254",
+    "::169.254.169.254",
+  ];
+  for (const address of leading) {
+    assertEquals(verdict({}, `[${address}]:80`), linkLocal, address);
+    assertEquals(verdict({}, "a.example:80", address), linkLocal, address);
+    const deny = ["169.254.0.0/16"];
+    assertEquals(verdict({ deny }, `[${address}]:80`), "denied by --deny 169.254.0.0/16", address);
+  }
+  // Nothing lifts it there, not even what lifts it from the address that they lead to.
+  const allow = ["169.254.0.0/16", "64:ff9b::a9fe:a9fe", "2002::/16", "::/0"];
+  for (const address of leading.slice(2)) {
+    assertEquals(verdict({ allow }, `[${address}]:80`), linkLocal, address);
+  }
+  assertEquals(verdict({}, "[64:ff9b::10.0.0.1]:80"), "allowed");
+  assertEquals(verdict({}, "[64:ff9b:1::169.254.169.254]:80"), "allowed");
+});
+
+test("judge() takes the unspecified address for loopback, and loopback for nothing else", () => {
+  const deny = ["127.0.0.0/8", "::1"];
+  assertEquals(verdict({ deny }, "0.0.0.0:80"), "denied by --deny 127.0.0.0/8");
+  assertEquals(verdict({ deny }, "[::]:80"), "denied by --deny ::1");
+  assertEquals(verdict({ deny }, "[::ffff:0.0.0.0]:80"), "denied by --deny 127.0.0.0/8");
+  assertEquals(verdict({ deny }, "[::ffff:127.0.0.1]:80"), "denied by --deny 127.0.0.0/8");
+  assertEquals(verdict({ deny: ["0.0.0.0/0"] }, "[::1]:80"), "allowed");
+  assertEquals(verdict({ deny: ["0.0.0.0/0"] }, "[::]:80"), "allowed");
+});
+
+test("judge() has --allow match the address itself, not one that it leads to", () => {
+  const denied = "denied: no --allow rule matches";
+  assertEquals(verdict({ allow: ["10.0.0.0/8"] }, "[64:ff9b::10.0.0.1]:80"), denied);
+  assertEquals(verdict({ allow: ["127.0.0.1"] }, "0.0.0.0:80"), denied);
+  assertEquals(verdict({ allow: ["64:ff9b::/96"] }, "[64:ff9b::10.0.0.1]:80"), "allowed");
+});
+
+test("judgeName() denies what no address could make allowed", () => {
+  const said = (rules: Texts, target: string) =>
+    judgeName(rulesOf(rules), parseAuthority(target))?.reason;
+  const notAllowed = "denied: no --allow rule matches";
+  assertEquals(said({}, "a.example:80"), undefined);
+  assertEquals(said({ deny: ["*.example"] }, "a.example:80"), "denied by --deny *.example");
+  assertEquals(said({ deny: ["10.0.0.0/8", "*:80"] }, "a.example:80"), "denied by --deny *:80");
+  assertEquals(said({ deny: ["0.0.0.0/0", "::/0"] }, "a.example:80"), undefined);
+  assertEquals(said({ allow: ["b.example"] }, "a.example:80"), notAllowed);
+  assertEquals(said({ allow: ["a.example"] }, "a.example:80"), undefined);
+  assertEquals(said({ allow: ["10.0.0.0/8"] }, "a.example:80"), undefined);
+  assertEquals(said({ allow: ["10.0.0.0/8:443"] }, "a.example:80"), notAllowed);
+});
+
+// ---- Properties ----
+
+const port = fc.integer({ min: 1, max: 65535 });
+const ports = fc.option(fc.tuple(port, port), { nil: undefined })
+  .map((range) => range && { first: Math.min(...range), last: Math.max(...range) });
+const name = fc.array(fc.constantFrom("a", "b", "x-1"), { minLength: 1, maxLength: 4 })
+  .map((labels) => labels.join("."));
+/** Addresses near to each other, and to what is special. */
+const address = fc.oneof(
+  fc.tuple(
+    fc.constantFrom("10.0.0.", "10.128.0.", "169.254.169.", "127.0.0.", "0.0.0."),
+    fc.constantFrom(0, 1, 254),
+  ).map((parts) => parts.join("")),
+  fc.tuple(
+    fc.constantFrom("::", "fe80::", "fd00:ec2::", "64:ff9b::", "64:ff9b::a9fe:", "2002:a00:1::"),
+    fc.constantFrom("0", "1", "254"),
+  ).map((parts) => parts.join("")),
+);
+const cidr = fc.tuple(address, fc.constantFrom(0, 1, 7, 8, 15, 16, 17, 31, 32, 64, 127, 128))
+  .map(([text, length]) => {
+    const bits = bitsOf(text);
+    const prefixLength = Math.min(length, bits.length);
+    const prefix = bits.slice(0, prefixLength).padEnd(bits.length, "0");
+    const network = Uint8Array.from(prefix.match(/.{8}/g)!, (byte) => Number.parseInt(byte, 2));
+    return { network, prefixLength };
+  })
+  // There is one way to write a network, and a mapped one is IPv4.
+  .filter(({ network }) => ipBytes(formatIp(network))!.length === network.length);
+const host: fc.Arbitrary<Rule["host"]> = fc.oneof(
+  fc.constant({ kind: "any" as const }),
+  fc.record({ kind: fc.constant("name" as const), name, below: fc.boolean() }),
+  fc.record({ kind: fc.constant("network" as const), cidr }),
+);
+const rule: fc.Arbitrary<Rule> = fc.tuple(host, ports)
+  .map(([host, ports]) => ({ host, ...(ports && { ports }) }));
+
+/** A digit per bit. */
+function bitsOf(text: string): string {
+  return Array.from(ipBytes(text)!, (byte) => byte.toString(2).padStart(8, "0")).join("");
+}
+
+test("parseRule() reads back what formatRule() writes", () => {
+  fc.assert(
+    fc.property(rule, (rule) => assertEquals(parseRule(formatRule(rule)), rule)),
+    runs(3000),
+  );
+});
+
+test("parseRule() throws only errors that name the text, and what it takes can be written", () => {
+  const piece = fc.constantFrom(
+    ..."*.:[]/-, 0189afZ_%\n",
+    "10.0.0.0/8",
+    "fd00::/8",
+    "::1",
+    "example",
+    ":80",
+    "80-90",
+    "*.",
+  );
+  const text = fc.oneof(
+    fc.string({ unit: "binary" }),
+    fc.array(piece, { maxLength: 12 }).map((pieces) => pieces.join("")),
+    rule.map(formatRule),
+  );
+  fc.assert(
+    fc.property(text, (text) => {
+      let parsed;
+      try {
+        parsed = parseRule(text);
+      } catch (error) {
+        assert(error instanceof RuleError || error instanceof CidrError, String(error));
+        const [, quoted] = /^bad (?:rule|network) ("(?:[^"\\]|\\.)*"): ./s.exec(error.message) ??
+          [];
+        assert(quoted, error.message);
+        assertStringIncludes(text, JSON.parse(quoted).replace(/\.\.\.$/, ""));
+        return;
+      }
+      const canonical = formatRule(parsed);
+      assertEquals(parseRule(canonical), parsed);
+      assertEquals(formatRule(parseRule(canonical)), canonical);
+    }),
+    runs(5000),
+  );
+});
+
+/** The rules by the book, on texts of bits, one after the other. */
+function slowly(allow: readonly Rule[], deny: readonly Rule[], target: Target): string {
+  const { hostname, port, address } = target;
+  const bits = bitsOf(address);
+  const reached = [bits];
+  const embedded = (prefix: string, length: number, at: number) => {
+    if (bits.length === 128 && bits.startsWith(bitsOf(prefix).slice(0, length))) {
+      reached.push(bits.slice(at, at + 32));
+    }
+  };
+  const text = formatIp(ipBytes(address)!);
+  if (text === "0.0.0.0") reached.push(bitsOf("127.0.0.1"));
+  else if (text === "::") reached.push(bitsOf("::1"));
+  else if (text !== "::1") {
+    embedded("64:ff9b::", 96, 96);
+    embedded("2002::", 16, 16);
+    embedded("::ffff:0:0:0", 96, 96);
+    embedded("::", 96, 96);
+  }
+  const prefixOf = ({ host }: Rule) =>
+    host.kind === "network"
+      ? { bits: bitsOf(formatIp(host.cidr.network)), length: host.cidr.prefixLength }
+      : undefined;
+  const inPrefix = (ip: string, prefix: { bits: string; length: number }) =>
+    ip.length === prefix.bits.length && ip.startsWith(prefix.bits.slice(0, prefix.length));
+  const matches = (rule: Rule, ips: readonly string[]) => {
+    const { host, ports } = rule;
+    if (ports && (port < ports.first || port > ports.last)) return false;
+    if (host.kind === "any") return true;
+    if (host.kind === "network") return ips.some((ip) => inPrefix(ip, prefixOf(rule)!));
+    const labels = hostname.toLowerCase().split(".").filter((label) => label !== "");
+    const wanted = host.name.split(".");
+    const tail = labels.slice(-wanted.length).join(".") === host.name;
+    return tail && isIpAddress(hostname) === 0 &&
+      (host.below ? labels.length > wanted.length : labels.length === wanted.length);
+  };
+  const denying = deny.find((rule) => matches(rule, reached));
+  if (denying) return `denied by --deny ${formatRule(denying)}`;
+  for (const entry of new Set(Object.values(byDefault))) {
+    const [network, length] = entry.split(" ").at(-1)!.split("/");
+    const prefix = { bits: bitsOf(network!), length: Number(length ?? 128) };
+    if (!reached.some((ip) => inPrefix(ip, prefix))) continue;
+    const lifted = allow.some((rule) => {
+      const own = prefixOf(rule);
+      return own && matches(rule, [bits]) && own.length >= Math.min(prefix.length, bits.length) &&
+        inPrefix(own.bits, prefix);
+    });
+    if (!lifted) return `denied by default rule ${entry}`;
+  }
+  if (allow.length > 0 && !allow.some((rule) => matches(rule, [bits]))) {
+    return "denied: no --allow rule matches";
+  }
+  return "allowed";
+}
+
+interface Target {
+  readonly hostname: string;
+  readonly port: number;
+  readonly address: string;
+}
+
+/** Targets that the rules are about, more often than not. */
+const target: fc.Arbitrary<Target> = fc.oneof(
+  fc.record({ hostname: name, port, address }),
+  fc.record({ hostname: name.map((name) => `${name.toUpperCase()}.`), port, address }),
+  fc.tuple(address, port).map(([address, port]) => ({ hostname: address, port, address })),
+);
+const someRules = fc.array(rule, { maxLength: 4 });
+
+test("judge() agrees with the rules by the book", () => {
+  const seen = new Map<string, number>();
+  fc.assert(
+    fc.property(someRules, someRules, target, (allow, deny, target) => {
+      const ip = ipBytes(target.address)!;
+      const said = judge({ allow, deny }, target, ip)?.reason ?? "allowed";
+      assertEquals(said, slowly(allow, deny, target));
+      const kind = said.split(" ", 3).join(" ");
+      seen.set(kind, (seen.get(kind) ?? 0) + 1);
+    }),
+    runs(10_000),
+  );
+  // Otherwise this would hold nothing.
+  const kinds = ["allowed", "denied by --deny", "denied by default", "denied: no --allow"];
+  for (const kind of kinds) assert((seen.get(kind) ?? 0) > 200, `${kind}: ${seen.get(kind)}`);
+});
+
+test("judgeName() denies only what judge() denies with every address", () => {
+  fc.assert(
+    fc.property(someRules, someRules, target, (allow, deny, target) => {
+      if (isIpAddress(target.hostname) !== 0) return;
+      const early = judgeName({ allow, deny }, target);
+      if (early) assert(judge({ allow, deny }, target, ipBytes(target.address)!), early.reason);
+    }),
+    runs(5000),
+  );
+});
+
+test("judge() allows no more with a --deny rule, and no less with an --allow rule in its place", () => {
+  fc.assert(
+    fc.property(someRules, someRules, rule, target, (allow, deny, more, target) => {
+      const allows = (allow: readonly Rule[], deny: readonly Rule[]) =>
+        judge({ allow, deny }, target, ipBytes(target.address)!) === undefined;
+      if (allows(allow, [...deny, more])) assert(allows(allow, deny));
+      if (allow.length > 0 && allows(allow, deny)) assert(allows([...allow, more], deny));
+    }),
+    runs(3000),
+  );
+});

@@ -1,0 +1,350 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What `--check` finds, in this process and in programs. */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { checkAgent, checkPassthrough, checkServer } from "../../lib/cli/check/programs.ts";
+import { parseFlags } from "../../lib/cli/flags.ts";
+import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
+import { QuicEndpoint } from "../../lib/quic/mod.ts";
+import type { ServerConfig } from "../../server.ts";
+import { CertificateFiles, inDays } from "../support/certificate_files.ts";
+import { combinations, loopback, Network, NOBODY } from "../support/network.ts";
+import { anyPort, ChildProgram, programArguments } from "../support/processes.ts";
+import { assertNothingLive } from "../support/quic.ts";
+import { assertBody, Site } from "../support/site.ts";
+import { UdpRelay } from "../support/udp_relay.ts";
+
+type Flags = Record<string, string | number>;
+
+/** A check's report. */
+interface Checked {
+  readonly isWell: boolean;
+  readonly lines: readonly string[];
+}
+
+const argumentsOf = (flags: Flags) =>
+  Object.entries(flags).map(([name, value]) => `--${name}=${value}`);
+
+const noEnv = () => undefined;
+
+async function check(
+  run: (write: (line: string) => void) => Promise<boolean>,
+): Promise<Checked> {
+  const lines: string[] = [];
+  const isWell = await run((line) => lines.push(line));
+  assertNothingLive();
+  return { isWell, lines };
+}
+
+function serverCheck(flags: Flags): Promise<Checked> {
+  const parsed = parseFlags(serverFlags, [...argumentsOf(flags), "--check"], noEnv);
+  assert(parsed.kind === "run");
+  return check((write) => checkServer(parsed.values, write));
+}
+
+/** @param target that of `--check`, if it has one */
+function agentCheck(flags: Flags, target?: string): Promise<Checked> {
+  const args = [...argumentsOf(flags), "--check", ...(target ? [target] : [])];
+  const parsed = parseFlags(agentFlags, args, noEnv);
+  assert(parsed.kind === "run");
+  // The server of a test may be in this process, with connections of its own.
+  const lines: string[] = [];
+  return checkAgent(parsed.values, (line) => lines.push(line))
+    .then((isWell) => ({ isWell, lines }));
+}
+
+/** Asserts what is to be fixed first, and which steps have which mark. */
+function assertFix({ isWell, lines }: Checked, step: RegExp, fix: RegExp): void {
+  const all = lines.join("\n");
+  assertEquals(isWell, false, all);
+  const failed = lines.filter((line) => line.startsWith("FAIL"));
+  assertMatch(failed[0] ?? "", step, all);
+  assertMatch(lines.at(-1)!, fix);
+  assert(lines.at(-1)!.startsWith("fix this first: "));
+}
+
+const files = await CertificateFiles.create();
+addEventListener("unload", () => Deno.removeSync(files.path, { recursive: true }));
+
+/** Runs a check of an agent against a server in this process. */
+async function against(
+  config: Partial<ServerConfig>,
+  flags: Flags = {},
+  target?: string,
+): Promise<Checked> {
+  await using net = new Network(combinations["qrht/1"]!);
+  const server = await net.server({ tls: await files.identity("server"), ...config });
+  return await agentCheck({
+    server: `127.0.0.1:${server.quicPort}`,
+    ...files.agent(),
+    ...flags,
+  }, target);
+}
+
+Deno.test("checkServer() finds a server that can start, and names a warning", async () => {
+  const { isWell, lines } = await serverCheck({ ...anyPort, ...files.server() });
+  assert(isWell, lines.join("\n"));
+  assertEquals(lines.map((line) => line.slice(0, 9).trim()).slice(0, -1), Array(6).fill("ok"));
+  assertEquals(lines.at(-1), "all is well");
+
+  await files.issue("renamed", {
+    usage: "server",
+    dnsNames: ["other.example"],
+    notBefore: inDays(-300),
+    notAfter: inDays(5.5),
+  });
+  const warned = await serverCheck({ ...anyPort, ...files.server("renamed") });
+  assert(warned.isWell);
+  assertMatch(warned.lines[2]!, /^warn +expiry: first to expire is --cert-file, .* in 5 days/);
+  assertMatch(
+    warned.lines[3]!,
+    /^warn +purpose: .* other\.example, not of quic-tunnel-server: /,
+  );
+  assertEquals(warned.lines.at(-1), "all is well, but see the 2 warnings");
+});
+
+Deno.test("checkServer() names an address that is taken, and what may have it", async () => {
+  const listener = Deno.listen(loopback(0));
+  await using quic = new QuicEndpoint({
+    ...loopback(0),
+    listen: { tls: await files.identity("server"), alpn: ["x"] },
+  });
+  using _ = listener;
+  const { port } = listener.addr as Deno.NetAddr;
+  const tcp = `127.0.0.1:${port}`, udp = `127.0.0.1:${quic.addr.port}`;
+  const flags = { ...files.server(), "listen-tcp": tcp, "listen-quic": udp };
+  const taken = await serverCheckBeside(flags);
+  assertFix(taken, /tcp address .*taken: .*if a proxy-server runs here/, /--listen-tcp 127.*taken/);
+  assert(taken.lines.some((line) => /udp address .*taken: a QUIC server has it/.test(line)));
+  const foreign = await serverCheckBeside({ ...flags, "listen-tcp": "192.0.2.1:1" });
+  assertFix(foreign, /tcp address 192\.0\.2\.1:1: cannot listen/, /an address of this machine/);
+});
+
+/** Without asserting that this process has no QUIC. */
+async function serverCheckBeside(flags: Flags): Promise<Checked> {
+  const parsed = parseFlags(serverFlags, argumentsOf(flags), noEnv);
+  assert(parsed.kind === "run");
+  const lines: string[] = [];
+  return { isWell: await checkServer(parsed.values, (line) => lines.push(line)), lines };
+}
+
+Deno.test("a check judges files before anything else, and says which is wrong", async () => {
+  await files.issue("expired", { notBefore: inDays(-3), notAfter: inDays(-1) });
+  await files.issue("early", { notBefore: inDays(1), notAfter: inDays(3) });
+  await files.issue("for-servers", { usage: "server" });
+  const cases: [flags: Flags, step: RegExp, fix: RegExp][] = [
+    [files.agent("missing"), /FAIL +files: cannot read --cert-file/, /missing\.pem/],
+    [
+      { ...files.agent(), "cert-key": `${files.path}/server.key` },
+      /FAIL +certificates: /,
+      /--cert-key .* does not belong to the certificate in --cert-file/,
+    ],
+    [files.agent("expired"), /FAIL +certificates: /, /expired on .*; renew it/],
+    [files.agent("early"), /FAIL +certificates: /, /is the clock of this machine right/],
+    [files.agent("for-servers"), /FAIL +purpose: /, /for clients \(clientAuth\)/],
+  ];
+  for (const [flags, step, fix] of cases) {
+    const checked = await against({}, flags);
+    assertFix(checked, step, fix);
+    assert(checked.lines.some((line) => /^skipped +handshake with /.test(line)));
+    assert(checked.lines.some((line) => /^ok +udp to /.test(line)), "needs no files");
+  }
+  const server = await serverCheck({ ...anyPort, ...files.server("agent") });
+  assertFix(server, /FAIL +purpose: /, /for servers \(serverAuth\)/);
+});
+
+Deno.test("checkAgent() finds a server of either dialect that lets it in, and a target", async () => {
+  const target = Deno.listen(loopback(0));
+  using _ = target;
+  const authority = `127.0.0.1:${(target.addr as Deno.NetAddr).port}`;
+  const { isWell, lines } = await against({ name: "site" }, {}, authority);
+  assert(isWell, lines.join("\n"));
+  assertEquals(lines.map((line) => line.slice(0, 9).trim()).slice(0, -1), Array(12).fill("ok"));
+  assert(
+    lines.some((line) => /handshake .*: qrht\/1, round trip \d+ ms, certificate of /.test(line)),
+  );
+  assert(lines.some((line) => /admission .*: let in, by proxy-server \S+ site /.test(line)));
+  const raw = await against({ alpn: ["quic-echo-example"] });
+  assert(raw.isWell, raw.lines.join("\n"));
+  assert(raw.lines.some((line) => /handshake .*: quic-echo-example, /.test(line)));
+});
+
+Deno.test("checkAgent() tells a name that does not resolve, silence, and a port where nothing listens", async () => {
+  const silent = Deno.listenDatagram({ transport: "udp", ...loopback(0) });
+  using _ = { [Symbol.dispose]: () => silent.close() };
+  const quiet = `127.0.0.1:${(silent.addr as Deno.NetAddr).port}`;
+  const cases: [server: string, step: RegExp, fix: RegExp][] = [
+    ["nowhere.invalid:1", /FAIL +server .* resolves: /, /correct the name nowhere\.invalid/],
+    [quiet, /FAIL +udp to .*: no answer/, /through all firewalls/],
+  ];
+  if (Deno.build.os === "linux") {
+    cases.push([NOBODY, /FAIL +udp to .*nothing listens there/, /start proxy-server there/]);
+  }
+  for (const [server, step, fix] of cases) {
+    const checked = await agentCheck({ server, ...files.agent() });
+    assertFix(checked, step, fix);
+    assert(checked.lines.some((line) => /^skipped +admission by /.test(line)));
+  }
+});
+
+Deno.test("checkAgent() explains a handshake that fails, and a server that sends it away", async () => {
+  const handshake = /FAIL +handshake with /;
+  const cases: [config: Partial<ServerConfig>, flags: Flags, step: RegExp, fix: RegExp][] = [
+    [{}, files.agent("agent", "other"), handshake, /give --ca-file the CA of the server's/],
+    [{}, { "server-name": "x.example" }, handshake, /set --server-name to a name of/],
+    [
+      { tls: await files.identity("server", "other") },
+      {},
+      handshake,
+      /give the server's --client-ca-file the CA of --cert-file/,
+    ],
+    [{}, { alpn: "no-such" }, handshake, /common name in --alpn/],
+    [{ agentNames: ["nobody"] }, {}, /FAIL +admission by .*code 102/, /--agent-name a name of/],
+    [{ maxAgents: 0 }, {}, /FAIL +admission by .*code 103/, /has --max-agents already/],
+  ];
+  for (const [config, flags, step, fix] of cases) {
+    assertFix(await against(config, flags), step, fix);
+  }
+});
+
+Deno.test("checkAgent() misses the hello of a server that says none", async () => {
+  await using server = new QuicEndpoint({
+    ...loopback(0),
+    listen: { tls: await files.identity("server"), alpn: ["qrht/1"] },
+  });
+  const checking = agentCheck({ server: `127.0.0.1:${server.addr.port}`, ...files.agent() });
+  const connection = await server.accept();
+  assertFix(await checking, /FAIL +admission by .*no hello/, /MTU of 1400/);
+  assertEquals((await connection.closed).code, 100);
+});
+
+Deno.test("checkAgent() notices that large datagrams are lost", async () => {
+  await using net = new Network(combinations["qrht/1"]!);
+  const server = await net.server({ tls: await files.identity("server") });
+  await using relay = new UdpRelay({ host: "127.0.0.1", port: server.quicPort }, {
+    maxBytes: 1280,
+  });
+  const flags = { server: `127.0.0.1:${relay.addr.port}`, ...files.agent() };
+  // The server's hello may have been in one.
+  assertFix(await agentCheck(flags), /large datagrams .*lost/, /MTU of 1400/);
+});
+
+Deno.test("checkAgent() tells a target that is denied, does not resolve, or does not answer", async () => {
+  const cases: [target: string, flags: Flags, step: RegExp, fix: RegExp][] = [
+    ["169.254.169.254:80", {}, /target .* is allowed: denied by default/, /--allow and --deny/],
+    ["127.0.0.1:22", { allow: "10.0.0.0/8" }, /is allowed: denied: no --allow/, /--allow and/],
+    ["nowhere.invalid:1", {}, /target .* resolves: /, /correct the name nowhere\.invalid/],
+    [NOBODY, {}, /target .* answers: .*refused/, /see that target 127\.0\.0\.1:1 runs/],
+  ];
+  for (const [target, flags, step, fix] of cases) {
+    assertFix(await against({}, flags, target), step, fix);
+  }
+});
+
+Deno.test("checkPassthrough() tells whether the upstream answers", async () => {
+  await using net = new Network(combinations["qrht/1"]!);
+  const server = await net.server({ tls: await files.identity("server") });
+  const target = net.target();
+  const passthroughCheck = async (upstream: string): Promise<Checked> => {
+    const flags = { server: `127.0.0.1:${server.quicPort}`, ...files.agent(), upstream };
+    const parsed = parseFlags(passthroughFlags, argumentsOf(flags), noEnv);
+    assert(parsed.kind === "run");
+    const lines: string[] = [];
+    return { isWell: await checkPassthrough(parsed.values, (line) => lines.push(line)), lines };
+  };
+  const well = await passthroughCheck(target.authority);
+  assert(well.isWell, well.lines.join("\n"));
+  assertFix(await passthroughCheck(NOBODY), /upstream .* answers: /, /see that upstream .* runs/);
+});
+
+Deno.test("a check of a busy server takes no client, and leaves no agent behind", async () => {
+  await using site = await Site.start();
+  const server = await site.server({ v: 2 });
+  await site.agent(server.quic);
+  const flags = {
+    server: server.quic,
+    "cert-file": `${site.dir}/client.pem`,
+    "cert-key": `${site.dir}/client.key`,
+    "ca-file": `${site.dir}/ca.pem`,
+  };
+  let done = false;
+  let clients = 0;
+  const connect = async () => {
+    for (; !done; clients++) {
+      await assertBody(await site.request(server.tcpPort, 2_000), 2_000);
+    }
+  };
+  const connecting = [connect(), connect(), connect()];
+  for (let i = 0; i < 20; i++) {
+    const alpn = i % 2 ? "quic-echo-example" : "qrht/1";
+    const { isWell, lines } = await agentCheck({ ...flags, alpn });
+    assert(isWell, lines.join("\n"));
+  }
+  done = true;
+  await Promise.all(connecting);
+  assert(clients > 20, `${clients} clients`);
+  const { program } = server;
+  await program.line(
+    /agent disconnected.* connection=21 .*code 100 \(this was only a check\).*agents=1/,
+  );
+  // Not even for a first attempt.
+  const ended = program.lines.filter((line) => line.includes('"tunnel ended"'));
+  assertEquals(ended.filter((line) => !/ connection=1 /.test(line) || /attempts=/.test(line)), []);
+});
+
+/** A program that was started with `--check` and has ended. */
+async function programCheck(
+  task: "server" | "agent" | "passthrough",
+  flags: Flags,
+  ...more: string[]
+): Promise<{ code: number; lines: string[] }> {
+  const args = [...programArguments(task, flags), "--check", ...more];
+  await using child = new ChildProgram(Deno.execPath(), args, { QRHT_V: "4" });
+  const { code } = await child.status;
+  await child.line(/^all is well|^fix this first|^proxy-/);
+  return { code, lines: child.lines.filter((line) => line !== "") };
+}
+
+Deno.test("--check has a program report on stdout, without a line of a log, and end with 0 or 1", async () => {
+  await using site = await Site.start();
+  const server = await site.server();
+  const agent = {
+    server: server.quic,
+    "cert-file": `${site.dir}/client.pem`,
+    "cert-key": `${site.dir}/client.key`,
+    "ca-file": `${site.dir}/ca.pem`,
+  };
+  const upstream = site.origin;
+  const well = await Promise.all([
+    programCheck("server", { ...anyPort, ...files.server() }),
+    programCheck("agent", agent),
+    programCheck("agent", agent, site.origin),
+    programCheck("passthrough", { ...agent, upstream }),
+  ]);
+  for (const { code, lines } of well) {
+    assertEquals([code, lines.at(-1)], [0, "all is well"], lines.join("\n"));
+    for (const line of lines.slice(0, -1)) assertMatch(line, /^ok {7}\S.*: .* \(\d+ ms\)$/);
+  }
+  const taken = { ...files.server(), "listen-tcp": "127.0.0.1:0", "listen-quic": server.quic };
+  const failed = await Promise.all([
+    programCheck("server", taken),
+    programCheck("agent", { ...agent, "server-name": "x.example" }),
+    programCheck("passthrough", { ...agent, upstream: NOBODY }),
+  ]);
+  for (const { code, lines } of failed) {
+    assertEquals(code, 1, lines.join("\n"));
+    assertMatch(lines.at(-1)!, /^fix this first: /);
+  }
+});
+
+Deno.test("--check wants the flags that a program wants, and is no environment variable", async () => {
+  const missing = await programCheck("agent", {});
+  assertEquals(missing.code, 2);
+  assertMatch(missing.lines[0]!, /^proxy-agent: missing required flag --ca-file/);
+  const flags = { ...anyPort, ...files.server() };
+  await using server = new ChildProgram(Deno.execPath(), programArguments("server", flags), {
+    QRHT_CHECK: "true",
+  });
+  await server.line(/quic listener on/);
+});

@@ -1,0 +1,92 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { canResetTcp, connectTcp, resetTcp } from "../../lib/net/tcp_reset.ts";
+import { readExactly } from "../support/memory_duplex.ts";
+import { tcpPair } from "../support/tcp_pair.ts";
+
+/** What the peer of a connection that was reset reads, where there are resets. */
+async function assertWasReset(peer: Deno.TcpConn): Promise<void> {
+  const read = () => peer.read(new Uint8Array(1));
+  if (canResetTcp) await assertRejects(read, Deno.errors.ConnectionReset);
+  else assertEquals(await read(), null);
+}
+
+Deno.test("resetTcp() is there on Linux", () => {
+  assertEquals(canResetTcp, Deno.build.os === "linux");
+});
+
+for (const [name, index] of [["connected", 0], ["accepted", 1]] as const) {
+  Deno.test(`resetTcp() has the peer of a connection that was ${name} read its bytes and then a reset`, async () => {
+    const pair = await tcpPair();
+    const own = pair[index], peer = pair[1 - index]!;
+    const pending = assertRejects(() => own.read(new Uint8Array(1)));
+    await own.write(new TextEncoder().encode("hello"));
+    assertEquals(resetTcp(own), canResetTcp);
+    own.close();
+    await pending;
+    assertEquals(new TextDecoder().decode(await readExactly(peer, 5)), "hello");
+    await assertWasReset(peer);
+    peer.close();
+  });
+}
+
+Deno.test("resetTcp() resets the connection that it is given, and no other", async () => {
+  const pairs = await Promise.all(Array.from({ length: 40 }, tcpPair));
+  // Leaves holes between descriptors.
+  for (const pair of pairs.splice(0, 10)) for (const end of pair) end.close();
+  pairs.push(...await Promise.all(Array.from({ length: 20 }, tcpPair)));
+  for (let i = 0; pairs.length > 0; i++) {
+    const [pair] = pairs.splice(i * 7 % pairs.length, 1);
+    const own = pair![i % 2]!, peer = pair![1 - i % 2]!;
+    assertEquals(resetTcp(own), canResetTcp);
+    own.close();
+    await assertWasReset(peer);
+    peer.close();
+    for (const [a, b] of pairs) {
+      await a.write(Uint8Array.of(i));
+      assertEquals(await readExactly(b, 1), Uint8Array.of(i));
+    }
+  }
+});
+
+Deno.test("resetTcp() finds connections of both families", async () => {
+  for (
+    const [listening, dialled] of [
+      ["127.0.0.1", "127.0.0.1"],
+      ["::1", "::1"],
+      ["::", "127.0.0.1"],
+    ] as const
+  ) {
+    for (const index of [0, 1] as const) {
+      using listener = Deno.listen({ hostname: listening, port: 0 });
+      const { port } = listener.addr as Deno.NetAddr;
+      const pair = await Promise.all([connectTcp({ hostname: dialled, port }), listener.accept()]);
+      const own = pair[index], peer = pair[1 - index]!;
+      assertEquals(resetTcp(own), canResetTcp, `${dialled} at ${listening}`);
+      own.close();
+      await assertWasReset(peer);
+      peer.close();
+    }
+  }
+});
+
+Deno.test("resetTcp() does nothing to a connection that is closed, or that it does not know", async () => {
+  const [connected, accepted] = await tcpPair();
+  connected.close();
+  assert(!resetTcp(connected));
+  assertEquals(await accepted.read(new Uint8Array(1)), null);
+  accepted.close();
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  const [own, peer] = await Promise.all([
+    Deno.connect({ hostname: "127.0.0.1", port }),
+    listener.accept(),
+  ]);
+  assert(!resetTcp(own));
+  await own.write(Uint8Array.of(1));
+  assertEquals(await readExactly(peer, 1), Uint8Array.of(1));
+  own.close();
+  peer.close();
+});

@@ -1,0 +1,68 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assertEquals } from "@std/assert";
+import { hintForAgent, hintForServer } from "../../lib/observe/hints.ts";
+import type { CloseInfo } from "../../lib/quic/mod.ts";
+
+const alert = (by: "local" | "peer", number: number): CloseInfo => ({
+  by,
+  application: false,
+  code: 0x100 + number,
+  reason: "",
+});
+const code = (number: number): CloseInfo => ({
+  by: "peer",
+  application: true,
+  code: number,
+  reason: "",
+});
+const fault = (kind: "untrusted" | "expired" | "unreadable") => ({ kind, reason: "" });
+
+Deno.test({
+  name: "hintForAgent() says what to look at when no answer came at all",
+  permissions: "none",
+  fn() {
+    const late: CloseInfo = { by: "timeout", application: false, code: 0, reason: "" };
+    assertEquals(hintForAgent({ ...late, isUnanswered: true })?.includes("UDP"), true);
+    assertEquals(hintForAgent(late)?.includes("UDP"), false);
+  },
+});
+
+Deno.test({
+  name:
+    "hintForAgent() goes by the server's alert or code, or by what is wrong with its certificate",
+  permissions: "none",
+  fn() {
+    assertEquals(
+      hintForAgent(alert("peer", 48)),
+      "give the server's --client-ca-file the CA of --cert-file",
+    );
+    assertEquals(hintForAgent(code(102)), "give the server's --agent-name a name of --cert-file");
+    assertEquals(
+      hintForAgent(alert("local", 48), [fault("unreadable"), fault("untrusted"), fault("expired")]),
+      "give --ca-file the CA of the server's certificate",
+    );
+    assertEquals(hintForAgent(alert("local", 120)), "give both ends a common name in --alpn");
+    assertEquals([hintForAgent(code(0)), hintForAgent(alert("peer", 80))], [undefined, undefined]);
+  },
+});
+
+Deno.test({
+  name: "hintForServer() goes by the agent's alert, or by what is wrong with its certificate",
+  permissions: "none",
+  fn() {
+    assertEquals(
+      hintForServer(alert("peer", 48)),
+      "give the agent's --ca-file the CA of --cert-file",
+    );
+    assertEquals(
+      hintForServer(alert("local", 48), [fault("untrusted")]),
+      "give --client-ca-file the CA of the agent's certificate",
+    );
+    assertEquals([hintForServer(code(0)), hintForServer(alert("local", 48))], [
+      undefined,
+      undefined,
+    ]);
+  },
+});

@@ -1,0 +1,90 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assertEquals } from "@std/assert";
+import type { CertificateInfo } from "../../lib/tls/certificate.ts";
+import { Monitor } from "../../lib/observe/monitor.ts";
+import type { ProgramName } from "../../lib/version.ts";
+import { readinessOf } from "../../lib/observe/readiness.ts";
+import { fakePeer } from "../support/peers.ts";
+
+const NOW = new Date("2026-06-01T12:00:00Z");
+
+function test(name: string, fn: () => void): void {
+  Deno.test({ name: `readinessOf() ${name}`, permissions: "none", fn });
+}
+
+/** What is wrong, check by check. */
+function problemsOf(monitor: Monitor, program: ProgramName = "proxy-server", now = NOW) {
+  return readinessOf(program, monitor, now)
+    .filter(({ problem }) => problem !== undefined)
+    .map(({ name, problem }) => `${name}: ${problem}`);
+}
+
+/** Of a program that has started. */
+function started(): Monitor {
+  return Object.assign(new Monitor(), { isListening: true });
+}
+
+test("has a server need its listeners", () => {
+  const monitor = new Monitor();
+  monitor.peers.add(fakePeer("a"));
+  assertEquals(problemsOf(monitor), ["listeners: it does not listen yet"]);
+  assertEquals(problemsOf(monitor, "proxy-agent"), []);
+});
+
+test("has a server need an agent, and agents a server", () => {
+  assertEquals(problemsOf(started()), ["agents: no agent is connected"]);
+  for (const program of ["proxy-agent", "proxy-passthrough"] as const) {
+    assertEquals(problemsOf(new Monitor(), program), ["servers: not connected to a server"]);
+  }
+});
+
+test("needs one peer that takes tunnels and answers, whatever the others do", () => {
+  const monitor = started();
+  const [silent, draining, good] = ["a", "b", "c"].map((name) => fakePeer(name)) as [
+    ReturnType<typeof fakePeer>,
+    ReturnType<typeof fakePeer>,
+    ReturnType<typeof fakePeer>,
+  ];
+  draining.isDraining = true;
+  monitor.peers.add(draining);
+  assertEquals(problemsOf(monitor), ["agents: no agent is connected that takes tunnels"]);
+  silent.isResponsive = false;
+  monitor.peers.add(silent);
+  assertEquals(problemsOf(monitor), ["agents: no agent is connected that answers"]);
+  monitor.peers.add(good);
+  assertEquals(problemsOf(monitor), []);
+  monitor.peers.delete(good);
+  assertEquals(problemsOf(monitor, "proxy-agent"), [
+    "servers: not connected to a server that answers",
+  ]);
+});
+
+test("names each certificate that has expired, by its flag", () => {
+  const monitor = started();
+  monitor.peers.add(fakePeer("a"));
+  const certificate = (flag: string, notAfter: Date) => ({
+    flag,
+    info: { notAfter } as CertificateInfo,
+  });
+  monitor.certificates = () => [
+    certificate("--cert-file", NOW),
+    certificate("--client-ca-file", new Date(NOW.getTime() + 1_000)),
+  ];
+  assertEquals(problemsOf(monitor), []);
+  assertEquals(problemsOf(monitor, "proxy-server", new Date(NOW.getTime() + 1)), [
+    "certificates: --cert-file has expired at 2026-06-01T12:00:00.000Z",
+  ]);
+  assertEquals(problemsOf(monitor, "proxy-server", new Date(NOW.getTime() + 1_001)), [
+    "certificates: --cert-file has expired at 2026-06-01T12:00:00.000Z, " +
+    "--client-ca-file has expired at 2026-06-01T12:00:01.000Z",
+  ]);
+});
+
+test("is against a program that was told to stop", () => {
+  const monitor = started();
+  monitor.peers.add(fakePeer("a"));
+  monitor.isDraining = true;
+  assertEquals(problemsOf(monitor), ["draining: it was told to stop"]);
+});

@@ -1,0 +1,122 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What proxy-server does when it is told to stop. */
+
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { assertSameBytes, pattern } from "../support/bytes.ts";
+import { eventually } from "../support/eventually.ts";
+import { readExactly, readToEnd } from "../support/memory_duplex.ts";
+import {
+  assertReads,
+  logLines,
+  type Network,
+  OK,
+  readText,
+  readUntilOver,
+  requestFor,
+  sendText,
+  soon,
+  test,
+} from "../support/network.ts";
+import { frames, scriptedTest } from "../support/scripted_peer.ts";
+import { Site } from "../support/site.ts";
+
+const LONG_MS = 60_000;
+
+async function openTunnel(net: Network, drainTimeoutMs: number) {
+  const server = await net.server({ drainTimeoutMs });
+  const agent = net.agent(server);
+  const target = net.target();
+  const client = await net.client(server);
+  await sendText(client, requestFor(target.authority));
+  await assertReads(client, OK);
+  return { server, agent, client, atTarget: await target.accept() };
+}
+
+test("runServer() lets tunnels end in their time, takes no clients, and then stops", async (net) => {
+  using lines = logLines(0);
+  const { server, client, atTarget } = await openTunnel(net, LONG_MS);
+  server.abort();
+  await eventually("it drains", () => lines.some((line) => line.includes('server "draining"')));
+  await assertRejects(() => net.client(server), Deno.errors.ConnectionRefused);
+  const up = pattern(1 << 20, 1), down = pattern(3 << 20, 2);
+  const send = async () => {
+    await writeAll(client, up);
+    await client.closeWrite();
+  };
+  const answer = async () => {
+    assertSameBytes(await readToEnd(atTarget), up);
+    await writeAll(atTarget, down);
+    await atTarget.closeWrite();
+  };
+  const [, , read] = await Promise.all([send(), answer(), readToEnd(client)]);
+  assertSameBytes(read, down);
+  await soon("its stop", server.done);
+  assertMatch(lines.find((line) => line.includes('server "draining"'))!, / tunnels=1 /);
+  assert(!lines.some((line) => line.includes("cut off")));
+});
+
+test("runServer() cuts off what outlasts the drain", async (net) => {
+  using lines = logLines(0);
+  const { server, client, atTarget } = await openTunnel(net, 100);
+  server.abort();
+  await sendText(client, "hello");
+  await assertReads(atTarget, "hello");
+  await soon("its stop", server.done);
+  assertEquals(await soon("the client's end", readUntilOver(client)), "");
+  assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
+  assert(lines.some((line) => /WRN server "tunnels are cut off" tunnels=1 /.test(line)));
+});
+
+test("runServer() stops at once when there are no tunnels, however long they might take", async (net) => {
+  const server = await net.server({ drainTimeoutMs: LONG_MS });
+  net.agent(server);
+  await server.stop();
+});
+
+test("runServer() sends away agents that come while it drains", async (net) => {
+  using lines = logLines(0);
+  const { server, client, atTarget } = await openTunnel(net, LONG_MS);
+  server.abort();
+  const late = net.agent(server);
+  await eventually(
+    "it says why",
+    () => lines.some((line) => /cannot connect.*code 103 \(the server drains\)/.test(line)),
+  );
+  late.abort();
+  await sendText(client, "hello");
+  assertEquals(new TextDecoder().decode(await readExactly(atTarget, 5)), "hello");
+  for (const end of [client, atTarget]) await end.closeWrite();
+  assertEquals(await readText(client), "");
+  await soon("its stop", server.done);
+});
+
+scriptedTest("runServer() tells its agents that it drains", async (net) => {
+  const server = await net.server({ drainTimeoutMs: LONG_MS });
+  const agents = [await net.scriptedAgent(server), await net.scriptedAgent(server)];
+  for (const agent of agents) await agent.control(frames.hello());
+  const client = await net.client(server);
+  const streams = agents.map((agent) => agent.stream());
+  await soon("a stream to one of them", Promise.any(streams));
+  server.abort();
+  for (const agent of agents) await soon("DRAIN", agent.readDrain());
+  for (const agent of agents) agent.connection.close(100, "agent stopped");
+  await Promise.allSettled(streams);
+  assertEquals(await soon("the client's end", readUntilOver(client)), "");
+  await soon("its stop", server.done);
+});
+
+Deno.test("a server that drains ends at once at a second SIGTERM", async () => {
+  await using site = await Site.start();
+  const { program, tcpPort, quic } = await site.server();
+  await site.agent(quic);
+  const client = await site.request(tcpPort, 1_000_000_000);
+  program.kill("SIGTERM");
+  await program.line(/INF server "draining" tunnels=1 drainTimeoutMs=30000/);
+  await assertReads(client, "HTTP/1.1 200 OK\r\n");
+  program.kill("SIGTERM");
+  assertEquals((await soon("its end", program.status)).code, 143);
+  client.abort();
+});

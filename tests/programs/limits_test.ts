@@ -1,0 +1,146 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What proxy-server does when there is more of something than it takes. */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { eventually } from "../support/eventually.ts";
+import {
+  ask,
+  assertReads,
+  logLines,
+  loopback,
+  type Network,
+  OK,
+  readUntilOver,
+  requestFor,
+  sendText,
+  type Server,
+  soon,
+  test,
+} from "../support/network.ts";
+import { anyPort, ChildProgram, programArguments, serverFlags } from "../support/processes.ts";
+import { assertBody, Site } from "../support/site.ts";
+
+const FIRST_ONLY = ["qrht/1"];
+
+/** A tunnel to a target that says what it is told. */
+async function openEcho(net: Network, server: Server) {
+  const target = net.servingTarget(async (connection) => {
+    const buffer = new Uint8Array(100);
+    for (let n; (n = await connection.read(buffer)) !== null;) {
+      await connection.write(buffer.subarray(0, n));
+    }
+  });
+  const client = await net.client(server);
+  await sendText(client, requestFor(target.authority));
+  await assertReads(client, OK);
+  return { target, client };
+}
+
+function linesWith(lines: readonly string[], text: string): string[] {
+  return lines.filter((line) => line.includes(text));
+}
+
+test("runServer() closes a client at once when maxConnections are served", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server({ maxConnections: 2 });
+  net.agent(server);
+  const first = await openEcho(net, server);
+  await openEcho(net, server);
+  for (let i = 0; i < 3; i++) {
+    assertEquals(await soon("its end", readUntilOver(await net.client(server))), "");
+  }
+  // The first of them is told at once; the others wait for the next line.
+  const [line] = linesWith(lines, "clients refused");
+  assertMatch(
+    line!,
+    /WRN server "clients refused" client=127\S+ error="2 clients are connected already" times=1/,
+  );
+  await sendText(first.client, "still here");
+  await assertReads(first.client, "still here");
+  first.client.abort();
+  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  await eventually(
+    "there is room again",
+    async () =>
+      await ask(net, server, requestFor(target.authority)).catch(() => "") === `${OK}here`,
+  );
+});
+
+test("runServer() sends an agent away when maxAgents are connected, until one leaves", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server({ maxAgents: 1 });
+  const upstreams = ["A", "B"].map((name) =>
+    net.servingTarget((connection) => sendText(connection, name))
+  );
+  const first = net.passthrough(server, upstreams[0]!.port);
+  assertEquals(await ask(net, server, "?"), "A");
+  net.passthrough(server, upstreams[1]!.port);
+  await eventually("it is refused", () => linesWith(lines, "agent refused").length > 0);
+  assertMatch(
+    linesWith(lines, "agent refused")[0]!,
+    /WRN server "agent refused" agent=agent-1 .*reason="1 agents are connected already"/,
+  );
+  await eventually(
+    "it says why",
+    () => lines.some((line) => /cannot connect.*code 103 \(1 agents are connected/.test(line)),
+  );
+  assertEquals(await ask(net, server, "?"), "A");
+  await first.stop();
+  await eventually("the other is taken", async () => await ask(net, server, "?") === "B");
+});
+
+test("runServer() refuses a client at once when maxPending wait for an agent", async (net) => {
+  using lines = logLines(2);
+  const server = await net.server({ maxPending: 2 });
+  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const waiting = [1, 2].map(() => ask(net, server, requestFor(target.authority)));
+  await eventually("both wait", () => linesWith(lines, "accepted tcp connection").length === 2);
+  assertEquals(await soon("its end", readUntilOver(await net.client(server))), "");
+  assertMatch(
+    linesWith(lines, "client refused")[0]!,
+    /error="no agent is connected, and 2 connections wait already"/,
+  );
+  net.agent(server);
+  assertEquals(await Promise.all(waiting), [`${OK}here`, `${OK}here`]);
+});
+
+Deno.test("a server without file descriptors goes on as soon as there are some", async () => {
+  await using site = await Site.start();
+  const server = site.use(
+    new ChildProgram("sh", [
+      "-c",
+      'ulimit -n 60 && exec "$@"',
+      "sh",
+      Deno.execPath(),
+      ...programArguments("server", { ...anyPort, ...serverFlags(site.dir) }),
+    ]),
+  );
+  const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
+  const [, quic] = await server.line(/quic listener on (127\.0\.0\.1:\d+)/);
+  await site.agent(quic!);
+  const idle: Deno.TcpConn[] = [];
+  for (let i = 0; i < 80; i++) idle.push(await Deno.connect(loopback(Number(tcp))));
+  await server.line(/ERR server "cannot accept connections" error="Too many open files/);
+  for (const connection of idle) connection.close();
+  await server.line(/INF server "connections are accepted again" failures=\d+/);
+  await assertBody(await site.request(Number(tcp), 1_000), 1_000);
+  // Pauses between attempts, no busy loop: some lines in all.
+  assert(server.lines.filter((line) => line.includes(" ERR ")).length <= 3);
+});
+
+test("runServer() leaves a log that is bounded when clients are refused in masses", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server({ maxConnections: 1 });
+  net.agent(server);
+  await openEcho(net, server);
+  const since = performance.now();
+  for (let i = 0; i < 200; i++) {
+    const client = await net.client(server);
+    assertEquals(await soon("its end", readUntilOver(client)), "");
+    client.abort();
+  }
+  const seconds = (performance.now() - since) / 1_000;
+  assert(linesWith(lines, "clients refused").length <= seconds + 1);
+}, FIRST_ONLY);

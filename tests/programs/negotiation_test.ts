@@ -1,0 +1,294 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Which dialect two ends speak, and what they tell each other of themselves. */
+
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { QRHT_ALPN, RAW_ALPN } from "../../lib/qrht/dialect.ts";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
+import { encodeHello, encodeOpen } from "../../lib/qrht/messages.ts";
+import { version } from "../../lib/version.ts";
+import { eventually } from "../support/eventually.ts";
+import { readToEnd } from "../support/memory_duplex.ts";
+import {
+  ask,
+  assertReads,
+  logLines,
+  OK,
+  readText,
+  requestFor,
+  sendText,
+  soon,
+} from "../support/network.ts";
+import {
+  frames,
+  hex,
+  linesWith,
+  readAgentFrames,
+  scriptedTest as test,
+} from "../support/scripted_peer.ts";
+
+const OTHER = "some other/2";
+
+/** What is spoken, by what the server accepts and what the agent offers; undefined where there is nothing in common. */
+const table: readonly [server: string[], agent: string[], spoken: string | undefined][] = [
+  [[QRHT_ALPN, RAW_ALPN], [QRHT_ALPN, RAW_ALPN], QRHT_ALPN],
+  [[QRHT_ALPN, RAW_ALPN], [RAW_ALPN, QRHT_ALPN], RAW_ALPN],
+  [[QRHT_ALPN, RAW_ALPN], [QRHT_ALPN], QRHT_ALPN],
+  [[QRHT_ALPN, RAW_ALPN], [RAW_ALPN], RAW_ALPN],
+  [[QRHT_ALPN, RAW_ALPN], [OTHER], undefined],
+  [[QRHT_ALPN, RAW_ALPN], [OTHER, RAW_ALPN, QRHT_ALPN], RAW_ALPN],
+  [[RAW_ALPN, QRHT_ALPN], [QRHT_ALPN, RAW_ALPN], QRHT_ALPN],
+  [[RAW_ALPN, QRHT_ALPN], [RAW_ALPN, QRHT_ALPN], RAW_ALPN],
+  [[QRHT_ALPN], [QRHT_ALPN, RAW_ALPN], QRHT_ALPN],
+  [[QRHT_ALPN], [RAW_ALPN, QRHT_ALPN], QRHT_ALPN],
+  [[QRHT_ALPN], [QRHT_ALPN], QRHT_ALPN],
+  [[QRHT_ALPN], [RAW_ALPN], undefined],
+  [[QRHT_ALPN], [OTHER], undefined],
+  [[RAW_ALPN], [QRHT_ALPN, RAW_ALPN], RAW_ALPN],
+  [[RAW_ALPN], [RAW_ALPN, QRHT_ALPN], RAW_ALPN],
+  [[RAW_ALPN], [QRHT_ALPN], undefined],
+  [[RAW_ALPN], [RAW_ALPN], RAW_ALPN],
+  [[RAW_ALPN], [OTHER], undefined],
+  [[OTHER], [OTHER], OTHER],
+  [[OTHER], [QRHT_ALPN, RAW_ALPN], undefined],
+  [[OTHER], [QRHT_ALPN, OTHER], OTHER],
+  [[QRHT_ALPN, OTHER], [OTHER, QRHT_ALPN], OTHER],
+  [[QRHT_ALPN, OTHER], [QRHT_ALPN, OTHER], QRHT_ALPN],
+  // Names that are like others.
+  [["qrht/1"], ["qrht/10", "qrht/", "QRHT/1", "qrht/1 "], undefined],
+  [["qrht/10"], ["qrht/1", "qrht/10"], "qrht/10"],
+  [["x".repeat(255)], ["x".repeat(254), "x".repeat(255)], "x".repeat(255)],
+];
+
+const listOf = (names: readonly string[]) =>
+  names.map((name) => name.length > 20 ? `${name.length} x` : name).join(",");
+
+for (const [serverAlpn, agentAlpn, spoken] of table) {
+  const what = spoken === undefined ? "nothing" : listOf([spoken]);
+  test(`server ${listOf(serverAlpn)} and agent ${listOf(agentAlpn)} speak ${what}`, async (net) => {
+    using lines = logLines(2);
+    const server = await net.server({ alpn: serverAlpn });
+    const agent = net.agent(server, { alpn: agentAlpn });
+    if (spoken === undefined) {
+      const [refused] = await eventually("the server refuses the agent", () => {
+        const found = linesWith(lines, ' WRN server "agent refused" ');
+        return found.length > 0 && found;
+      });
+      const alert = "TLS alert 120, no common ALPN protocol";
+      assertStringIncludes(refused!, `reason="connection closed: ${alert}`);
+      assertMatch(refused!, / remote=127\.0\.0\.1:\d+ /);
+      const [failed] = await eventually("the agent says why", () => {
+        const found = linesWith(lines, ' WRN agent "cannot connect to the server" ');
+        return found.length > 0 && found;
+      });
+      assertStringIncludes(failed!, `error="connection closed by the peer: ${alert}`);
+      assertEquals(linesWith(lines, "agent connected"), []);
+      assertEquals(linesWith(lines, "connected to quic server"), []);
+      return await agent.stop();
+    }
+    const target = net.servingTarget((connection) => sendText(connection, "here"));
+    assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
+    const alpn = /^[\w/-]+$/.test(spoken) ? spoken : JSON.stringify(spoken);
+    const [atServer, moreAtServer] = linesWith(lines, ' INF server "agent connected" ');
+    assertStringIncludes(atServer!, ` alpn=${alpn} agents=1 speaking=1 connections=1`);
+    assertEquals(moreAtServer, undefined);
+    const [atAgent, moreAtAgent] = linesWith(lines, ' INF agent "connected to quic server" ');
+    assertMatch(atAgent!.replace(` alpn=${alpn} `, " ALPN "), / ALPN connections=\d+$/);
+    assertEquals(moreAtAgent, undefined);
+    // Only the own dialect tells agents of clients.
+    const [ended] = await eventually("the tunnel has ended", () => {
+      const found = linesWith(lines, ' DBG agent "tunnel ended" ');
+      return found.length > 0 && found;
+    });
+    assertEquals(
+      / tunnel=[0-9a-f]{32} client=127\.0\.0\.1:\d+ /.test(ended!),
+      spoken === QRHT_ALPN,
+    );
+    const hellos = () => linesWith(lines, " says hello").length;
+    if (spoken === QRHT_ALPN) await eventually("both have said hello", () => hellos() === 2);
+    else assertEquals(hellos(), 0);
+  });
+}
+
+test("the server counts its agents by what they speak", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server();
+  const expected: string[] = [];
+  const joins = async (alpn: string, counts: string) => {
+    const program = net.agent(server, { alpn: [alpn] });
+    expected.push(`${alpn} ${counts}`);
+    await eventually(
+      "it is there",
+      () => linesWith(lines, '"agent connected"').length === expected.length,
+    );
+    return program;
+  };
+  const first = await joins(QRHT_ALPN, "agents=1 speaking=1 connections=1");
+  await joins(RAW_ALPN, "agents=2 speaking=1 connections=1");
+  await joins(QRHT_ALPN, "agents=3 speaking=2 connections=2");
+  await first.stop();
+  await eventually("it is gone", () => linesWith(lines, '"agent disconnected"').length === 1);
+  await joins(QRHT_ALPN, "agents=3 speaking=2 connections=3");
+  await joins(RAW_ALPN, "agents=4 speaking=2 connections=2");
+  assertEquals(
+    linesWith(lines, '"agent connected"').map((line) => / alpn=(.*)$/.exec(line)![1]),
+    expected,
+  );
+  assertStringIncludes(linesWith(lines, '"agent disconnected"')[0]!, " agents=2");
+});
+
+test("an agent counts its connections by what they speak", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server();
+  const counts = async (alpn: string) => {
+    lines.length = 0;
+    const program = net.agent(server, { alpn: [alpn] });
+    const [line] = await eventually("it is there", () => {
+      const found = linesWith(lines, '"connected to quic server"');
+      return found.length > 0 && found;
+    });
+    await program.stop();
+    return Number(/ connections=(\d+)$/.exec(line!)![1]);
+  };
+  // Of this process, since its start.
+  const [own, theirs] = [await counts(QRHT_ALPN), await counts(RAW_ALPN)];
+  assertEquals(await counts(QRHT_ALPN), own + 1);
+  assertEquals(await counts(QRHT_ALPN), own + 2);
+  assertEquals(await counts(RAW_ALPN), theirs + 1);
+});
+
+// ---- HELLO ----
+
+for (
+  const [config, name] of [
+    [{}, ""],
+    [{ name: "eu-1" }, " name=eu-1"],
+    [{ name: 'x" agents=99\nERR ü' }, ' name="x\\" agents=99\\nERR \\u00fc"'],
+    [{ name: "ü".repeat(127) }, ` name="${"\\u00fc".repeat(127)}"`],
+  ] as const
+) {
+  for (const program of ["agent", "passthrough"] as const) {
+    test(`server and ${program} tell each other what they are, with the name ${config.name?.slice(0, 10).replace("\n", " ")}`, async (net) => {
+      using lines = logLines(0);
+      const server = await net.server(config);
+      if (program === "agent") net.agent(server, config);
+      else net.passthrough(server, 1, config);
+      await eventually("both have heard it", () => linesWith(lines, " says hello").length === 2);
+      const says = (who: string) =>
+        ` program=${who} version=${version}${name} features=drain,arrived`;
+      const [atServer] = linesWith(lines, ' INF server "agent says hello" ');
+      assert(atServer!.endsWith(says(`proxy-${program}`)), atServer);
+      assertMatch(
+        atServer!,
+        / agent=agent-1 remote=127\.0\.0\.1:\d+ connection=\d+ cid=[0-9a-f]{16} program=/,
+      );
+      const [atAgent] = linesWith(lines, ` INF ${program} "server says hello" `);
+      assert(atAgent!.endsWith(says("proxy-server")), atAgent);
+      for (const line of lines) assert(!line.includes("\n"), line);
+    });
+  }
+}
+
+test("the programs send HELLO, first and alone, on one unidirectional stream", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server({ name: "s" });
+  const scripted = net.scriptedServer();
+  net.agentOf(scripted, { name: "a" });
+  const peers = [await net.scriptedAgent(server), await scripted.accept()];
+  for (const [i, peer] of peers.entries()) {
+    const stream = await soon("a control stream", peer.connection.acceptUniStream());
+    const expected = encodeFrame(
+      FrameType.Hello,
+      encodeHello({
+        program: ["proxy-server", "proxy-agent"][i]!,
+        version,
+        name: ["s", "a"][i]!,
+        features: ["drain", "arrived"],
+      }),
+    );
+    const buffer = new Uint8Array(1000);
+    let read = "";
+    while (read.length < expected.length * 2) {
+      read += hex(buffer.subarray(0, (await soon("HELLO", stream.read(buffer)))!));
+    }
+    assertEquals(read, hex(expected));
+    let more = false;
+    void Promise.allSettled([
+      peer.connection.acceptUniStream().then(() => more = true),
+      stream.read(buffer).then(() => more = true),
+    ]);
+    // The peer's HELLO has been read, and there is still nothing more.
+    await peer.control(frames.hello());
+    await eventually("HELLO has arrived", () => linesWith(lines, " says hello").length === i + 1);
+    await delay(20);
+    assertEquals(more, false);
+  }
+});
+
+test("what an agent says of itself is in the log as it is, and nothing more", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server();
+  const says = async (hello: Uint8Array) => {
+    const before = linesWith(lines, "agent says hello").length;
+    const agent = await net.scriptedAgent(server);
+    await agent.control(hello);
+    const line = await eventually(
+      "it is logged",
+      () => linesWith(lines, "agent says hello")[before],
+    );
+    agent.connection.close(100);
+    return line.replace(/^.* connection=\d+ cid=[0-9a-f]{16}/, "");
+  };
+  assertEquals(await says(frames.hello([])), ' features=""');
+  assertEquals(await says(Uint8Array.of(0x10, 1, 1)), ' features=""');
+  assertEquals(await says(frames.hello(["a", "b c", "drain"])), ' features="a,b c,drain"');
+  const hello = { program: "x agents=1", version: "\x1b[2J", name: '"\r\n', features: [] };
+  assertEquals(
+    await says(encodeFrame(FrameType.Hello, encodeHello(hello))),
+    ' program="x agents=1" version="\\u001b[2J" name="\\"\\r\\n" features=""',
+  );
+});
+
+// ---- Peers without control streams ----
+
+test("runServer() serves an agent of qrht/1 that has no control stream and lets it have none", async (net) => {
+  const server = await net.server();
+  const agent = await net.scriptedAgent(server, { maxUniStreams: 0 });
+  for (let i = 0; i < 3; i++) {
+    const client = await net.client(server);
+    await sendText(client, "hello");
+    const { carrier, connected, open } = await agent.tunnel();
+    assertEquals(open.tunnelId?.length, 16);
+    await assertReads(carrier, "hello");
+    connected();
+    await sendText(carrier, "answer");
+    await carrier.closeWrite();
+    assertEquals(await readText(client), "answer");
+    await client.closeWrite();
+    assertEquals((await readToEnd(carrier)).length, 0);
+  }
+  assertEquals(agent.connection.closeInfo, undefined);
+});
+
+for (const drainTimeoutMs of [0, 5_000]) {
+  test(`runAgent() serves a server of qrht/1 without control streams, and leaves it, after ${drainTimeoutMs} ms at most`, async (net) => {
+    const server = net.scriptedServer({ maxUniStreams: 0 });
+    const program = net.agentOf(server, { drainTimeoutMs });
+    const agent = await server.accept();
+    const target = net.servingTarget((connection) => sendText(connection, "here"));
+    for (let i = 0; i < 3; i++) {
+      const stream = await agent.open();
+      const open = encodeOpen({ tunnelId: new Uint8Array(16).fill(i) });
+      await writeAll(stream, encodeFrame(FrameType.Open, open));
+      await writeAll(stream, frames.data(requestFor(target.authority)));
+      await stream.finish(frames.end);
+      const { result, data, ended } = await readAgentFrames(stream);
+      assertEquals([result.code, data, ended], ["connected", `${OK}here`, true]);
+    }
+    await program.stop();
+    assertEquals((await agent.closed()).code, 100);
+  });
+}

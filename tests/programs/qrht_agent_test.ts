@@ -1,0 +1,735 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What the agents do in `qrht/1` at a server that follows a script: a good one, and others. */
+
+import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { parseCidr } from "../../lib/net/cidr.ts";
+import { QRHT_ALPN } from "../../lib/qrht/dialect.ts";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { ipBytes } from "../../lib/net/ip_address.ts";
+import { formatProxyHeader } from "../../lib/tunnel/proxy_protocol.ts";
+import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
+import { encodeOpen, type Open } from "../../lib/qrht/messages.ts";
+import { type QuicStream, StreamResetError, StreamStoppedError } from "../../lib/quic/mod.ts";
+import { acceptTunnel, openTunnel } from "../../lib/qrht/tunnel.ts";
+import type { FailureCode } from "../../lib/qrht/failure.ts";
+import { eventually } from "../support/eventually.ts";
+import { readExactly, readToEnd } from "../support/memory_duplex.ts";
+import { assertSameBytes, pattern } from "../support/bytes.ts";
+import {
+  assertGivenUp,
+  assertReads,
+  logLines,
+  NOBODY,
+  OK,
+  readText,
+  readUntilOver,
+  requestFor,
+  sendText,
+  silentTarget,
+  soon,
+  utf8,
+} from "../support/network.ts";
+import {
+  block,
+  elsewhere,
+  exchange,
+  frames,
+  garbage,
+  hex,
+  linesWith,
+  readAgentFrames,
+  type ScriptedNetwork,
+  type ScriptedPeer,
+  scriptedTest as test,
+} from "../support/scripted_peer.ts";
+import { UdpRelay } from "../support/udp_relay.ts";
+
+const id = Uint8Array.from({ length: 16 }, (_, i) => 0xa0 + i);
+const open: Open = {
+  tunnelId: id,
+  client: { ip: ipBytes("192.0.2.7")!, port: 50_000 },
+  listener: { ip: ipBytes("198.51.100.1")!, port: 8443 },
+};
+const openFrame = encodeFrame(FrameType.Open, encodeOpen(open));
+
+/** A stream to an agent that begins with OPEN, and has this much behind it. */
+async function ask(agent: ScriptedPeer, ...messages: string[]): Promise<QuicStream> {
+  const stream = await agent.open();
+  await writeAll(stream, openFrame);
+  for (const message of messages) await writeAll(stream, frames.data(message));
+  return stream;
+}
+
+/** A stream on which a tunnel to a target is connected. */
+async function connect(agent: ScriptedPeer, authority: string) {
+  const stream = await agent.open();
+  const tunnel = openTunnel(stream, QRHT_ALPN, open);
+  await sendText(tunnel.carrier, requestFor(authority));
+  assertEquals((await soon("RESULT", tunnel.result)).code, "connected");
+  await assertReads(tunnel.carrier, OK);
+  return { stream, carrier: tunnel.carrier };
+}
+
+/** The codes with which a stream is reset and stopped, both. */
+async function endOf(stream: QuicStream): Promise<{ reset: unknown; stopped: unknown }> {
+  const codeOf = (error: unknown) =>
+    error instanceof StreamResetError || error instanceof StreamStoppedError ? error.code : error;
+  const reset = await soon("the stream's end", readToEnd(stream).catch(codeOf));
+  const stopped = await eventually(
+    "the stream is stopped",
+    () => writeAll(stream, frames.data("x")).then(() => undefined, codeOf),
+  ).catch((error) => error === 0 ? 0 : Promise.reject(error));
+  return { reset, stopped };
+}
+
+/** What an agent says to a request for which there is no tunnel. */
+const refusals: readonly {
+  readonly request: string;
+  readonly result: FailureCode;
+  readonly answer: RegExp;
+}[] = [
+  {
+    request: requestFor(NOBODY),
+    result: "refused",
+    answer: /^HTTP\/1\.1 502 127\.0\.0\.1:1: connection refused\r\n/,
+  },
+  {
+    request: requestFor("no-such-host.invalid:80"),
+    result: "unknown-name",
+    answer: /^HTTP\/1\.1 502 no-such-host\.invalid:80: name does not resolve\r\n/,
+  },
+  {
+    request: requestFor("255.255.255.255:80"),
+    result: "unreachable",
+    answer: /^HTTP\/1\.1 502 255\.255\.255\.255:80: .+\r\n/,
+  },
+  {
+    request: "GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    result: "bad-request",
+    answer: /^HTTP\/1\.1 405 /,
+  },
+  { request: "\x16\x03\x01\x02\x00", result: "bad-request", answer: /^HTTP\/1\.1 400 TLS bytes/ },
+  { request: "nonsense\r\n\r\n", result: "bad-request", answer: /^HTTP\/1\.1 400 / },
+];
+
+test("runAgent() tells the server and the client, once each, why there is no tunnel", async (net) => {
+  const server = net.scriptedServer();
+  net.agentOf(server);
+  const agent = await server.accept();
+  for (const { request, result, answer } of refusals) {
+    const stream = await ask(agent, request);
+    const { result: said, data, ended } = await readAgentFrames(stream);
+    assertEquals([said.code, ended], [result, true], request);
+    assertMatch(data, answer);
+    assertEquals(data.split("HTTP/1.1").length, 2, "one answer");
+    assert(data.endsWith("\r\n\r\n"), data);
+    assertEquals(said.text, /^HTTP\/1\.1 \d+ (.*?)\r\n/.exec(data)![1]);
+  }
+});
+
+// How a full queue is dealt with differs from system to system.
+const onlyOnLinux = Deno.build.os === "linux" ? test : () => {};
+
+onlyOnLinux("the agents tell the server that a target does not answer in time", async (net) => {
+  const target = await silentTarget(net);
+  const server = net.scriptedServer();
+  net.agentOf(server, { dialTimeoutMs: 50 });
+  const agent = await server.accept();
+  const asked = await readAgentFrames(await ask(agent, requestFor(target.authority)));
+  assertEquals(asked.result, { code: "timeout", text: `${target.authority}: no answer in 50 ms` });
+  assertMatch(asked.data, /^HTTP\/1\.1 504 /);
+  const other = net.scriptedServer();
+  net.passthroughOf(other, target.port, { dialTimeoutMs: 50 });
+  const passthrough = await other.accept();
+  assertEquals(await readAgentFrames(await ask(passthrough)), {
+    result: { code: "timeout", text: `${target.authority}: no answer in 50 ms` },
+    data: "",
+    ended: true,
+  });
+  await assertGivenUp(net, target);
+});
+
+test("runPassthrough() tells the server why there is no tunnel, and the client nothing", async (net) => {
+  const server = net.scriptedServer();
+  net.passthroughOf(server, 1);
+  const agent = await server.accept();
+  assertEquals(await readAgentFrames(await ask(agent, "hello")), {
+    result: { code: "refused", text: `${NOBODY}: connection refused` },
+    data: "",
+    ended: true,
+  });
+});
+
+test("runAgent() tells the server of a client that has left without a request", async (net) => {
+  const server = net.scriptedServer();
+  net.agentOf(server);
+  const agent = await server.accept();
+  const stream = await ask(agent);
+  await stream.finish(frames.end);
+  const { result, data, ended } = await readAgentFrames(stream);
+  assertEquals([result.code, data, ended], ["bad-request", "", true]);
+  const within = await ask(agent, "CONNECT ");
+  await within.finish(frames.end);
+  const answer = await readAgentFrames(within);
+  assertEquals([answer.result.code, answer.ended], ["bad-request", true]);
+  assertMatch(answer.data, /^HTTP\/1\.1 400 the request ends within its head\r\n/);
+});
+
+test("runAgent() says RESULT, the answer to CONNECT and the target's bytes, in this order", async (net) => {
+  const server = net.scriptedServer();
+  net.agentOf(server);
+  const agent = await server.accept();
+  const target = net.servingTarget(async (connection) => {
+    await sendText(connection, "greeting, ");
+    await writeAll(connection, await readToEnd(connection));
+    await connection.closeWrite();
+  });
+  // A request in pieces, and the client's own bytes right behind it.
+  const request = requestFor(target.authority);
+  const stream = await ask(agent, request.slice(0, 9), `${request.slice(9)}early`, ", late");
+  await stream.finish(frames.end);
+  assertEquals(await readAgentFrames(stream), {
+    result: { code: "connected", text: "" },
+    data: `${OK}greeting, early, late`,
+    ended: true,
+  });
+});
+
+test("runPassthrough() lets an upstream speak that speaks first", async (net) => {
+  const server = net.scriptedServer();
+  const upstream = net.target();
+  net.passthroughOf(server, upstream.port);
+  const agent = await server.accept();
+  const stream = await ask(agent);
+  const atUpstream = await soon("the dial", upstream.accept());
+  await sendText(atUpstream, "220 ready");
+  const { carrier, result } = framed(stream);
+  assertEquals((await soon("RESULT", result)).code, "connected");
+  await soon("the greeting", assertReads(carrier, "220 ready"));
+  await stream.finish(Uint8Array.of(...frames.data("QUIT"), ...frames.end));
+  assertEquals(await soon("the client's bytes", readText(atUpstream)), "QUIT");
+  await atUpstream.closeWrite();
+  assertEquals(await soon("the end", readText(carrier)), "");
+});
+
+/** The server's end of a stream whose OPEN was sent by hand. */
+function framed(stream: QuicStream) {
+  return openTunnel(
+    Object.assign(Object.create(stream) as QuicStream, {
+      read: (buffer: Uint8Array) => stream.read(buffer),
+      write: (bytes: Uint8Array) => Promise.resolve(bytes.length),
+      abort: (code: number) => stream.abort(code),
+      stop: (code: number) => stream.stop(code),
+    }),
+    QRHT_ALPN,
+    open,
+  );
+}
+
+const wrongOpens: Readonly<Record<string, readonly [bytes: Uint8Array, logged: string]>> = {
+  "garbage": [garbage, "the first frame has type"],
+  "a HTTP request": [utf8.encode(requestFor(NOBODY)), "the first frame has type"],
+  "DATA": [frames.data("x"), "the first frame has type 0, not 2"],
+  "a RESULT": [frames.result("connected"), "the first frame has type 3, not 2"],
+  "an unknown frame": [Uint8Array.of(0x3f, 0), "the first frame has type 63, not 2"],
+  "an OPEN of another version": [
+    Uint8Array.of(2, 17, 2, ...new Uint8Array(16)),
+    "OPEN has version 2, not 1",
+  ],
+  "an OPEN that ends in its id": [Uint8Array.of(2, 3, 1, 0, 1), "OPEN ends too early"],
+  "an address of 5 bytes": [
+    Uint8Array.of(2, 24, 1, ...new Uint8Array(16), 0, 5, 1, 2, 3, 4, 5),
+    "OPEN has an address of 5 bytes",
+  ],
+  "two clients": [
+    Uint8Array.of(
+      2,
+      33,
+      1,
+      ...new Uint8Array(16),
+      ...Array(2).fill([0, 6, 1, 2, 3, 4, 5, 6]).flat(),
+    ),
+    "OPEN has field 0 twice",
+  ],
+  "too long an OPEN": [Uint8Array.of(2, 0x50, 1), "a frame of type 2 has 4097 bytes"],
+};
+
+for (const program of ["agent", "passthrough"] as const) {
+  const start = (net: ScriptedNetwork, quicPort: number, upstreamPort: number) =>
+    program === "agent" ? net.agentOf({ quicPort }) : net.passthroughOf({ quicPort }, upstreamPort);
+
+  test(`the ${program} resets a stream that does not begin with OPEN, and no other`, async (net) => {
+    using lines = logLines(0);
+    const server = net.scriptedServer();
+    const target = net.target();
+    start(net, server.quicPort, target.port);
+    const agent = await server.accept();
+    for (const [what, [bytes, logged]] of Object.entries(wrongOpens)) {
+      const stream = await agent.open();
+      await writeAll(stream, bytes);
+      assertEquals(await endOf(stream), { reset: 2, stopped: 2 }, what);
+      const { length } = linesWith(
+        lines,
+        ` WRN ${program} "stream refused"`,
+        ` stream=${stream.id} `,
+        `error="${logged}`,
+      );
+      assertEquals(length, 1, what);
+    }
+    // An end within OPEN, one before it, and resets.
+    const cut = await agent.open();
+    await cut.finish(openFrame.slice(0, 20));
+    assertEquals((await soon("its end", readToEnd(cut).catch((error) => error))).code, 2);
+    const silent = await agent.open();
+    await silent.closeWrite();
+    await soon("its end", readToEnd(silent).catch(() => {}));
+    for (const bytes of [openFrame.slice(0, 1), openFrame.slice(0, 20), openFrame]) {
+      const stream = await agent.open();
+      await writeAll(stream, bytes);
+      stream.abort(9);
+    }
+    assertEquals(agent.connection.closeInfo, undefined);
+    const good = await ask(agent, requestFor(target.authority));
+    assertEquals((await soon("RESULT", framed(good).result)).code, "connected");
+  });
+
+  test(`the ${program} ends a tunnel, and no other, that goes on with what has no place there`, async (net) => {
+    const server = net.scriptedServer();
+    const target = net.target();
+    start(net, server.quicPort, target.port);
+    const agent = await server.accept();
+    const wrong = {
+      "OPEN again": openFrame,
+      "a RESULT": frames.result("connected"),
+      "a DRAIN": frames.drain,
+      "an END with a payload": Uint8Array.of(1, 1, 0),
+      "bytes after END": Uint8Array.of(...frames.end, ...frames.data("x")),
+    };
+    const request = program === "agent" ? [requestFor(target.authority)] : [];
+    const other = await ask(agent, ...request);
+    const atOther = await soon("its connection", target.accept());
+    for (const [what, bytes] of Object.entries(wrong)) {
+      const stream = await ask(agent, ...request, "hello");
+      const atTarget = await soon("its connection", target.accept());
+      await assertReads(atTarget, "hello");
+      await writeAll(stream, bytes);
+      assertEquals(await soon("the target's end", readUntilOver(atTarget)), "", what);
+      assertEquals(await endOf(stream), { reset: 2, stopped: 2 }, what);
+      atTarget.abort();
+    }
+    await writeAll(other, frames.data("still here"));
+    await assertReads(atOther, "still here");
+    assertEquals(agent.connection.closeInfo, undefined);
+  });
+
+  test(`the ${program} ends a tunnel at the target when its stream is reset`, async (net) => {
+    const server = net.scriptedServer();
+    const target = net.target();
+    start(net, server.quicPort, target.port);
+    const agent = await server.accept();
+    const request = program === "agent" ? [requestFor(target.authority)] : [];
+    for (
+      const cut of [
+        (stream: QuicStream) => stream.abort(3),
+        (stream: QuicStream) => stream.reset(0),
+        // FIN without END.
+        (stream: QuicStream) => stream.closeWrite(),
+      ]
+    ) {
+      const stream = await ask(agent, ...request, "hello");
+      const atTarget = await soon("its connection", target.accept());
+      await assertReads(atTarget, "hello");
+      await cut(stream);
+      assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
+      atTarget.abort();
+      stream.abort();
+    }
+  });
+
+  onlyOnLinux(
+    `the ${program} lets go of a target when the stream was reset in the dial`,
+    async (net) => {
+      using lines = logLines(4);
+      const target = await silentTarget(net);
+      const server = net.scriptedServer();
+      start(net, server.quicPort, target.port);
+      const agent = await server.accept();
+      const stream = await ask(agent, requestFor(target.authority));
+      await eventually(
+        "the stream has been accepted",
+        () => linesWith(lines, "stream accepted").length === 1,
+      );
+      // Time for the dial to begin.
+      await delay(50);
+      stream.abort(3);
+      for (let i = 0; i < 2; i++) {
+        await target.accept();
+      }
+      // A passthrough may hand on what it had got before. A reset may come before the target has accepted.
+      const late = target.accept().then(readUntilOver, (error) => {
+        if (error instanceof Deno.errors.NotConnected) return "";
+        throw error;
+      });
+      const got = await soon("the attempt that comes through, and its end", late);
+      assert(program === "passthrough" ? requestFor(target.authority).startsWith(got) : got === "");
+      // And it serves others.
+      const good = await ask(agent, requestFor(target.authority));
+      assertEquals((await soon("RESULT", framed(good).result)).code, "connected");
+    },
+  );
+
+  test(`the ${program} logs tunnel and client of each tunnel`, async (net) => {
+    using lines = logLines(4);
+    const server = net.scriptedServer();
+    const target = net.servingTarget((connection) => readUntilOver(connection).then(() => {}));
+    start(net, server.quicPort, target.port);
+    const agent = await server.accept();
+    const stream = await ask(agent, requestFor(target.authority));
+    await stream.finish(frames.end);
+    assertEquals((await readAgentFrames(stream)).result.code, "connected");
+    await eventually("it is logged", () =>
+      linesWith(
+        lines,
+        ` DBG ${program} "tunnel ended" stream=${stream.id} tunnel=${
+          hex(id)
+        } client=192.0.2.7:50000 `,
+      ).length === 1);
+    // Without a word about the client there is none in the log.
+    const anonymous = await agent.open();
+    await writeAll(anonymous, encodeFrame(FrameType.Open, encodeOpen({ tunnelId: id })));
+    await writeAll(anonymous, frames.data(requestFor(NOBODY)));
+    await anonymous.finish(frames.end);
+    await readAgentFrames(anonymous);
+    await eventually("it is logged", () => {
+      const [line] = linesWith(lines, `"tunnel `, ` stream=${anonymous.id} tunnel=${hex(id)} `);
+      return line && !line.includes(" client=192");
+    });
+  });
+}
+
+test("acceptTunnel() resets a stream whose OPEN does not come to its end in time", async (net) => {
+  const server = await net.server();
+  const agent = await net.scriptedAgent(server);
+  // The stream of another agent than the program, so that the time is the test's own.
+  const scripted = net.scriptedServer();
+  const [peer, there] = await Promise.all([scripted.accept(), net.scriptedAgent(scripted)]);
+  const stream = await peer.open();
+  await writeAll(stream, openFrame.slice(0, 30));
+  const accepted = await there.stream();
+  const error = await acceptTunnel(accepted, QRHT_ALPN, 50).catch((error) => error);
+  assertStringIncludes(String(error), "the first frame is not complete in 50 ms");
+  assertEquals(await endOf(stream), { reset: 2, stopped: 2 });
+  assertEquals(agent.connection.closeInfo, undefined);
+});
+
+test("runAgent() takes no notice of many streams whose OPEN never comes to its end", async (net) => {
+  const server = net.scriptedServer();
+  const agentProgram = net.agentOf(server);
+  const agent = await server.accept();
+  for (let i = 0; i < 200; i++) {
+    await writeAll(await agent.open(), openFrame.slice(0, 1 + i % openFrame.length - 1));
+  }
+  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const { carrier } = await connect(agent, target.authority);
+  assertEquals(await readText(carrier), "here");
+  // They do not hold it up when it is to stop, either.
+  await agentProgram.stop();
+  assertEquals((await agent.closed()).code, 100);
+});
+
+test("runAgent() outlives a server that leaves the moment it has connected", async (net) => {
+  const server = net.scriptedServer();
+  const program = net.agentOf(server);
+  for (let i = 0; i < 3; i++) {
+    const { connection } = await server.accept();
+    // The end of the handshake goes out, and the end of the connection right behind it.
+    connection.flush();
+    connection.close(7, "scripted");
+    connection.flush();
+    block(5);
+  }
+  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const { carrier } = await connect(await server.accept(), target.authority);
+  assertEquals(await readText(carrier), "here");
+  await program.stop();
+});
+
+// ---- Agents that drain ----
+
+for (const program of ["agent", "passthrough"] as const) {
+  test(`the ${program} drains: it ends what it has, takes nothing more, and leaves`, async (net) => {
+    using lines = logLines(0);
+    const server = net.scriptedServer();
+    const target = net.target();
+    const running = program === "agent"
+      ? net.agentOf(server, { drainTimeoutMs: 20_000 })
+      : net.passthroughOf(server, target.port, { drainTimeoutMs: 20_000 });
+    const agent = await server.accept();
+    await agent.control(frames.hello());
+    await eventually("HELLO", () => linesWith(lines, '"server says hello"').length === 1);
+    const stream = await ask(agent, ...(program === "agent" ? [requestFor(target.authority)] : []));
+    const { carrier, result } = framed(stream);
+    assertEquals((await soon("RESULT", result)).code, "connected");
+    if (program === "agent") await assertReads(carrier, OK);
+    const atTarget = await soon("the connection", target.accept());
+    running.abort();
+    await agent.readDrain();
+    assertEquals(linesWith(lines, '"draining"', " tunnels=1 drainTimeoutMs=20000").length, 1);
+    for (let i = 0; i < 3; i++) {
+      const crossing = await readAgentFrames(await ask(agent, requestFor(target.authority)));
+      assertEquals([crossing.result.code, crossing.ended], ["draining", true]);
+      const answer = program === "agent" ? /^HTTP\/1\.1 503 / : /^$/;
+      assertMatch(crossing.data, answer);
+    }
+    await writeAll(stream, frames.data("still there?"));
+    await assertReads(atTarget, "still there?");
+    await sendText(atTarget, "yes");
+    await assertReads(carrier, "yes");
+    await writeAll(stream, frames.end);
+    assertEquals(await soon("the client's end", readText(atTarget)), "");
+    assertEquals(agent.connection.closeInfo, undefined);
+    await atTarget.closeWrite();
+    const { by, application, code, reason } = await agent.closed();
+    assertEquals([by, application, code, reason], ["peer", true, 100, "agent stopped"]);
+    await soon("the program's end", running.done);
+  });
+
+  test(`the ${program} that drains delivers the last bytes of its last tunnel, and its end`, async (net) => {
+    const lastBytes = pattern(20_000);
+    for (let i = 0; i < 3; i++) {
+      const server = net.scriptedServer();
+      const target = net.target();
+      const running = program === "agent"
+        ? net.agentOf(server, { drainTimeoutMs: 20_000 })
+        : net.passthroughOf(server, target.port, { drainTimeoutMs: 20_000 });
+      const agent = await server.accept();
+      const request = program === "agent" ? [requestFor(target.authority)] : [];
+      const stream = await ask(agent, ...request);
+      const { carrier, result } = framed(stream);
+      assertEquals((await soon("RESULT", result)).code, "connected");
+      if (program === "agent") await assertReads(carrier, OK);
+      const atTarget = await soon("the connection", target.accept());
+      await stream.finish(frames.end);
+      assertEquals(await soon("the client's end", readText(atTarget)), "");
+      running.abort();
+      await writeAll(atTarget, lastBytes);
+      await atTarget.closeWrite();
+      assertSameBytes(await soon("the target's bytes", readToEnd(carrier)), lastBytes);
+      assertEquals((await agent.closed()).code, 100);
+      await soon("the program's end", running.done);
+    }
+  });
+}
+
+test("runAgent() delivers the last bytes before it leaves, also when packets were lost", async (net) => {
+  const server = net.scriptedServer();
+  await using relay = new UdpRelay({ host: "127.0.0.1", port: server.quicPort });
+  const target = net.target();
+  const running = net.agentOf({ quicPort: relay.addr.port }, { drainTimeoutMs: 20_000 });
+  const agent = await server.accept();
+  const { stream, carrier } = await connect(agent, target.authority);
+  const atTarget = await target.accept();
+  await stream.finish(frames.end);
+  assertEquals(await soon("the client's end", readText(atTarget)), "");
+  running.abort();
+  await sendText(atTarget, "first, ");
+  await assertReads(carrier, "first, ");
+  relay.cut("toServer");
+  const { cut } = relay.counters.toServer;
+  await sendText(atTarget, "last");
+  await atTarget.closeWrite();
+  await eventually("the last bytes are lost", () => relay.counters.toServer.cut > cut);
+  await delay(50);
+  relay.restore();
+  assertEquals(await soon("the target's end", readText(carrier)), "last");
+  assertEquals((await agent.closed()).code, 100);
+  await soon("the program's end", running.done);
+});
+
+test("runAgent() ends its tunnels when the time to drain is over", async (net) => {
+  const server = net.scriptedServer();
+  const target = net.target();
+  const running = net.agentOf(server, { drainTimeoutMs: 300 });
+  const agent = await server.accept();
+  const { carrier } = await connect(agent, target.authority);
+  const atTarget = await target.accept();
+  const since = performance.now();
+  running.abort();
+  await sendText(carrier, "still");
+  await assertReads(atTarget, "still");
+  assertEquals((await agent.closed()).code, 100);
+  const tookMs = performance.now() - since;
+  assert(tookMs > 290 && tookMs < 1_500, `${tookMs} ms`);
+  assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
+  await soon("the program's end", running.done);
+});
+
+test("runAgent() leaves at once when it has no tunnel, or is not told to drain", async (net) => {
+  for (const [drainTimeoutMs, busy] of [[20_000, false], [0, true], [0, false]] as const) {
+    const server = net.scriptedServer();
+    const target = net.target();
+    const running = net.agentOf(server, { drainTimeoutMs });
+    const agent = await server.accept();
+    if (busy) await connect(agent, target.authority);
+    // It is not only the server that believes them to be connected.
+    await soon("HELLO", agent.connection.acceptUniStream());
+    const since = performance.now();
+    await running.stop();
+    assertEquals((await agent.closed()).code, 100);
+    assertLess(performance.now() - since, 1_000);
+  }
+});
+
+test("runAgent() sends DRAIN to nobody that has not said that it understands it", async (net) => {
+  using lines = logLines(0);
+  for (const hello of [[], ["other", "draining"]]) {
+    const server = net.scriptedServer();
+    const target = net.target();
+    const running = net.agentOf(server, { drainTimeoutMs: 20_000 });
+    const agent = await server.accept();
+    await agent.control(frames.hello(hello));
+    const control = await soon("the control stream", agent.connection.acceptUniStream());
+    const { carrier } = await connect(agent, target.authority);
+    const atTarget = await target.accept();
+    await eventually("HELLO", () => linesWith(lines, '"server says hello"').length > 0);
+    lines.length = 0;
+    running.abort();
+    await eventually("it drains", () => linesWith(lines, '"draining"').length === 1);
+    const refused = await readAgentFrames(await ask(agent, requestFor(target.authority)));
+    assertEquals(refused.result.code, "draining");
+    atTarget.abort();
+    await carrier[Symbol.asyncDispose]();
+    let seen = "";
+    const buffer = new Uint8Array(1024);
+    const reading = (async () => {
+      for (let n; (n = await control.read(buffer)) !== null;) seen += hex(buffer.subarray(0, n));
+    })();
+    await agent.closed();
+    await reading.catch(() => {});
+    assertEquals(seen.slice(0, 2), "10");
+    assert(!seen.endsWith("1100"), seen);
+  }
+});
+
+test("the server goes on with others while an agent drains, and no client notices", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server({ agentWaitMs: 5_000 });
+  const upstream = net.servingTarget(async (connection) => {
+    await sendText(connection, "here:");
+    await writeAll(connection, await readToEnd(connection));
+    await connection.closeWrite();
+  });
+  const start = () => net.passthrough(server, upstream.port, { drainTimeoutMs: 10_000 });
+  let agent = start();
+  await eventually("it is there", () => linesWith(lines, '"agent connected"').length === 1);
+  let going = true;
+  let served = 0;
+  const asking = Promise.all(Array.from({ length: 8 }, async (_, i) => {
+    for (let n = 0; going; n++, served++) {
+      const message = `${i}.${n} `.repeat(200);
+      const answer = await exchange(net, server, message);
+      assert(
+        answer === `here:${message}`,
+        `${message.length} bytes were answered ${answer.length}`,
+      );
+    }
+  }));
+  asking.catch(() => {});
+  for (let round = 2; round < 8; round++) {
+    const before = served;
+    await eventually("clients are served", () => served > before + 20);
+    const next = start();
+    await eventually(
+      "the next is there",
+      () => linesWith(lines, '"agent connected"').length === round,
+    );
+    agent.abort();
+    await soon("it has drained", agent.done);
+    agent = next;
+  }
+  going = false;
+  await asking;
+});
+
+// ---- The PROXY protocol behind an agent ----
+
+const trusted = [parseCidr("127.0.0.0/8")];
+
+for (
+  const [name, told, v1, v2] of [
+    [
+      "IPv4",
+      open,
+      "PROXY TCP4 192.0.2.7 198.51.100.1 50000 8443\r\n",
+      `2111001f${"c0000207"}${"c6336401"}${"c350"}${"20fb"}`,
+    ],
+    [
+      "IPv6",
+      {
+        client: { ip: ipBytes("2001:db8::7")!, port: 1 },
+        listener: { ip: ipBytes("2001:db8::1")!, port: 65_535 },
+      },
+      "PROXY TCP6 2001:db8::7 2001:db8::1 1 65535\r\n",
+      `21210037${"20010db8000000000000000000000007"}${"20010db8000000000000000000000001"}0001ffff`,
+    ],
+    [
+      "a client of which nothing is told",
+      { listener: { ip: ipBytes("198.51.100.1")!, port: 8443 } },
+      "PROXY UNKNOWN\r\n",
+      "21000013",
+    ],
+  ] as const
+) {
+  test(`runPassthrough() introduces clients to the upstream by the PROXY protocol (${name})`, async (net) => {
+    const signature = "0d0a0d0a000d0a515549540a";
+    const uniqueId = `050010${hex(id)}`;
+    for (
+      const [proxyProtocol, expected] of [
+        ["v1", hex(utf8.encode(v1))],
+        ["v2", `${signature}${v2}${uniqueId}`],
+        ["off", ""],
+      ] as const
+    ) {
+      const server = net.scriptedServer();
+      const upstream = net.target();
+      net.passthroughOf(server, upstream.port, { proxyProtocol });
+      const agent = await server.accept();
+      const stream = await agent.open();
+      const tunnel = openTunnel(stream, QRHT_ALPN, { ...told, tunnelId: id });
+      const atUpstream = await soon("the dial", upstream.accept());
+      // The header comes before the client has sent anything.
+      const header = await soon("the header", readExactly(atUpstream, expected.length / 2));
+      assertEquals(hex(header), expected);
+      await sendText(tunnel.carrier, "hello");
+      await tunnel.carrier.closeWrite();
+      assertEquals(await soon("the client's bytes", readText(atUpstream)), "hello");
+      await atUpstream.closeWrite();
+      assertEquals((await soon("RESULT", tunnel.result)).code, "connected");
+      assertEquals(await soon("the end", readText(tunnel.carrier)), "");
+    }
+  });
+}
+
+test("the PROXY protocol goes from a load balancer to the upstream", async (net) => {
+  using lines = logLines(2);
+  const server = await net.server({ acceptProxyProtocol: trusted });
+  const upstream = net.target();
+  net.passthrough(server, upstream.port, { proxyProtocol: "v2" });
+  const client = await net.client(server);
+  await writeAll(client, formatProxyHeader(1, elsewhere["IPv6"]!));
+  const atUpstream = await soon("the dial", upstream.accept());
+  const [line] = await eventually("the client is logged", () => {
+    const found = linesWith(lines, ' server "accepted tcp connection" ');
+    return found.length > 0 && found;
+  });
+  const tunnelId = / tunnel=([0-9a-f]{32}) /.exec(line!)![1]!;
+  const uniqueId = Uint8Array.from(tunnelId.match(/../g)!, (pair) => parseInt(pair, 16));
+  const expected = formatProxyHeader(2, { ...elsewhere["IPv6"]!, uniqueId });
+  assertEquals(hex(await readExactly(atUpstream, expected.length)), hex(expected));
+  await client.closeWrite();
+  await atUpstream.closeWrite();
+  assertEquals(await readText(client), "");
+});

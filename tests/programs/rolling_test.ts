@@ -1,0 +1,221 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Servers and agents as processes that are told to stop, or killed, while clients are served. */
+import { assert, assertEquals, assertLess } from "@std/assert";
+import { deadline } from "@std/async/deadline";
+import { delay } from "@std/async/delay";
+import type { Duplex } from "../../lib/tunnel/duplex.ts";
+import { eventually } from "../support/eventually.ts";
+import { readToEnd } from "../support/memory_duplex.ts";
+import { assertReads } from "../support/network.ts";
+import { checkPattern } from "../support/pattern.ts";
+import type { ChildProgram } from "../support/processes.ts";
+import { assertBody, type ServerProcess, Site } from "../support/site.ts";
+
+/** A request may have to wait until an agent that has vanished is noticed. */
+const REQUEST_MS = 20_000;
+
+/** What became of requests. */
+interface Outcomes {
+  served: number;
+  /** The proxy had not answered: nobody can tell whether the target was reached. */
+  failedBefore: number;
+  /** The proxy had said that the target is connected. */
+  failedAfter: number;
+}
+
+/** Clients that make one request after the other, to one of the servers that takes connections. */
+class Load implements AsyncDisposable {
+  readonly outcomes: Outcomes = { served: 0, failedBefore: 0, failedAfter: 0 };
+  readonly errors: string[] = [];
+  readonly #stop = new AbortController();
+  readonly #clients: Promise<void>[];
+  readonly #site: Site;
+  readonly #tcpPorts: readonly number[];
+
+  constructor(site: Site, tcpPorts: readonly number[], clients = 4) {
+    this.#site = site;
+    this.#tcpPorts = tcpPorts;
+    this.#clients = Array.from({ length: clients }, (_, i) => this.#run(i));
+  }
+
+  async #run(client: number): Promise<void> {
+    for (let n = client; !this.#stop.signal.aborted; n++) {
+      const size = 1 + (n % 5) * 100_000 + client;
+      let what: keyof Outcomes = "failedBefore";
+      try {
+        const tunnel = await deadline(this.#open(n, size), REQUEST_MS);
+        what = "failedAfter";
+        await deadline(assertBody(tunnel, size), REQUEST_MS).finally(() => tunnel.abort());
+        what = "served";
+      } catch (error) {
+        this.errors.push(`${what}: ${error}`);
+      }
+      this.outcomes[what]++;
+    }
+  }
+
+  /** Goes on to the next server when one does not take the connection, as a load balancer does. */
+  async #open(n: number, size: number): Promise<Duplex> {
+    const ports = this.#tcpPorts;
+    for (let tried = 0;; tried++) {
+      try {
+        return await this.#site.request(ports[(n + tried) % ports.length]!, size);
+      } catch (error) {
+        const notTaken = error instanceof Deno.errors.ConnectionRefused ||
+          error instanceof Deno.errors.ConnectionReset;
+        if (!notTaken || ports.length === 1 || tried > 100) throw error;
+      }
+    }
+  }
+
+  /** Waits until some more were served. */
+  async more(count: number): Promise<void> {
+    const before = this.outcomes.served;
+    await eventually(
+      `clients are served, beside ${this.errors}`,
+      () => this.outcomes.served >= before + count,
+      2 * REQUEST_MS,
+    );
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort();
+    await Promise.all(this.#clients);
+  }
+}
+
+Deno.test("agents are replaced one after the other while clients are served, and no request fails", async () => {
+  await using site = await Site.start();
+  const server = await site.server();
+  const agents = await Promise.all([site.agent(server.quic), site.agent(server.quic)]);
+  await using load = new Load(site, [server.tcpPort]);
+  for (let round = 0; round < 3; round++) {
+    await load.more(20);
+    agents.push(await site.agent(server.quic));
+    const leaving = agents.shift()!;
+    leaving.kill("SIGTERM");
+    assertEquals((await deadline(leaving.status, 20_000)).code, 0);
+    assert(leaving.lines.some((line) => line.includes('"draining"')), leaving.lines.join("\n"));
+    assert(!leaving.lines.some((line) => line.includes("cut off")), leaving.lines.join("\n"));
+  }
+  await load.more(20);
+  assertEquals(load.errors, []);
+});
+
+Deno.test("servers are restarted one after the other while clients are served, and no request fails", async () => {
+  await using site = await Site.start();
+  const servers = [await site.server(), await site.server()];
+  const quic = servers.map(({ quic }) => quic).join(",");
+  const agents = [await site.agent(quic), await site.agent(quic)];
+  const isConnected = (agent: ChildProgram, { quic }: ServerProcess, times: number) =>
+    agent.lines.filter((line) => line.includes(`"connected to quic server" server=${quic} `))
+      .length >= times;
+  await eventually(
+    "all are connected to all",
+    () => servers.every((server) => agents.every((agent) => isConnected(agent, server, 1))),
+  );
+  await using load = new Load(site, servers.map(({ tcpPort }) => tcpPort));
+  for (const server of servers) {
+    await load.more(20);
+    server.program.kill("SIGTERM");
+    assertEquals((await deadline(server.program.status, 20_000)).code, 0);
+    assert(!server.program.lines.some((line) => line.includes("cut off")));
+    await site.server({
+      "listen-tcp": `127.0.0.1:${server.tcpPort}`,
+      "listen-quic": server.quic,
+    });
+    await eventually(
+      "the agents are back",
+      () => agents.every((agent) => isConnected(agent, server, 2)),
+      30_000,
+    );
+  }
+  await load.more(20);
+  assertEquals(load.errors, []);
+});
+
+Deno.test("an agent that is killed while clients are served costs none of them but those that it had connected", async () => {
+  await using site = await Site.start();
+  const server = await site.server();
+  const [killed] = [await site.agent(server.quic), await site.agent(server.quic)];
+  const clients = 4;
+  await using load = new Load(site, [server.tcpPort], clients);
+  await load.more(20);
+  killed!.kill("SIGKILL");
+  await server.program.line(/agent disconnected.*timed out.*agents=1/, 15_000);
+  await load.more(20);
+  assertEquals(load.outcomes.failedBefore, 0, load.errors.join("\n"));
+  assertLess(load.outcomes.failedAfter, clients + 1, load.errors.join("\n"));
+});
+
+Deno.test("SIGTERM lets an agent finish a transfer byte for byte, and end with exit code 0", async () => {
+  await using site = await Site.start();
+  const server = await site.server();
+  const agent = await site.agent(server.quic);
+  const size = 40_000_000;
+  const client = await site.request(server.tcpPort, size);
+  await assertReads(client, "HTTP/1.1 200");
+  agent.kill("SIGTERM");
+  await agent.line(/"draining".* tunnels=1 drainTimeoutMs=30000/);
+  const next = await site.agent(server.quic);
+  // The rest of the head, and the body; meanwhile others are served.
+  const late = await site.request(server.tcpPort, 1_000);
+  await assertBody(late, 1_000);
+  let ended = false;
+  const status = agent.status.finally(() => ended = true);
+  await delay(100);
+  assertEquals(ended, false);
+  const rest = await readToEnd(client);
+  checkPattern(rest.subarray(rest.length - size), 0);
+  client.abort();
+  assertEquals((await deadline(status, 10_000)).code, 0);
+  await server.program.line(/agent disconnected.*code 100/);
+  next.kill("SIGTERM");
+  assertEquals((await next.status).code, 0);
+});
+
+Deno.test("SIGTERM ends an agent with exit code 0 when the time to drain is over", async () => {
+  await using site = await Site.start();
+  const server = await site.server();
+  const agent = await site.agent(server.quic, { "drain-timeout": "500ms" });
+  const client = await site.request(server.tcpPort, 1_000_000_000);
+  await assertReads(client, "HTTP/1.1 200");
+  const since = performance.now();
+  agent.kill("SIGTERM");
+  assertEquals((await deadline(agent.status, 20_000)).code, 0);
+  assertLess(performance.now() - since, 10_000);
+  await agent.line(/WRN agent "tunnels are cut off" .* tunnels=1/);
+  // Not all of it.
+  await readToEnd(client).then((rest) => assertLess(rest.length, 1_000_000_000), () => {});
+  client.abort();
+});
+
+Deno.test("a second signal ends an agent that drains at once", async () => {
+  await using site = await Site.start();
+  for (const [second, code] of [["SIGTERM", 143], ["SIGINT", 130]] as const) {
+    const server = await site.server();
+    const agent = await site.agent(server.quic);
+    const client = await site.request(server.tcpPort, 1_000_000_000);
+    await assertReads(client, "HTTP/1.1 200");
+    agent.kill("SIGTERM");
+    await agent.line(/"draining"/);
+    agent.kill(second);
+    assertEquals((await deadline(agent.status, 10_000)).code, code);
+    client.abort();
+  }
+});
+
+Deno.test("an agent that was given two servers serves the clients of both", async () => {
+  await using site = await Site.start();
+  const servers = [await site.server(), await site.server()];
+  const agent = await site.agent(servers.map(({ quic }) => quic).join(","));
+  for (const { quic } of servers) {
+    await agent.line(new RegExp(`"connected to quic server" server=${quic}`));
+  }
+  for (const { tcpPort } of servers) await assertBody(await site.request(tcpPort, 1_000), 1_000);
+  agent.kill("SIGTERM");
+  assertEquals((await agent.status).code, 0);
+  for (const { program } of servers) await program.line(/agent disconnected.*code 100/);
+});

@@ -1,0 +1,202 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What a tunnel carries, and how it ends. */
+
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { eventually } from "../support/eventually.ts";
+import { readExactly, readToEnd } from "../support/memory_duplex.ts";
+import { assertSameBytes, pattern } from "../support/bytes.ts";
+import {
+  assertReads,
+  logLines,
+  OK,
+  openTunnel,
+  readText,
+  readUntilOver,
+  requestFor,
+  sendText,
+  soon,
+  test,
+} from "../support/network.ts";
+import { ResettableTarget, ResettableTcp } from "../support/tcp_pair.ts";
+
+for (const first of ["client", "target"] as const) {
+  for (const late of [[], ["late", "later", "last"]]) {
+    const what = late.length > 0 ? "carries what the other end sends later" : "ends the other end";
+    test(`a tunnel whose ${first} ends first ${what}`, async (net) => {
+      const { client, atTarget } = await openTunnel(net);
+      const [from, to] = first === "client" ? [client, atTarget] : [atTarget, client];
+      await sendText(from, "request");
+      await from.closeWrite();
+      assertEquals(await readText(to), "request");
+      for (const message of late) {
+        await sendText(to, message);
+        await assertReads(from, message);
+      }
+      await to.closeWrite();
+      assertEquals(await readText(from), "");
+    });
+  }
+}
+
+test("a tunnel carries bytes both ways at once", async (net) => {
+  const { client, atTarget } = await openTunnel(net);
+  const up = pattern(6 << 20, 1), down = pattern(6 << 20, 2);
+  const send = async (to: Duplex, bytes: Uint8Array) => {
+    await writeAll(to, bytes);
+    await to.closeWrite();
+  };
+  const [atTargetEnd, atClientEnd] = await Promise.all([
+    readToEnd(atTarget),
+    readToEnd(client),
+    send(client, up),
+    send(atTarget, down),
+  ]);
+  assertSameBytes(atTargetEnd, up);
+  assertSameBytes(atClientEnd, down);
+});
+
+test("a tunnel leaves one line in the log of each program, when it has ended", async (net) => {
+  using lines = logLines(2);
+  const { client, atTarget, target } = await openTunnel(net);
+  await sendText(client, "hello");
+  await assertReads(atTarget, "hello");
+  await sendText(atTarget, "bye");
+  await atTarget.closeWrite();
+  assertEquals(await readText(client), "bye");
+  await client.closeWrite();
+  const endings = () => lines.filter((line) => line.includes('"tunnel ended"'));
+  await eventually("both have written theirs", () => endings().length >= 2);
+  await net.end();
+  assertEquals(endings().length, 2);
+  const [ofAgent] = endings().filter((line) => line.includes(" DBG agent "));
+  assertMatch(ofAgent!, / sent=5 received=3 durationMs=\d+ by=target reason=end$/);
+  assertStringIncludes(ofAgent!, ` target=${target.authority} `);
+  const [ofServer] = endings().filter((line) => line.includes(" DBG server "));
+  const [sent, received] = [requestFor(target.authority).length + 5, OK.length + 3];
+  assertMatch(
+    ofServer!,
+    new RegExp(` sent=${sent} received=${received} durationMs=\\d+ by=target reason=end$`),
+  );
+  assertStringIncludes(ofServer!, " agent=agent-1 ");
+});
+
+test("many tunnels at a time keep their bytes apart", async (net) => {
+  const server = await net.server();
+  net.agent(server);
+  const echo = net.servingTarget(async (connection) => {
+    await writeAll(connection, await readToEnd(connection));
+    await connection.closeWrite();
+  });
+  await Promise.all(Array.from({ length: 40 }, async (_, i) => {
+    const client = await net.client(server);
+    const bytes = pattern(20_000 + i, i);
+    await sendText(client, requestFor(echo.authority));
+    await writeAll(client, bytes);
+    await client.closeWrite();
+    await assertReads(client, OK);
+    assertSameBytes(await readToEnd(client), bytes);
+  }));
+});
+
+test("a tunnel ends at the target when its client is reset", async (net) => {
+  const server = await net.server();
+  net.agent(server);
+  const target = net.target();
+  const client = net.own(await ResettableTcp.connect(server.tcpPort));
+  await sendText(client, requestFor(target.authority));
+  await assertReads(client, OK);
+  const atTarget = await target.accept();
+  await sendText(client, "hello");
+  await assertReads(atTarget, "hello");
+  client.abort();
+  assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
+});
+
+test("a tunnel ends at the client when its target is reset", async (net) => {
+  const server = await net.server();
+  net.agent(server);
+  await using target = await ResettableTarget.listen();
+  const client = await net.client(server);
+  await sendText(client, requestFor(target.authority));
+  await assertReads(client, OK);
+  const atTarget = await target.accept();
+  await sendText(atTarget, "hello");
+  await assertReads(client, "hello");
+  atTarget.abort();
+  assertEquals(await soon("the client's end", readUntilOver(client)), "");
+  await atTarget[Symbol.asyncDispose]();
+});
+
+test("a tunnel delivers the answer of a target that refuses an upload and closes", async (net) => {
+  const server = await net.server();
+  net.agent(server);
+  const target = net.servingTarget(async (connection) => {
+    await readExactly(connection, 100_000);
+    await sendText(connection, "too large");
+  });
+  for (let i = 0; i < 10; i++) {
+    const client = await net.client(server);
+    await sendText(client, requestFor(target.authority));
+    await assertReads(client, OK);
+    net.flood(client);
+    assertEquals(await soon("the client's end", readUntilOver(client)), "too large");
+    client.abort();
+  }
+});
+
+test("a tunnel delivers the answer of a target that refuses an upload by a reset", async (net) => {
+  const server = await net.server();
+  net.agent(server);
+  await using target = await ResettableTarget.listen();
+  for (let i = 0; i < 10; i++) {
+    const client = await net.client(server);
+    await sendText(client, requestFor(target.authority));
+    await assertReads(client, OK);
+    net.flood(client);
+    const atTarget = await target.accept();
+    await readExactly(atTarget, 100_000);
+    // What most programs do that close with bytes unread: the answer, and a reset right behind.
+    await sendText(atTarget, "too large");
+    atTarget.abort();
+    assertEquals(await soon("the client's end", readUntilOver(client)), "too large");
+    client.abort();
+    await atTarget[Symbol.asyncDispose]();
+  }
+});
+
+for (const program of ["agent", "server"] as const) {
+  test(`the ${program} ends its tunnels at both ends before it has stopped`, async (net) => {
+    using lines = logLines(2);
+    const tunnel = await openTunnel(net);
+    const { client, atTarget } = tunnel;
+    net.flood(atTarget);
+    await readExactly(client, 100_000);
+    await tunnel[program].stop();
+    const [ending] = lines.filter((line) => line.includes(` DBG ${program} "tunnel ended" `));
+    assertMatch(ending ?? "no line about the tunnel", new RegExp(` by=${program} reason=stopped$`));
+    await soon("both ends", Promise.all([readUntilOver(client), readUntilOver(atTarget)]));
+  });
+}
+
+test("the programs stop while neither end of a tunnel reads", async (net) => {
+  const { server, agent, client, atTarget } = await openTunnel(net);
+  const sent = { client: 0, target: 0 };
+  const flood = async (from: "client" | "target", to: Duplex) => {
+    const bytes = new Uint8Array(64 << 10);
+    for (;;) sent[from] += await to.write(bytes);
+  };
+  const floods = [flood("client", client), flood("target", atTarget)];
+  let before = "";
+  await eventually("both directions are full", async () => {
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    const now = JSON.stringify(sent);
+    return now === before || (before = now, false);
+  });
+  await agent.stop();
+  await server.stop();
+  await Promise.allSettled([readUntilOver(client), readUntilOver(atTarget)]);
+  await Promise.allSettled(floods);
+});

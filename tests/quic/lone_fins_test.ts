@@ -1,0 +1,142 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals } from "@std/assert";
+import { LoneFins } from "../../lib/quic/quiche/lone_fins.ts";
+import type { NativeConnection } from "../../lib/quic/quiche/native.ts";
+
+const IDLE_TIMEOUT_MS = 5_000;
+
+/** A connection of which only that is true that FINs depend on. */
+class FakeNative {
+  sent = 0;
+  lost = 0;
+  isQuiet = false;
+  capacity = 1_000;
+  readonly fins: number[] = [];
+
+  stats = () => ({ sent: this.sent, lost: this.lost });
+  pathStats = () => [{ rtt: 1 }];
+  timeout = () => this.isQuiet ? IDLE_TIMEOUT_MS : 10;
+  streamCapacity = () => this.capacity;
+  streamSend = (id: number) => (this.fins.push(id), 0);
+}
+
+function setUp() {
+  const native = new FakeNative();
+  const fins = new LoneFins();
+  const released: number[] = [];
+  return {
+    native,
+    fins,
+    released,
+    add: (id: number, readEnded: boolean) =>
+      fins.add(native as unknown as NativeConnection, id, readEnded),
+    advance: (now: number) =>
+      fins.advance(
+        native as unknown as NativeConnection,
+        now,
+        0,
+        IDLE_TIMEOUT_MS,
+        (id) => released.push(id),
+      ),
+  };
+}
+
+const pure = (name: string, fn: () => void) => Deno.test({ name, permissions: "none", fn });
+
+pure(
+  "LoneFins sends a FIN at once while the peer's direction goes on, and holds its stream until it has arrived",
+  () => {
+    const { native, fins, released, add, advance } = setUp();
+    add(1, false);
+    assert(!fins.holds(1));
+    assert(advance(0));
+    assertEquals(native.fins, [1]);
+    assert(fins.holds(1));
+    assert(!advance(1));
+    native.isQuiet = true;
+    assert(!advance(2));
+    assertEquals([released, fins.pending, fins.holds(1)], [[1], false, false]);
+  },
+);
+
+pure(
+  "LoneFins sends a FIN once more that left before its bytes had arrived, if packets were lost meanwhile",
+  () => {
+    const { native, fins, released, add, advance } = setUp();
+    add(1, false);
+    assert(advance(0));
+    native.lost = 1;
+    assert(!advance(1));
+    native.isQuiet = true;
+    assert(advance(2));
+    assertEquals([native.fins, released], [[1, 1], []]);
+    // Everything before it has arrived: quiche takes care of this one.
+    native.lost = 2;
+    assert(!advance(3));
+    assertEquals([native.fins, released, fins.pending], [[1, 1], [1], false]);
+  },
+);
+
+pure("LoneFins sends a FIN once that left after its bytes had arrived, whatever is lost", () => {
+  const { native, released, add, advance } = setUp();
+  native.isQuiet = true;
+  add(1, false);
+  assert(advance(0));
+  native.isQuiet = false;
+  native.lost = 1;
+  assert(!advance(1));
+  native.isQuiet = true;
+  assert(!advance(2));
+  assertEquals([native.fins, released], [[1], [1]]);
+});
+
+pure(
+  "LoneFins sends a FIN after the peer's direction is over once all before it has arrived",
+  () => {
+    const { native, fins, add, advance } = setUp();
+    add(1, true);
+    assert(!advance(0));
+    assertEquals(native.fins, []);
+    native.isQuiet = true;
+    assert(advance(1));
+    assertEquals([native.fins, fins.pending], [[1], false]);
+  },
+);
+
+pure(
+  "LoneFins waits for what came before a FIN when the peer's direction ends while it waits for room",
+  () => {
+    const { native, fins, add, advance } = setUp();
+    native.capacity = 0;
+    add(1, false);
+    assert(!advance(0));
+    fins.readEnded(1);
+    native.capacity = 1_000;
+    // The acknowledgement of the bytes would have the FIN dropped.
+    assert(!advance(1));
+    assertEquals(native.fins, []);
+    native.isQuiet = true;
+    assert(advance(2));
+    assertEquals([native.fins, fins.pending], [[1], false]);
+  },
+);
+
+pure(
+  "LoneFins hands over no more FINs at a time than leave together, and the others soon after",
+  () => {
+    const { native, add, advance, fins } = setUp();
+    native.isQuiet = true;
+    for (let id = 1; id <= 100; id++) add(id, true);
+    let turns = 0;
+    for (let now = 0; fins.pending; now = fins.nextLookAt) {
+      const before = native.fins.length;
+      assert(advance(now));
+      assert(native.fins.length - before <= 32);
+      assert(fins.nextLookAt <= now + 10 || !fins.pending);
+      assert(++turns < 10);
+    }
+    assertEquals(native.fins, Array.from({ length: 100 }, (_, i) => i + 1));
+  },
+);

@@ -1,0 +1,199 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals } from "@std/assert";
+
+/**
+ * The rooms of `lib/` and the programs, from the ground up. A file imports from its own room and
+ * from those before it, never in a circle. Rooms that stand side by side do not know each other.
+ */
+const rooms: readonly (readonly string[])[] = [
+  ["lib"],
+  ["lib/net"],
+  ["lib/tunnel"],
+  ["lib/quic", "lib/qrht"],
+  ["lib/tls"],
+  ["lib/observe"],
+  ["lib/server", "lib/agent"],
+  ["lib/cli"],
+  ["server.ts", "agent.ts", "passthrough.ts"],
+];
+const programs = rooms.at(-1)!;
+
+/** The packages that the programs are made of; all others are for development. */
+const PACKAGES = ["@logtape/logtape", "@matrixai/quic", "@opentelemetry/api", "prom-client"];
+
+/** What only some files may do; a path is a file or a folder. */
+const reserved: readonly {
+  readonly what: string;
+  readonly code?: RegExp;
+  readonly imports?: RegExp;
+  /** Who must not, in place of everybody. */
+  readonly except?: readonly string[];
+  readonly users: readonly string[];
+}[] = [
+  { what: "import the binding", imports: /^npm:@matrixai\//, users: ["lib/quic/quiche"] },
+  {
+    what: "open the C library",
+    code: /\bDeno\.dlopen\b/,
+    users: [
+      "lib/net/tcp_reset.ts",
+      "lib/cli/check/udp_refusal.ts",
+      "lib/quic/udp/batch.ts",
+      "lib/quic/quiche/addon.ts",
+    ],
+  },
+  {
+    what: "touch the process",
+    code: /\bDeno\.(?:args|env|exit|exitCode|addSignalListener|removeSignalListener)\b/,
+    imports: /^node:process$/,
+    // The metrics need its CPU time.
+    users: ["lib/cli/run_program.ts", "lib/observe/metrics.ts", ...programs],
+  },
+  {
+    what: "use Deno or Node, of the rooms whose files are mostly values in, values out",
+    code: /\bDeno\.(?!\w*(?:Conn|Addr|Options)\b)/,
+    imports: /^node:/,
+    except: ["lib", "lib/net", "lib/tunnel", "lib/qrht", "lib/server", "lib/agent"],
+    users: [
+      "lib/version.ts",
+      "lib/net/accept.ts",
+      "lib/net/resolver.ts",
+      "lib/net/tcp_reset.ts",
+      "lib/qrht/tunnel_stream.ts",
+      "lib/server/connected_agent.ts",
+      "lib/tunnel/pipe.ts",
+    ],
+  },
+];
+
+const root = new URL("../../", import.meta.url);
+const read = (path: string) => Deno.readTextFileSync(new URL(path, root));
+
+/** What each file imports, types as well: paths from the root, `node:` modules and packages. */
+const imports = await importsOf(programs);
+
+async function importsOf(entries: readonly string[]): Promise<Map<string, readonly string[]>> {
+  const graphs = await Promise.all(entries.map(async (entry): Promise<Graph> => {
+    const args = ["info", "--json", entry];
+    const { stdout } = await new Deno.Command(Deno.execPath(), { args, cwd: root }).output();
+    return JSON.parse(new TextDecoder().decode(stdout));
+  }));
+  const short = (specifier: string) => specifier.replace(root.href, "");
+  return new Map(
+    graphs.flatMap(({ modules }) => modules)
+      .filter(({ specifier }) => specifier.startsWith(root.href) && /(?<!\.d)\.ts$/.test(specifier))
+      .map(({ specifier, dependencies = [] }) => [
+        short(specifier),
+        dependencies.map(({ code, type }) => short((code ?? type)!.specifier)),
+      ]),
+  );
+}
+
+/** What is read here of `deno info --json`. */
+interface Graph {
+  readonly modules: readonly {
+    readonly specifier: string;
+    readonly dependencies?: readonly {
+      readonly code?: { readonly specifier: string };
+      readonly type?: { readonly specifier: string };
+    }[];
+  }[];
+}
+
+/** Paths, from the root, of the TypeScript files below a folder. */
+function filesBelow(folder: string): string[] {
+  return [...Deno.readDirSync(new URL(folder, root))].flatMap(({ name, isDirectory }) =>
+    isDirectory
+      ? filesBelow(`${folder}${name}/`)
+      : name.endsWith(".ts") && !name.endsWith(".d.ts")
+      ? [`${folder}${name}`]
+      : []
+  );
+}
+
+/** A file's text without its comments. Strings are looked at only to tell what is no comment. */
+function codeOf(path: string): string {
+  const token = /"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`|\/\/[^\n]*|\/\*[\s\S]*?\*\//g;
+  return read(path).replace(token, (text) => text.startsWith("/") ? "" : text);
+}
+
+const isIn = (path: string, place: string) => path === place || path.startsWith(`${place}/`);
+
+/** The room of a file: a program, a folder of `lib/`, or `lib` for a file right in it. */
+function roomOf(path: string): string {
+  return programs.find((program) => program === path) ?? path.match(/^lib\/\w+(?=\/)|^lib/)?.[0] ??
+    path;
+}
+
+const level = (room: string) => rooms.findIndex((names) => names.includes(room));
+
+function test(name: string, fn: () => void): void {
+  Deno.test({ name: `the architecture ${name}`, permissions: { read: true }, fn });
+}
+
+test("has every file of lib/ in a room, and in a program", () => {
+  const files = filesBelow("lib/");
+  assertEquals(files.filter((path) => level(roomOf(path)) < 0), [], "in no room");
+  assertEquals(files.filter((path) => !imports.has(path)), [], "in no program");
+  assertEquals(
+    rooms.flat().filter((room) => ![...imports.keys()].some((path) => isIn(path, room))),
+    [],
+  );
+});
+
+test("has imports stay in their room, or go down", () => {
+  const wrong = [...imports].flatMap(([path, targets]) => {
+    const own = roomOf(path);
+    return targets.filter((target) => target.endsWith(".ts"))
+      .filter((target) => roomOf(target) !== own && level(roomOf(target)) >= level(own))
+      .map((target) => `${path} imports ${target}`);
+  });
+  assertEquals(wrong, []);
+});
+
+test("has quic/ take nothing but types of the tunnel", () => {
+  const wrong = filesBelow("lib/quic/").filter((path) =>
+    /^import \{[^}]*\} from "[^"]*\/tunnel\//m.test(read(path).replaceAll(/type \w+,?/g, ""))
+  );
+  assertEquals(wrong, []);
+});
+
+test("has no circles", () => {
+  const circles: string[] = [];
+  const done = new Set<string>();
+  const visit = (path: string, way: readonly string[]) => {
+    if (way.includes(path)) circles.push([...way.slice(way.indexOf(path)), path].join(" > "));
+    else if (!done.has(path)) {
+      for (const target of imports.get(path) ?? []) visit(target, [...way, path]);
+      done.add(path);
+    }
+  };
+  for (const path of imports.keys()) visit(path, []);
+  assertEquals(circles, []);
+});
+
+test("has programs that are made of few packages", () => {
+  const names = [...imports.values()].flat().map((name) =>
+    /^npm:((?:@[^/]+\/)?[^@/]+)/.exec(name)?.[1]
+  );
+  assertEquals([...new Set(names)].filter((name) => name !== undefined).sort(), PACKAGES);
+});
+
+for (const { what, code, imports: imported, except, users } of reserved) {
+  test(`lets only some ${what}`, () => {
+    const found = [...imports].filter(([path, targets]) =>
+      code?.test(codeOf(path)) || targets.some((target) => imported?.test(target))
+    ).map(([path]) => path).filter((path) => !except || except.includes(roomOf(path)));
+    const mayDo = (path: string) => users.some((user) => isIn(path, user));
+    assertEquals(found.filter((path) => !mayDo(path)), []);
+    assert(found.some(mayDo), "nobody does: the pattern finds nothing");
+  });
+}
+
+test("has no default exports", () => {
+  const wrong = ["lib/", "tests/", "tools/", "bench/", "demo/", "certs/", "release/"]
+    .flatMap(filesBelow)
+    .filter((path) => /\bexport\s+default\b|\bas\s+default\b/.test(codeOf(path)));
+  assertEquals(wrong, []);
+});

@@ -1,0 +1,183 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { bars, judge } from "../../bench/bars.ts";
+import { Figures } from "../../bench/figures.ts";
+import { parseOptions, rowNames } from "../../bench/options.ts";
+import { alignColumns, barTable, figureTable } from "../../bench/report.ts";
+import { differenceOf, percentile, ratioOf, spreadOf } from "../../bench/statistics.ts";
+import { UsageError } from "../../lib/errors.ts";
+
+function test(name: string, fn: () => void): void {
+  Deno.test({ name, permissions: "none", fn });
+}
+
+const speed = { id: "bulk/a", name: "a", unit: "MB/s" };
+const time = { id: "gets/b", name: "b", unit: "ms" };
+
+test("spreadOf() tells the median of odd and even numbers of runs", () => {
+  assertEquals(spreadOf([3, 1, 2]), { median: 2, min: 1, max: 3 });
+  assertEquals(spreadOf([4, 1, 2, 3]), { median: 2.5, min: 1, max: 4 });
+  assertEquals(spreadOf([7]), { median: 7, min: 7, max: 7 });
+});
+
+test("percentile() is the smallest number that as many do not exceed", () => {
+  const hundred = Array.from({ length: 100 }, (_, i) => 100 - i);
+  assertEquals([1, 50, 99, 100].map((percent) => percentile(hundred, percent)), [1, 50, 99, 100]);
+  assertEquals(percentile([5, 1], 50), 1);
+  assertEquals(percentile([5], 99), 5);
+  assertEquals(percentile([2, 1], 0), 1);
+});
+
+test("ratioOf() has the ratio of the medians, and the extremes of runs side by side", () => {
+  assertEquals(ratioOf([10, 20, 30], [1, 2, 10]), { median: 10, min: 3, max: 10 });
+  assertEquals(ratioOf([10], [5]), { median: 2, min: 2, max: 2 });
+});
+
+test("ratioOf() stays within its extremes, and bears subjects with fewer runs", () => {
+  const { median, min, max } = ratioOf([1, 10, 100], [100, 10, 2]);
+  assert(min <= median && median <= max);
+  assertEquals(ratioOf([2, 4], [2]), { median: 1.5, min: 1, max: 2 });
+});
+
+test("differenceOf() does the same with differences", () => {
+  assertEquals(differenceOf([40, 50, 60], [10]), { median: 40, min: 30, max: 50 });
+});
+
+test("Figures keeps runs in their order, and knows rows by the first part of an id", () => {
+  const figures = new Figures();
+  figures.add(speed, 1, { server: 2, agent: 3 });
+  figures.add(time, 5);
+  figures.add(speed, 4);
+  assertEquals(figures.get("bulk/a"), {
+    ...speed,
+    values: [1, 4],
+    cpu: [{ server: 2, agent: 3 }],
+  });
+  assertEquals(figures.list().map(({ id }) => id), ["bulk/a", "gets/b"]);
+  assertEquals(figures.list("gets").map(({ id }) => id), ["gets/b"]);
+  assertEquals(figures.get("gets/other"), undefined);
+});
+
+test("judge() tells by how much a bar is missed, in either sense", () => {
+  const figures = new Figures();
+  figures.add(time, 6);
+  const of = () => spreadOf(figures.get("gets/b")!.values);
+  const bar = { name: "x", unit: "", spread: of };
+  const missed = (bar: number, isLeast: boolean) =>
+    judge(figures, [{ name: "x", unit: "", spread: of, bar, isLeast }])[0]!.missedBy;
+  assertEquals([missed(4, false), missed(8, false), missed(6, false)], [2, 0, 0]);
+  assertEquals([missed(4, true), missed(8, true), missed(6, true)], [0, 2, 0]);
+  const [unknown] = judge(figures, [{ ...bar, bar: 1, isLeast: true, spread: () => undefined }]);
+  assertEquals([unknown!.spread, unknown!.missedBy], [undefined, 0]);
+});
+
+test("judge() holds a CPU time for a byte of both programs together against another", () => {
+  const figures = new Figures();
+  const run = (id: string, server: number, agent: number) =>
+    figures.add({ id, name: id, unit: "MB/s" }, 100, { server, agent });
+  run("bulk/1500/down/1", 1, 2);
+  run("bulk/portable/down/1", 4, 8);
+  const cpu = judge(figures).find(({ name }) => name.startsWith("its CPU a byte"))!;
+  assertEquals([cpu.spread!.median, cpu.missedBy], [0.25, 0]);
+  // One core that is busy all the time.
+  figures.add({ id: "bulk/memory/1350", name: "in memory", unit: "MB/s" }, 250);
+  const limit = judge(figures).find(({ name }) => name.startsWith("in memory: CPU"))!;
+  assertEquals(limit.spread!.median, 4 / 12);
+});
+
+test("judge() takes the worst of figures that ought all to be even, and the extremes of all", () => {
+  const figures = new Figures();
+  const even = (id: string, ...values: number[]) => {
+    for (const value of values) figures.add({ id: `fairness/${id}`, name: id, unit: "" }, value);
+  };
+  even("tunnels/auto/down/8", 1, 1.1, 1.3);
+  even("tunnels/auto/up/8", 1.2, 1.6, 2.6);
+  even("agents/down/2", 1.1);
+  const judged = judge(figures).filter(({ spread }) => spread);
+  assertEquals(judged.map(({ spread }) => spread), [
+    { median: 1.6, min: 1, max: 2.6 },
+    { median: 1.1, min: 1.1, max: 1.1 },
+  ]);
+  assert(judged[0]!.missedBy > 0 && judged[1]!.missedBy === 0);
+});
+
+test("barTable() shows what is there to compare with, without a verdict", () => {
+  const figures = new Figures();
+  figures.add({ id: "gets/relays/p50", name: "relays", unit: "ms" }, 8);
+  figures.add({ id: "gets/direct/p50", name: "direct", unit: "ms" }, 2);
+  const judged = judge(figures).filter(({ spread }) => spread);
+  assertEquals(judged.map(({ bar, missedBy }) => [bar, missedBy]), [[undefined, 0]]);
+  assert(/direct +4\.00 +\[4\.00 to 4\.00\] +to compare$/.test(barTable(judged)));
+});
+
+test("every bar is there once, and is not measured when nothing was", () => {
+  const judged = judge(new Figures());
+  assertEquals(judged.length, bars.length);
+  assertEquals(new Set(judged.map(({ name }) => name)).size, bars.length);
+  assert(judged.every(({ spread, missedBy }) => spread === undefined && missedBy === 0));
+});
+
+test("alignColumns() has the first column to the left, the others to the right", () => {
+  assertEquals(
+    alignColumns([["", "n"], ["long", "1"], ["x", "200"]]),
+    "        n\nlong    1\nx     200",
+  );
+});
+
+test("figureTable() has columns for the CPU time where there was any", () => {
+  const figures = new Figures();
+  figures.add(speed, 1000);
+  figures.add(speed, 2000, { server: 1, agent: 2.5 });
+  figures.add(time, 1);
+  assertEquals(
+    figureTable("all", figures.list()),
+    [
+      "all  unit  runs  median    [min to max]  CPU s/GB: server  agent",
+      "a    MB/s     2    1500  [1000 to 2000]              1.00   2.50",
+      "b      ms     1    1.00  [1.00 to 1.00]                 -      -",
+    ].join("\n"),
+  );
+  assertEquals(
+    figureTable("gets", figures.list("gets")),
+    "gets  unit  runs  median    [min to max]\nb       ms     1    1.00  [1.00 to 1.00]",
+  );
+});
+
+test("barTable() shows each bar beside what was measured", () => {
+  const spread = { median: 2, min: 1, max: 3 };
+  const judged = [
+    { name: "good", unit: "", bar: 1, isLeast: true, spread, missedBy: 0 },
+    { name: "bad", unit: " MiB", bar: 1.5, isLeast: false, spread, missedBy: 0.5 },
+    { name: "none", unit: "", bar: 1, isLeast: true, spread: undefined, missedBy: 0 },
+  ];
+  assertEquals(
+    barTable(judged),
+    [
+      "      figure    [min to max]         bar                    ",
+      "good    2.00  [1.00 to 3.00]        >= 1                 met",
+      "bad     2.00  [1.00 to 3.00]  <= 1.5 MiB  missed by 0.50 MiB",
+      "none       -                        >= 1        not measured",
+    ].join("\n"),
+  );
+});
+
+test("parseOptions() takes some rows, in the order in which they are measured", () => {
+  assertEquals(parseOptions([]), {
+    isShort: false,
+    rows: rowNames,
+    json: undefined,
+    fails: false,
+    help: false,
+  });
+  assertEquals(parseOptions(["--only", "lossy,bulk"]).rows, ["bulk", "lossy"]);
+  const { isShort, json, fails } = parseOptions(["--short", "--json=x.json", "--fail"]);
+  assertEquals([isShort, json, fails], [true, "x.json", true]);
+});
+
+test("parseOptions() refuses what it does not know", () => {
+  for (const args of [["--only", "bulk,other"], ["--only="], ["--unknown"], ["more"]]) {
+    assertThrows(() => parseOptions(args), UsageError);
+  }
+});

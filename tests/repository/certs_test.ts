@@ -1,0 +1,337 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { X509Certificate } from "node:crypto";
+import { join } from "node:path";
+import {
+  assert,
+  assertEquals,
+  assertLess,
+  assertMatch,
+  assertNotEquals,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
+import "reflect-metadata"; // before @peculiar/x509
+import * as x509 from "@peculiar/x509";
+import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
+import { makeCerts } from "../../certs/make.ts";
+import { describeCertificate, explainServerCertificate } from "../../lib/tls/certificate.ts";
+import { loadTlsMaterial } from "../../lib/tls/files.ts";
+
+const DAY_MS = 24 * 60 * 60 * 1000;
+const SET = ["ca.pem", "client.key", "client.pem", "server.key", "server.pem"];
+
+function extension<T extends x509.Extension>(
+  { certificate }: Issued,
+  // deno-lint-ignore no-explicit-any
+  type: new (...args: any[]) => T,
+): T {
+  const found = certificate.getExtension(type);
+  assert(found !== null, `no ${type.name}`);
+  return found;
+}
+
+function daysFromNow(days: number): Date {
+  return new Date(Date.now() + days * DAY_MS);
+}
+
+async function inTempDir(body: (dir: string) => Promise<void>): Promise<void> {
+  const dir = await Deno.makeTempDir();
+  try {
+    await body(dir);
+  } finally {
+    await Deno.remove(dir, { recursive: true });
+  }
+}
+
+async function readSet(dir: string): Promise<Record<string, string>> {
+  const texts = SET.map(async (name) => [name, await Deno.readTextFile(join(dir, name))]);
+  return Object.fromEntries(await Promise.all(texts));
+}
+
+/** Judged by the code that the programs load their files with. */
+async function assertUsableSet(dir: string): Promise<void> {
+  const file = (name: string) => join(dir, name);
+  for (const name of ["server", "client"]) {
+    const { ca, info } = await loadTlsMaterial({
+      caFile: file("ca.pem"),
+      caFlag: "--ca-file",
+      certFile: file(`${name}.pem`),
+      keyFile: file(`${name}.key`),
+    });
+    const certificate = new X509Certificate(await Deno.readTextFile(file(`${name}.pem`)));
+    assert(certificate.verify(new X509Certificate(new TextDecoder().decode(ca)).publicKey));
+    assertEquals(info.names[0], name === "server" ? "quic-tunnel-server" : "quic-tunnel-client");
+    if (name === "server") {
+      const explain = (name: string) => explainServerCertificate([certificate.raw], ca, name);
+      assertEquals(explain("quic-tunnel-server"), undefined);
+      assertEquals(explain("localhost"), undefined);
+    }
+  }
+}
+
+Deno.test("createCa() makes a root that signs end certificates only", async () => {
+  const ca = await createCa({ commonName: "test CA" });
+  const certificate = new X509Certificate(ca.certPem);
+  assert(certificate.ca);
+  assert(certificate.checkIssued(certificate));
+  assert(certificate.verify(certificate.publicKey));
+  assertEquals(certificate.subject, "CN=test CA");
+  const constraints = extension(ca, x509.BasicConstraintsExtension);
+  assertEquals([constraints.ca, constraints.pathLength, constraints.critical], [true, 0, true]);
+  const usage = extension(ca, x509.KeyUsagesExtension);
+  assertEquals(usage.usages, x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign);
+  assert(usage.critical);
+  assertEquals(
+    extension(ca, x509.SubjectKeyIdentifierExtension).keyId,
+    extension(ca, x509.AuthorityKeyIdentifierExtension).keyId,
+  );
+});
+
+for (const usage of ["server", "client"] as const) {
+  Deno.test(`issueCertificate() makes a ${usage} certificate with all its extensions`, async () => {
+    const ca = await createCa({ commonName: "test CA" });
+    const leaf = await issueCertificate(ca, {
+      commonName: "leaf",
+      usage,
+      dnsNames: ["a.example", "b.example"],
+      ipAddresses: ["127.0.0.1", "::1"],
+    });
+    const issuer = new X509Certificate(ca.certPem);
+    const certificate = new X509Certificate(leaf.certPem);
+    assert(!certificate.ca);
+    assert(certificate.checkIssued(issuer));
+    assert(certificate.verify(issuer.publicKey));
+    assert(!certificate.verify(certificate.publicKey));
+    assertEquals(
+      certificate.subjectAltName,
+      "DNS:a.example, DNS:b.example, IP Address:127.0.0.1, IP Address:::1",
+    );
+    assertEquals(
+      extension(leaf, x509.KeyUsagesExtension).usages,
+      x509.KeyUsageFlags.digitalSignature,
+    );
+    assertEquals([...extension(leaf, x509.ExtendedKeyUsageExtension).usages], [
+      x509.ExtendedKeyUsage[usage === "server" ? "serverAuth" : "clientAuth"],
+    ]);
+    assertEquals(
+      extension(leaf, x509.AuthorityKeyIdentifierExtension).keyId,
+      extension(ca, x509.SubjectKeyIdentifierExtension).keyId,
+    );
+    assertNotEquals(
+      extension(leaf, x509.SubjectKeyIdentifierExtension).keyId,
+      extension(ca, x509.SubjectKeyIdentifierExtension).keyId,
+    );
+    assertMatch(leaf.keyPem, /^-----BEGIN PRIVATE KEY-----\n[^]+\n-----END PRIVATE KEY-----\n$/);
+  });
+}
+
+Deno.test("issueCertificate() gives every certificate a positive 128-bit serial", async () => {
+  const ca = await createCa({ commonName: "test CA" });
+  const seen = new Set<string>();
+  for (let i = 0; i < 20; i++) {
+    const leaf = await issueCertificate(ca, { commonName: "leaf", usage: "client" });
+    const der = new Uint8Array(leaf.certificate.rawData);
+    const serial = BigInt(`0x${leaf.certificate.serialNumber}`);
+    assert(serial > 0n && serial < 1n << 128n);
+    // The serial is the INTEGER after the version: a first byte of 0x80 or more would be negative.
+    const version = der.findIndex((_, at) => der[at] === 0xa0 && der[at + 1] === 3);
+    assertEquals(der[version + 5], 0x02);
+    assertLess(der[version + 7]!, 0x80);
+    seen.add(leaf.certificate.serialNumber);
+  }
+  assertEquals(seen.size, 20);
+});
+
+Deno.test("issueCertificate() backdates by five minutes and does not outlive the CA", async () => {
+  const notAfter = daysFromNow(3);
+  const ca = await createCa({ commonName: "test CA", notAfter });
+  const leaf = await issueCertificate(ca, { commonName: "leaf", usage: "client" });
+  const backdated = Date.now() - leaf.certificate.notBefore.getTime();
+  assert(Math.abs(backdated - 5 * 60_000) < 60_000, `${backdated} ms`);
+  assertEquals(leaf.certificate.notAfter, ca.certificate.notAfter);
+});
+
+Deno.test("issueCertificate() takes the validity it is given", async () => {
+  const ca = await createCa({ commonName: "test CA" });
+  const notBefore = new Date("2020-01-02T03:04:05Z");
+  const notAfter = new Date("2021-01-02T03:04:05Z");
+  const leaf = await issueCertificate(ca, {
+    commonName: "leaf",
+    usage: "server",
+    notBefore,
+    notAfter,
+  });
+  const info = describeCertificate(new Uint8Array(leaf.certificate.rawData));
+  assertEquals([info.notBefore, info.notAfter], [notBefore, notAfter]);
+});
+
+Deno.test("issueCertificate() takes a common name as text, not as a distinguished name", async () => {
+  const ca = await createCa({ commonName: "CA, O=x" });
+  const leaf = await issueCertificate(ca, { commonName: "a+b, CN=admin=#", usage: "client" });
+  assertEquals(describeCertificate(new Uint8Array(leaf.certificate.rawData)).names, [
+    "a+b, CN=admin=#",
+  ]);
+  assert(new X509Certificate(leaf.certPem).checkIssued(new X509Certificate(ca.certPem)));
+});
+
+Deno.test("makeCerts() makes a set without the CA's key, keys readable by the owner only", () =>
+  inTempDir(async (dir) => {
+    const result = await makeCerts(dir);
+    assertEquals(result, { made: true, reason: "ca.pem is missing", dir });
+    await assertUsableSet(dir);
+    const found = Array.from(Deno.readDirSync(dir), ({ name }) => name).sort();
+    assertEquals(found, [".lock.pem", ...SET]);
+    if (Deno.build.os !== "windows") {
+      for (const name of ["server.key", "client.key"]) {
+        assertEquals((await Deno.stat(join(dir, name))).mode! & 0o777, 0o600);
+      }
+    }
+  }));
+
+Deno.test("makeCerts() creates the directory it is given", () =>
+  inTempDir(async (dir) => {
+    await makeCerts(join(dir, "a", "b"));
+    await assertUsableSet(join(dir, "a", "b"));
+  }));
+
+Deno.test("makeCerts() keeps a good set, and replaces it on demand", () =>
+  inTempDir(async (dir) => {
+    await makeCerts(dir);
+    const before = await readSet(dir);
+    assertEquals((await makeCerts(dir)).made, false);
+    assertEquals(await readSet(dir), before);
+    assertEquals((await makeCerts(dir, { force: true })).reason, "as demanded");
+    const after = await readSet(dir);
+    for (const name of SET) assertNotEquals(after[name], before[name]);
+    await assertUsableSet(dir);
+  }));
+
+Deno.test("makeCerts() replaces the whole set once it has less than 7 days left", () =>
+  inTempDir(async (dir) => {
+    await makeCerts(dir);
+    const reasonAt = async (days: number) => {
+      const { made, reason } = await makeCerts(dir, { now: daysFromNow(days) });
+      return made && reason;
+    };
+    assertEquals(await reasonAt(357), false);
+    assertEquals(await reasonAt(359), "ca.pem expires within 7 days");
+    assertEquals(await reasonAt(366), "ca.pem has expired");
+    assertEquals(await reasonAt(-1), "ca.pem is not valid yet");
+    await assertUsableSet(dir);
+  }));
+
+const damages: [string, (file: (name: string) => string) => Promise<void>, string][] = [
+  ["a missing key", (file) => Deno.remove(file("client.key")), "client.key is missing"],
+  [
+    "a key of another certificate",
+    (file) => Deno.copyFile(file("client.key"), file("server.key")),
+    "server.key is not the key of server.pem",
+  ],
+  ["garbage", (file) => Deno.writeTextFile(file("client.pem"), "x"), "client.pem cannot be used"],
+  [
+    "an empty key",
+    (file) => Deno.writeTextFile(file("server.key"), ""),
+    "server.key cannot be used",
+  ],
+  [
+    "another CA of the same name",
+    async (file) => {
+      const ca = await createCa({ commonName: "quic-reverse-http-tunnel development CA" });
+      await Deno.writeTextFile(file("ca.pem"), ca.certPem);
+    },
+    "server.pem is not from the CA in ca.pem",
+  ],
+  [
+    "a server certificate for another name",
+    async (file) => {
+      const ca = await createCa({ commonName: "CA" });
+      const leaf = await issueCertificate(ca, {
+        commonName: "x",
+        usage: "server",
+        dnsNames: ["localhost"],
+      });
+      await Deno.writeTextFile(file("ca.pem"), ca.certPem);
+      await Deno.writeTextFile(file("server.pem"), leaf.certPem);
+      await Deno.writeTextFile(file("server.key"), leaf.keyPem);
+    },
+    "server.pem is not for quic-tunnel-server",
+  ],
+];
+for (const [what, damage, reason] of damages) {
+  Deno.test(`makeCerts() replaces the whole set over ${what}`, () =>
+    inTempDir(async (dir) => {
+      await makeCerts(dir);
+      const before = await readSet(dir);
+      await damage((name) => join(dir, name));
+      assertEquals(await makeCerts(dir), { made: true, reason, dir });
+      const after = await readSet(dir);
+      for (const name of SET) assertNotEquals(after[name], before[name]);
+      await assertUsableSet(dir);
+    }));
+}
+
+Deno.test("makeCerts() does not trust what a run that died left behind", () =>
+  inTempDir(async (dir) => {
+    const elsewhere = join(dir, "elsewhere");
+    await Deno.writeTextFile(join(dir, ".new-server.pem"), "x", { mode: 0o644 });
+    if (Deno.build.os !== "windows") await Deno.symlink(elsewhere, join(dir, ".new-server.key"));
+    await makeCerts(dir);
+    await assertUsableSet(dir);
+    await assertRejects(() => Deno.stat(elsewhere), Deno.errors.NotFound);
+  }));
+
+Deno.test("makeCerts() run many times at once makes one set", () =>
+  inTempDir(async (dir) => {
+    const results = await Promise.all(Array.from({ length: 6 }, () => makeCerts(dir)));
+    assertEquals(results.filter(({ made }) => made).length, 1);
+    await assertUsableSet(dir);
+  }));
+
+Deno.test("makeCerts() gives up on a lock that stays taken", () =>
+  inTempDir(async (dir) => {
+    using held = await Deno.open(join(dir, ".lock.pem"), { create: true, write: true });
+    await held.lock(true);
+    await assertRejects(
+      () => makeCerts(dir, { lockTimeoutMs: 120 }),
+      Error,
+      "another run has held it for 120 ms",
+    );
+    held.unlockSync();
+    assert((await makeCerts(dir)).made);
+  }));
+
+async function runMake(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+  const root = join(import.meta.dirname!, "../..");
+  const dir = args[args.indexOf("--dir") + 1]!;
+  const output = await new Deno.Command(Deno.execPath(), {
+    args: [
+      ...[
+        "run",
+        "--no-prompt",
+        "--config",
+        join(root, "deno.json"),
+        `--allow-read=${dir}`,
+        `--allow-write=${dir}`,
+      ],
+      ...[join(root, "certs", "make.ts"), ...args],
+    ],
+    stdin: "null",
+  }).output();
+  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
+  return { code: output.code, out: text(output.stdout), err: text(output.stderr) };
+}
+
+Deno.test("certs/make.ts needs its directory only, and three at once make one set", () =>
+  inTempDir(async (dir) => {
+    const runs = await Promise.all(Array.from({ length: 3 }, () => runMake("--dir", dir)));
+    assertEquals(runs.map(({ code, err }) => [code, err]), [[0, ""], [0, ""], [0, ""]]);
+    const first = runs.map(({ out }) => out.split(" ")[0]).sort();
+    assertEquals(first, ["Kept", "Kept", "Made"]);
+    await assertUsableSet(dir);
+    assertEquals(await runMake("--quiet", "--dir", dir), { code: 0, out: "", err: "" });
+    const wrong = await runMake("--dir", dir, "--bogus");
+    assertEquals(wrong.code, 2);
+    assertStringIncludes(wrong.err, "--bogus");
+  }));

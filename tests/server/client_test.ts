@@ -1,0 +1,458 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
+import { deadline } from "@std/async/deadline";
+import fc from "fast-check";
+import { type Cidr, parseCidr } from "../../lib/net/cidr.ts";
+import { type Client, identifyClient, ProxyHeaderError } from "../../lib/server/client.ts";
+import { DialectCount, QRHT_ALPN, RAW_ALPN, speaksQrht } from "../../lib/qrht/dialect.ts";
+import { type Duplex, prepend, writeAll } from "../../lib/tunnel/duplex.ts";
+import {
+  formatSocketAddress,
+  type SocketAddress,
+  socketAddress,
+} from "../../lib/net/ip_address.ts";
+import { formatProxyHeader } from "../../lib/tunnel/proxy_protocol.ts";
+import { within } from "../../lib/wait.ts";
+import { cut } from "../support/memory_carrier.ts";
+import {
+  type MemoryDuplex,
+  MemoryDuplexError,
+  memoryPair,
+  readExactly,
+  readToEnd,
+} from "../support/memory_duplex.ts";
+
+/** What has to be done within when nothing is left to wait for. */
+const PROMPT_MS = 10_000;
+
+/** Longer than any test takes. */
+const LONG_MS = 60_000;
+
+function test(name: string, fn: () => void | Promise<void>): void {
+  Deno.test({
+    name,
+    permissions: "none",
+    fn: () => deadline(Promise.resolve(fn()), PROMPT_MS),
+  });
+}
+
+const utf8 = new TextEncoder();
+const text = new TextDecoder();
+
+const tcp = (hostname: string, port: number): Deno.NetAddr => ({
+  transport: "tcp",
+  hostname,
+  port,
+});
+
+const LOAD_BALANCER = tcp("10.0.0.7", 40_000);
+const LISTENER = tcp("10.0.0.1", 8443);
+const trusted: readonly Cidr[] = [parseCidr("10.0.0.0/8"), parseCidr("fd00::/8")];
+
+const client = socketAddress("192.0.2.1", 50_000)!;
+const service = socketAddress("198.51.100.2", 443)!;
+
+/** Two ends of which one is to be identified by its addresses. */
+function connected(
+  remoteAddr: Deno.NetAddr = LOAD_BALANCER,
+  localAddr: Deno.NetAddr = LISTENER,
+): {
+  near: MemoryDuplex;
+  far: MemoryDuplex;
+  identify: (networks?: readonly Cidr[], timeoutMs?: number) => Promise<Client | undefined>;
+} {
+  const [near, far] = memoryPair();
+  return {
+    near,
+    far,
+    identify: (networks = trusted, timeoutMs) =>
+      identifyClient(near, { remoteAddr, localAddr }, networks, timeoutMs),
+  };
+}
+
+/** The addresses as text. */
+function described({ address, listener, via }: Client) {
+  return {
+    address: formatSocketAddress(address),
+    listener: formatSocketAddress(listener),
+    ...(via && { via: formatSocketAddress(via) }),
+  };
+}
+
+test("identifyClient() leaves the bytes of a source that is not trusted alone", async () => {
+  const header = text.decode(formatProxyHeader(1, { client, listener: service }));
+  for (const said of [header, "GET / HTTP/1.1\r\n\r\n", "\r\n\r\n\0\r\nQUIT\n", ""]) {
+    for (const networks of [[], trusted]) {
+      const { near, far, identify } = connected(tcp("203.0.113.9", 1234));
+      const identified = await identify(networks);
+      assert(identified);
+      assertStrictEquals(identified.carrier, near);
+      assertEquals(described(identified), {
+        address: "203.0.113.9:1234",
+        listener: "10.0.0.1:8443",
+      });
+      await writeAll(far, utf8.encode(said));
+      await far.closeWrite();
+      assertEquals(text.decode(await readToEnd(identified.carrier)), said);
+    }
+  }
+});
+
+test("identifyClient() does not wait for a byte of a source that is not trusted", async () => {
+  const { identify } = connected(tcp("2001:db8::9", 1));
+  assertEquals(described((await identify())!).address, "[2001:db8::9]:1");
+});
+
+for (const version of [1, 2] as const) {
+  const header = formatProxyHeader(version, { client, listener: service });
+
+  test(`identifyClient() reads version ${version} of a trusted source, and carries on the rest`, async () => {
+    const rest = "GET / HTTP/1.1\r\n\r\n";
+    const sizes = fc.array(fc.integer({ min: 1, max: 40 }));
+    const readSize = fc.integer({ min: 1, max: 40 });
+    await fc.assert(
+      fc.asyncProperty(sizes, readSize, fc.boolean(), async (sizes, readSize, withRest) => {
+        const { far, identify } = connected();
+        const identifying = identify();
+        const said = Uint8Array.of(...header, ...utf8.encode(withRest ? rest : ""));
+        for (const piece of cut(said, sizes)) {
+          await writeAll(far, piece);
+          for (let i = 0; i < 5; i++) await Promise.resolve();
+        }
+        const identified = await identifying;
+        assert(identified);
+        assertEquals(described(identified), {
+          address: "192.0.2.1:50000",
+          listener: "198.51.100.2:443",
+          via: "10.0.0.7:40000",
+        });
+        await writeAll(far, utf8.encode("later"));
+        await far.closeWrite();
+        const read = text.decode(await readToEnd(identified.carrier, readSize));
+        assertEquals(read, withRest ? `${rest}later` : "later");
+        // The way back is there, too.
+        await writeAll(identified.carrier, utf8.encode("answer"));
+        await identified.carrier.closeWrite();
+        assertEquals(text.decode(await readToEnd(far)), "answer");
+      }),
+      { numRuns: 50 },
+    );
+  });
+
+  test(`identifyClient() reads IPv6 addresses of version ${version}`, async () => {
+    const { far, identify } = connected(tcp("fd00::1", 5), tcp("fd00::2", 6));
+    const v6 = {
+      client: socketAddress("2001:db8::1", 1)!,
+      listener: socketAddress("2001:db8::2", 2)!,
+    };
+    await writeAll(far, formatProxyHeader(version, v6));
+    assertEquals(described((await identify())!), {
+      address: "[2001:db8::1]:1",
+      listener: "[2001:db8::2]:2",
+      via: "[fd00::1]:5",
+    });
+  });
+
+  test(`identifyClient() refuses a connection that ends within its header of version ${version}`, async () => {
+    for (let length = 1; length < header.length; length++) {
+      const { far, identify } = connected();
+      await writeAll(far, header.subarray(0, length));
+      await far.closeWrite();
+      await assertRejects(
+        () => identify(),
+        ProxyHeaderError,
+        "the connection ends within its PROXY header",
+      );
+    }
+  });
+
+  test(`identifyClient() refuses a header of version ${version} that is not there in time`, async () => {
+    for (const length of [0, 1, header.length - 1]) {
+      const { near, far, identify } = connected();
+      await writeAll(far, header.subarray(0, length));
+      const error = await assertRejects(
+        () => identify(trusted, 5),
+        ProxyHeaderError,
+        "no PROXY header in 5 ms",
+      );
+      assertEquals(error.name, "ProxyHeaderError");
+      // Whoever is told so gives the connection up; what was waited for then is nobody's concern.
+      near.abort();
+      await new Promise((resolve) => setTimeout(resolve));
+    }
+  });
+}
+
+test("identifyClient() counts its time from the beginning, however the bytes dribble in", async () => {
+  const { near, far, identify } = connected();
+  const header = utf8.encode(`PROXY UNKNOWN ${"x".repeat(80)}`);
+  const dribble = async () => {
+    for (const byte of [...header, ...Array<number>(1_000).fill(0x78)]) {
+      await writeAll(far, Uint8Array.of(byte));
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+  };
+  const dribbled = dribble().catch(() => {});
+  await assertRejects(() => identify(trusted, 30), ProxyHeaderError, "no PROXY header in 30 ms");
+  near.abort();
+  await dribbled;
+});
+
+test("identifyClient() keeps the connection's addresses where the header has none", async () => {
+  const local = Uint8Array.of(...utf8.encode("\r\n\r\n\0\r\nQUIT\n"), 0x20, 0, 0, 0);
+  const localWithBlock = Uint8Array.of(...local.subarray(0, 13), 0x11, 0, 3, 1, 2, 3);
+  for (
+    const header of [
+      utf8.encode("PROXY UNKNOWN\r\n"),
+      utf8.encode("PROXY UNKNOWN ffff::1 ::2 1 2\r\n"),
+      formatProxyHeader(2, {}),
+      local,
+      localWithBlock,
+    ]
+  ) {
+    const { far, identify } = connected();
+    await writeAll(far, Uint8Array.of(...header, 0x78));
+    const identified = (await identify())!;
+    assertEquals(described(identified), {
+      address: "10.0.0.7:40000",
+      listener: "10.0.0.1:8443",
+      via: "10.0.0.7:40000",
+    });
+    assertEquals(await readExactly(identified.carrier, 1), Uint8Array.of(0x78));
+  }
+});
+
+test("identifyClient() refuses a trusted source that sends something else", async () => {
+  for (
+    const [said, problem] of [
+      ["GET / HTTP/1.1\r\n\r\n", "no PROXY header"],
+      ["\x16\x03\x01", "no PROXY header"],
+      ["PROXY TCP4 1.2.3.4\r\n", "has not 5 fields"],
+      ["PROXY TCP4 1.2.3.4 5.6.7.8 99999 1\r\n", "bad source address or port"],
+      [`PROXY UNKNOWN ${"x".repeat(200)}`, "longer than 107 bytes"],
+      ["\r\n\r\n\0\r\nQUIT\n\x31", "version or command"],
+    ] as const
+  ) {
+    const { far, identify } = connected();
+    await writeAll(far, utf8.encode(said));
+    await assertRejects(() => identify(), ProxyHeaderError, problem);
+  }
+});
+
+test("identifyClient() gives nothing for a trusted source that leaves without a byte", async () => {
+  const { far, identify } = connected();
+  const identified = identify();
+  await far.closeWrite();
+  assertEquals(await identified, undefined);
+});
+
+test("identifyClient() throws what the carrier throws", async () => {
+  for (const said of ["", "PROXY "]) {
+    const { far, identify } = connected();
+    const identified = identify();
+    await writeAll(far, utf8.encode(said));
+    far.abort(9);
+    await assertRejects(() => identified, MemoryDuplexError, "code 9");
+  }
+});
+
+test("identifyClient() takes IPv4-mapped addresses for IPv4", async () => {
+  const mapped = connected(tcp("::ffff:10.1.2.3", 9), tcp("::ffff:10.0.0.1", 8443));
+  await writeAll(mapped.far, formatProxyHeader(1, { client, listener: service }));
+  assertEquals(described((await mapped.identify())!), {
+    address: "192.0.2.1:50000",
+    listener: "198.51.100.2:443",
+    via: "10.1.2.3:9",
+  });
+  // Written as hexadecimal, and of a source that is not trusted.
+  const other = connected(tcp("::ffff:cb00:7109", 9), tcp("::ffff:10.0.0.1", 8443));
+  const identified = (await other.identify())!;
+  assertEquals(described(identified), { address: "203.0.113.9:9", listener: "10.0.0.1:8443" });
+  assertEquals([identified.address.ip.length, identified.listener.ip.length], [4, 4]);
+  // No IPv6 network holds them.
+  const any6 = connected(tcp("::ffff:10.1.2.3", 9));
+  assertStrictEquals((await any6.identify([parseCidr("::/0")]))!.carrier, any6.near);
+});
+
+test("identifyClient() leaves the zone of a link-local address out", async () => {
+  const { far, identify } = connected(tcp("fe80::1%eth0", 9), tcp("fe80::2%2", 10));
+  await writeAll(far, formatProxyHeader(1, {}));
+  const identified = (await identify([parseCidr("fe80::/10")]))!;
+  assertEquals(described(identified), {
+    address: "[fe80::1]:9",
+    listener: "[fe80::2]:10",
+    via: "[fe80::1]:9",
+  });
+});
+
+test("identifyClient() takes mapped addresses in a header for IPv4", async () => {
+  const { far, identify } = connected();
+  const addresses: SocketAddress[] = [client, socketAddress("2001:db8::2", 2)!];
+  // Version 2 writes the first as a mapped one, as both are of one family there.
+  await writeAll(far, formatProxyHeader(2, { client: addresses[0], listener: addresses[1] }));
+  assertEquals(described((await identify())!).address, "192.0.2.1:50000");
+});
+
+test("prepend() gives the first bytes before all others, in buffers of any size", async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.uint8Array({ maxLength: 50 }),
+      fc.uint8Array({ maxLength: 50 }),
+      fc.integer({ min: 1, max: 60 }),
+      async (first, others, readSize) => {
+        const [near, far] = memoryPair();
+        await writeAll(far, others);
+        await far.closeWrite();
+        const read = await readToEnd(prepend(first, near), readSize);
+        assertEquals(read, Uint8Array.of(...first, ...others));
+      },
+    ),
+  );
+});
+
+test("prepend() gives the first bytes without waiting for others", async () => {
+  const [near, far] = memoryPair();
+  const carrier = prepend(utf8.encode("first"), near);
+  assertEquals(await carrier.read(new Uint8Array(100)), 5);
+  const next = carrier.read(new Uint8Array(100));
+  await writeAll(far, utf8.encode("x"));
+  assertEquals(await next, 1);
+});
+
+test("prepend() is the carrier itself when there is nothing to give", () => {
+  const [near] = memoryPair();
+  assertStrictEquals(prepend(new Uint8Array(0), near), near);
+});
+
+test("prepend() leaves everything else to the carrier", async () => {
+  const first = utf8.encode("first");
+  const [near, far] = memoryPair();
+  const carrier = prepend(first, near);
+  await writeAll(carrier, utf8.encode("out"));
+  assertEquals(text.decode(await readExactly(far, 3)), "out");
+  await carrier.closeWrite();
+  assertEquals(await far.read(new Uint8Array(1)), null);
+  carrier.stop!(6);
+  await assertRejects(() => far.write(first), MemoryDuplexError, "code 6");
+
+  const [aborted, farOfAborted] = memoryPair();
+  prepend(first, aborted).abort(7);
+  await assertRejects(() => farOfAborted.read(new Uint8Array(1)), MemoryDuplexError, "code 7");
+
+  const [disposed, farOfDisposed] = memoryPair();
+  await prepend(first, disposed)[Symbol.asyncDispose]();
+  assertEquals(await farOfDisposed.read(new Uint8Array(1)), null);
+
+  const [failing, farOfFailing] = memoryPair();
+  const left = prepend(first, failing);
+  farOfFailing.abort(8);
+  assertEquals(await left.read(new Uint8Array(100)), 5);
+  await assertRejects(() => left.read(new Uint8Array(1)), MemoryDuplexError, "code 8");
+});
+
+test("prepend() has a stop only where the carrier has one", () => {
+  const [withStop] = memoryPair();
+  const [without] = memoryPair({ stop: false });
+  const first = utf8.encode("first");
+  assert("stop" in prepend(first, withStop));
+  assert(!("stop" in prepend(first, without)));
+});
+
+test("prepend() gives none of the first bytes after abort(), stop() and asyncDispose()", async () => {
+  const ends: readonly [string, (carrier: Duplex) => void | Promise<void>][] = [
+    ["abort", (carrier) => carrier.abort()],
+    ["stop", (carrier) => carrier.stop!(0)],
+    ["asyncDispose", (carrier) => carrier[Symbol.asyncDispose]()],
+  ];
+  for (const [name, end] of ends) {
+    const carrier = prepend(utf8.encode("first"), memoryPair()[0]);
+    await carrier.read(new Uint8Array(2));
+    await end(carrier);
+    await assertRejects(() => carrier.read(new Uint8Array(2)), MemoryDuplexError, undefined, name);
+  }
+});
+
+const late = () => new Error("too late");
+
+test("within() gives what the promise gives, and throws what it throws", async () => {
+  assertEquals(await within(LONG_MS, Promise.resolve(5), late), 5);
+  await assertRejects(
+    () => within(LONG_MS, Promise.reject(new TypeError("failed")), late),
+    TypeError,
+    "failed",
+  );
+  const promise = new Promise((resolve) => setTimeout(() => resolve("slow"), 5));
+  assertEquals(await within(LONG_MS, promise, late), "slow");
+});
+
+test("within() throws when the promise takes longer", async () => {
+  for (const ms of [0, 1, 5]) {
+    await assertRejects(() => within(ms, new Promise<void>(() => {}), late), Error, "too late");
+  }
+});
+
+test("within() gives what is there already, however short the time is", async () => {
+  assertEquals(await within(0, Promise.resolve(5), late), 5);
+});
+
+test("within() asks for no negative time, of which the runtime would complain on stderr", async () => {
+  const { setTimeout } = globalThis;
+  const asked: (number | undefined)[] = [];
+  globalThis.setTimeout = ((callback: () => void, ms?: number) => {
+    asked.push(ms);
+    return setTimeout(callback, ms);
+  }) as typeof setTimeout;
+  try {
+    await within(-5, Promise.resolve(), late);
+  } finally {
+    globalThis.setTimeout = setTimeout;
+  }
+  assertEquals(asked, [0]);
+});
+
+test("within() makes its error only when it is late", async () => {
+  let made = 0;
+  const make = () => {
+    made++;
+    return late();
+  };
+  await within(5, Promise.resolve(), make);
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  assertEquals(made, 0);
+});
+
+test("within() leaves no rejection that nobody handles when the promise fails later", async () => {
+  const promise = Promise.withResolvers<void>();
+  await assertRejects(() => within(1, promise.promise, late), Error, "too late");
+  promise.reject(new Error("later still"));
+  await new Promise((resolve) => setTimeout(resolve));
+  // Also when both come in one turn.
+  const other = Promise.withResolvers<void>();
+  setTimeout(() => other.reject(new Error("at the same time")), 1);
+  await assertRejects(() => within(1, other.promise, late));
+});
+
+test("speaksQrht() knows its own name only", () => {
+  assert(speaksQrht(QRHT_ALPN));
+  for (const alpn of [RAW_ALPN, "", "qrht/2", "QRHT/1", "qrht/1 "]) assert(!speaksQrht(alpn));
+});
+
+test("DialectCount counts connections now and ever, by name", () => {
+  const count = new DialectCount();
+  assertEquals(count.of(QRHT_ALPN), { now: 0, ever: 0 });
+  count.opened(QRHT_ALPN);
+  count.opened(QRHT_ALPN);
+  count.opened(RAW_ALPN);
+  count.closed(QRHT_ALPN);
+  assertEquals(count.of(QRHT_ALPN), { now: 1, ever: 2 });
+  assertEquals(count.of(RAW_ALPN), { now: 1, ever: 1 });
+  assertEquals(count.of("another"), { now: 0, ever: 0 });
+  const before = count.of(RAW_ALPN);
+  count.closed(RAW_ALPN);
+  count.opened(RAW_ALPN);
+  count.closed(RAW_ALPN);
+  assertEquals(before, { now: 1, ever: 1 });
+  assertEquals(count.of(RAW_ALPN), { now: 0, ever: 2 });
+});

@@ -1,0 +1,596 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals, assertLess, assertMatch, assertThrows } from "@std/assert";
+import fc from "fast-check";
+import { Buffer } from "node:buffer";
+import { ipBytes, type SocketAddress, socketAddress, unmapIp } from "../../lib/net/ip_address.ts";
+import {
+  formatProxyHeader,
+  ProxyHeaderParser,
+  type ProxyHeaderResult,
+} from "../../lib/tunnel/proxy_protocol.ts";
+import { runs } from "../support/fuzz.ts";
+import { concat } from "../support/bytes.ts";
+
+/** One byte per character. */
+function bytesOf(text: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(text, (character) => character.charCodeAt(0));
+}
+
+function textOf(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => String.fromCharCode(byte)).join("");
+}
+
+/** Bytes from hexadecimal digits, two a byte; spaces are for the eye. */
+function fromHex(digits: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(
+    digits.replaceAll(" ", "").match(/../g) ?? [],
+    (byte) => Number.parseInt(byte, 16),
+  );
+}
+
+function toHex(bytes: Uint8Array): string {
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function parse(bytes: Uint8Array): ProxyHeaderResult {
+  return new ProxyHeaderParser().push(bytes);
+}
+
+/** A header of version 2 from its 13th byte on; the length, where it is left out, is right. */
+function v2(commandAndFamily: string, block = "", length = fromHex(block).length): Uint8Array {
+  const lengthHex = length.toString(16).padStart(4, "0");
+  return fromHex(`${SIGNATURE}${commandAndFamily}${lengthHex}${block}`);
+}
+
+/** Pushes the pieces between `cuts`, and adds those after the header to its rest. */
+function parseInPieces(bytes: Uint8Array, cuts: number[]): ProxyHeaderResult {
+  const parser = new ProxyHeaderParser();
+  const ends = [...cuts.map((cut) => cut % (bytes.length + 1)).sort((a, b) => a - b), bytes.length];
+  let start = 0;
+  for (const end of ends) {
+    const piece = bytes.slice(start, end);
+    const result = parser.push(piece);
+    piece.fill(0xff);
+    if (result.kind === "header") {
+      return { ...result, rest: concat(result.rest, bytes.subarray(end)) };
+    }
+    if (result.kind === "reject") return result;
+    start = end;
+  }
+  return { kind: "more" };
+}
+
+/** CRC32c by polynomial division, one bit after another from the least one of each byte. */
+function referenceCrc32c(bytes: Uint8Array): number {
+  let register = 0xffffffff;
+  for (const byte of bytes) {
+    for (let i = 0; i < 8; i++) {
+      const out = (register >>> 31) ^ ((byte >> i) & 1);
+      register = (register << 1) ^ (out === 1 ? 0x1edc6f41 : 0);
+    }
+  }
+  const bits = (~register >>> 0).toString(2).padStart(32, "0");
+  return Number.parseInt([...bits].reverse().join(""), 2);
+}
+
+const SIGNATURE = "0d0a0d0a000d0a515549540a";
+const CLIENT = socketAddress("192.0.2.1", 56670)!;
+const LISTENER = socketAddress("198.51.100.7", 443)!;
+const CLIENT6 = socketAddress("2001:db8::1", 1)!;
+const LISTENER6 = socketAddress("2001:db8::2", 65535)!;
+const NOTHING = new Uint8Array(0);
+const header = { kind: "header", local: false, rest: NOTHING } as const;
+
+/** Headers and all that they tell. */
+const vectors: [
+  bytes: Uint8Array,
+  version: 1 | 2,
+  told: Parameters<typeof formatProxyHeader>[1],
+][] = [
+  [
+    bytesOf("PROXY TCP4 192.0.2.1 198.51.100.7 56670 443\r\n"),
+    1,
+    { client: CLIENT, listener: LISTENER },
+  ],
+  [
+    bytesOf("PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n"),
+    1,
+    { client: CLIENT6, listener: LISTENER6 },
+  ],
+  [
+    bytesOf("PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 56670 65535\r\n"),
+    1,
+    { client: CLIENT, listener: LISTENER6 },
+  ],
+  [
+    bytesOf("PROXY TCP6 2001:db8::1 ::ffff:198.51.100.7 1 443\r\n"),
+    1,
+    { client: CLIENT6, listener: LISTENER },
+  ],
+  [bytesOf("PROXY UNKNOWN\r\n"), 1, {}],
+  [
+    fromHex(`${SIGNATURE} 21 11 000c c0000201 c6336407 dd5e 01bb`),
+    2,
+    { client: CLIENT, listener: LISTENER },
+  ],
+  [
+    fromHex(
+      `${SIGNATURE} 21 21 0024 20010db8000000000000000000000001 ` +
+        "20010db8000000000000000000000002 0001 ffff",
+    ),
+    2,
+    { client: CLIENT6, listener: LISTENER6 },
+  ],
+  [
+    fromHex(
+      `${SIGNATURE} 21 21 0024 00000000000000000000ffffc0000201 ` +
+        "20010db8000000000000000000000002 dd5e ffff",
+    ),
+    2,
+    { client: CLIENT, listener: LISTENER6 },
+  ],
+  [fromHex(`${SIGNATURE} 21 00 0000`), 2, {}],
+  [fromHex(`${SIGNATURE} 21 00 0005 05 0002 abcd`), 2, { uniqueId: fromHex("abcd") }],
+  [
+    fromHex(`${SIGNATURE} 21 11 0010 c0000201 c6336407 dd5e 01bb 05 0001 ff`),
+    2,
+    { client: CLIENT, listener: LISTENER, uniqueId: fromHex("ff") },
+  ],
+];
+
+Deno.test({
+  name: "formatProxyHeader() writes the bytes of the specification",
+  permissions: "none",
+  fn() {
+    for (const [bytes, version, told] of vectors) {
+      assertEquals(toHex(formatProxyHeader(version, told)), toHex(bytes));
+    }
+  },
+});
+
+Deno.test({
+  name: "formatProxyHeader() says that both addresses are unknown when one is",
+  permissions: "none",
+  fn() {
+    for (const told of [{ client: CLIENT }, { listener: LISTENER6 }, { client: undefined }]) {
+      assertEquals(textOf(formatProxyHeader(1, told)), "PROXY UNKNOWN\r\n");
+      assertEquals(toHex(formatProxyHeader(2, told)), `${SIGNATURE}21000000`);
+    }
+  },
+});
+
+Deno.test({
+  name: "formatProxyHeader() has no room for a unique id in version 1, and bounds it in both",
+  permissions: "none",
+  fn() {
+    const uniqueId = new Uint8Array(128).fill(7);
+    assertEquals(textOf(formatProxyHeader(1, { uniqueId })), "PROXY UNKNOWN\r\n");
+    assertEquals(
+      toHex(formatProxyHeader(2, { uniqueId })),
+      `${SIGNATURE}21000083050080${"07".repeat(128)}`,
+    );
+    for (const version of [1, 2] as const) {
+      for (const length of [0, 129]) {
+        assertThrows(
+          () => formatProxyHeader(version, { uniqueId: new Uint8Array(length) }),
+          RangeError,
+          `${length} bytes`,
+        );
+      }
+    }
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser reads the bytes of the specification",
+  permissions: "none",
+  fn() {
+    for (const [bytes, version, told] of vectors) {
+      assertEquals(parse(bytes), { ...header, version, ...told }, toHex(bytes));
+    }
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser gives the bytes behind the header as a copy",
+  permissions: "none",
+  fn() {
+    for (const [bytes] of vectors) {
+      for (const kind of [Uint8Array, Buffer]) {
+        const chunk = kind.from(concat(bytes, fromHex("0d0a5052")));
+        const result = parse(chunk);
+        chunk.fill(0);
+        assertEquals(result, { ...parse(bytes), rest: fromHex("0d0a5052") } as ProxyHeaderResult);
+      }
+    }
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser takes any notation of an address in version 1, and all ports",
+  permissions: "none",
+  fn() {
+    const long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
+    assertEquals(parse(bytesOf(`PROXY TCP6 ${long} ${long} 65535 65535\r\n`)), {
+      ...header,
+      version: 1,
+      client: { ip: new Uint8Array(16).fill(0xff), port: 65535 },
+      listener: { ip: new Uint8Array(16).fill(0xff), port: 65535 },
+    });
+    assertEquals(parse(bytesOf("PROXY TCP6 ::FFFF:c000:201 0:0::1 0 1\r\n")), {
+      ...header,
+      version: 1,
+      client: { ip: ipBytes("192.0.2.1")!, port: 0 },
+      listener: { ip: ipBytes("::1")!, port: 1 },
+    });
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser ignores what follows UNKNOWN, up to 107 bytes in all",
+  permissions: "none",
+  fn() {
+    const longest = `${"PROXY UNKNOWN ".padEnd(105, "f")}\r\n`;
+    for (
+      const line of ["PROXY UNKNOWN \r\n", "PROXY UNKNOWN x  \0\xff 1\r\n", longest]
+        .concat("PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n")
+    ) {
+      const rest = bytesOf("rest");
+      assertEquals(parse(bytesOf(`${line}rest`)), { ...header, version: 1, rest }, line);
+    }
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser takes a LOCAL header for what its length says, and no more",
+  permissions: "none",
+  fn() {
+    const local: ProxyHeaderResult = { ...header, version: 2, local: true };
+    assertEquals(parse(v2("2000")), local);
+    assertEquals(parse(v2("2011", "c0000201c6336407dd5e01bb")), local);
+    // Neither a family that there is not, nor a block that is cut, is looked at.
+    assertEquals(parse(v2("20ff", "0500")), local);
+    assertEquals(parse(v2("2011", "0300040000000005000101")), local);
+    assertEquals(parse(v2("2000", "00".repeat(2048))), local);
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser gives no addresses of other families and protocols, but the unique id",
+  permissions: "none",
+  fn() {
+    const tlv = "050001ee";
+    const blocks: [family: string, bytes: number][] = [
+      ["00", 0],
+      ["01", 0],
+      ["02", 0],
+      ["10", 12],
+      ["12", 12],
+      ["20", 36],
+      ["22", 36],
+      ["30", 216],
+      ["31", 216],
+      ["32", 216],
+    ];
+    for (const [family, length] of blocks) {
+      const bytes = v2(`21${family}`, `${"ff".repeat(length)}${tlv}`);
+      assertEquals(parse(bytes), { ...header, version: 2, uniqueId: fromHex("ee") }, family);
+    }
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser skips other TLVs, and takes the last unique id that is not empty",
+  permissions: "none",
+  fn() {
+    const bytes = v2("2100", "010000 0500010a 04000100 e00003ffffff 0500010b 050000 20000100");
+    assertEquals(parse(bytes), { ...header, version: 2, uniqueId: fromHex("0b") });
+    assertEquals(parse(v2("2100", "050000")), { ...header, version: 2 });
+    const longest = parse(v2("2100", `050080${"aa".repeat(128)}040776${"00".repeat(0x776)}`));
+    assertEquals(longest, {
+      ...header,
+      version: 2,
+      uniqueId: new Uint8Array(128).fill(0xaa),
+    });
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser verifies a checksum over the whole header",
+  permissions: "none",
+  fn() {
+    assertEquals(referenceCrc32c(bytesOf("123456789")), 0xe3069283);
+    // The checksum was computed elsewhere.
+    const good = v2("2111", "c0000201c6336407dd5e01bb 030004fcdd81bc 0500046162632d");
+    const expected: ProxyHeaderResult = {
+      ...header,
+      version: 2,
+      client: CLIENT,
+      listener: LISTENER,
+      uniqueId: bytesOf("abc-"),
+    };
+    assertEquals(parse(concat(good, fromHex("00"))), { ...expected, rest: fromHex("00") });
+    for (let at = 16; at < good.length; at++) {
+      // The types and lengths of the TLVs give other reasons.
+      if ((at >= 28 && at < 31) || (at >= 35 && at < 38)) continue;
+      for (const bit of [1, 0x80]) {
+        const bad = good.slice();
+        bad[at]! ^= bit;
+        assertEquals(parse(bad), {
+          kind: "reject",
+          reason: "a PROXY header with a wrong checksum",
+        });
+      }
+    }
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser rejects as soon as the bytes cannot become a header",
+  permissions: "none",
+  fn() {
+    const line = (text: string) => bytesOf(`PROXY ${text}\r\n`);
+    const signature = fromHex(SIGNATURE);
+    const no = "no PROXY header";
+    const alone = "a CR or LF alone in the PROXY line";
+    const tooLong = "the PROXY line is longer than 107 bytes";
+    const protocol = "the PROXY line names no known protocol";
+    const fields = "the PROXY line has not 5 fields";
+    const source = "a bad source address or port in the PROXY line";
+    const destination = "a bad destination address or port in the PROXY line";
+    const command = "a PROXY version or command that is not known";
+    const family = "a PROXY address family or protocol that is not known";
+    const tooShort = "a PROXY header too short for its addresses";
+    const v2TooLong = "a PROXY header longer than 2048 bytes";
+    const cut = "a PROXY header that ends within a TLV";
+    // Each ends with the byte that gives it away: all before it must be merely too few.
+    const cases: [bytes: Uint8Array, reason: string][] = [
+      [bytesOf("\0"), no],
+      [bytesOf("G"), no],
+      [bytesOf("p"), no],
+      [bytesOf("\n"), no],
+      [bytesOf("\x16"), no],
+      [bytesOf("PRI"), no],
+      [bytesOf("PROXY\r"), no],
+      [bytesOf("PROXY\t"), no],
+      ...Array.from({ length: 11 }, (_, i): [Uint8Array, string] => {
+        return [concat(signature.subarray(0, i + 1), Uint8Array.of(signature[i + 1]! ^ 1)), no];
+      }),
+
+      [bytesOf("PROXY \n"), alone],
+      [bytesOf("PROXY \r\r"), alone],
+      [bytesOf("PROXY TCP4 192.0.2.1 198.51.100.7 1 2\n"), alone],
+      [bytesOf("PROXY TCP4 192.0.2.1\rx"), alone],
+      [bytesOf("PROXY UNKNOWN x\n"), alone],
+      [bytesOf("PROXY UNKNOWN\r\0"), alone],
+      [bytesOf("PROXY UNKNOWN ".padEnd(107, "x")), tooLong],
+      [bytesOf(`${"PROXY UNKNOWN ".padEnd(106, "x")}\r`), tooLong],
+      [bytesOf("PROXY TCP4 ".padEnd(107, "1")), tooLong],
+
+      [line(""), protocol],
+      [line(" TCP4 192.0.2.1 198.51.100.7 1 2"), protocol],
+      [line("TCP5 192.0.2.1 198.51.100.7 1 2"), protocol],
+      [line("tcp4 192.0.2.1 198.51.100.7 1 2"), protocol],
+      [line("UDP4 192.0.2.1 198.51.100.7 1 2"), protocol],
+      [line("unknown"), protocol],
+      [line("UNKNOWN\t"), protocol],
+      [line("UNKNOWNX"), protocol],
+      [line("TCP4\t192.0.2.1 198.51.100.7 1 2"), protocol],
+      [line("TCP4"), fields],
+      [line("TCP4 192.0.2.1 198.51.100.7 1"), fields],
+      [line("TCP4 192.0.2.1 198.51.100.7 1 2 3"), fields],
+      [line("TCP4 192.0.2.1 198.51.100.7 1 2 "), fields],
+      [line("TCP4  192.0.2.1 198.51.100.7 1 2"), fields],
+      [line("TCP4 192.0.2.1 198.51.100.7\t1 2"), fields],
+      [line("TCP4  198.51.100.7 1 2"), source],
+      [line("TCP4 2001:db8::1 198.51.100.7 1 2"), source],
+      [line("TCP4 ::ffff:192.0.2.1 198.51.100.7 1 2"), source],
+      [line("TCP4 192.0.2.01 198.51.100.7 1 2"), source],
+      [line("TCP4 192.0.2 198.51.100.7 1 2"), source],
+      [line("TCP4 192.0.2.256 198.51.100.7 1 2"), source],
+      [line("TCP4 localhost 198.51.100.7 1 2"), source],
+      [line("TCP6 192.0.2.1 2001:db8::2 1 2"), source],
+      [line("TCP6 [::1] 2001:db8::2 1 2"), source],
+      [line("TCP6 fe80::1%eth0 2001:db8::2 1 2"), source],
+      [line("TCP6 1:2:3:4:5:6:7 2001:db8::2 1 2"), source],
+      ...["", "00", "01", "+1", "-1", "1.0", "0x1", "65536", "100000", "1\t", "\xb2"].map(
+        (port): [Uint8Array, string] => [line(`TCP4 192.0.2.1 198.51.100.7 ${port} 2`), source],
+      ),
+      [line("TCP4 192.0.2.1 2001:db8::2 1 2"), destination],
+      [line("TCP6 2001:db8::1 198.51.100.7 1 2"), destination],
+      [line("TCP6 2001:db8::1  1 2"), destination],
+      [line("TCP4 192.0.2.1 198.51.100.7 1 02"), destination],
+      [line("TCP4 192.0.2.1 198.51.100.7 1 65536"), destination],
+
+      ...["00", "01", "11", "22", "2f", "31", "a1"].map(
+        (byte): [Uint8Array, string] => [fromHex(SIGNATURE + byte), command],
+      ),
+      ...["03", "13", "1f", "23", "33", "40", "41", "f1"].map(
+        (byte): [Uint8Array, string] => [fromHex(`${SIGNATURE}21${byte}`), family],
+      ),
+      [v2("2111", "", 2049), v2TooLong],
+      [v2("2100", "", 65535), v2TooLong],
+      [v2("2000", "", 2049), v2TooLong],
+      [v2("2111", "", 11), tooShort],
+      [v2("2112", "", 0), tooShort],
+      [v2("2110", "", 11), tooShort],
+      [v2("2121", "", 35), tooShort],
+      [v2("2122", "", 12), tooShort],
+      [v2("2131", "", 215), tooShort],
+      [v2("2100", "04"), cut],
+      [v2("2100", "0400"), cut],
+      [v2("2100", "040001"), cut],
+      [v2("2100", "04ffff00"), cut],
+      [v2("2100", "04000005"), cut],
+      [v2("2111", "c0000201c6336407dd5e01bb05000301aa"), cut],
+      [v2("2112", "c0000201c6336407dd5e01bb05"), cut],
+      [v2("2100", "030003000000"), "a PROXY checksum that has not 4 bytes"],
+      [v2("2100", "0300050000000000"), "a PROXY checksum that has not 4 bytes"],
+      [v2("2100", "030000"), "a PROXY checksum that has not 4 bytes"],
+      [v2("2100", "03000400000000"), "a PROXY header with a wrong checksum"],
+      [v2("2100", `050081${"00".repeat(129)}`), "a PROXY unique id that is too long"],
+    ];
+    for (const [bytes, reason] of cases) {
+      const parser = new ProxyHeaderParser();
+      const text = JSON.stringify(textOf(bytes));
+      assertEquals(parser.push(bytes.subarray(0, -1)), { kind: "more" }, text);
+      assertEquals(parser.push(bytes.subarray(-1)), { kind: "reject", reason }, text);
+    }
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser.push() throws after a result, and takes empty chunks before it",
+  permissions: "none",
+  fn() {
+    for (const text of ["PROXY UNKNOWN\r\n", "\0"]) {
+      const parser = new ProxyHeaderParser();
+      assertEquals(parser.push(NOTHING), { kind: "more" });
+      parser.push(bytesOf(text));
+      assertThrows(() => parser.push(NOTHING), TypeError, "judged already");
+    }
+  },
+});
+
+const cuts = fc.array(fc.nat(), { maxLength: 12 });
+const rest = fc.uint8Array({ maxLength: 32 });
+const version = fc.constantFrom(1 as const, 2 as const);
+const ip = fc.oneof(
+  fc.uint8Array({ minLength: 4, maxLength: 4 }),
+  fc.uint8Array({ minLength: 16, maxLength: 16 }).map(unmapIp),
+);
+const address: fc.Arbitrary<SocketAddress> = fc.record({
+  ip: ip.map((bytes) => Uint8Array.from(bytes)),
+  port: fc.integer({ min: 0, max: 65535 }),
+});
+const told = fc.oneof(
+  fc.record({ client: address, listener: address }),
+  fc.constant({}),
+).chain((addresses) =>
+  fc.option(fc.uint8Array({ minLength: 1, maxLength: 128 }), { nil: undefined }).map((id) =>
+    id === undefined ? addresses : { ...addresses, uniqueId: Uint8Array.from(id) }
+  )
+);
+
+Deno.test({
+  name: "ProxyHeaderParser reads what formatProxyHeader() writes, whatever the cuts and the rest",
+  permissions: "none",
+  fn() {
+    fc.assert(
+      fc.property(version, told, rest, cuts, (version, told, rest, cuts) => {
+        const bytes = concat(formatProxyHeader(version, told), rest);
+        const { uniqueId, ...addresses } = { uniqueId: undefined, ...told };
+        const expected: ProxyHeaderResult = {
+          ...header,
+          version,
+          ...addresses,
+          ...(version === 2 && uniqueId !== undefined ? { uniqueId } : {}),
+          rest: concat(rest),
+        };
+        assertEquals(parse(bytes), expected);
+        assertEquals(parseInPieces(bytes, cuts), expected);
+        const each = Array.from({ length: bytes.length }, (_, index) => index);
+        assertEquals(parseInPieces(bytes, each), expected);
+      }),
+      runs(1000),
+    );
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser asks for more at every true beginning of a header",
+  permissions: "none",
+  fn() {
+    fc.assert(fc.property(version, told, fc.nat(), (version, told, length) => {
+      const bytes = formatProxyHeader(version, told);
+      assertEquals(parse(bytes.subarray(0, length % bytes.length)), { kind: "more" });
+    }));
+  },
+});
+
+Deno.test({
+  name: "ProxyHeaderParser takes any TLVs, with their checksum and not with another",
+  permissions: "none",
+  fn() {
+    const tlv = fc.record({
+      type: fc.integer({ min: 0, max: 255 }).filter((type) => type !== 3 && type !== 5),
+      value: fc.uint8Array({ maxLength: 40 }),
+    }).map(({ type, value }) => `${toHex(Uint8Array.of(type, 0, value.length))}${toHex(value)}`);
+    const tlvs = fc.array(tlv, { maxLength: 10 }).map((parts) => parts.join(""));
+    fc.assert(
+      fc.property(tlvs, tlvs, fc.nat(), (before, after, change) => {
+        const start = "c0000201c6336407dd5e01bb";
+        const bytes = v2("2111", `${start}${before}03000400000000${after}`);
+        const at = 16 + (start.length + before.length) / 2 + 3;
+        const view = new DataView(bytes.buffer);
+        const sum = referenceCrc32c(bytes);
+        view.setUint32(at, sum);
+        const expected = { ...header, version: 2 as const, client: CLIENT, listener: LISTENER };
+        assertEquals(parse(bytes), expected);
+        view.setUint32(at, sum ^ (1 << (change % 32)));
+        assertEquals(parse(bytes).kind, "reject");
+      }),
+      runs(500),
+    );
+  },
+});
+
+/** Bytes that get past the first few checks more often than evenly drawn ones. */
+const piece = fc.oneof(
+  fc.constantFrom("PROXY ", "TCP4 ", "TCP6 ", "UNKNOWN", " ", "\r\n", "\r", "\n", "1", "0"),
+  fc.constantFrom("192.0.2.1 ", "::1 ", "::ffff:192.0.2.1 "),
+  fc.constantFrom("\x21\x11\0\x0c", "\x21\0\0\x08", "\x20\0\x08\0", "\x21\x21\x08\0"),
+  fc.constantFrom("\x05\0\x01a", "\x04\0\0", "\x03\0\x04\0\0\0\0", "\0".repeat(12)),
+  fc.integer({ min: 0, max: 255 }).map((code) => String.fromCharCode(code)),
+);
+const noise = fc.oneof(
+  fc.uint8Array({ maxLength: 200 }),
+  fc.tuple(
+    fc.constantFrom("", "PROXY ", "PROXY TCP4 ", textOf(fromHex(SIGNATURE))),
+    fc.array(piece, { maxLength: 40 }),
+    fc.constantFrom(0, 0, 100, 2100),
+  ).map(([start, parts, padding]) => bytesOf(`${start}${parts.join("")}${"\0".repeat(padding)}`)),
+  fc.tuple(version, told, fc.nat(), fc.uint8Array({ maxLength: 3 })).map(
+    ([version, told, at, inserted]) => {
+      const bytes = formatProxyHeader(version, told);
+      at %= bytes.length + 1;
+      const after = at + inserted.length % 2;
+      return concat(bytes.subarray(0, at), inserted, bytes.subarray(after));
+    },
+  ),
+);
+
+Deno.test({
+  name: "ProxyHeaderParser judges any bytes without throwing, within its bounds, whatever the cuts",
+  permissions: "none",
+  fn() {
+    const counts = { more: 0, header: 0, reject: 0 };
+    fc.assert(
+      fc.property(noise, cuts, (bytes, cuts) => {
+        const whole = parse(bytes);
+        counts[whole.kind]++;
+        assertEquals(parseInPieces(bytes, cuts), whole);
+        const isV1 = bytes[0] === 0x50;
+        if (whole.kind === "more") assertLess(bytes.length, isV1 ? 107 : 2064);
+        if (whole.kind === "reject") assertMatch(whole.reason, /^[\x20-\x7e]+$/);
+        if (whole.kind !== "header") return;
+        assertEquals(whole.version, isV1 ? 1 : 2);
+        // A second, independent reading of where the header ends.
+        const length = isV1
+          ? textOf(bytes).indexOf("\r\n") + 2
+          : 16 + new DataView(bytes.buffer, bytes.byteOffset).getUint16(14);
+        assertEquals(whole.rest, bytes.slice(length));
+        assertEquals(whole.client === undefined, whole.listener === undefined);
+        // What was read can be written, and reads the same.
+        const again = parse(formatProxyHeader(whole.version, whole));
+        assertEquals(again, { ...whole, local: false, rest: NOTHING });
+      }),
+      runs(10_000),
+    );
+    for (const [kind, count] of Object.entries(counts)) {
+      assert(count > 100, `only ${count} times ${kind}`);
+    }
+  },
+});
