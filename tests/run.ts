@@ -22,7 +22,12 @@ const WITHOUT_LIBC = "--deny-ffi=libc.so.6";
 
 const folder = new URL("./", import.meta.url);
 const permissions = ["net", "read", "write", "run", "ffi", "env", "sys"];
-const flags = ["--no-prompt", "--no-check", ...permissions.map((name) => `--allow-${name}`)];
+const flags = [
+  "--config=tests/deno.json",
+  "--no-prompt",
+  "--no-check",
+  ...permissions.map((name) => `--allow-${name}`),
+];
 
 interface Run {
   readonly file: string;

