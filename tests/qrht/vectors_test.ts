@@ -356,7 +356,7 @@ test("Control names the features of the document's table", async () => {
   await eventually("HELLO was sent", () => carrier.written.length > 0);
   const written = toHex(Uint8Array.from(carrier.written));
   const [hello] = parse({ name: "", stream: "control", hex: written });
-  const features = table("### HELLO", "feature", "an end that names it").map(([feature]) =>
+  const features = table("### HELLO", "feature", "an end that lists it").map(([feature]) =>
     feature!
   );
   assertEquals(hello, { hello: { program: "p", features } });
@@ -388,6 +388,6 @@ test("the codes of connections are those of the document's table", () => {
 });
 
 test("the ALPN names are those of the document's table", () => {
-  const rows = table("# What server and agents say to each other", "ALPN name", "dialect");
+  const rows = table("# Protocol between server and agents", "ALPN name", "dialect");
   assertEquals(rows.map(([name]) => name), [QRHT_ALPN, RAW_ALPN, "any other"]);
 });

@@ -20,7 +20,7 @@ function filesOf(folder: string, ...endings: string[]): string[] {
 
 const pages = new Map(
   [
-    ...["README.md", "SECURITY.md", "CHANGELOG.md"],
+    ...["README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"],
     ...filesOf("docs/", ".md"),
     ...filesOf("deploy/", "README.md"),
   ].map((path) => [path, read(path)]),
@@ -301,6 +301,23 @@ Deno.test(".ci/run runs every command in the sh blocks of the documentation", ()
   );
   assertEquals(commands.filter(({ command }) => !script.includes(command)), []);
   assert(commands.length > 10);
+});
+
+Deno.test("every file and folder of the sources that the documentation names exists", () => {
+  let names = 0;
+  const problems: string[] = [];
+  for (const [page, text] of pages) {
+    for (const [path] of text.matchAll(/\b(?:lib|tests|tools)\/[\w./-]*[\w/]/g)) {
+      names++;
+      try {
+        Deno.statSync(new URL(path, root));
+      } catch {
+        problems.push(`${page}: ${path}`);
+      }
+    }
+  }
+  assertEquals(problems, []);
+  assert(names > 30, `only ${names} paths were found`);
 });
 
 Deno.test("no page names another release of Deno than the README, and all of its tasks exist", () => {

@@ -16,7 +16,7 @@ import { version } from "../../lib/version.ts";
 import { formatMan } from "../../release/man.ts";
 import { runCommand } from "../support/command.ts";
 
-const readme = await Deno.readTextFile(new URL("../../README.md", import.meta.url));
+const flagsPage = await Deno.readTextFile(new URL("../../docs/flags.md", import.meta.url));
 
 /** Pages by program, as man shows them in lines that are never broken. */
 const pages = new Map<string, string>();
@@ -110,11 +110,11 @@ Deno.test("every flag is in the help and the manual page of its program, with al
   }
 });
 
-/** The rows of the README's tables of flags: name, default, meaning. */
-const rows = [...readme.matchAll(/^\| `--([a-z-]+)` +\| (.*?) +\| (.*?) +\|$/gm)]
+/** The rows of the tables of docs/flags.md: name, default, meaning. */
+const rows = [...flagsPage.matchAll(/^\| `--([a-z-]+)` +\| (.*?) +\| (.*?) +\|$/gm)]
   .map(([, name, value, text]) => ({ name: name!, value: value!, text: text! }));
 
-Deno.test("every flag is in a table of the README, with its default, and no others", () => {
+Deno.test("every flag is in a table of docs/flags.md, with its default, and no others", () => {
   const flags = programInfos.flatMap((program) => Object.values<Flag<unknown>>(program.flags));
   for (const { name, required, defaultText } of flags) {
     const found = rows.filter((row) => row.name === name);
