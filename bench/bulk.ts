@@ -7,7 +7,8 @@
  */
 import { cpuTimes, quiet } from "./cpu.ts";
 import type { CpuPerGb } from "./figures.ts";
-import { benchProgram, type Flags, hasFlag, projectProgram, wordsOf } from "./program.ts";
+import { flagArguments, type Flags } from "../tools/project_program.ts";
+import { benchProgram, projectProgram } from "./program.ts";
 import type { Bench } from "./row.ts";
 import { type Direction, transferMany, WrongBytesError } from "./transfer.ts";
 import { startTunnel, through, type Tunnel, type TunnelOptions } from "./tunnels.ts";
@@ -58,16 +59,14 @@ export async function measureBulk(bench: Bench): Promise<void> {
     subjects.push({ bytes, way: way ?? straight(origin.transfers), ...other, ...rest });
   };
   add({ id: "direct", name: "no tunnel", loads: everyLoad });
-  if (await hasFlag("server", "mtu")) {
-    add({
-      id: "1500",
-      name: "tunnel, path of 1500",
-      // It takes longer than with large ones.
-      bytes: bytes / 2,
-      loads: everyLoad,
-      tunnel: await project({ mtu: "1500" }),
-    });
-  } else bench.note("the programs have no --mtu: no figures for a path of 1500 bytes");
+  add({
+    id: "1500",
+    name: "tunnel, path of 1500",
+    // It takes longer than with large ones.
+    bytes: bytes / 2,
+    loads: everyLoad,
+    tunnel: await project({ mtu: "1500" }),
+  });
   add({ id: "auto", name: "tunnel, loopback's size", loads: everyLoad, tunnel: await project({}) });
   add({
     id: "portable",
@@ -77,11 +76,11 @@ export async function measureBulk(bench: Bench): Promise<void> {
     tunnel: await project({}, true),
   });
   const binding = await tunnel({
-    startServer: (flags) => benchProgram("binding_server.ts", wordsOf(flags)),
+    startServer: (flags) => benchProgram("binding_server.ts", flagArguments(flags)),
     startAgent: (flags) =>
       benchProgram(
         "binding_agent.ts",
-        wordsOf({ ...flags, upstream: `127.0.0.1:${origin.transfers}` }),
+        flagArguments({ ...flags, upstream: `127.0.0.1:${origin.transfers}` }),
       ),
   });
   add({

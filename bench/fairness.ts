@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How evenly tunnels share what there is: those of one agent, and those of two. */
-import { type Flags, hasFlag } from "./program.ts";
+import type { Flags } from "../tools/project_program.ts";
 import type { Bench } from "./row.ts";
 import { type Direction, transfer } from "./transfer.ts";
 import { type Passage, startAgent, startTunnel, through } from "./tunnels.ts";
@@ -32,9 +32,7 @@ export async function measureFairness(bench: Bench): Promise<void> {
   const add = (id: string, name: string, loads: Subject["loads"], passage: Passage) =>
     subjects.push({ id, name, loads, way: through(passage, origin.transfers) });
   add("tunnels/auto", "loopback's size", pairsAndMore, await start());
-  if (await hasFlag("server", "mtu")) {
-    add("tunnels/1500", "path of 1500", pairsAndMore, await start({ mtu: "1500" }));
-  }
+  add("tunnels/1500", "path of 1500", pairsAndMore, await start({ mtu: "1500" }));
   const shared = await start();
   started.use(await startAgent({ certificates, signal }, shared.ports));
   // The server gives each agent one of them: it takes the one with the fewest.

@@ -2,19 +2,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How long a program takes from its start to the first line of its log. */
-import project from "../deno.json" with { type: "json" };
+import { ChildProgram } from "../tools/child_program.ts";
+import { programArguments, type ProgramTask } from "../tools/project_program.ts";
 
 /** No program may take longer to its first line. */
 const TIMEOUT_MS = 20_000;
 
-export const programs = ["server", "agent", "passthrough"] as const;
-export type Name = typeof programs[number];
+export const programs: readonly ProgramTask[] = ["server", "agent", "passthrough"];
 
 /** Command and arguments. */
 export type Command = readonly [string, ...string[]];
 
 /** What it needs to start, where nothing answers. */
-export function flagsOf(name: Name, dir: string): string[] {
+export function flagsOf(name: ProgramTask, dir: string): string[] {
   const own = name === "server" ? "server" : "client";
   const files = [`--cert-file=${dir}/${own}.pem`, `--cert-key=${dir}/${own}.key`];
   if (name !== "server") {
@@ -26,10 +26,8 @@ export function flagsOf(name: Name, dir: string): string[] {
 }
 
 /** The command of a program's task, without the flags that follow. */
-export function interpreted(name: Name): Command {
-  const words = project.tasks[name].split(" ");
-  const args = words.slice(words.lastIndexOf("run"), words.indexOf(`${name}.ts`) + 1);
-  return [Deno.execPath(), ...args];
+export function interpreted(name: ProgramTask): Command {
+  return [Deno.execPath(), ...programArguments(name)];
 }
 
 /** Starts a program, waits for the first line of its log, and ends it. Returns the time that it took, in ms. */
@@ -38,20 +36,10 @@ export async function timeToFirstLine(
   flags: readonly string[],
 ): Promise<number> {
   const began = performance.now();
-  const child = new Deno.Command(command, {
-    args: [...args, ...flags],
-    stdin: "null",
-    stdout: "null",
-    stderr: "piped",
-    signal: AbortSignal.timeout(TIMEOUT_MS),
-  }).spawn();
-  const errors = child.stderr.getReader();
-  const { value } = await errors.read();
+  await using program = new ChildProgram(command, [...args, ...flags], { stdout: "null" });
+  const [line] = await program.line(/.*/, TIMEOUT_MS);
   const ms = performance.now() - began;
-  const line = new TextDecoder().decode(value);
-  child.kill("SIGKILL");
-  while (!(await errors.read()).done);
-  await child.status;
+  await program.end("SIGKILL", 0);
   if (!/^\S+ INF /.test(line)) throw new Error(`${command} did not start: ${line}`);
   return ms;
 }

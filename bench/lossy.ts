@@ -5,7 +5,8 @@
 import { UdpRelay } from "../tests/support/udp_relay.ts";
 import { messageOf } from "../lib/errors.ts";
 import { type Link, openLink, tcpAlgorithms } from "./link.ts";
-import { benchProgram, type Flags, projectProgram } from "./program.ts";
+import type { Flags } from "../tools/project_program.ts";
+import { benchProgram, projectProgram } from "./program.ts";
 import type { Bench } from "./row.ts";
 import { transfer, type Transferred, WrongBytesError } from "./transfer.ts";
 import { startTunnel, through } from "./tunnels.ts";
@@ -139,7 +140,7 @@ async function measureRelayed(bench: Bench): Promise<void> {
     for (let run = 0; run < (isShort ? shortRuns : runs); run++) {
       await using started = new AsyncDisposableStack();
       const startAgent = (flags: Flags) => {
-        const [host, port] = flags["server"]!.split(":");
+        const [host, port] = String(flags["server"]).split(":");
         const relay = new UdpRelay({ host: host!, port: Number(port) }, {
           delayMs: DELAY_MS,
           loss: percent / 100,

@@ -43,7 +43,7 @@ async function restart(
   const way = through(tunnel, origin.http);
   await get(way);
   const since = performance.now();
-  if (how === "killed") await tunnel.server.kill();
+  if (how === "killed") await tunnel.server.end("SIGKILL", 0);
   else await tunnel.server[Symbol.asyncDispose]();
   const stopped = performance.now();
   await using started = new AsyncDisposableStack();

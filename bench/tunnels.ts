@@ -4,7 +4,8 @@
 /** Tunnels: a server and an agent, in a process each. */
 import { join } from "node:path";
 import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
-import { benchProgram, type Flags, type Program, projectProgram } from "./program.ts";
+import type { Flags } from "../tools/project_program.ts";
+import { benchProgram, type Program, projectProgram } from "./program.ts";
 import { straight, type Way } from "./way.ts";
 
 const SERVER_NAME = "quic-tunnel-server";

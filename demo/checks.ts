@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { createHash, randomBytes } from "node:crypto";
+import { abortable } from "@std/async/abortable";
 import { messageOf } from "../lib/errors.ts";
-import { bounded } from "./bounded.ts";
 import { LARGE_BYTES, reprDigest } from "./digest.ts";
 import { type HttpRequest, type HttpResponse, send } from "./http.ts";
 import type { Stage } from "./stage.ts";
@@ -70,19 +70,17 @@ export function passthroughChecks({ passthrough }: Stage): Check[] {
 /** Does what a check says. Rejects only when the signal aborts. */
 export async function runCheck(check: Check, signal: AbortSignal): Promise<Result> {
   const { name, request } = check;
+  const late = AbortSignal.timeout(CHECK_TIMEOUT_MS);
+  const either = AbortSignal.any([signal, late]);
   try {
-    const response = await bounded(
-      `the answer to ${name}`,
-      CHECK_TIMEOUT_MS,
-      signal,
-      (signal) => send(request, signal),
-    );
+    const response = await abortable(send(request, either), either);
     const { firstByteMs, totalMs } = response;
     const bytes = Math.max(response.length, request.body?.length ?? 0);
     return { name, measured: { bytes, firstByteMs, totalMs }, ...check.judge(response) };
   } catch (error) {
     signal.throwIfAborted();
-    return { name, ok: false, text: messageOf(error) };
+    const text = late.aborted ? `no answer within ${CHECK_TIMEOUT_MS / 1000} s` : messageOf(error);
+    return { name, ok: false, text };
   }
 }
 

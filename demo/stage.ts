@@ -4,6 +4,7 @@
 import { join } from "node:path";
 import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
 import { type Authority, formatAuthority, parseAuthority } from "../lib/net/authority.ts";
+import { flagArguments, type Flags } from "../tools/project_program.ts";
 import { Child, type ChildEndedError } from "./child.ts";
 
 /** A server, and the program at the other end of its QUIC connection. */
@@ -52,18 +53,18 @@ export async function setStage(
 ): Promise<Stage> {
   const dir = await certificateDir(stack);
   const addressIn = async (child: Child, pattern: RegExp) =>
-    parseAuthority(await child.logged(pattern, START_TIMEOUT_MS, signal));
+    parseAuthority((await child.line(pattern, START_TIMEOUT_MS, signal))[1]!);
   const start = (name: string, module: string, permissions: string[], args: string[] = []) => {
     signal.throwIfAborted();
     if (stack.disposed) throw new Error("the demo is over");
     return stack.use(new Child({ name, module, permissions, args }, failed));
   };
-  const startProgram = (program: string, net: string, flags: Record<string, string>) =>
+  const startProgram = (program: string, net: string, flags: Flags) =>
     start(
       `proxy-${program}`,
       `../${program}.ts`,
       [net, "--allow-ffi", "--allow-env=QRHT_*", `--allow-read=${dir}`],
-      Object.entries(flags).map(([name, value]) => `--${name}=${value}`),
+      flagArguments(flags),
     );
   const pem = (file: string) => join(dir, file);
 

@@ -1,17 +1,17 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { ChildProgram, describeEnd } from "../../tools/child_program.ts";
+import { type Flags, programArguments, type ProgramTask } from "../../tools/project_program.ts";
 import { eventually } from "../support/eventually.ts";
-import { programArguments } from "../support/processes.ts";
 import { LogLine } from "./log_line.ts";
 
 export interface ProgramOptions {
   /** What it is called in this log. */
   readonly name: string;
-  readonly task: "server" | "agent" | "passthrough";
+  readonly task: ProgramTask;
   /** Its flags; asked for at each start. */
-  flags(): Record<string, string | number>;
+  flags(): Flags;
   /** Files that it may have open. @default {} as many as this process */
   readonly maxFiles?: number | undefined;
   /** Where its log is kept. */
@@ -29,6 +29,12 @@ export interface ProgramOptions {
 /** How long a program may take to start, on a machine that has much else to do. */
 const START_MS = 60_000;
 
+/** Lines that are kept, for when it ends by itself. */
+const MAX_LINES = 20;
+
+/** How long a killed program may take to end. */
+const KILL_MS = 10_000;
+
 /** Lines that say that a program has done something that it must never do. */
 const FORBIDDEN = /violates the protocol|internal error/i;
 
@@ -41,13 +47,10 @@ const NEEDS_FILES = /^certificates not reloaded$/;
 export class Program implements AsyncDisposable {
   readonly #options: ProgramOptions;
   readonly #log: Deno.FsFile;
-  #child: Deno.ChildProcess | undefined;
-  #reading: Promise<void> = Promise.resolve();
+  #child: ChildProgram | undefined;
   /** Whether its end was asked for. */
   #mayEnd = false;
   #isReady = false;
-  /** Its last lines that are not of the log: what it died of, if it did. */
-  #noise: string[] = [];
 
   constructor(options: ProgramOptions) {
     this.#options = options;
@@ -69,31 +72,25 @@ export class Program implements AsyncDisposable {
 
   /** Starts it, and waits until it may be signalled. */
   async start(): Promise<void> {
-    const { task, flags, maxFiles, violated } = this.#options;
+    const { name, task, flags, maxFiles, readyAt, ended, violated } = this.#options;
     const command = [Deno.execPath(), ...programArguments(task, flags())];
     const limited = ["sh", "-c", `ulimit -n ${maxFiles}; exec "$@"`, "sh", ...command];
     const [program, ...args] = maxFiles === undefined ? command : limited;
     this.#mayEnd = this.#isReady = false;
-    this.#noise = [];
-    const child = this.#child = new Deno.Command(program!, {
-      args,
+    const child = this.#child = new ChildProgram(program!, args, {
+      name,
       env: { NO_COLOR: "1" },
-      cwd: new URL("../../", import.meta.url),
-      stdin: "null",
       stdout: "null",
-      stderr: "piped",
-    }).spawn();
-    this.#reading = this.#read(child.stderr);
-    child.status.then(async (status) => {
+      maxLines: MAX_LINES,
+      onLine: (line) => this.#take(line),
+    });
+    child.status.then((status) => {
       if (this.#child === child) this.#child = undefined;
-      await this.#reading;
-      if (!this.#mayEnd) {
-        violated(`${this.name} has ended by itself, ${JSON.stringify(status)}: ${this.#noise}`);
-      }
-      this.#options.ended?.();
+      if (!this.#mayEnd) violated(`${name} ${describeEnd(status)} by itself${child.lastLines}`);
+      ended?.();
     });
     await eventually(
-      `${this.name} says ${JSON.stringify(this.#options.readyAt)}`,
+      `${name} says ${JSON.stringify(readyAt)}`,
       () => {
         if (!this.isRunning) throw new Error("it has ended");
         return this.#isReady;
@@ -102,23 +99,10 @@ export class Program implements AsyncDisposable {
     );
   }
 
-  async #read(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<void> {
-    let rest = "";
-    for await (const text of stream.pipeThrough(new TextDecoderStream())) {
-      await writeAll(this.#log, encoder.encode(text));
-      const lines = (rest + text).split("\n");
-      rest = lines.pop()!;
-      for (const line of lines) this.#take(line);
-    }
-    if (rest) this.#take(rest);
-  }
-
   #take(text: string): void {
+    this.#log.writeSync(encoder.encode(`${text}\n`));
     const line = LogLine.parse(text);
-    if (!line) {
-      this.#noise = [...this.#noise, text].slice(-20);
-      return;
-    }
+    if (!line) return;
     if (line.message.startsWith(this.#options.readyAt)) this.#isReady = true;
     const isError = line.level === "FTL" || line.level === "ERR" || FORBIDDEN.test(line.message);
     const mayFail = this.#options.maxFiles !== undefined && NEEDS_FILES.test(line.message);
@@ -129,41 +113,23 @@ export class Program implements AsyncDisposable {
   }
 
   signal(signal: Deno.Signal): void {
-    try {
-      this.#child?.kill(signal);
-    } catch {
-      // It has ended.
-    }
+    this.#child?.kill(signal);
   }
 
   /** Ends it at once. */
   async kill(): Promise<void> {
-    await this.#end("SIGKILL", 10_000);
+    this.#mayEnd = true;
+    await this.#child?.end("SIGKILL", KILL_MS);
   }
 
   /** Has it end in order. What it takes longer than that, or an exit code, is a violation. */
   async stop(timeoutMs: number): Promise<void> {
-    const status = await this.#end("SIGTERM", timeoutMs);
-    if (status && status.code !== 0) {
-      this.#options.violated(
-        `${this.name} was told to stop and ended with ${JSON.stringify(status)}`,
-      );
-    }
-  }
-
-  async #end(signal: Deno.Signal, timeoutMs: number): Promise<Deno.CommandStatus | undefined> {
-    const child = this.#child;
-    if (!child) return undefined;
     this.#mayEnd = true;
-    this.signal(signal);
-    const timer = setTimeout(() => {
-      this.#options.violated(`${this.name} goes on ${timeoutMs} ms after ${signal}`);
-      this.signal("SIGKILL");
-    }, timeoutMs);
-    const status = await child.status;
-    clearTimeout(timer);
-    await this.#reading;
-    return status;
+    const status = await this.#child?.end("SIGTERM", timeoutMs);
+    if (status && status.code !== 0) {
+      const end = describeEnd(status);
+      this.#options.violated(`${this.name} was told to stop within ${timeoutMs} ms and ${end}`);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

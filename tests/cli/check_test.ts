@@ -300,7 +300,7 @@ async function programCheck(
   ...more: string[]
 ): Promise<{ code: number; lines: string[] }> {
   const args = [...programArguments(task, flags), "--check", ...more];
-  await using child = new ChildProgram(Deno.execPath(), args, { QRHT_V: "4" });
+  await using child = new ChildProgram(Deno.execPath(), args, { env: { QRHT_V: "4" } });
   const { code } = await child.status;
   await child.line(/^all is well|^fix this first|^proxy-/);
   return { code, lines: child.lines.filter((line) => line !== "") };
@@ -344,7 +344,7 @@ Deno.test("--check wants the flags that a program wants, and is no environment v
   assertMatch(missing.lines[0]!, /^proxy-agent: missing required flag --ca-file/);
   const flags = { ...anyPort, ...files.server() };
   await using server = new ChildProgram(Deno.execPath(), programArguments("server", flags), {
-    QRHT_CHECK: "true",
+    env: { QRHT_CHECK: "true" },
   });
   await server.line(/quic listener on/);
 });

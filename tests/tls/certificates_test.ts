@@ -296,7 +296,7 @@ Deno.test({
       command,
       `${folder.path}/typescript`,
     ], {
-      SHELL: "/bin/sh",
+      env: { SHELL: "/bin/sh" },
     });
     await terminal.line(/quic listener on/);
     const logged = (text: RegExp) =>

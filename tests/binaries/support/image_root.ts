@@ -4,7 +4,8 @@
 /** Root directories as the images have them, without a container engine. */
 import { fileURLToPath } from "node:url";
 import { makeCerts } from "../../../certs/make.ts";
-import { ChildProgram } from "../../support/processes.ts";
+import { ChildProgram } from "../../../tools/child_program.ts";
+import { flagArguments } from "../../../tools/project_program.ts";
 import { type Stage, stagesOf } from "./dockerfile.ts";
 
 /** What the programs need of the images' base, of which there is much more. */
@@ -78,7 +79,6 @@ export class ImageRoots implements AsyncDisposable {
   ): ChildProgram {
     const root = this.of(image);
     const { entrypoint } = images.find(({ name }) => name === image)!;
-    const args = Object.entries(flags).map(([name, value]) => `--${name}=${value}`);
     const script = `
       mount --bind "$0" "$0" && cd "$0" && mount -t proc proc proc
       ${tmp ? "mkdir -p -m 1777 tmp" : `rm -rf tmp && mount -o remount,bind,ro "$0"`}
@@ -91,7 +91,7 @@ export class ImageRoots implements AsyncDisposable {
       script,
       root,
       ...entrypoint,
-      ...args,
+      ...flagArguments(flags),
     ]);
   }
 

@@ -1,0 +1,22 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** The programs of this project, as their tasks in `deno.json` start them. */
+import project from "../deno.json" with { type: "json" };
+
+export type ProgramTask = "server" | "agent" | "passthrough";
+
+/** What a program is told on its command line, without the dashes. */
+export type Flags = Readonly<Record<string, string | number>>;
+
+/** The words of a command line. */
+export function flagArguments(flags: Flags): string[] {
+  return Object.entries(flags).map(([name, value]) => `--${name}=${value}`);
+}
+
+/** The arguments for Deno, in the root of the project, that start a program with the permissions of its task. */
+export function programArguments(task: ProgramTask, flags: Flags = {}): string[] {
+  const words = project.tasks[task].split("&&").at(-1)!.trim().split(/\s+/);
+  const program = words.findIndex((word) => word.endsWith(".ts"));
+  return [...words.slice(words.indexOf("run"), program + 1), ...flagArguments(flags)];
+}
