@@ -72,7 +72,7 @@ export class ChildProgram implements AsyncDisposable {
   }
 
   async #read(streams: ReadableStream<Uint8Array<ArrayBuffer>>[]): Promise<Deno.CommandStatus> {
-    const { maxLines = Infinity, onLine } = this.#options;
+    const { maxLines = Infinity, onLine, stdin } = this.#options;
     const lines = streams.map((stream) =>
       stream.pipeThrough(new TextDecoderStream()).pipeThrough(new TextLineStream())
     );
@@ -83,6 +83,7 @@ export class ChildProgram implements AsyncDisposable {
       for (const look of this.#waiting) look(line);
     }
     const status = await this.#process.status;
+    if (stdin === "piped") await this.#process.stdin.close().catch(() => {});
     this.#ended.abort(describeEnd(status));
     return status;
   }
