@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { commandOutput } from "../tools/command_output.ts";
+
 /** USER_HZ, which is the same on every machine that Deno runs on. */
 const TICKS_PER_SECOND = 100;
 
@@ -22,9 +24,9 @@ export async function cpuTimes(pids: readonly number[] = []): Promise<CpuTimes |
   if (Deno.build.os !== "linux") return undefined;
   const args = ["/proc/stat", ...pids.map((pid) => `/proc/${pid}/stat`)];
   try {
-    const { stdout, success } = await new Deno.Command("cat", { args, stderr: "null" }).output();
+    const { stdout, success } = await commandOutput("cat", args);
     if (!success) return undefined;
-    const lines = new TextDecoder().decode(stdout).trimEnd().split("\n");
+    const lines = stdout.trimEnd().split("\n");
     // proc(5): user, nice, system, idle, iowait, irq, softirq, steal
     const machine = lines[0]!.split(/ +/).slice(1, 9).map(Number);
     const idle = machine[3]! + machine[4]!;

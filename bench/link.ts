@@ -3,6 +3,7 @@
 
 /** A link with delay and loss between two network namespaces, for which it takes root on Linux. */
 import { benchProgram } from "./program.ts";
+import { commandOutput } from "../tools/command_output.ts";
 
 export interface LinkOptions {
   /** One way. */
@@ -91,10 +92,7 @@ export async function openLink({ delayMs, loss, signal }: LinkOptions): Promise<
 
 /** Runs a command, and returns what it says. */
 async function run(command: string, ...args: string[]): Promise<string> {
-  const output = await new Deno.Command(command, { args }).output();
-  const [out, error] = [output.stdout, output.stderr].map((bytes) =>
-    new TextDecoder().decode(bytes)
-  );
-  if (!output.success) throw new Error(`${[command, ...args].join(" ")}: ${error!.trim()}`);
-  return out!;
+  const { success, stdout, stderr } = await commandOutput(command, args);
+  if (!success) throw new Error(`${[command, ...args].join(" ")}: ${stderr.trim()}`);
+  return stdout;
 }

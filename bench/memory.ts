@@ -9,6 +9,7 @@ import { type Bench, pause } from "./row.ts";
 import { transferMany } from "./transfer.ts";
 import { startTunnel, through, type Tunnel } from "./tunnels.ts";
 import { openWay, type Way } from "./way.ts";
+import { commandOutput } from "../tools/command_output.ts";
 
 /** As many as an agent takes, or fewer. */
 const TUNNELS = { full: 10_000, short: 1_000 };
@@ -132,7 +133,7 @@ async function rssOf({ pid }: Program): Promise<number> {
 
 /** Files that a process may have open: Deno raises what is allowed to what is possible. */
 async function fileLimit(): Promise<number> {
-  const { stdout } = await new Deno.Command("sh", { args: ["-c", "ulimit -Hn"] }).output();
-  const limit = Number(new TextDecoder().decode(stdout));
+  const { stdout } = await commandOutput("sh", ["-c", "ulimit -Hn"]);
+  const limit = Number(stdout);
   return Number.isFinite(limit) ? limit : Infinity;
 }

@@ -10,6 +10,7 @@ import { writeAll } from "../lib/tunnel/duplex.ts";
 import { alignColumns } from "./report.ts";
 import { makeCertificates, startTunnel, through } from "./tunnels.ts";
 import { openWay } from "./way.ts";
+import { commandOutput } from "../tools/command_output.ts";
 
 /** Their ends are all in this process: four files for each, with those of the programs beside. */
 const TUNNELS = 2_000;
@@ -56,8 +57,8 @@ async function carry(conn: Deno.TcpConn, bytes: number): Promise<void> {
 /** Resident memory of processes, in MiB. */
 async function residentMib(pids: readonly number[]): Promise<number[]> {
   const args = ["VmRSS", ...pids.map((pid) => `/proc/${pid}/status`)];
-  const { stdout } = await new Deno.Command("grep", { args, stderr: "null" }).output();
-  const found = new TextDecoder().decode(stdout).matchAll(/(\d+) kB/g);
+  const { stdout } = await commandOutput("grep", args);
+  const found = stdout.matchAll(/(\d+) kB/g);
   return Array.from(found, ([, kib]) => Number(kib) / 1_024);
 }
 

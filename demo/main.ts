@@ -8,6 +8,7 @@
  * Exit codes: 0 stopped by a signal, or with `--once` all checks were right; 1 failed; 2 usage.
  */
 
+import { abortable } from "@std/async/abortable";
 import { formatAuthority } from "../lib/net/authority.ts";
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
@@ -65,11 +66,7 @@ async function demo(once: boolean, end: AbortController): Promise<number> {
   screen.showNote(`\n${right} of ${results.length} requests went as they should`);
   if (once) return right === results.length ? 0 : 1;
   showWhatToTry(stage);
-  await new Promise((_, reject) => {
-    signal.addEventListener("abort", () => reject(signal.reason));
-    if (signal.aborted) reject(signal.reason);
-  });
-  return 0;
+  return await abortable(new Promise<never>(() => {}), signal);
 }
 
 /** One after the other, so that each has the machine for itself. */

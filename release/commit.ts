@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { commandOutput } from "../tools/command_output.ts";
+
 /** The commit that is released, as `COMMIT` says, or else git; `-dirty` follows when files have been changed since. */
 export async function commit(): Promise<string> {
   const given = Deno.env.get("COMMIT");
@@ -14,7 +16,7 @@ export async function commit(): Promise<string> {
 }
 
 async function git(...args: string[]): Promise<string> {
-  const { success, stdout } = await new Deno.Command("git", { args }).output();
+  const { success, stdout } = await commandOutput("git", args);
   if (!success) throw new Error("not a git checkout");
-  return new TextDecoder().decode(stdout).trim();
+  return stdout.trim();
 }

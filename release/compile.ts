@@ -13,6 +13,7 @@ import project from "../deno.json" with { type: "json" };
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { unsupported } from "../lib/quic/quiche/platforms.ts";
 import { COMMIT_FILE } from "../lib/version.ts";
+import { type CommandOutput, commandOutput } from "../tools/command_output.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
 import { commit } from "./commit.ts";
 import { type Embedded, packageOf, parseEmbedded } from "./embedded.ts";
@@ -39,17 +40,12 @@ const deno = Deno.env.get("COMPILE_DENO") || Deno.execPath();
 /** The stack of Deno's threads: the usual 2 MB are not enough for all that it analyses. */
 const STACK_BYTES = 32 << 20;
 
-/** Runs a command to its end and returns what it has written to stdout and stderr. */
-async function run(command: string, args: string[]): Promise<{ stdout: string; stderr: string }> {
-  const output = await new Deno.Command(command, {
-    args,
-    env: { NO_COLOR: "1", RUST_MIN_STACK: `${STACK_BYTES}` },
-  }).output();
-  const [stdout, stderr] = [output.stdout, output.stderr].map((bytes) =>
-    new TextDecoder().decode(bytes)
-  ) as [string, string];
-  if (!output.success) throw new Error(`${command} ${args[0]} failed:\n${stderr}`);
-  return { stdout, stderr };
+/** @throws {Error} with what the command has written to stderr, when it fails */
+async function run(command: string, args: string[]): Promise<CommandOutput> {
+  const env = { NO_COLOR: "1", RUST_MIN_STACK: `${STACK_BYTES}` };
+  const output = await commandOutput(command, args, { env });
+  if (!output.success) throw new Error(`${command} ${args[0]} failed:\n${output.stderr}`);
+  return output;
 }
 
 /** The words of the task of a program that are permissions, or flags of V8. */

@@ -3,6 +3,7 @@
 
 import { Buffer } from "node:buffer";
 import { join } from "node:path";
+import { commandOutput } from "../tools/command_output.ts";
 
 const root = join(import.meta.dirname!, "..");
 
@@ -93,13 +94,9 @@ export async function npmPackagesOf(
 
 /** Runs Deno in the root of the project, and gives its output. */
 async function deno(...args: string[]): Promise<string> {
-  const { success, stdout } = await new Deno.Command(Deno.execPath(), {
-    args,
-    cwd: root,
-    stderr: "inherit",
-  }).output();
-  if (!success) throw new Error(`deno ${args.join(" ")} failed`);
-  return new TextDecoder().decode(stdout);
+  const { success, stdout, stderr } = await commandOutput(Deno.execPath(), args, { cwd: root });
+  if (!success) throw new Error(`deno ${args.join(" ")} failed:\n${stderr}`);
+  return stdout;
 }
 
 async function readIfThere(path: string): Promise<string | undefined> {

@@ -9,9 +9,10 @@
  *     deno run --allow-read --allow-write --allow-run release/try_programs.ts dist/release v0.1.0 TARGET
  */
 
-import { join } from "node:path";
-import { deadline } from "@std/async/deadline";
+import { join, resolve } from "node:path";
 import { makeCerts } from "../certs/make.ts";
+import { ChildProgram } from "../tools/child_program.ts";
+import { commandOutput } from "../tools/command_output.ts";
 
 const TIMEOUT_MS = 60_000;
 const ANY_PORT = "127.0.0.1:0";
@@ -22,7 +23,7 @@ const ANY_PORT = "127.0.0.1:0";
  */
 export async function tryPrograms(folder: string, tag: string, target: string): Promise<void> {
   const pathOf = (name: string) =>
-    join(folder, `${name}-${tag}-${target}${target.includes("windows") ? ".exe" : ""}`);
+    resolve(folder, `${name}-${tag}-${target}${target.includes("windows") ? ".exe" : ""}`);
   await using stack = new AsyncDisposableStack();
   const certs = await Deno.makeTempDir();
   stack.defer(() => Deno.remove(certs, { recursive: true }));
@@ -36,80 +37,35 @@ export async function tryPrograms(folder: string, tag: string, target: string): 
     const path = pathOf(name);
     // What has been downloaded may not be run.
     if (Deno.build.os !== "windows") await Deno.chmod(path, 0o755);
-    const { stdout } = await new Deno.Command(path, { args: ["--version"] }).output();
-    const version = new TextDecoder().decode(stdout).trim();
+    const { stdout } = await commandOutput(path, ["--version"]);
+    const version = stdout.trim();
     if (!version.split(" ").includes(tag.replace(/^v/, ""))) {
       throw new Error(`${name} says version ${JSON.stringify(version)}, not ${tag}`);
     }
     console.log(`ok ${version}`);
   }
 
+  const start = (name: string, args: readonly string[]) =>
+    new ChildProgram(pathOf(name), args, { env: { NO_COLOR: "1" } });
   const server = stack.use(
-    new Program(pathOf("proxy-server"), [
+    start("proxy-server", [
       `--listen-tcp=${ANY_PORT}`,
       `--listen-quic=${ANY_PORT}`,
       `--client-ca-file=${join(certs, "ca.pem")}`,
       ...own("server"),
     ]),
   );
-  const address = await server.logs(/quic listener on ([\d.:]+)/);
+  const [, address] = await server.line(/quic listener on ([\d.:]+)/, TIMEOUT_MS);
   const more = { "proxy-agent": [], "proxy-passthrough": ["--upstream=127.0.0.1:1"] };
   for (const [name, args] of Object.entries(more)) {
-    await using agent = new Program(pathOf(name), [
+    await using agent = start(name, [
       `--server=${address}`,
       `--ca-file=${join(certs, "ca.pem")}`,
       ...own("client"),
       ...args,
     ]);
-    await agent.logs(/(connected to quic server)/);
+    await agent.line(/connected to quic server/, TIMEOUT_MS);
     console.log(`ok ${name} has connected to proxy-server`);
-  }
-}
-
-/** A program that runs; it is ended when this is disposed of. */
-class Program implements AsyncDisposable {
-  readonly #process: Deno.ChildProcess;
-  readonly #log: ReadableStreamDefaultReader<string>;
-  readonly #path: string;
-  #text = "";
-
-  constructor(path: string, args: string[]) {
-    this.#path = path;
-    this.#process = new Deno.Command(path, {
-      args,
-      env: { NO_COLOR: "1" },
-      stdout: "null",
-      stderr: "piped",
-    }).spawn();
-    this.#log = this.#process.stderr.pipeThrough(new TextDecoderStream()).getReader();
-  }
-
-  /** Waits for a line of its log, and gives what the pattern's first group matched. */
-  async logs(pattern: RegExp): Promise<string> {
-    const look = async (): Promise<string> => {
-      for (;;) {
-        const found = pattern.exec(this.#text)?.[1];
-        if (found !== undefined) return found;
-        const { value, done } = await this.#log.read();
-        if (done) throw new Error("it has ended");
-        this.#text += value;
-      }
-    };
-    try {
-      return await deadline(look(), TIMEOUT_MS);
-    } catch (cause) {
-      throw new Error(`${this.#path} does not log ${pattern}, only:\n${this.#text}`, { cause });
-    }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    try {
-      this.#process.kill("SIGKILL");
-    } catch {
-      // It has ended on its own.
-    }
-    await this.#process.status;
-    await this.#log.cancel();
   }
 }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What `/proc` says of a program, by way of a shell: Deno lets nobody in there who is not allowed everything. */
+import { commandOutput } from "../../tools/command_output.ts";
 
 /** A look at a process from outside. */
 export interface ProcessLook {
@@ -22,13 +23,10 @@ done`;
 
 /** Looks at processes; one that is gone is left out. */
 export async function lookAt(pids: readonly number[]): Promise<Map<number, ProcessLook>> {
-  const { stdout } = await new Deno.Command("sh", {
-    args: ["-c", SCRIPT, "sh", ...pids.map(String)],
-    stderr: "null",
-  }).output();
+  const { stdout } = await commandOutput("sh", ["-c", SCRIPT, "sh", ...pids.map(String)]);
   const tcpInodes = new Set<string>();
   const looks = new Map<number, ProcessLook>();
-  const [sockets, ...processes] = new TextDecoder().decode(stdout).split(/^pid /m);
+  const [sockets, ...processes] = stdout.split(/^pid /m);
   for (const line of sockets!.split("\n")) {
     // proc(5): the inode is the tenth field.
     const inode = line.trim().split(/\s+/)[9];

@@ -2,7 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Completion scripts, in real shells where these are there. */
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertObjectMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { formatCompletion } from "../../lib/cli/completion.ts";
 import type { Shell } from "../../lib/cli/flags.ts";
 import { programInfos } from "../../lib/cli/programs.ts";
@@ -119,7 +125,7 @@ Deno.test({
   ignore: !await isThere("zsh"),
   async fn() {
     await withScript("zsh", async (path) => {
-      assertEquals(await runCommand("zsh", "zsh", ["-n", path]), {
+      assertObjectMatch(await runCommand("zsh", "zsh", ["-n", path]), {
         code: 0,
         stdout: "",
         stderr: "",
@@ -159,7 +165,9 @@ Deno.test({
       try {
         const completed = async (line: string) => {
           const args = ["--no-config", "-c", `source ${path}; complete -C '${line}'`];
-          const { code, stdout, stderr } = await runCommand("fish", "fish", args, { HOME: home });
+          const { code, stdout, stderr } = await runCommand("fish", "fish", args, {
+            env: { HOME: home },
+          });
           assertEquals([code, stderr], [0, ""]);
           return stdout.trim().split("\n").map((line) => line.split("\t")[0]);
         };

@@ -27,6 +27,7 @@ import {
 } from "../support/network.ts";
 import { type ChildProgram, startOrigin, startProgram } from "../support/processes.ts";
 import { frames, readAgentFrames, scriptedTest } from "../support/scripted_peer.ts";
+import { commandOutput } from "../../tools/command_output.ts";
 
 const rules = (...texts: string[]) => texts.map(parseRule);
 
@@ -278,18 +279,12 @@ async function startPrograms(): Promise<Programs> {
 
 /** What curl gets through the agent: the answer to its CONNECT, and the origin's to its request. */
 async function curl({ proxyPort }: Programs, host: string, port: number) {
-  const { stdout, stderr } = await new Deno.Command("curl", {
-    args: ["-sv", "--max-time", "20", "-p", "--proxy", `127.0.0.1:${proxyPort}`]
-      .concat([
-        "-w",
-        " %{http_connect} %{http_code}",
-        "-o",
-        "/dev/null",
-        `http://${host}:${port}/`,
-      ]),
-  }).output();
-  const [, reason] = /^< HTTP\/1\.1 \d+ (.*?)\r?$/m.exec(new TextDecoder().decode(stderr)) ?? [];
-  return { codes: new TextDecoder().decode(stdout).trim(), reason };
+  const proxy = ["-p", "--proxy", `127.0.0.1:${proxyPort}`];
+  const shown = ["-sv", "-w", " %{http_connect} %{http_code}", "-o", "/dev/null"];
+  const args = ["--max-time", "20", ...proxy, ...shown, `http://${host}:${port}/`];
+  const { stdout, stderr } = await commandOutput("curl", args);
+  const [, reason] = /^< HTTP\/1\.1 \d+ (.*?)\r?$/m.exec(stderr) ?? [];
+  return { codes: stdout.trim(), reason };
 }
 
 Deno.test("proxy-agent keeps curl to --allow and --deny, names of the system included", async () => {

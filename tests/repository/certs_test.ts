@@ -18,6 +18,7 @@ import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
 import { makeCerts } from "../../certs/make.ts";
 import { describeCertificate, explainServerCertificate } from "../../lib/tls/certificate.ts";
 import { loadTlsMaterial } from "../../lib/tls/files.ts";
+import { commandOutput } from "../../tools/command_output.ts";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 const SET = ["ca.pem", "client.key", "client.pem", "server.key", "server.pem"];
@@ -302,36 +303,26 @@ Deno.test("makeCerts() gives up on a lock that stays taken", () =>
     assert((await makeCerts(dir)).made);
   }));
 
-async function runMake(...args: string[]): Promise<{ code: number; out: string; err: string }> {
+async function runMake(...args: string[]) {
   const root = join(import.meta.dirname!, "../..");
   const dir = args[args.indexOf("--dir") + 1]!;
-  const output = await new Deno.Command(Deno.execPath(), {
-    args: [
-      ...[
-        "run",
-        "--no-prompt",
-        "--config",
-        join(root, "deno.json"),
-        `--allow-read=${dir}`,
-        `--allow-write=${dir}`,
-      ],
-      ...[join(root, "certs", "make.ts"), ...args],
-    ],
-    stdin: "null",
-  }).output();
-  const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
-  return { code: output.code, out: text(output.stdout), err: text(output.stderr) };
+  const permissions = [`--allow-read=${dir}`, `--allow-write=${dir}`];
+  const config = ["--config", join(root, "deno.json")];
+  const program = join(root, "certs", "make.ts");
+  const words = ["run", "--no-prompt", ...config, ...permissions, program, ...args];
+  const { code, stdout, stderr } = await commandOutput(Deno.execPath(), words);
+  return { code, stdout, stderr };
 }
 
 Deno.test("certs/make.ts needs its directory only, and three at once make one set", () =>
   inTempDir(async (dir) => {
     const runs = await Promise.all(Array.from({ length: 3 }, () => runMake("--dir", dir)));
-    assertEquals(runs.map(({ code, err }) => [code, err]), [[0, ""], [0, ""], [0, ""]]);
-    const first = runs.map(({ out }) => out.split(" ")[0]).sort();
+    assertEquals(runs.map(({ code, stderr }) => [code, stderr]), [[0, ""], [0, ""], [0, ""]]);
+    const first = runs.map(({ stdout }) => stdout.split(" ")[0]).sort();
     assertEquals(first, ["Kept", "Kept", "Made"]);
     await assertUsableSet(dir);
-    assertEquals(await runMake("--quiet", "--dir", dir), { code: 0, out: "", err: "" });
+    assertEquals(await runMake("--quiet", "--dir", dir), { code: 0, stdout: "", stderr: "" });
     const wrong = await runMake("--dir", dir, "--bogus");
     assertEquals(wrong.code, 2);
-    assertStringIncludes(wrong.err, "--bogus");
+    assertStringIncludes(wrong.stderr, "--bogus");
   }));

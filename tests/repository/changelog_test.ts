@@ -4,6 +4,7 @@
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { version } from "../../lib/version.ts";
 import { sectionOf } from "../../release/changelog.ts";
+import { commandOutput } from "../../tools/command_output.ts";
 
 const EXAMPLE = `# Changelog
 
@@ -46,29 +47,28 @@ Deno.test("sectionOf() throws if there is no such section, or an empty one", () 
 });
 
 async function run(...args: string[]) {
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["run", "--no-prompt", "--allow-read=CHANGELOG.md", "release/changelog.ts", ...args],
-    cwd: new URL("../../", import.meta.url),
-    env: { NO_COLOR: "1" },
-  }).output();
-  const [out, error] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
-  return { code, out: out!, error: error! };
+  const { code, stdout, stderr } = await commandOutput(
+    Deno.execPath(),
+    ["run", "--no-prompt", "--allow-read=CHANGELOG.md", "release/changelog.ts", ...args],
+    { cwd: new URL("../../", import.meta.url), env: { NO_COLOR: "1" } },
+  );
+  return { code, stdout, stderr };
 }
 
 Deno.test("changelog.ts prints the section of the version in deno.json, which has a date", async () => {
   const changelog = await Deno.readTextFile(new URL("../../CHANGELOG.md", import.meta.url));
   assertMatch(changelog, new RegExp(`^## \\[${version}\\] - \\d{4}-\\d\\d-\\d\\d$`, "m"));
   assertMatch(changelog, /^## \[Unreleased\]$/m);
-  const { code, out, error } = await run(version);
-  assertEquals({ code, error }, { code: 0, error: "" });
-  assertEquals(out, `${sectionOf(changelog, version)}\n`);
+  const { code, stdout, stderr } = await run(version);
+  assertEquals({ code, stderr }, { code: 0, stderr: "" });
+  assertEquals(stdout, `${sectionOf(changelog, version)}\n`);
 });
 
 Deno.test("changelog.ts fails with one line for a version that is not there", async () => {
   assertEquals(await run("9.9.9"), {
     code: 1,
-    out: "",
-    error: "CHANGELOG.md has no section [9.9.9]\n",
+    stdout: "",
+    stderr: "CHANGELOG.md has no section [9.9.9]\n",
   });
   assertEquals((await run()).code, 2);
 });

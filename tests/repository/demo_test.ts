@@ -3,6 +3,9 @@
 
 import { join } from "node:path";
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { deadline } from "@std/async/deadline";
+import { ChildProgram } from "../../tools/child_program.ts";
+import { commandOutput } from "../../tools/command_output.ts";
 import { eventually } from "../support/eventually.ts";
 
 const demoDir = join(import.meta.dirname!, "../../demo");
@@ -11,63 +14,34 @@ const PERMISSIONS = ["--allow-net=127.0.0.1", "--allow-run", `--allow-write=${de
 const TIMEOUT_MS = 90_000;
 
 /** The demo in a process of its own, as `deno task demo` starts it. */
-class Demo implements AsyncDisposable {
-  #output = "";
-  readonly #process: Deno.ChildProcess;
-  readonly #read: Promise<unknown>;
-  #exited = false;
-
+class Demo extends ChildProgram {
   constructor(...args: string[]) {
-    this.#process = new Deno.Command(Deno.execPath(), {
-      args: ["run", "--no-prompt", ...PERMISSIONS, join(demoDir, "main.ts"), ...args],
+    const words = ["run", "--no-prompt", ...PERMISSIONS, join(demoDir, "main.ts"), ...args];
+    super(Deno.execPath(), words, {
+      name: "demo",
       env: { NO_COLOR: "1" },
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-    this.#read = Promise.all([this.#keep(this.#process.stdout), this.#keep(this.#process.stderr)]);
-    this.#process.status.then(() => this.#exited = true);
-  }
-
-  get pid(): number {
-    return this.#process.pid;
+      stopTimeoutMs: TIMEOUT_MS,
+    });
   }
 
   get output(): string {
-    return this.#output;
+    return this.lines.map((line) => `${line}\n`).join("");
   }
 
   /** The processes that its output names, itself among them. */
   get pids(): number[] {
-    return [...new Set(Array.from(this.#output.matchAll(/pid (\d+)/g), ([, pid]) => Number(pid)))];
+    return [...new Set(Array.from(this.output.matchAll(/pid (\d+)/g), ([, pid]) => Number(pid)))];
   }
 
-  async #keep(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<void> {
-    for await (const text of stream.pipeThrough(new TextDecoderStream())) this.#output += text;
-  }
-
-  /** Waits for text in the output, and gives what the pattern's first group matched. */
-  shows(pattern: RegExp): Promise<string> {
-    return eventually(`the demo shows ${pattern}, not ${JSON.stringify(this.#output)}`, () => {
-      const match = pattern.exec(this.#output);
-      return match && (match[1] ?? match[0]);
-    }, TIMEOUT_MS);
-  }
-
-  signal(name: Deno.Signal): void {
-    this.#process.kill(name);
+  /** Waits for a line of the output, and gives what the pattern's first group matched. */
+  async shows(pattern: RegExp): Promise<string> {
+    const [all, first] = await this.line(pattern, TIMEOUT_MS);
+    return first ?? all;
   }
 
   /** Waits for its end. */
   async code(): Promise<number> {
-    await eventually("the demo ends", () => this.#exited, TIMEOUT_MS);
-    const { code } = await this.#process.status;
-    await this.#read;
-    return code;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    if (!this.#exited) this.#process.kill("SIGTERM");
-    await this.code();
+    return (await deadline(this.status, TIMEOUT_MS)).code;
   }
 }
 
@@ -92,12 +66,10 @@ function filesOf({ pid }: Demo): string[] {
 }
 
 async function curl(command: string): Promise<string> {
-  const { code, stdout } = await new Deno.Command("sh", {
-    args: ["-c", `${command} --silent --show-error --max-time 20`],
-    stderr: "inherit",
-  }).output();
-  assertEquals(code, 0);
-  return new TextDecoder().decode(stdout);
+  const script = `${command} --silent --show-error --max-time 20`;
+  const { code, stdout, stderr } = await commandOutput("sh", ["-c", script]);
+  assertEquals(code, 0, stderr);
+  return stdout;
 }
 
 Deno.test("demo --once shows both paths and every request, and ends with 0", async () => {
@@ -124,10 +96,10 @@ Deno.test("demo --once shows both paths and every request, and ends with 0", asy
 Deno.test("demo stays up with commands that work as they are, until SIGINT", async () => {
   await using demo = new Demo();
   await demo.shows(/Ctrl-C ends everything/);
-  for (const command of [/^ +(curl -p .+)$/m, /^ +(curl --noproxy .+)$/m]) {
+  for (const command of [/^ +(curl -p .+)$/, /^ +(curl --noproxy .+)$/]) {
     assertStringIncludes(await curl(await demo.shows(command)), "Hello from the origin");
   }
-  demo.signal("SIGINT");
+  demo.kill("SIGINT");
   assertEquals(await demo.code(), 0, demo.output);
   assertMatch(demo.output, /stopped by SIGINT, everything ended\n$/);
   assertNothingLeft(demo);
@@ -136,7 +108,7 @@ Deno.test("demo stays up with commands that work as they are, until SIGINT", asy
 Deno.test("demo ends in order when SIGTERM comes in the midst of it", async () => {
   await using demo = new Demo();
   await demo.shows(/pid \d+/);
-  demo.signal("SIGTERM");
+  demo.kill("SIGTERM");
   assertEquals(await demo.code(), 0, demo.output);
   assertNothingLeft(demo);
 });
@@ -144,7 +116,7 @@ Deno.test("demo ends in order when SIGTERM comes in the midst of it", async () =
 Deno.test("demo --once that is interrupted before its end has not succeeded", async () => {
   await using demo = new Demo("--once");
   await demo.shows(/starting/);
-  demo.signal("SIGTERM");
+  demo.kill("SIGTERM");
   assertEquals(await demo.code(), 1, demo.output);
   assertNothingLeft(demo);
 });
@@ -165,7 +137,7 @@ Deno.test("demo fails with the last log lines of a program that ends on its own"
 Deno.test("demo leaves no process behind when it is killed", async () => {
   await using demo = new Demo();
   await demo.shows(/Ctrl-C ends everything/);
-  demo.signal("SIGKILL");
+  demo.kill("SIGKILL");
   await demo.code();
   await eventually("its processes end on their own", () => !demo.pids.some(isRunning));
   for (const name of filesOf(demo)) await Deno.remove(join(demoDir, name), { recursive: true });

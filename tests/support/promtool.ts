@@ -1,31 +1,17 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { runCommand } from "./command.ts";
+
 /**
  * Runs promtool with something on its stdin.
  *
  * @returns what it writes, if it is not content
- * @throws when it is missing
+ * @throws {Error} when it is missing
  */
 async function promtool(args: string[], input = ""): Promise<string> {
-  let child: Deno.ChildProcess;
-  try {
-    child = new Deno.Command("promtool", {
-      args,
-      stdin: "piped",
-      stdout: "piped",
-      stderr: "piped",
-    }).spawn();
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
-    throw new Error('promtool is missing: install the Debian package "prometheus"', {
-      cause: error,
-    });
-  }
-  const writing = new Blob([input]).stream().pipeTo(child.stdin);
-  const [{ success, stdout, stderr }] = await Promise.all([child.output(), writing]);
-  const text = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
-  return success ? "" : text || "failed";
+  const { success, stdout, stderr } = await runCommand("prometheus", "promtool", args, { input });
+  return success ? "" : stdout + stderr || "failed";
 }
 
 /** What is wrong with metrics by the conventions of Prometheus; nothing when it is empty. */

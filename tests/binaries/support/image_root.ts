@@ -7,6 +7,7 @@ import { makeCerts } from "../../../certs/make.ts";
 import { ChildProgram } from "../../../tools/child_program.ts";
 import { flagArguments } from "../../../tools/project_program.ts";
 import { type Stage, stagesOf } from "./dockerfile.ts";
+import { commandOutput } from "../../../tools/command_output.ts";
 
 /** What the programs need of the images' base, of which there is much more. */
 const BASE_PACKAGES = ["libc6", "libgcc-s1", "ca-certificates"];
@@ -25,11 +26,8 @@ export const images: readonly Stage[] = stagesOf(
 
 /** @throws {Error} with what it has written, if it fails */
 async function run(command: string, args: string[], cwd?: string): Promise<void> {
-  const { success, stderr } = await new Deno.Command(command, { args, ...(cwd && { cwd }) })
-    .output();
-  if (!success) {
-    throw new Error(`${command} ${args.join(" ")}: ${new TextDecoder().decode(stderr)}`);
-  }
+  const { success, stderr } = await commandOutput(command, args, cwd === undefined ? {} : { cwd });
+  if (!success) throw new Error(`${command} ${args.join(" ")}: ${stderr}`);
 }
 
 /** Root directories, which are gone after the disposal. */
@@ -98,7 +96,7 @@ export class ImageRoots implements AsyncDisposable {
   /** All files in the root of an image, but for those of `/proc`. */
   async filesOf(image: string): Promise<string> {
     const args = [this.of(image), "-xdev", "-printf", "%P %s %T@\n"];
-    return new TextDecoder().decode((await new Deno.Command("find", { args }).output()).stdout);
+    return (await commandOutput("find", args)).stdout;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { mergeReadableStreams } from "@std/streams/merge-readable-streams";
 import { eventually } from "../../support/eventually.ts";
 import { pathOf, type Program } from "./programs.ts";
 
@@ -24,8 +25,7 @@ export class Dialogue implements AsyncDisposable {
     }).spawn();
     this.status = this.#child.status;
     this.#stdin = this.#child.stdin.getWriter();
-    this.#reading = Promise.all([this.#read(this.#child.stdout), this.#read(this.#child.stderr)])
-      .then(() => {});
+    this.#reading = this.#read();
   }
 
   /** All that it has written so far, stdout and stderr. */
@@ -52,8 +52,10 @@ export class Dialogue implements AsyncDisposable {
     await this.#stdin.close();
   }
 
-  async #read(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<void> {
-    for await (const text of stream.pipeThrough(new TextDecoderStream())) this.#heard += text;
+  async #read(): Promise<void> {
+    const texts = [this.#child.stdout, this.#child.stderr]
+      .map((stream) => stream.pipeThrough(new TextDecoderStream()));
+    for await (const text of mergeReadableStreams(...texts)) this.#heard += text;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
