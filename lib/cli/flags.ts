@@ -10,14 +10,6 @@
  * not. `--` ends the flags.
  */
 
-import { parseRule, type Rule, RuleError } from "../agent/acl.ts";
-import {
-  type Authority,
-  AuthorityError,
-  parseAuthority,
-  type ParseAuthorityOptions,
-} from "../net/authority.ts";
-import { type Cidr, CidrError, parseCidr } from "../net/cidr.ts";
 import { UsageError } from "../errors.ts";
 
 /** What a value is written as, and so how it is read. */
@@ -55,9 +47,7 @@ export interface Flag<V> {
    * The value after one more occurrence of the flag.
    *
    * @throws {UsageError} with the bare reason when `text` is no such value.
-   * @throws {AuthorityError} when it is no address.
-   * @throws {CidrError} when it is no network.
-   * @throws {RuleError} when it is no rule.
+   * @throws {NamedValueError} when it is none, in a message that names it.
    */
   add(text: string, before: V | undefined): V;
 }
@@ -76,6 +66,11 @@ export type ParsedFlags<T extends FlagTable> =
   | { readonly kind: "help" }
   | { readonly kind: "version" }
   | { readonly kind: "completion"; readonly shell: Shell };
+
+/** A value that is none of its flag's, in a message that names what is wrong with which part of it. */
+export class NamedValueError extends Error {
+  override readonly name = "NamedValueError";
+}
 
 /** Looks a variable up in the environment. */
 export type Env = (name: string) => string | undefined;
@@ -103,11 +98,11 @@ export type FlagOptions<D> = Presence<D> & {
 export type FlagCheck = (value: string) => string | undefined;
 
 /** The type of the value of a flag of type `T` with the options `O`. */
-type ValueOf<T, O> = O extends { readonly multiple: true } ? readonly T[]
+export type ValueOf<T, O> = O extends { readonly multiple: true } ? readonly T[]
   : O extends { readonly required: true } | { readonly default: string | number } ? T
   : T | undefined;
 
-interface Kind<T> {
+export interface Kind<T> {
   readonly kind: FlagKind;
   readonly valueName: string;
   readonly notes?: readonly string[];
@@ -116,7 +111,7 @@ interface Kind<T> {
   parse(text: string): T;
 }
 
-function makeFlag<T, O extends FlagOptions<unknown>>(
+export function makeFlag<T, O extends FlagOptions<unknown>>(
   name: string,
   options: O,
   kind: Kind<T>,
@@ -214,76 +209,8 @@ export function booleanFlag(
   });
 }
 
-/** The longest delay that a timer can wait for; one beyond it would fire at once. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
-
-/**
- * A duration in Go's form, such as `1m30s`. Its value, and the bounds, are milliseconds: end the
- * name of the property with `Ms`. The default is written as one would type it.
- *
- * `minMs` is 0 by default, so a negative duration needs a negative one; `maxMs` is 2^31 - 1, the
- * longest that a timer can wait for.
- */
-export function durationFlag<
-  const O extends FlagOptions<string> & { readonly minMs?: number; readonly maxMs?: number },
->(name: string, options: O): Flag<ValueOf<number, O>> {
-  const { minMs = 0, maxMs = MAX_TIMER_MS } = options;
-  return makeFlag<number, O>(name, options, {
-    kind: "duration",
-    valueName: "duration",
-    notes: rangeNotes(options.minMs, options.maxMs, formatDuration),
-    defaultText: options.default,
-    parse: (text) => inRange(parseDuration(text), minMs, maxMs, formatDuration),
-  });
-}
-
-/** `host:port`, as `parseAuthority()` takes it. The default is written the same way. */
-export function addressFlag<const O extends FlagOptions<string> & Readonly<ParseAuthorityOptions>>(
-  name: string,
-  options: O,
-): Flag<ValueOf<Authority, O>> {
-  return makeFlag<Authority, O>(name, options, {
-    kind: "address",
-    valueName: "host:port",
-    defaultText: options.default,
-    parse: (text) => parseAuthority(text, options),
-  });
-}
-
-/** `--x` alone, whose value is `true`, or with a `host:port`, as `parseAuthority()` takes it. */
-export function optionalAddressFlag(
-  name: string,
-  options: { readonly help: string; readonly commandLineOnly?: boolean },
-): Flag<Authority | true | undefined> {
-  return {
-    ...makeFlag<Authority | true, FlagOptions<string>>(name, options, {
-      kind: "address",
-      valueName: "[host:port]",
-      defaultText: undefined,
-      parse: (text) => parseAuthority(text),
-    }),
-    alone: true,
-    commandLineOnly: options.commandLineOnly ?? false,
-  };
-}
-
-/**
- * Comma separated `host:port`, as `parseAuthority()` takes them. The default is written the same way. Otherwise like
- * `listFlag()`.
- */
-export function addressListFlag(
-  name: string,
-  options: FlagOptions<readonly string[]> & Readonly<ParseAuthorityOptions>,
-): Flag<readonly Authority[]> {
-  return makeListFlag<Authority>(name, options, {
-    valueName: "host:port",
-    defaultText: options.default?.join(","),
-    parse: (text) => itemsOf(text).map((item) => parseAuthority(item, options)),
-  });
-}
-
 /** A flag whose value is the items of one occurrence, or with `multiple` of all of them. */
-function makeListFlag<T>(
+export function makeListFlag<T>(
   name: string,
   options: FlagOptions<readonly string[]>,
   kind: Omit<Kind<readonly T[]>, "kind">,
@@ -305,7 +232,7 @@ function makeListFlag<T>(
   });
 }
 
-function itemsOf(text: string): string[] {
+export function itemsOf(text: string): string[] {
   const items = text.split(",");
   if (items.includes("")) throw new UsageError("has an empty item");
   return items;
@@ -323,36 +250,6 @@ export function listFlag(
     valueName: "list",
     defaultText: options.default?.join(","),
     parse: (text) => itemsOf(text).map((item) => passing(options.check, item)),
-  });
-}
-
-/**
- * Comma separated networks, as `parseCidr()` takes them. The default is written the same way.
- * Otherwise like `listFlag()`.
- */
-export function cidrListFlag(
-  name: string,
-  options: FlagOptions<readonly string[]>,
-): Flag<readonly Cidr[]> {
-  return makeListFlag<Cidr>(name, options, {
-    valueName: "cidrs",
-    defaultText: options.default?.join(","),
-    parse: (text) => itemsOf(text).map(parseCidr),
-  });
-}
-
-/**
- * Comma separated rules about destinations, as `parseRule()` takes them, of all occurrences together.
- * The value is an empty array without any.
- */
-export function ruleListFlag(
-  name: string,
-  options: { readonly help: string },
-): Flag<readonly Rule[]> {
-  return makeListFlag<Rule>(name, { ...options, multiple: true }, {
-    valueName: "rules",
-    defaultText: undefined,
-    parse: (text) => itemsOf(text).map(parseRule),
   });
 }
 
@@ -414,79 +311,17 @@ function passing(check: FlagCheck | undefined, value: string): string {
 
 type Show = (value: number) => string;
 
-function inRange(value: number, min: number, max: number, show: Show): number {
+export function inRange(value: number, min: number, max: number, show: Show): number {
   if (value < min) throw new UsageError(`must be at least ${show(min)}`);
   if (value > max) throw new UsageError(`must be at most ${show(max)}`);
   return value;
 }
 
-function rangeNotes(min: number | undefined, max: number | undefined, show: Show): string[] {
+export function rangeNotes(min: number | undefined, max: number | undefined, show: Show): string[] {
   if (min !== undefined && max !== undefined) return [`${show(min)} to ${show(max)}`];
   if (min !== undefined) return [`at least ${show(min)}`];
   return max !== undefined ? [`at most ${show(max)}`] : [];
 }
-
-/** Nanoseconds in a unit, largest first. The micro sign and the Greek letter both stand for µ. */
-const UNIT_NS: ReadonlyMap<string, bigint> = new Map([
-  ["h", 3_600_000_000_000n],
-  ["m", 60_000_000_000n],
-  ["s", 1_000_000_000n],
-  ["ms", 1_000_000n],
-  ["us", 1_000n],
-  ["\u00b5s", 1_000n],
-  ["\u03bcs", 1_000n],
-  ["ns", 1n],
-]);
-
-/** A fraction of an hour needs 13 digits to be exact to the nanosecond; Go drops the rest too. */
-const FRACTION_DIGITS = 13;
-
-/**
- * Reads a duration in the form of Go's `time.ParseDuration`: `300ms`, `1.5h`, `1m30s`, `-2s`, `0`.
- *
- * @returns milliseconds, exact to the nanosecond.
- * @throws {UsageError} with the bare reason, for instance when a number has no unit.
- */
-export function parseDuration(text: string): number {
-  const start = /^[-+]/.test(text) ? 1 : 0;
-  if (text.slice(start) === "0") return 0;
-  // Whole numbers of nanoseconds: 2.3 * 1000 in floating point need not be 2300.
-  let ns = 0n;
-  const part = /([0-9]*)(?:\.([0-9]*))?([^.0-9]*)/y;
-  part.lastIndex = start;
-  do {
-    const [, whole = "", fraction = "", unit = ""] = part.exec(text) ?? [];
-    if (whole + fraction === "") throw new UsageError("not a duration like 300ms, 2s or 1m30s");
-    if (unit === "") throw new UsageError("missing unit, write a duration like 300ms, 2s or 1m30s");
-    const size = UNIT_NS.get(unit);
-    if (size === undefined) throw new UsageError(`unknown unit ${quote(unit)}`);
-    const digits = fraction.slice(0, FRACTION_DIGITS);
-    ns += BigInt(whole) * size + BigInt(digits) * size / 10n ** BigInt(digits.length);
-  } while (part.lastIndex < text.length);
-  return Number(text.startsWith("-") ? -ns : ns) / 1e6;
-}
-
-/**
- * Writes a finite number of milliseconds as `parseDuration()` reads it: `1m30s`, `500us`, `0`.
- * What is less than a nanosecond is rounded.
- */
-export function formatDuration(ms: number): string {
-  let ns = BigInt(Math.round(Math.abs(ms) * 1e6));
-  let text = "";
-  for (const [unit, size] of UNIT_NS) {
-    if (ns >= size) text += `${ns / size}${unit}`;
-    ns %= size;
-  }
-  return text === "" ? "0" : ms < 0 ? `-${text}` : text;
-}
-
-/** How a flag is written, as help has it. */
-export function flagLabel({ name, valueName }: Flag<unknown>): string {
-  return `--${name} ${valueName}`.trimEnd();
-}
-
-/** Of a flag that no environment variable stands in for. */
-export const COMMAND_LINE_ONLY = "command line only";
 
 /** The environment variable that stands in for a flag: `QRHT_LISTEN_TCP` for `listen-tcp`. */
 export function envNameOf(flagName: string): string {
@@ -598,18 +433,13 @@ function addFrom(source: string, flag: Flag<unknown>, text: string, before: unkn
   try {
     return flag.add(text, before);
   } catch (error) {
-    if (isSelfNaming(error)) {
+    if (error instanceof NamedValueError) {
       throw new UsageError(`${source}: ${oneLine(error.message)}`, { cause: error });
     }
     if (!(error instanceof UsageError)) throw error;
     const message = `invalid value ${quote(text)} for ${source}: ${error.message}`;
     throw new UsageError(message, { cause: error });
   }
-}
-
-/** Errors whose message names the text. */
-function isSelfNaming(error: unknown): error is Error {
-  return [AuthorityError, CidrError, RuleError].some((kind) => error instanceof kind);
 }
 
 function unknownFlag(name: string, known: Iterable<string>): string {
@@ -655,94 +485,6 @@ function printable(text: string): string {
   return oneLine(JSON.stringify(short).slice(1, -1));
 }
 
-function quote(text: string): string {
+export function quote(text: string): string {
   return `"${printable(text)}"`;
-}
-
-const HELP_COLUMNS = 100;
-/** A longer note than this may go over several lines. */
-const MAX_WHOLE_NOTE_COLUMNS = 50;
-
-/** A longer label than this has its text below it, or one flag would squeeze the text of all. */
-const MAX_LABEL_COLUMNS = 30;
-
-/** The help text of a program, at most 100 columns wide, without a newline at its end. */
-export function formatHelp(
-  program: {
-    readonly name: string;
-    readonly summary: string;
-    /** @default {`${name} [flags]`} */
-    readonly usage?: string;
-    readonly examples?: readonly { readonly does: string; readonly command: string }[];
-  },
-  flags: FlagTable,
-): string {
-  const table = Object.values(flags);
-  const rows = table.map((flag): [string, string[]] => {
-    const notes = [...flag.notes];
-    if (flag.required) notes.push("required");
-    if (flag.defaultText !== undefined) notes.push(`default: ${flag.defaultText}`);
-    notes.push(flag.commandLineOnly ? COMMAND_LINE_ONLY : `env: ${envNameOf(flag.name)}`);
-    const words = [...flag.help.split(" "), ...notes.flatMap(wordsOfNote)];
-    return [flagLabel(flag), words];
-  });
-  rows.push(
-    ["--help, -h", help.help.split(" ")],
-    ["--version", version.help.split(" ")],
-    [`--completion ${completion.valueName}`, completion.help.split(" ")],
-  );
-  const labels = rows.map(([label]) => label.length).filter((n) => n <= MAX_LABEL_COLUMNS);
-  const indent = " ".repeat(Math.max(...labels) + 4);
-
-  const notes = ["A flag may be written --x=y, --x y, -x=y or -x y; it overrides its variable."];
-  if (table.some((flag) => flag.kind === "duration")) {
-    notes.push("A duration is a number with its unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.");
-  }
-  return [
-    ...wrap(program.summary.split(" "), HELP_COLUMNS),
-    "",
-    `Usage: ${program.usage ?? `${program.name} [flags]`}`,
-    "",
-    ...(program.examples ?? []).flatMap(({ does, command }) => [
-      ...wrap(["For", "example,", ...does.split(" ")], HELP_COLUMNS),
-      ...continued(command, HELP_COLUMNS),
-      "",
-    ]),
-    "Flags:",
-    ...rows.flatMap(([label, words]) => {
-      const head = `  ${label}  `.padEnd(indent.length);
-      const lines = wrap(words, HELP_COLUMNS - indent.length).map((line) => indent + line);
-      if (head.length > indent.length) return [head.trimEnd(), ...lines];
-      return [head + lines.join("\n").slice(indent.length)];
-    }),
-    "",
-    ...notes.flatMap((note) => wrap(note.split(" "), HELP_COLUMNS)),
-  ].join("\n");
-}
-
-/** A command in lines that a shell takes for one. */
-export function continued(command: string, columns: number): string[] {
-  return wrap(command.split(" "), columns - "  ".length - " \\".length)
-    .map((line, i, { length }) =>
-      `${i === 0 ? "  " : "    "}${line}${i < length - 1 ? " \\" : ""}`
-    );
-}
-
-/** A short note is one word to the wrapping: it is not torn. */
-function wordsOfNote(note: string): string[] {
-  return note.length <= MAX_WHOLE_NOTE_COLUMNS ? [`[${note}]`] : `[${note}]`.split(" ");
-}
-
-/** Fills lines with words; a word longer than a line gets one of its own. */
-function wrap(words: readonly string[], columns: number): string[] {
-  const lines: string[] = [];
-  for (const word of words) {
-    const last = lines.at(-1);
-    if (last !== undefined && last.length + 1 + word.length <= columns) {
-      lines[lines.length - 1] = `${last} ${word}`;
-    } else {
-      lines.push(word);
-    }
-  }
-  return lines;
 }

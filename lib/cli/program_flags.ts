@@ -6,20 +6,22 @@
 import { checkAgentName } from "../tls/agent_names.ts";
 import { balances } from "../server/balance.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../qrht/dialect.ts";
+import { durationFlag } from "./duration.ts";
 import {
   addressFlag,
   addressListFlag,
+  cidrListFlag,
+  optionalAddressFlag,
+  ruleListFlag,
+} from "./flag_kinds.ts";
+import {
   booleanFlag,
   choiceFlag,
   choiceListFlag,
-  cidrListFlag,
-  durationFlag,
   type FlagTable,
   type FlagValues,
   integerFlag,
   listFlag,
-  optionalAddressFlag,
-  ruleListFlag,
   stringFlag,
 } from "./flags.ts";
 

@@ -4,7 +4,8 @@
 import type { Authority } from "../net/authority.ts";
 import { formatCompletion } from "./completion.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import { type FlagTable, type FlagValues, formatHelp, parseFlags } from "./flags.ts";
+import { type FlagTable, type FlagValues, parseFlags } from "./flags.ts";
+import { formatHelp } from "./help.ts";
 import { configureLog, type LogFormat } from "../log.ts";
 import { Monitor } from "../observe/monitor.ts";
 import type { ProgramInfo } from "./programs.ts";

@@ -7,26 +7,26 @@ import { parseRule } from "../../lib/agent/acl.ts";
 import { type Authority, formatAuthority } from "../../lib/net/authority.ts";
 import { type Cidr, parseCidr } from "../../lib/net/cidr.ts";
 import { UsageError } from "../../lib/errors.ts";
+import { durationFlag, formatDuration, parseDuration } from "../../lib/cli/duration.ts";
 import {
   addressFlag,
+  cidrListFlag,
+  optionalAddressFlag,
+  ruleListFlag,
+} from "../../lib/cli/flag_kinds.ts";
+import {
   booleanFlag,
   choiceFlag,
   choiceListFlag,
-  cidrListFlag,
-  durationFlag,
   envNameOf,
   type FlagTable,
   type FlagValues,
-  formatDuration,
-  formatHelp,
   integerFlag,
   listFlag,
-  optionalAddressFlag,
-  parseDuration,
   parseFlags,
-  ruleListFlag,
   stringFlag,
 } from "../../lib/cli/flags.ts";
+import { formatHelp } from "../../lib/cli/help.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { runs } from "../support/fuzz.ts";
 

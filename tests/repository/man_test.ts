@@ -9,14 +9,8 @@ import {
   assertObjectMatch,
   assertStringIncludes,
 } from "@std/assert";
-import {
-  COMMAND_LINE_ONLY,
-  envNameOf,
-  type Flag,
-  flagLabel,
-  formatHelp,
-  informingFlags,
-} from "../../lib/cli/flags.ts";
+import { envNameOf, type Flag, informingFlags } from "../../lib/cli/flags.ts";
+import { COMMAND_LINE_ONLY, flagLabel, formatHelp } from "../../lib/cli/help.ts";
 import { programInfos } from "../../lib/cli/programs.ts";
 import { version } from "../../lib/version.ts";
 import { formatMan } from "../../release/man.ts";

@@ -1,0 +1,109 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Flags whose values are addresses, networks and rules. */
+import { parseRule, type Rule, RuleError } from "../agent/acl.ts";
+import {
+  type Authority,
+  AuthorityError,
+  parseAuthority,
+  type ParseAuthorityOptions,
+} from "../net/authority.ts";
+import { type Cidr, CidrError, parseCidr } from "../net/cidr.ts";
+import {
+  type Flag,
+  type FlagOptions,
+  itemsOf,
+  makeFlag,
+  makeListFlag,
+  NamedValueError,
+  type ValueOf,
+} from "./flags.ts";
+
+/** A parser whose errors, which name the part of a value that is wrong, become those of a flag. */
+function named<T>(parse: (text: string) => T): (text: string) => T {
+  return (text) => {
+    try {
+      return parse(text);
+    } catch (error) {
+      const isNamed = [AuthorityError, CidrError, RuleError].some((kind) => error instanceof kind);
+      if (!isNamed) throw error;
+      throw new NamedValueError((error as Error).message, { cause: error });
+    }
+  };
+}
+
+/** `host:port`, as `parseAuthority()` takes it. The default is written the same way. */
+export function addressFlag<const O extends FlagOptions<string> & Readonly<ParseAuthorityOptions>>(
+  name: string,
+  options: O,
+): Flag<ValueOf<Authority, O>> {
+  return makeFlag<Authority, O>(name, options, {
+    kind: "address",
+    valueName: "host:port",
+    defaultText: options.default,
+    parse: named((text) => parseAuthority(text, options)),
+  });
+}
+
+/** `--x` alone, whose value is `true`, or with a `host:port`, as `parseAuthority()` takes it. */
+export function optionalAddressFlag(
+  name: string,
+  options: { readonly help: string; readonly commandLineOnly?: boolean },
+): Flag<Authority | true | undefined> {
+  return {
+    ...makeFlag<Authority | true, FlagOptions<string>>(name, options, {
+      kind: "address",
+      valueName: "[host:port]",
+      defaultText: undefined,
+      parse: named((text) => parseAuthority(text)),
+    }),
+    alone: true,
+    commandLineOnly: options.commandLineOnly ?? false,
+  };
+}
+
+/**
+ * Comma separated `host:port`, as `parseAuthority()` takes them. The default is written the same way. Otherwise like
+ * `listFlag()`.
+ */
+export function addressListFlag(
+  name: string,
+  options: FlagOptions<readonly string[]> & Readonly<ParseAuthorityOptions>,
+): Flag<readonly Authority[]> {
+  return makeListFlag<Authority>(name, options, {
+    valueName: "host:port",
+    defaultText: options.default?.join(","),
+    parse: named((text) => itemsOf(text).map((item) => parseAuthority(item, options))),
+  });
+}
+
+/**
+ * Comma separated networks, as `parseCidr()` takes them. The default is written the same way.
+ * Otherwise like `listFlag()`.
+ */
+export function cidrListFlag(
+  name: string,
+  options: FlagOptions<readonly string[]>,
+): Flag<readonly Cidr[]> {
+  return makeListFlag<Cidr>(name, options, {
+    valueName: "cidrs",
+    defaultText: options.default?.join(","),
+    parse: named((text) => itemsOf(text).map(parseCidr)),
+  });
+}
+
+/**
+ * Comma separated rules about destinations, as `parseRule()` takes them, of all occurrences together.
+ * The value is an empty array without any.
+ */
+export function ruleListFlag(
+  name: string,
+  options: { readonly help: string },
+): Flag<readonly Rule[]> {
+  return makeListFlag<Rule>(name, { ...options, multiple: true }, {
+    valueName: "rules",
+    defaultText: undefined,
+    parse: named((text) => itemsOf(text).map(parseRule)),
+  });
+}
