@@ -8,13 +8,14 @@
  * Clients come at a fixed rate, whether or not the ones before have been served: what counts is how long each waits.
  */
 import { join } from "node:path";
+import { delay } from "@std/async/delay";
 import { type Balance, balances } from "../lib/server/balance.ts";
 import { UdpRelay } from "../tests/support/udp_relay.ts";
 import { benchProgram, type Program, projectProgram } from "./program.ts";
 import { alignColumns } from "./report.ts";
 import { spreadOf } from "./statistics.ts";
-import { makeCertificates } from "./tunnels.ts";
 import { transfer } from "./transfer.ts";
+import { makeCertificates } from "./tunnels.ts";
 import { straight } from "./way.ts";
 
 /** Rounds of each rule, in turns. */
@@ -112,7 +113,7 @@ async function measure(
   const since = performance.now();
   for (let i = 0; i < CLIENTS; i++) {
     const waitMs = since + (i * 1_000) / CLIENTS_PER_SECOND - performance.now();
-    if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
+    if (waitMs > 0) await delay(waitMs);
     downloads.push(download());
   }
   const seconds = await Promise.all(downloads);

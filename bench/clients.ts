@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How many clients get on at once: requests on kept connections, and many new connections in one moment. */
+import { delay } from "@std/async/delay";
 import { get, HttpClient } from "./http_client.ts";
-import { type Bench, pause } from "./row.ts";
+import type { Bench } from "./row.ts";
 import { startRelays, startTunnel, through } from "./tunnels.ts";
 import { straight, type Way } from "./way.ts";
 
@@ -31,7 +32,7 @@ export async function measureClients(
         const name = `${id}, requests of ${count} clients`;
         const rate = await requestsPerSecond(way, count, isShort ? 500 : 1_500, signal);
         figures.add({ id: `clients/${id}/${count}`, name, unit: "1/s" }, rate);
-        await pause(PAUSE_MS);
+        await delay(PAUSE_MS);
       }
     }
   }
@@ -45,7 +46,7 @@ export async function measureClients(
       const name = `${id}, ${AT_ONCE} connections at once`;
       figures.add({ id: `clients/${id}/at-once`, name, unit: "ms" }, ms);
       figures.add({ id: `clients/${id}/errors`, name: `${name}, failed`, unit: "" }, errors);
-      await pause(PAUSE_MS);
+      await delay(PAUSE_MS);
     }
   }
 }

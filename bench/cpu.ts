@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { delay } from "@std/async/delay";
 import { commandOutput } from "../tools/command_output.ts";
 
 /** USER_HZ, which is the same on every machine that Deno runs on. */
@@ -52,7 +53,7 @@ const BUSY = 0.2;
 export async function quiet(): Promise<boolean> {
   for (let i = 0; i < MAX_PAUSES; i++) {
     const from = await cpuTimes();
-    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS));
+    await delay(PAUSE_MS);
     const to = await cpuTimes();
     if (!from || !to) return true;
     const busy = to.busy - from.busy;

@@ -2,10 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How long small requests on new connections take, one after the other, also with much else under way. */
+import { delay } from "@std/async/delay";
 import { get } from "./http_client.ts";
 import type { Load } from "./load.ts";
 import { benchProgram } from "./program.ts";
-import { type Bench, pause } from "./row.ts";
+import type { Bench } from "./row.ts";
 import { percentile } from "./statistics.ts";
 import { startRelays, startTunnel, through } from "./tunnels.ts";
 import { straight, type Way } from "./way.ts";
@@ -81,6 +82,6 @@ async function getMany(
 async function beside(load: Load, way: Way, { isShort, signal }: Bench): Promise<number[]> {
   await using program = benchProgram("load.ts", [JSON.stringify(load)]);
   await program.said(/loading/, signal);
-  await pause(RAMP_MS);
+  await delay(RAMP_MS);
   return await getMany(way, isShort ? LOADED_COUNT / 2 : LOADED_COUNT, signal, LOADED_MS);
 }

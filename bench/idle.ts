@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What CPU time the programs take while nobody uses them. */
+import { delay } from "@std/async/delay";
 import { cpuTimes } from "./cpu.ts";
-import { type Bench, pause } from "./row.ts";
+import type { Bench } from "./row.ts";
 import { startTunnel } from "./tunnels.ts";
 
 /** Until they are done with their start. */
@@ -15,11 +16,11 @@ export async function measureIdle(
   { certificates, isShort, figures, note, signal }: Bench,
 ): Promise<void> {
   await using tunnel = await startTunnel({ certificates, signal });
-  await pause(SETTLE_MS);
+  await delay(SETTLE_MS);
   const pids = [tunnel.server.pid, tunnel.agent.pid];
   const since = performance.now();
   const before = await cpuTimes(pids);
-  await pause(isShort ? LOOK_MS.short : LOOK_MS.full);
+  await delay(isShort ? LOOK_MS.short : LOOK_MS.full);
   const after = await cpuTimes(pids);
   const seconds = (performance.now() - since) / 1_000;
   if (!before || !after) return note("idle: there is no /proc here");

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** A link with delay and loss between two network namespaces, for which it takes root on Linux. */
-import { benchProgram } from "./program.ts";
 import { commandOutput } from "../tools/command_output.ts";
+import { benchProgram } from "./program.ts";
 
 export interface LinkOptions {
   /** One way. */

@@ -2,14 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How much memory the programs take: at rest, with many idle tunnels, and after much work. */
+import { delay } from "@std/async/delay";
 import { lookAt } from "../tests/chaos/process_look.ts";
+import { commandOutput } from "../tools/command_output.ts";
 import { get } from "./http_client.ts";
 import { benchProgram, type Program } from "./program.ts";
-import { type Bench, pause } from "./row.ts";
+import type { Bench } from "./row.ts";
 import { transferMany } from "./transfer.ts";
 import { startTunnel, through, type Tunnel } from "./tunnels.ts";
 import { openWay, type Way } from "./way.ts";
-import { commandOutput } from "../tools/command_output.ts";
 
 /** As many as an agent takes, or fewer. */
 const TUNNELS = { full: 10_000, short: 1_000 };
@@ -38,19 +39,19 @@ export async function measureMemory(bench: Bench): Promise<void> {
   await using tunnel = await startTunnel({ certificates, signal });
   const load = await carryMuch(bench, tunnel);
   const loadedAt = performance.now();
-  await pause(SETTLE_MS);
+  await delay(SETTLE_MS);
   await record(bench, tunnel, "busy", `after ${load}`);
   await measureEmpty(bench);
   await measureIdle(bench);
   const restMs = isShort ? REST_MS.short : REST_MS.full;
-  await pause(Math.max(0, loadedAt + restMs - performance.now()));
+  await delay(Math.max(0, loadedAt + restMs - performance.now()));
   await record(bench, tunnel, "loaded", `${restMs / 1_000} s after ${load}`);
 }
 
 async function measureEmpty({ figures, signal }: Bench): Promise<void> {
   await using program = benchProgram("empty.ts");
   await program.said(/started/, signal);
-  await pause(SETTLE_MS);
+  await delay(SETTLE_MS);
   const figure = { id: "memory/empty", name: "an empty Deno program", unit: "MiB" };
   figures.add(figure, await rssOf(program));
 }
@@ -58,7 +59,7 @@ async function measureEmpty({ figures, signal }: Bench): Promise<void> {
 async function measureIdle(bench: Bench): Promise<void> {
   const { certificates, origin, isShort, figures, signal } = bench;
   await using tunnel = await startTunnel({ certificates, signal });
-  await pause(SETTLE_MS);
+  await delay(SETTLE_MS);
   const rest = await record(bench, tunnel, "rest", "at rest");
   const files = await fileLimit();
   const wanted = isShort ? TUNNELS.short : TUNNELS.full;
@@ -69,7 +70,7 @@ async function measureIdle(bench: Bench): Promise<void> {
   await inBatches(count, signal, async () => {
     opened.use(await openWay(way));
   });
-  await pause(SETTLE_MS);
+  await delay(SETTLE_MS);
   const idle = await record(bench, tunnel, "idle", `with ${count} idle tunnels`);
   for (const end of ends) {
     figures.add(

@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** How long clients are not served when the server is started anew, and how long a program takes to its first line. */
+import { delay } from "@std/async/delay";
 import { flagsOf, interpreted, programs, timeToFirstLine } from "./first_line.ts";
 import { get } from "./http_client.ts";
-import { type Bench, pause } from "./row.ts";
+import type { Bench } from "./row.ts";
 import { type ServerProgram, startServer, startTunnel, through } from "./tunnels.ts";
 import type { Way } from "./way.ts";
 
@@ -70,6 +71,6 @@ async function served(way: Way, signal: AbortSignal): Promise<void> {
       signal.throwIfAborted();
       if (performance.now() > giveUpAt) throw error;
     }
-    await pause(RETRY_MS);
+    await delay(RETRY_MS);
   }
 }

@@ -18,7 +18,3 @@ export interface Bench {
 
 /** Measures one kind of thing. */
 export type Row = (bench: Bench) => Promise<void>;
-
-export function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}

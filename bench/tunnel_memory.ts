@@ -6,11 +6,12 @@
  * `deno task bench-memory`: resident memory of a server and an agent, without tunnels and with thousands, by
  * what these do. On Linux, which tells it in /proc.
  */
+import { delay } from "@std/async/delay";
 import { writeAll } from "../lib/tunnel/duplex.ts";
+import { commandOutput } from "../tools/command_output.ts";
 import { alignColumns } from "./report.ts";
 import { makeCertificates, startTunnel, through } from "./tunnels.ts";
 import { openWay } from "./way.ts";
-import { commandOutput } from "../tools/command_output.ts";
 
 /** Their ends are all in this process: four files for each, with those of the programs beside. */
 const TUNNELS = 2_000;
@@ -77,7 +78,7 @@ try {
   const pids = [tunnel.server.pid, tunnel.agent.pid];
   const rows = [["resident memory, MiB", "server", "agent"]];
   const measure = async (name: string) => {
-    await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+    await delay(SETTLE_MS);
     signal.throwIfAborted();
     const mib = await residentMib(pids);
     rows.push([name, ...mib.map((value) => value.toFixed())]);

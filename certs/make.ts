@@ -17,8 +17,9 @@
 
 import { createPrivateKey, X509Certificate } from "node:crypto";
 import { join } from "node:path";
-import { describeCertificate } from "../lib/tls/certificate.ts";
+import { delay } from "@std/async/delay";
 import { messageOf, UsageError } from "../lib/errors.ts";
+import { describeCertificate } from "../lib/tls/certificate.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
 import { createCa, issueCertificate, type Issued } from "./issue.ts";
 
@@ -96,7 +97,7 @@ async function lock(path: string, timeoutMs: number): Promise<Disposable> {
       if (Date.now() >= deadline) {
         throw new Error(`Cannot lock "${path}": another run has held it for ${timeoutMs} ms`);
       }
-      await new Promise((resolve) => setTimeout(resolve, LOCK_RETRY_MS));
+      await delay(LOCK_RETRY_MS);
     }
     return file; // closing it unlocks it
   } catch (error) {

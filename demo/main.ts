@@ -9,8 +9,8 @@
  */
 
 import { abortable } from "@std/async/abortable";
-import { formatAuthority } from "../lib/net/authority.ts";
 import { messageOf, UsageError } from "../lib/errors.ts";
+import { formatAuthority } from "../lib/net/authority.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
 import { type Check, connectChecks, passthroughChecks, type Result, runCheck } from "./checks.ts";
 import * as screen from "./screen.ts";

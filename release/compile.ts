@@ -13,8 +13,8 @@ import project from "../deno.json" with { type: "json" };
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { unsupported } from "../lib/quic/quiche/platforms.ts";
 import { COMMIT_FILE } from "../lib/version.ts";
-import { type CommandOutput, commandOutput } from "../tools/command_output.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
+import { type CommandOutput, commandOutput } from "../tools/command_output.ts";
 import { commit } from "./commit.ts";
 import { type Embedded, packageOf, parseEmbedded } from "./embedded.ts";
 

@@ -1,10 +1,12 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { delay } from "@std/async/delay";
+import { equals } from "@std/bytes/equals";
 import { type Duplex, tcpDuplex } from "../../lib/tunnel/duplex.ts";
 import { ResettableTcp } from "../support/tcp_pair.ts";
-import { CutError, GREETING, type Request, Wire, WrongBytesError } from "./wire.ts";
 import type { Ledger } from "./ledger.ts";
+import { CutError, GREETING, type Request, Wire, WrongBytesError } from "./wire.ts";
 
 /** How a client gets to a target. */
 export interface Route {
@@ -96,7 +98,7 @@ export class ClientTunnel {
   /** A pause that is meant. */
   async pause(ms: number): Promise<void> {
     this.allow(ms);
-    await new Promise((resolve) => setTimeout(resolve, ms));
+    await delay(ms);
   }
 
   /** Silence of the other end's that is meant. */
@@ -120,7 +122,7 @@ export class ClientTunnel {
     }
     if (this.route.isGreeted) {
       const greeting = await this.wire.receive(GREETING.length);
-      if (!GREETING.every((byte, i) => byte === greeting[i])) {
+      if (!equals(greeting, GREETING)) {
         throw new WrongBytesError(`not the greeting: ${new TextDecoder().decode(greeting)}`);
       }
     }

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { delay } from "@std/async/delay";
 import { messageOf } from "../../lib/errors.ts";
 import { ClientTunnel, type Route } from "./client_tunnel.ts";
 import type { Suspect } from "./disruptions.ts";
@@ -78,7 +79,7 @@ export class Load {
     while (!this.#ending.signal.aborted && this.#left-- > 0) {
       const { error } = await this.#tunnel();
       const pauseMs = error === undefined ? draws.number(0, 60 * this.#scale) : 800;
-      await new Promise((resolve) => setTimeout(resolve, pauseMs));
+      await delay(pauseMs);
     }
   }
 

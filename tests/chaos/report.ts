@@ -4,9 +4,10 @@
 // deno-lint-ignore-file no-console -- a command for the terminal
 
 /** What a run of `deno task chaos` says, as it goes on and at its end. */
+import { delay } from "@std/async/delay";
 import { alignColumns } from "../../bench/report.ts";
-import type { Outcome } from "./load.ts";
 import type { KindName } from "./kinds.ts";
+import type { Outcome } from "./load.ts";
 
 interface KindCount {
   right: number;
@@ -58,7 +59,7 @@ export class Report {
 
   /** Resolves when there were that many tunnels. */
   async tunnelsReach(count: number): Promise<void> {
-    while (this.tunnels < count) await new Promise((resolve) => setTimeout(resolve, 100));
+    while (this.tunnels < count) await delay(100);
   }
 
   #sum(verdict: keyof KindCount): number {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The targets behind the agents, which do what each request asks and check every byte of it. */
+import { delay } from "@std/async/delay";
 import { messageOf } from "../../lib/errors.ts";
 import { tcpDuplex } from "../../lib/tunnel/duplex.ts";
 import type { Ledger } from "./ledger.ts";
@@ -47,7 +48,7 @@ class Visit {
       },
       pause: async (ms) => {
         this.#lastStepAt = performance.now() + ms;
-        await new Promise((resolve) => setTimeout(resolve, ms));
+        await delay(ms);
       },
     });
     if (speaksFirst) await wire.send(GREETING);
@@ -82,7 +83,7 @@ class Visit {
       await upload();
       if (pauseMs > 0 && !(asks & Ask.ReadSlowly)) {
         this.#lastStepAt = performance.now() + pauseMs;
-        await new Promise((resolve) => setTimeout(resolve, pauseMs));
+        await delay(pauseMs);
       }
       await wire.sendReply(request, Promise.resolve());
     }

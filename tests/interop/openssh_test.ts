@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** OpenSSH through passthrough, and through the agent with CONNECT. */
-import { assertEquals, assertMatch } from "@std/assert";
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
-import { pattern } from "../support/pattern.ts";
+import { assertEquals, assertMatch } from "@std/assert";
+import { patternStream } from "../support/pattern.ts";
 import { startOrigin } from "../support/processes.ts";
 import { Dialogue } from "./support/dialogue.ts";
 import { startOpenSsh } from "./support/openssh.ts";
@@ -66,7 +66,7 @@ Deno.test("ssh with a command through passthrough carries stdin, stdout, stderr 
 Deno.test("scp of 200 MB through passthrough, up and down, leaves every byte as it was", async () => {
   await using ssh = await startSshTunnel();
   const [original, up, down] = ["original", "up", "down"].map((name) => `${ssh.dir}/${name}`);
-  await Deno.writeFile(original!, pattern(FILE_BYTES));
+  await Deno.writeFile(original!, patternStream(FILE_BYTES));
   const expected = await sha256OfFile(original!);
   const slow = { timeoutMs: 60_000 };
   await run("scp", [...ssh.args, "-q", original!, `${ssh.host}:${up}`], slow);
@@ -89,7 +89,7 @@ Deno.test("ssh -L and -R through passthrough forward HTTP, both ways", async (t)
     ssh.host,
   ], forwarded);
   const [, allocated] = await client.line(/Allocated port (\d+) for remote forward/);
-  const expected = await sha256(pattern(BODY_BYTES));
+  const expected = await sha256(patternStream(BODY_BYTES));
   for (const [name, port] of [["-L", forwarded], ["-R", allocated]]) {
     await t.step(`${name}`, async () => {
       const url = `http://127.0.0.1:${port}`;

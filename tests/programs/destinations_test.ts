@@ -4,13 +4,14 @@
 /** Where proxy-agent connects its clients to, and where it does not: `--allow`, `--deny` and names. */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { makeCerts } from "../../certs/make.ts";
 import type { ConnectAgentConfig } from "../../agent.ts";
+import { makeCerts } from "../../certs/make.ts";
 import { parseRule } from "../../lib/agent/acl.ts";
 import { Resolver } from "../../lib/net/resolver.ts";
 import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
 import { encodeOpen } from "../../lib/qrht/messages.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { commandOutput } from "../../tools/command_output.ts";
 import {
   ask,
   assertGivenUp,
@@ -27,7 +28,6 @@ import {
 } from "../support/network.ts";
 import { type ChildProgram, startOrigin, startProgram } from "../support/processes.ts";
 import { frames, readAgentFrames, scriptedTest } from "../support/scripted_peer.ts";
-import { commandOutput } from "../../tools/command_output.ts";
 
 const rules = (...texts: string[]) => texts.map(parseRule);
 

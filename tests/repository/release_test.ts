@@ -7,8 +7,8 @@ import project from "../../deno.json" with { type: "json" };
 import { nativeLibraryError } from "../../lib/quic/quiche/native.ts";
 import { platforms, unsupported } from "../../lib/quic/quiche/platforms.ts";
 import { packageOf, parseEmbedded } from "../../release/embedded.ts";
-import { stagesOf } from "../binaries/support/dockerfile.ts";
 import { commandOutput } from "../../tools/command_output.ts";
+import { stagesOf } from "../binaries/support/dockerfile.ts";
 
 const root = new URL("../../", import.meta.url);
 const dockerfile = Deno.readTextFileSync(new URL("Dockerfile", root));

@@ -3,8 +3,8 @@
 
 import { assertEquals, assertMatch, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { parse } from "yaml";
-import config from "../deno.json" with { type: "json" };
 import { commandOutput } from "../../tools/command_output.ts";
+import config from "../deno.json" with { type: "json" };
 
 interface Workflow {
   readonly permissions?: unknown;

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assertEquals } from "@std/assert";
+import { concat as concatAll } from "@std/bytes/concat";
+import { equals } from "@std/bytes/equals";
 
 /** Bytes in which a lost, doubled or misplaced piece shows. */
 export function pattern(length: number, seed = 1): Uint8Array<ArrayBuffer> {
@@ -16,17 +18,12 @@ export function pattern(length: number, seed = 1): Uint8Array<ArrayBuffer> {
 /** Compares fast: `assertEquals()` takes seconds for megabytes. */
 export function assertSameBytes(actual: Uint8Array, expected: Uint8Array): void {
   assertEquals(actual.length, expected.length);
+  if (equals(actual, expected)) return;
   const wrong = actual.findIndex((byte, i) => byte !== expected[i]);
   assertEquals(wrong, -1, `wrong byte at offset ${wrong}`);
 }
 
 /** One after the other. */
 export function concat(...parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let offset = 0;
-  for (const part of parts) {
-    bytes.set(part, offset);
-    offset += part.length;
-  }
-  return bytes;
+  return concatAll(parts);
 }

@@ -8,7 +8,7 @@
  * `GET /bytes/N` answers N bytes of a fixed pattern, `POST /` the SHA-256 of the body.
  */
 import { createHash } from "node:crypto";
-import { pattern } from "./pattern.ts";
+import { patternStream } from "./pattern.ts";
 
 const server = Deno.serve({
   hostname: "127.0.0.1",
@@ -17,7 +17,7 @@ const server = Deno.serve({
 }, async (request) => {
   const size = /\/bytes\/(\d+)$/.exec(request.url)?.[1];
   if (size !== undefined) {
-    return new Response(pattern(Number(size)), { headers: { "content-length": size } });
+    return new Response(patternStream(Number(size)), { headers: { "content-length": size } });
   }
   if (request.method !== "POST") return new Response("ok\n");
   const hash = createHash("sha256");

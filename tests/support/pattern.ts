@@ -19,7 +19,7 @@ export function patternBytes(offset: number, length: number): Uint8Array<ArrayBu
 }
 
 /** The pattern's first `size` bytes, as a stream. */
-export function pattern(size: number): ReadableStream<Uint8Array<ArrayBuffer>> {
+export function patternStream(size: number): ReadableStream<Uint8Array<ArrayBuffer>> {
   let offset = 0;
   return new ReadableStream({
     pull(controller) {

@@ -5,9 +5,9 @@
 import { fileURLToPath } from "node:url";
 import { makeCerts } from "../../../certs/make.ts";
 import { ChildProgram } from "../../../tools/child_program.ts";
+import { commandOutput } from "../../../tools/command_output.ts";
 import { flagArguments } from "../../../tools/project_program.ts";
 import { type Stage, stagesOf } from "./dockerfile.ts";
-import { commandOutput } from "../../../tools/command_output.ts";
 
 /** What the programs need of the images' base, of which there is much more. */
 const BASE_PACKAGES = ["libc6", "libgcc-s1", "ca-certificates"];
