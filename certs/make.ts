@@ -66,9 +66,9 @@ export async function makeCerts(
 ): Promise<MakeCertsResult> {
   await Deno.mkdir(dir, { recursive: true });
   using _lock = await lock(join(dir, LOCK_FILE), lockTimeoutMs);
-  const reason = force ? "as demanded" : await reasonToReplace(dir, now);
+  const reason = force ? "requested with --force" : await reasonToReplace(dir, now);
   if (reason === undefined) {
-    return { made: false, reason: "they belong together and are valid for 7 days or more", dir };
+    return { made: false, reason: "they match and are valid for at least 7 days", dir };
   }
   const ca = await createCa({ commonName: "quic-reverse-http-tunnel development CA" });
   const server = await issueCertificate(ca, {
@@ -95,7 +95,7 @@ async function lock(path: string, timeoutMs: number): Promise<Disposable> {
     const deadline = Date.now() + timeoutMs;
     while (!await file.tryLock(true)) {
       if (Date.now() >= deadline) {
-        throw new Error(`Cannot lock "${path}": another run has held it for ${timeoutMs} ms`);
+        throw new Error(`cannot lock "${path}": another run has held it for ${timeoutMs} ms`);
       }
       await delay(LOCK_RETRY_MS);
     }
@@ -141,7 +141,7 @@ async function reasonToReplace(dir: string, now: Date): Promise<string | undefin
       const key = createPrivateKey(await read(`${name}.key`));
       if (!certificate.checkPrivateKey(key)) return `${name}.key is not the key of ${name}.pem`;
       // Reliable here, where all is P-256 and SHA-256; Deno's verify() is not for other kinds.
-      if (!certificate.verify(ca.publicKey)) return `${name}.pem is not from the CA in ca.pem`;
+      if (!certificate.verify(ca.publicKey)) return `${name}.pem is not issued by the CA in ca.pem`;
       const unfit = unfitness(`${name}.pem`, certificate, now);
       if (unfit !== undefined) return unfit;
       if (name === "server") {
@@ -156,7 +156,7 @@ async function reasonToReplace(dir: string, now: Date): Promise<string | undefin
     // Not being allowed to look is no reason to replace anything.
     if (error instanceof Deno.errors.PermissionDenied) throw error;
     if (error instanceof Deno.errors.NotCapable) throw error;
-    return `${reading} cannot be used`;
+    return `${reading} is invalid`;
   }
 }
 
@@ -172,14 +172,14 @@ function unfitness(
   return undefined;
 }
 
-const HELP = `Makes the development certificates where they are missing or unfit.
+const HELP = `Creates the development certificates if they are missing or unusable.
 
 Usage: deno run --allow-read=certs --allow-write=certs certs/make.ts [options]
 
-  --dir DIR   where to keep them (default: the directory of this program)
-  --force     make them anew in any case
-  --quiet     say nothing where they are kept
-  --help      show this`;
+  --dir DIR   directory of the certificates (default: the directory of this program)
+  --force     always create new ones
+  --quiet     print nothing if they are kept
+  --help      show this help`;
 
 /** Runs the command; the result is the exit code. */
 async function main(args: string[]): Promise<number> {
@@ -191,8 +191,11 @@ async function main(args: string[]): Promise<number> {
       return 0;
     }
     const { made, reason, dir } = await makeCerts(options.dir, options);
-    if (made) console.log(`Made certificates in ${dir}: ${reason}. Restart what uses old ones.`);
-    else if (!options.quiet) console.log(`Kept the certificates in ${dir}: ${reason}.`);
+    if (made) {
+      console.log(
+        `Created certificates in ${dir}: ${reason}. Restart programs that use the old ones.`,
+      );
+    } else if (!options.quiet) console.log(`Kept the certificates in ${dir}: ${reason}.`);
     return 0;
   } catch (error) {
     console.error(messageOf(error));

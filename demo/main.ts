@@ -5,7 +5,7 @@
  * `deno task demo`: the server, an agent, a passthrough and an origin, as processes on this machine,
  * and requests through both kinds of tunnel.
  *
- * Exit codes: 0 stopped by a signal, or with `--once` all checks were right; 1 failed; 2 usage.
+ * Exit codes: 0 stopped by a signal, or with `--once` all checks passed; 1 failed; 2 usage.
  */
 
 import { abortable } from "@std/async/abortable";
@@ -18,7 +18,7 @@ import { setStage, type Stage } from "./stage.ts";
 
 const USAGE = `Usage: deno task demo [--once]
 
-  --once  end after the checks, with exit code 0 if all were right, else 1`;
+  --once  exit after the checks, with code 0 if all passed, else 1`;
 
 /** The demo was told to stop. */
 class Stopped extends Error {
@@ -39,7 +39,7 @@ async function main(args: readonly string[]): Promise<number> {
     return await demo(once, end);
   } catch (error) {
     if (error instanceof Stopped) {
-      screen.showNote(`\n${error.message}, everything ended`);
+      screen.showNote(`\n${error.message}, all processes have exited`);
       return once ? 1 : 0;
     }
     const isUsage = error instanceof UsageError;
@@ -63,7 +63,7 @@ async function demo(once: boolean, end: AbortController): Promise<number> {
   results.push(...await runChecks(passthroughChecks(stage), signal));
 
   const right = results.filter(({ ok }) => ok).length;
-  screen.showNote(`\n${right} of ${results.length} requests went as they should`);
+  screen.showNote(`\n${right} of ${results.length} checks passed`);
   if (once) return right === results.length ? 0 : 1;
   showWhatToTry(stage);
   return await abortable(new Promise<never>(() => {}), signal);
@@ -84,7 +84,7 @@ async function runChecks(checks: Check[], signal: AbortSignal): Promise<Result[]
 /** The `--noproxy` overrules what the environment may say of proxies. */
 function showWhatToTry({ origin, connect, passthrough }: Stage): void {
   const target = `http://${formatAuthority(origin.tcp)}/`;
-  screen.showTitle("All of it stays up. In another terminal, try");
+  screen.showTitle("Everything keeps running. In another terminal, try");
   screen.showCommand(
     "through the agent",
     `curl -p --noproxy "" --proxy ${formatAuthority(connect.tcp)} ${target}`,
@@ -93,7 +93,7 @@ function showWhatToTry({ origin, connect, passthrough }: Stage): void {
     "through the passthrough",
     `curl --noproxy "*" http://${formatAuthority(passthrough.tcp)}/`,
   );
-  screen.showNote("\nCtrl-C ends everything.");
+  screen.showNote("\nPress Ctrl-C to stop.");
 }
 
 /** Signals to stop; a second one changes nothing, since every step of the end is bounded. */

@@ -203,7 +203,7 @@ Deno.test("makeCerts() keeps a good set, and replaces it on demand", () =>
     const before = await readSet(dir);
     assertEquals((await makeCerts(dir)).made, false);
     assertEquals(await readSet(dir), before);
-    assertEquals((await makeCerts(dir, { force: true })).reason, "as demanded");
+    assertEquals((await makeCerts(dir, { force: true })).reason, "requested with --force");
     const after = await readSet(dir);
     for (const name of SET) assertNotEquals(after[name], before[name]);
     await assertUsableSet(dir);
@@ -230,11 +230,11 @@ const damages: [string, (file: (name: string) => string) => Promise<void>, strin
     (file) => Deno.copyFile(file("client.key"), file("server.key")),
     "server.key is not the key of server.pem",
   ],
-  ["garbage", (file) => Deno.writeTextFile(file("client.pem"), "x"), "client.pem cannot be used"],
+  ["garbage", (file) => Deno.writeTextFile(file("client.pem"), "x"), "client.pem is invalid"],
   [
     "an empty key",
     (file) => Deno.writeTextFile(file("server.key"), ""),
-    "server.key cannot be used",
+    "server.key is invalid",
   ],
   [
     "another CA of the same name",
@@ -242,7 +242,7 @@ const damages: [string, (file: (name: string) => string) => Promise<void>, strin
       const ca = await createCa({ commonName: "quic-reverse-http-tunnel development CA" });
       await Deno.writeTextFile(file("ca.pem"), ca.certPem);
     },
-    "server.pem is not from the CA in ca.pem",
+    "server.pem is not issued by the CA in ca.pem",
   ],
   [
     "a server certificate for another name",
@@ -319,7 +319,7 @@ Deno.test("certs/make.ts needs its directory only, and three at once make one se
     const runs = await Promise.all(Array.from({ length: 3 }, () => runMake("--dir", dir)));
     assertEquals(runs.map(({ code, stderr }) => [code, stderr]), [[0, ""], [0, ""], [0, ""]]);
     const first = runs.map(({ stdout }) => stdout.split(" ")[0]).sort();
-    assertEquals(first, ["Kept", "Kept", "Made"]);
+    assertEquals(first, ["Created", "Kept", "Kept"]);
     await assertUsableSet(dir);
     assertEquals(await runMake("--quiet", "--dir", dir), { code: 0, stdout: "", stderr: "" });
     const wrong = await runMake("--dir", dir, "--bogus");

@@ -88,20 +88,20 @@ Deno.test("demo --once shows both paths and every request, and ends with 0", asy
     "ok GET /large",
   ]);
   assertMatch(demo.output, /502 127\.0\.0\.1:1: connection refused/);
-  assertMatch(demo.output, /\n6 of 6 requests went as they should\n$/);
+  assertMatch(demo.output, /\n6 of 6 checks passed\n$/);
   assertEquals(demo.pids.length, 6);
   assertNothingLeft(demo);
 });
 
 Deno.test("demo stays up with commands that work as they are, until SIGINT", async () => {
   await using demo = new Demo();
-  await demo.shows(/Ctrl-C ends everything/);
+  await demo.shows(/Press Ctrl-C to stop/);
   for (const command of [/^ +(curl -p .+)$/, /^ +(curl --noproxy .+)$/]) {
     assertStringIncludes(await curl(await demo.shows(command)), "Hello from the origin");
   }
   demo.kill("SIGINT");
   assertEquals(await demo.code(), 0, demo.output);
-  assertMatch(demo.output, /stopped by SIGINT, everything ended\n$/);
+  assertMatch(demo.output, /stopped by SIGINT, all processes have exited\n$/);
   assertNothingLeft(demo);
 });
 
@@ -123,7 +123,7 @@ Deno.test("demo --once that is interrupted before its end has not succeeded", as
 
 Deno.test("demo fails with the last log lines of a program that ends on its own", async () => {
   await using demo = new Demo();
-  await demo.shows(/Ctrl-C ends everything/);
+  await demo.shows(/Press Ctrl-C to stop/);
   const [, agent] = demo.pids;
   Deno.kill(agent!, "SIGKILL");
   assertEquals(await demo.code(), 1, demo.output);
@@ -136,7 +136,7 @@ Deno.test("demo fails with the last log lines of a program that ends on its own"
 
 Deno.test("demo leaves no process behind when it is killed", async () => {
   await using demo = new Demo();
-  await demo.shows(/Ctrl-C ends everything/);
+  await demo.shows(/Press Ctrl-C to stop/);
   demo.kill("SIGKILL");
   await demo.code();
   await eventually("its processes end on their own", () => !demo.pids.some(isRunning));
