@@ -14,10 +14,10 @@ import {
   formatConnectResponse,
   formatProxyStatus,
 } from "./lib/tunnel/connect_head.ts";
-import { dial, DialError, type DialFailure, failureOf } from "./lib/agent/dial.ts";
+import { dial, DialError } from "./lib/agent/dial.ts";
 import { type Duplex, prepend, tcpDuplex, writeAll } from "./lib/tunnel/duplex.ts";
 import { endingOf, summarize } from "./lib/observe/ending.ts";
-import { type Failure, type FailureCode, refusedBy } from "./lib/qrht/failure.ts";
+import { type Failure, failureOf, failures, NotConnectedError } from "./lib/qrht/failure.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
 import { formatIp } from "./lib/net/ip_address.ts";
@@ -46,29 +46,6 @@ const log = logger("agent");
 
 type Answer = Extract<ConnectHeadResult, { kind: "connect" }>;
 
-/** A request that is answered with something else than a tunnel. */
-class Refusal extends Error {
-  override readonly name = "Refusal";
-  constructor(
-    readonly status: number,
-    reason: string,
-    readonly code: FailureCode = "bad-request",
-    readonly proxyError?: DialFailure | "http_request_error",
-    options?: ErrorOptions,
-  ) {
-    super(reason, options);
-  }
-}
-
-/** Status of a dial that failed; everything else is 502. */
-const dialStatus: Partial<Record<DialFailure, number>> = {
-  destination_ip_prohibited: 403,
-  http_request_denied: 403,
-  connection_timeout: 504,
-  dns_timeout: 504,
-  connection_limit_reached: 503,
-};
-
 /** Runs an agent until the signal aborts. Reconnects for ever. */
 export async function runAgent(
   config: ConnectAgentConfig,
@@ -86,7 +63,7 @@ export async function runAgent(
     monitor,
     signal,
     serve: (tunnel, ended) => serveConnect(tunnel, config, ended),
-    refuse: (tunnel, { code, text }) => refuse(tunnel, new Refusal(503, text, code)),
+    refuse: (tunnel, { code, text }) => refuse(tunnel, new NotConnectedError(code, text)),
   });
   log.info("agent stopped");
 }
@@ -120,7 +97,7 @@ async function serveConnect(
       signal,
       rules: { allow, deny },
       resolver,
-    }).catch(refuseDial);
+    });
     record.span?.connected(connection.remoteAddr);
     const upstream = tcpDuplex(connection);
     try {
@@ -137,7 +114,7 @@ async function serveConnect(
     log.debug("tunnel ended", { ...fields, target, ...summary });
     record.end(summary);
   } catch (error) {
-    if (error instanceof Refusal) return await refuse(tunnel, error, target);
+    if (error instanceof NotConnectedError) return await refuse(tunnel, error, target);
     const ending = endingOf(error, "client", "agent");
     log.debug("tunnel refused", { ...fields, target, ...ending });
     record.end(ending);
@@ -150,7 +127,7 @@ function tellRefused(
   { code, text }: Failure,
   more: Record<string, unknown> = {},
 ): void {
-  const ending = { by: refusedBy(code), reason: "refused", result: code, error: text } as const;
+  const ending = { by: failures[code].by, reason: "refused", result: code, error: text } as const;
   log.debug("tunnel refused", { ...fields, ...more, ...ending });
   record.end(ending);
 }
@@ -160,37 +137,36 @@ async function readHead(carrier: Duplex, timeoutMs: number): Promise<Answer | un
   const parser = new ConnectHeadParser();
   const buffer = new Uint8Array(4096);
   const giveUpAt = performance.now() + timeoutMs;
-  const late = () => new Refusal(408, `request head not complete in ${timeoutMs} ms`);
+  const late = () =>
+    new NotConnectedError("bad-request", `request head not complete in ${timeoutMs} ms`, {
+      status: 408,
+    });
   for (;;) {
     const n = await within(giveUpAt - performance.now(), carrier.read(buffer), late);
     if (n === null && parser.byteLength === 0) return undefined;
-    if (n === null) throw new Refusal(400, "the request ends within its head");
+    if (n === null) throw new NotConnectedError("bad-request", "the request ends within its head");
     const result = parser.push(buffer.subarray(0, n));
     if (result.kind === "connect") return result;
     if (result.kind === "reject") {
-      throw new Refusal(result.status, result.reason, "bad-request", "http_request_error");
+      throw new NotConnectedError("bad-request", result.reason, {
+        status: result.status,
+        proxyError: "http_request_error",
+      });
     }
   }
 }
 
-function refuseDial(error: unknown): never {
-  if (!(error instanceof DialError)) throw error;
-  const { message, failure } = error;
-  throw new Refusal(dialStatus[failure] ?? 502, message, failureOf(error).code, failure, {
-    cause: error,
-  });
-}
-
-/** The address that a rule has denied: for the log alone, as clients need not learn what names mean here. */
-function addressDenied({ cause }: Refusal): string | undefined {
-  return cause instanceof DialError && cause.ip ? formatIp(cause.ip) : undefined;
-}
-
 /** Answers with the cause, in the reason phrase since that is all that kube-apiserver shows, and ends the tunnel. */
-async function refuse(tunnel: ServedTunnel, refusal: Refusal, target?: string): Promise<void> {
-  const { status, message, code, proxyError } = refusal;
-  const failure = { code, text: message };
-  tellRefused(tunnel, failure, { target, address: addressDenied(refusal) });
+async function refuse(
+  tunnel: ServedTunnel,
+  error: NotConnectedError,
+  target?: string,
+): Promise<void> {
+  const { status, message, proxyError } = error;
+  const failure = failureOf(error);
+  // The address that a rule has denied is for the log alone: clients need not learn what names mean here.
+  const address = error instanceof DialError && error.ip ? formatIp(error.ip) : undefined;
+  tellRefused(tunnel, failure, { target, address });
   const proxyStatus = formatProxyStatus({
     proxy: PROXY_NAME,
     ...(proxyError && { error: proxyError }),

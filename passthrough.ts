@@ -6,10 +6,10 @@ import { runAgentLinks } from "./lib/agent/keep_connected.ts";
 import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent/session.ts";
 import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import { checkPassthrough } from "./lib/cli/check/programs.ts";
-import { dial, failureOf } from "./lib/agent/dial.ts";
+import { dial } from "./lib/agent/dial.ts";
 import { type Duplex, tcpDuplex, writeAll } from "./lib/tunnel/duplex.ts";
 import { endingOf, summarize } from "./lib/observe/ending.ts";
-import { type Failure, refusedBy } from "./lib/qrht/failure.ts";
+import { type Failure, failureOf, failures } from "./lib/qrht/failure.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
@@ -99,7 +99,7 @@ async function introduceClient(
 
 async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
   const { code, text } = failure;
-  const ending = { by: refusedBy(code), reason: "refused", result: code, error: text } as const;
+  const ending = { by: failures[code].by, reason: "refused", result: code, error: text } as const;
   tunnel.record.end(ending);
   log.warn("cannot reach the upstream", { ...tunnel.fields, ...ending });
   await tunnel.failed(failure);

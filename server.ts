@@ -22,6 +22,7 @@ import { handshakeResultOf, Monitor, type Tunnel } from "./lib/observe/monitor.t
 import { onAbort } from "./lib/on_abort.ts";
 import { pipeDuplex, type TunnelTimeouts } from "./lib/tunnel/pipe.ts";
 import { serverInfo } from "./lib/cli/programs.ts";
+import { CloseCode } from "./lib/qrht/codes.ts";
 import { startControl } from "./lib/qrht/control.ts";
 import {
   ConnectionClosedError,
@@ -75,9 +76,6 @@ export interface ServerOptions {
   /** Is told what happens. */
   readonly monitor?: Monitor;
 }
-
-/** Application error codes of the server (docs/protocol.md, "Errors"). */
-const CloseCode = { Stopped: 0, NotAdmitted: 102, NoFurtherAgents: 103 } as const;
 
 /** What to do when clients come and no agent is there. */
 const NO_AGENT_HINT = "start an agent; if one runs, its log says why it cannot connect";
@@ -143,7 +141,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     await drain(server);
     server.registry.stopWaiting();
     ended.abort(new Error("the server stops"));
-    await endpoint.close(CloseCode.Stopped, "server stopped");
+    await endpoint.close(CloseCode.ServerStopped, "server stopped");
     await server.clients.ended();
   };
   const stop = () => listener.close();

@@ -9,22 +9,13 @@ import { formatIp, ipBytes } from "../net/ip_address.ts";
 import { onAbort } from "../on_abort.ts";
 import { Resolver } from "../net/resolver.ts";
 import { connectTcp } from "../net/tcp_reset.ts";
-import type { Failure, FailureCode } from "../qrht/failure.ts";
+import { codeOfProxyError, NotConnectedError, type ProxyError } from "../qrht/failure.ts";
 
-/** Proxy error types of RFC 9209 §2.3 that a dial can end in. */
-export type DialFailure =
-  | "connection_refused"
-  | "connection_timeout"
-  | "connection_limit_reached"
-  | "destination_ip_prohibited"
-  | "destination_ip_unroutable"
-  | "dns_error"
-  | "dns_timeout"
-  | "http_request_denied"
-  | "proxy_internal_error";
+/** Proxy error types that a dial can end in. */
+export type DialFailure = Exclude<ProxyError, "http_request_error">;
 
 /** A target that could not be connected to. */
-export class DialError extends Error {
+export class DialError extends NotConnectedError {
   override readonly name = "DialError";
   /** The address that was denied, where that was known. */
   readonly ip: Uint8Array | undefined;
@@ -33,27 +24,9 @@ export class DialError extends Error {
     message: string,
     options?: ErrorOptions & { readonly ip?: Uint8Array | undefined },
   ) {
-    super(message, options);
+    super(codeOfProxyError(failure), message, { ...options, proxyError: failure });
     this.ip = options?.ip;
   }
-}
-
-const failureCodes: Readonly<Record<DialFailure, FailureCode>> = {
-  connection_refused: "refused",
-  connection_timeout: "timeout",
-  connection_limit_reached: "overloaded",
-  destination_ip_prohibited: "denied",
-  destination_ip_unroutable: "unreachable",
-  dns_error: "unknown-name",
-  dns_timeout: "timeout",
-  http_request_denied: "denied",
-  proxy_internal_error: "internal-error",
-};
-
-/** What a server is told of a dial that failed. */
-export function failureOf(error: unknown): Failure {
-  const code = error instanceof DialError ? failureCodes[error.failure] : "internal-error";
-  return { code, text: messageOf(error) };
 }
 
 /** Refuses, drops or takes connections: `connectTcp`, or a test's own. */

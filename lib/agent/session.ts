@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What both agents share: a connection to a server, whose streams go to a handler. */
+import { CloseCode } from "../qrht/codes.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { reasonsOf, serverCertificateFaults } from "../tls/certificate.ts";
 import { DialectCount, speaksQrht } from "../qrht/dialect.ts";
@@ -99,9 +100,6 @@ export class ConnectError extends Error {
   }
 }
 
-/** Application error code of an agent that leaves. */
-export const AGENT_LEAVES = 100;
-
 /** Interval of the PINGs that keep the connection, and a NAT's mapping, alive. */
 const KEEPALIVE_MS = 2_000;
 
@@ -121,8 +119,9 @@ const WORN_SHARE = 0.5;
 
 /** What a server means by the application error code that it closes a connection with. */
 const serverCodes: Readonly<Record<number, string>> = {
-  102: "the server does not let this agent in: its certificate has no name for it",
-  103: "the server takes no further agents",
+  [CloseCode.NotAdmitted]:
+    "the server does not let this agent in: its certificate has no name for it",
+  [CloseCode.NoFurtherAgents]: "the server takes no further agents",
 };
 
 /** Connections of this process to servers. */
@@ -273,12 +272,12 @@ export class AgentSession implements Peer {
     this.#replaceable.resolve();
     await this.#tunnels.ended();
     await leaving;
-    await this.#endpoint.close(AGENT_LEAVES);
+    await this.#endpoint.close(CloseCode.AgentLeaves);
   }
 
   async #leave(): Promise<void> {
     await this.#drain();
-    this.#connection.close(AGENT_LEAVES, "agent stopped");
+    this.#connection.close(CloseCode.AgentLeaves, "agent stopped");
   }
 
   /** Lets tunnels go on for a time, and what they have sent last be delivered; new ones are refused meanwhile. */
@@ -343,7 +342,7 @@ export class AgentSession implements Peer {
       await this.#tunnels.ended();
       const before = this.#streams;
       await sleep(idleMs, this.#ended.signal);
-      if (this.#streams === before) return this.#connection.close(AGENT_LEAVES, reason);
+      if (this.#streams === before) return this.#connection.close(CloseCode.AgentLeaves, reason);
     }
   }
 

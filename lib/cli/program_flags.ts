@@ -3,6 +3,7 @@
 
 /** The flags of the three programs. */
 
+import { DEFAULT_RETRY_CAUSES, RETRY_CAUSES } from "../qrht/failure.ts";
 import { checkAgentName } from "../tls/agent_names.ts";
 import { balances } from "../server/balance.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../qrht/dialect.ts";
@@ -35,19 +36,6 @@ function checkAlpn(name: string): string | undefined {
 function checkName(name: string): string | undefined {
   return new TextEncoder().encode(name).length <= 255 ? undefined : "must be at most 255 bytes";
 }
-
-/** Why a tunnel may be tried with another agent. */
-const RETRY_CAUSES = [
-  "draining",
-  "overloaded",
-  "gone",
-  "refused",
-  "timeout",
-  "unreachable",
-  "unknown-name",
-  "denied",
-  "internal-error",
-] as const;
 
 /** The flags that all programs have. */
 export const commonFlags = {
@@ -169,7 +157,7 @@ export const serverFlags = {
   }),
   retryOn: choiceListFlag("retry-on", {
     choices: RETRY_CAUSES,
-    default: ["draining", "overloaded", "gone"],
+    default: DEFAULT_RETRY_CAUSES,
     help: "why a tunnel that an agent has not connected is tried with another one",
   }),
   balance: choiceFlag("balance", balances, {

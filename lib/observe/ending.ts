@@ -3,15 +3,14 @@
 
 /** Who ended a tunnel, and why, in the words that the logs of all programs have for it (docs/endings.md). */
 import { messageOf } from "../errors.ts";
-import { type FailureCode, refusedBy } from "../qrht/failure.ts";
+import { type FailureCode, failures } from "../qrht/failure.ts";
 import type { PipeResult } from "../tunnel/pipe.ts";
-import { StreamCode } from "../qrht/tunnel_stream.ts";
+import { StreamCode } from "../qrht/codes.ts";
 import { ConnectionClosedError, StreamResetError, StreamStoppedError } from "../quic/mod.ts";
-import { UPSTREAM_UNREACHABLE } from "../qrht/tunnel.ts";
 import { type Party, type Reason, TunnelError } from "../tunnel/errors.ts";
 
-/** A program that logs. Both agents call themselves `agent`. */
-export type Program = "server" | "agent";
+/** What a program is to a tunnel: both agent programs are its `agent`. */
+export type Role = "server" | "agent";
 
 /** The fields of a log line that say how a tunnel ended. */
 export interface Ending {
@@ -33,7 +32,7 @@ export interface Ending {
 export function summarize(
   result: PipeResult,
   since: number,
-  self: Program,
+  self: Role,
   failure?: FailureCode,
 ) {
   return {
@@ -44,15 +43,15 @@ export function summarize(
   };
 }
 
-function endingOfPipe(result: PipeResult, self: Program, failure?: FailureCode): Ending {
+function endingOfPipe(result: PipeResult, self: Role, failure?: FailureCode): Ending {
   const ending = endingOfSides(result, self);
   // Who answers in the target's place takes no more of the client's bytes after that.
   const isAnswered = ending.reason === "end" ||
     (ending.reason === "reset" && ending.by === "target");
-  return failure && isAnswered ? { by: refusedBy(failure), reason: "refused" } : ending;
+  return failure && isAnswered ? { by: failures[failure].by, reason: "refused" } : ending;
 }
 
-function endingOfSides({ reason, by, error }: PipeResult, self: Program): Ending {
+function endingOfSides({ reason, by, error }: PipeResult, self: Role): Ending {
   if (reason === "aborted") {
     return error instanceof ConnectionClosedError
       ? endingOf(error, self, self)
@@ -68,7 +67,7 @@ function endingOfSides({ reason, by, error }: PipeResult, self: Program): Ending
  * @param by whose bytes could not be read or written; errors that know better overrule it
  * @param self who logs
  */
-export function endingOf(error: unknown, by: Party, self: Program): Ending {
+export function endingOf(error: unknown, by: Party, self: Role): Ending {
   const peer = self === "server" ? "agent" : "server";
   const ending = (by: Party, reason: Reason) => ({ by, reason, error: messageOf(error) });
   if (error instanceof ConnectionClosedError) {
@@ -77,7 +76,7 @@ export function endingOf(error: unknown, by: Party, self: Program): Ending {
   }
   if (error instanceof StreamResetError || error instanceof StreamStoppedError) {
     switch (error.code) {
-      case UPSTREAM_UNREACHABLE:
+      case StreamCode.UpstreamUnreachable:
         return ending(peer, "refused");
       case StreamCode.ProtocolError:
         // The peer's word for what this end has sent.

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What to do about a connection that does not come about: the field `hint` of a log line. */
+import { CloseCode } from "../qrht/codes.ts";
 import type { CertificateFault } from "../tls/certificate.ts";
 import { type CloseInfo, tlsAlertOf } from "../quic/errors.ts";
 
@@ -41,8 +42,8 @@ const alertsForAgent: Readonly<Record<number, string>> = {
 
 /** The same, by the application error code. */
 const codesForAgent: Readonly<Record<number, string>> = {
-  102: "give the server's --agent-name a name of --cert-file",
-  103: "see the server's log: it stops, or has --max-agents already",
+  [CloseCode.NotAdmitted]: "give the server's --agent-name a name of --cert-file",
+  [CloseCode.NoFurtherAgents]: "see the server's log: it stops, or has --max-agents already",
 };
 
 /** What a server that has refused an agent's certificate can do. */

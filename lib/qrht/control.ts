@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { CloseCode } from "./codes.ts";
 import { speaksQrht } from "./dialect.ts";
 import { writeAll } from "../tunnel/duplex.ts";
 import { messageOf } from "../errors.ts";
@@ -41,9 +42,6 @@ export interface ControlEvents {
   /** The peer has violated the dialect; the connection is closed. */
   violated(error: ProtocolError): void;
 }
-
-/** Application error code of a connection whose peer has violated the dialect. */
-export const CONNECTION_PROTOCOL_ERROR = 101;
 
 /** What this end understands, beyond what every end does. */
 const DRAIN_FEATURE = "drain";
@@ -108,7 +106,7 @@ export class Control {
       await this.#read(first);
     } catch (error) {
       if (!(error instanceof ProtocolError)) return; // The connection has ended, or the stream was reset.
-      this.#connection.close(CONNECTION_PROTOCOL_ERROR, messageOf(error));
+      this.#connection.close(CloseCode.ProtocolError, messageOf(error));
       this.#events.violated(error);
     }
   }

@@ -3,6 +3,7 @@
 
 /** The payloads of the frames (docs/protocol.md): what they say, and how that is written. */
 import { type SocketAddress, unmapIp } from "../net/ip_address.ts";
+import { type FailureCode, failureCodes, failures } from "./failure.ts";
 import { ProtocolError } from "./frame.ts";
 import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
 
@@ -33,21 +34,14 @@ export interface Open {
   readonly listener?: SocketAddress;
 }
 
-/** How an agent's attempt to connect a tunnel ended, and the number of each on the wire. */
-export const resultCodes = {
-  connected: 0,
-  "bad-request": 1,
-  refused: 2,
-  timeout: 3,
-  unreachable: 4,
-  "unknown-name": 5,
-  denied: 6,
-  overloaded: 7,
-  draining: 8,
-  "internal-error": 9,
-} as const;
+/** How an agent's attempt to connect a tunnel ended. */
+export type ResultCode = FailureCode | "connected";
 
-export type ResultCode = keyof typeof resultCodes;
+/** The number of each on the wire. */
+export const resultNumbers: ReadonlyMap<ResultCode, number> = new Map([
+  ["connected", 0],
+  ...failureCodes.map((code) => [code, failures[code].number] as const),
+]);
 
 /** How the dial of a tunnel ended. */
 export interface Result {
@@ -68,9 +62,7 @@ export interface Hello {
 const OpenField = { Client: 0x00, Listener: 0x01 } as const;
 const HelloField = { Program: 0x00, Version: 0x01, Name: 0x02, Feature: 0x03 } as const;
 
-const nameOfCode = new Map(
-  Object.entries(resultCodes).map(([name, code]) => [code as number, name as ResultCode]),
-);
+const resultCodes = new Map(Array.from(resultNumbers, ([code, number]) => [number, code]));
 
 export function encodeOpen({ tunnelId, client, listener }: Open): Uint8Array {
   const bytes = [VERSION, ...tunnelId];
@@ -95,7 +87,7 @@ export function decodeOpen(payload: Uint8Array): Open {
 export function encodeResult({ code, text }: Result): Uint8Array {
   const words = textBytes(text);
   return Uint8Array.from([
-    ...encodeVarint(resultCodes[code]),
+    ...encodeVarint(resultNumbers.get(code)!),
     ...encodeVarint(words.length),
     ...words,
   ]);
@@ -108,7 +100,7 @@ export function encodeResult({ code, text }: Result): Uint8Array {
  */
 export function decodeResult(payload: Uint8Array): Result {
   const reader = new Reader("RESULT", payload);
-  const code = nameOfCode.get(reader.varint()) ?? "internal-error";
+  const code = resultCodes.get(reader.varint()) ?? "internal-error";
   const text = reader.text(reader.bytes(reader.varint()));
   reader.fields({});
   return { code, text };

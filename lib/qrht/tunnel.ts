@@ -15,7 +15,8 @@ import {
   type Open,
   type Result,
 } from "./messages.ts";
-import { type Carrier, Hold, StreamCode, TunnelStream } from "./tunnel_stream.ts";
+import { StreamCode } from "./codes.ts";
+import { type Carrier, Hold, TunnelStream } from "./tunnel_stream.ts";
 import { within } from "../wait.ts";
 
 /** The server's end of a tunnel: a way to an agent that is asked to connect it. */
@@ -44,9 +45,6 @@ export interface IncomingTunnel {
 
 /** Time that the server has for the first frame of a stream. */
 const OPEN_TIMEOUT_MS = 10_000;
-
-/** Application error code of a raw stream whose upstream could not be reached. */
-export const UPSTREAM_UNREACHABLE = 1;
 
 /** The server's end of a stream that it has just opened. */
 export function openTunnel(stream: Carrier, alpn: string, open: Open): OutgoingTunnel {
@@ -93,7 +91,7 @@ function rawTunnel(stream: Carrier): IncomingTunnel {
     open: {},
     connected: () => {},
     failed: async (_, answer) => {
-      if (!answer) return stream.abort(UPSTREAM_UNREACHABLE);
+      if (!answer) return stream.abort(StreamCode.UpstreamUnreachable);
       await orAbort(stream, async () => {
         await writeAll(stream, answer);
         await stream[Symbol.asyncDispose]();

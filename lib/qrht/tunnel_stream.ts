@@ -3,6 +3,7 @@
 
 import { clearImmediate, setImmediate } from "node:timers";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
+import { StreamCode } from "./codes.ts";
 import {
   encodeFrame,
   frameHead,
@@ -19,9 +20,6 @@ export interface Carrier extends Duplex {
   reset(code: number): void;
   stop(code: number): void;
 }
-
-/** Application error codes of tunnel streams. */
-export const StreamCode = { Aborted: 0, ProtocolError: 2, Moved: 3 } as const;
 
 /** Types of the frames that tunnel streams begin with. */
 type FirstFrame = typeof FrameType.Open | typeof FrameType.Result;

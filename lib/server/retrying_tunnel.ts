@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Duplex } from "../tunnel/duplex.ts";
-import { type FailureCode, refusedBy } from "../qrht/failure.ts";
+import { NotConnectedError, type RetryCause } from "../qrht/failure.ts";
 import { Replay } from "./replay.ts";
 import type { OutgoingTunnel } from "../qrht/tunnel.ts";
 import { TunnelError } from "../tunnel/errors.ts";
@@ -12,14 +12,6 @@ export class ConnectTimeoutError extends TunnelError {
   override readonly name = "ConnectTimeoutError";
   constructor(message: string) {
     super("peer", "connect-timeout", message);
-  }
-}
-
-/** No agent has connected the tunnel, and the last that has said why has no answer of its own for the client. */
-export class NotConnectedError extends TunnelError {
-  override readonly name = "NotConnectedError";
-  constructor(readonly code: FailureCode, text: string) {
-    super(refusedBy(code), "refused", text);
   }
 }
 
@@ -37,7 +29,7 @@ export interface RetryOptions {
   /** Application error code for an attempt that another one has replaced. @default {0} */
   readonly movedCode?: number;
   /** Makes another attempt, with another agent; undefined when there is none, or the cause is not worth it. */
-  retry(cause: FailureCode | "gone"): Promise<OutgoingTunnel | undefined>;
+  retry(cause: RetryCause): Promise<OutgoingTunnel | undefined>;
 }
 
 /**
@@ -110,7 +102,7 @@ export class RetryingTunnel implements Duplex {
     }
   }
 
-  async #next(cause: FailureCode | "gone"): Promise<OutgoingTunnel | undefined> {
+  async #next(cause: RetryCause): Promise<OutgoingTunnel | undefined> {
     if (this.#replay.isFixed) return undefined;
     return await this.#options.retry(cause).catch(() => undefined);
   }

@@ -5,16 +5,13 @@ import type { ConnectedAgent } from "./connected_agent.ts";
 import { messageOf } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import type { Open } from "../qrht/messages.ts";
-import { StreamCode } from "../qrht/tunnel_stream.ts";
+import { StreamCode } from "../qrht/codes.ts";
 import type { QuicStream } from "../quic/mod.ts";
 import type { AgentRegistry } from "./registry.ts";
 import { RetryingTunnel } from "./retrying_tunnel.ts";
 import { peerAttributes, type TunnelSpan } from "../observe/trace.ts";
 import { openTunnel, type OutgoingTunnel } from "../qrht/tunnel.ts";
-import type { FailureCode } from "../qrht/failure.ts";
-
-/** Why a tunnel was not connected: what the agent said, or `gone` when it said nothing any more. */
-export type Cause = FailureCode | "gone";
+import { DEFAULT_RETRY_CAUSES, type FailureCode, type RetryCause } from "../qrht/failure.ts";
 
 /** How a tunnel finds its agent. */
 export interface RoutePolicy {
@@ -27,7 +24,7 @@ export interface RoutePolicy {
   /** Agents that a tunnel is tried with, the first included. @default {3} */
   readonly maxAttempts?: number;
   /** Why a tunnel is tried with another agent. @default {["draining", "overloaded", "gone"]} */
-  readonly retryOn?: readonly Cause[];
+  readonly retryOn?: readonly RetryCause[];
 }
 
 export interface RouteOptions extends RoutePolicy {
@@ -38,13 +35,11 @@ export interface RouteOptions extends RoutePolicy {
   readonly span?: TunnelSpan | undefined;
 }
 
-const RETRY_ON: readonly Cause[] = ["draining", "overloaded", "gone"];
-
 /** What the log says of an agent that has the tunnel. */
 type AgentFields = Record<string, unknown> & { agent?: string; result?: FailureCode };
 
 /** Causes for which the wait for an agent begins anew: the one that was there is none any more. */
-const LEFT: readonly Cause[] = ["draining", "gone"];
+const LEFT: readonly RetryCause[] = ["draining", "gone"];
 
 /** The way of one tunnel to an agent: to one, and when that cannot connect it perhaps to another. */
 export class Route {
@@ -61,7 +56,7 @@ export class Route {
       openTimeoutMs: options.openTimeoutMs ?? 10_000,
       connectTimeoutMs: options.connectTimeoutMs ?? 30_000,
       maxAttempts: options.maxAttempts ?? 3,
-      retryOn: options.retryOn ?? RETRY_ON,
+      retryOn: options.retryOn ?? DEFAULT_RETRY_CAUSES,
       registry: options.registry,
       log: options.log,
       fields: options.fields,
@@ -99,7 +94,7 @@ export class Route {
     });
   }
 
-  async #retry(cause: Cause): Promise<OutgoingTunnel | undefined> {
+  async #retry(cause: RetryCause): Promise<OutgoingTunnel | undefined> {
     const { retryOn, agentWaitMs } = this.#options;
     if (!retryOn.includes(cause)) return undefined;
     return await this.#attempt(LEFT.includes(cause) ? agentWaitMs : 0);

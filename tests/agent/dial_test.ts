@@ -16,8 +16,8 @@ import {
   DialError,
   type DialFailure,
   type DialOptions,
-  failureOf,
 } from "../../lib/agent/dial.ts";
+import { failureOf } from "../../lib/qrht/failure.ts";
 import { formatIp } from "../../lib/net/ip_address.ts";
 import { type Lookup, Resolver } from "../../lib/net/resolver.ts";
 import { eventually } from "../support/eventually.ts";

@@ -3,8 +3,8 @@
 
 import { assert, assertEquals, assertGreaterOrEqual, assertStringIncludes } from "@std/assert";
 import { ProxyHeaderError } from "../../lib/server/client.ts";
-import { endingOf, type Program, summarize } from "../../lib/observe/ending.ts";
-import { refusedBy } from "../../lib/qrht/failure.ts";
+import { endingOf, type Role, summarize } from "../../lib/observe/ending.ts";
+import { failures, NotConnectedError } from "../../lib/qrht/failure.ts";
 import type { PipeResult } from "../../lib/tunnel/pipe.ts";
 import { ProtocolError } from "../../lib/qrht/frame.ts";
 import {
@@ -14,7 +14,7 @@ import {
   StreamStoppedError,
 } from "../../lib/quic/mod.ts";
 import { NoAgentError } from "../../lib/server/registry.ts";
-import { ConnectTimeoutError, NotConnectedError } from "../../lib/server/retrying_tunnel.ts";
+import { ConnectTimeoutError } from "../../lib/server/retrying_tunnel.ts";
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name, permissions: { read: true }, fn });
@@ -24,7 +24,7 @@ const closed = (by: CloseInfo["by"]) =>
   new ConnectionClosedError({ by, application: true, code: 100, reason: "bye" });
 
 /** Fields as they are logged: without those that are undefined. */
-function fieldsOf(result: PipeResult, self: Program): Record<string, unknown> {
+function fieldsOf(result: PipeResult, self: Role): Record<string, unknown> {
   const { durationMs: _, ...fields } = summarize(result, performance.now(), self);
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined));
 }
@@ -126,10 +126,10 @@ for (const [error, atServer, atAgent] of cases) {
   });
 }
 
-test("refusedBy() tells what is the client's, the target's and the agent's doing", () => {
-  assertEquals(refusedBy("bad-request"), "client");
-  assertEquals(refusedBy("timeout"), "target");
-  assertEquals(refusedBy("overloaded"), "agent");
+test("failures tell what is the client's, the target's and the agent's doing", () => {
+  assertEquals(failures["bad-request"].by, "client");
+  assertEquals(failures["timeout"].by, "target");
+  assertEquals(failures["overloaded"].by, "agent");
 });
 
 test("docs/endings.md explains every reason and every party", () => {

@@ -11,7 +11,7 @@ import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { ipBytes, socketAddress } from "../../lib/net/ip_address.ts";
 import { formatProxyHeader } from "../../lib/tunnel/proxy_protocol.ts";
 import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
-import { encodeOpen, type ResultCode, resultCodes } from "../../lib/qrht/messages.ts";
+import { encodeOpen } from "../../lib/qrht/messages.ts";
 import {
   live,
   QuicEndpoint,
@@ -20,7 +20,7 @@ import {
   StreamStoppedError,
 } from "../../lib/quic/mod.ts";
 import { acceptTunnel, type IncomingTunnel } from "../../lib/qrht/tunnel.ts";
-import type { FailureCode } from "../../lib/qrht/failure.ts";
+import { type FailureCode, failureCodes } from "../../lib/qrht/failure.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
@@ -145,20 +145,17 @@ function refuse(code: FailureCode, answer = `answer of one that is ${code}`) {
   return (tunnel: IncomingTunnel) => tunnel.failed({ code, text: "scripted" }, utf8.encode(answer));
 }
 
-const failures = (Object.keys(resultCodes) as ResultCode[])
-  .filter((code): code is FailureCode => code !== "connected");
-
 for (
   const [what, retryOn] of [
     ["draining and overloaded", undefined],
     ["nothing", []],
     ["what it is told", ["refused", "timeout", "internal-error"]],
-    ["everything", failures],
+    ["everything", failureCodes],
   ] as const
 ) {
   test(`runServer() has another agent tried when the first says ${what}`, async (net) => {
     const retried: readonly string[] = retryOn ?? ["draining", "overloaded"];
-    for (const code of failures) {
+    for (const code of failureCodes) {
       const server = await net.server({ agentWaitMs: 0, ...(retryOn && { retryOn }) });
       const first = await net.scriptedAgent(server);
       const second = await net.scriptedAgent(server);

@@ -1,16 +1,12 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { CloseCode } from "../../lib/qrht/codes.ts";
 import { assert, assertEquals, assertInstanceOf, assertLess } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
-import {
-  CONNECTION_PROTOCOL_ERROR,
-  Control,
-  type ControlConnection,
-  ignoreUniStreams,
-} from "../../lib/qrht/control.ts";
+import { Control, type ControlConnection, ignoreUniStreams } from "../../lib/qrht/control.ts";
 import { encodeFrame, FrameParser, FrameType, ProtocolError } from "../../lib/qrht/frame.ts";
 import { decodeHello, encodeHello, type Hello } from "../../lib/qrht/messages.ts";
 import { eventually } from "../support/eventually.ts";
@@ -408,7 +404,7 @@ for (const [what, wire, problem] of nonsense) {
       control.drain();
       const [closed, violated] = connection.events.slice(-2);
       assert(typeof closed === "object" && "closed" in closed);
-      assertEquals(closed.closed, CONNECTION_PROTOCOL_ERROR);
+      assertEquals(closed.closed, CloseCode.ProtocolError);
       assert(closed.reason.includes(problem), closed.reason);
       assertEquals(violated, { violated: closed.reason });
       const before = connection.events.slice(0, -2);

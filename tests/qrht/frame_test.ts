@@ -37,8 +37,7 @@ import {
   encodeHello,
   encodeOpen,
   encodeResult,
-  type ResultCode,
-  resultCodes,
+  resultNumbers,
 } from "../../lib/qrht/messages.ts";
 import {
   decodeVarint,
@@ -505,7 +504,7 @@ test("decodeDrain() reads what encodeDrain() has written, and skips fields", () 
   decodeDrain(Uint8Array.of(...field(0, [1]), ...field(0, [1])));
 });
 
-const codes = Object.keys(resultCodes) as ResultCode[];
+const codes = [...resultNumbers.keys()];
 
 /** Text that comes through UTF-8 as it is. */
 const wellFormed = fc.string({ unit: "binary", maxLength: 100 }).map((text) => text.toWellFormed());

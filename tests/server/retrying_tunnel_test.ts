@@ -15,13 +15,9 @@ import { QRHT_ALPN } from "../../lib/qrht/dialect.ts";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { pipeDuplex } from "../../lib/tunnel/pipe.ts";
 import { Replay } from "../../lib/server/replay.ts";
-import {
-  NotConnectedError,
-  RetryingTunnel,
-  type RetryOptions,
-} from "../../lib/server/retrying_tunnel.ts";
+import { RetryingTunnel, type RetryOptions } from "../../lib/server/retrying_tunnel.ts";
+import { type FailureCode, NotConnectedError } from "../../lib/qrht/failure.ts";
 import { acceptTunnel, openTunnel, type OutgoingTunnel } from "../../lib/qrht/tunnel.ts";
-import type { FailureCode } from "../../lib/qrht/failure.ts";
 import { pattern } from "../support/bytes.ts";
 import { eventually } from "../support/eventually.ts";
 import { carrierPair, cut, type MemoryCarrier } from "../support/memory_carrier.ts";

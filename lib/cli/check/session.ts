@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Steps of an agent that connects to its server for a moment, and takes no clients. */
-import { AGENT_LEAVES, ConnectError, explainConnectError } from "../../agent/session.ts";
+import { CloseCode } from "../../qrht/codes.ts";
+import { ConnectError, explainConnectError } from "../../agent/session.ts";
 import { certificateFields, describeCertificate } from "../../tls/certificate.ts";
 import { speaksQrht } from "../../qrht/dialect.ts";
 import { quote } from "../../errors.ts";
@@ -76,7 +77,7 @@ export async function checkSession(
   if (isIn && !speaksQrht(connected.alpn)) report.skip(way, "not in the raw dialect");
   else await report.after(isIn && connected, way, checkLarge);
   await connected.settled(SETTLE_MS);
-  connected.close(AGENT_LEAVES, CHECKED);
+  connected.close(CloseCode.AgentLeaves, CHECKED);
 }
 
 /** A connection, or why the server has sent this agent away as soon as there was one. */
