@@ -122,7 +122,7 @@ const rows: readonly Row[] = [
     withinMs: TIMEOUT_MS,
   },
   {
-    name: "client silence, target at its end",
+    name: "client silence after target EOF",
     act: ({ target }) => target.closeWrite(),
     client: "end",
     target: RESET,
@@ -177,7 +177,7 @@ const rows: readonly Row[] = [
     withinMs: TIMEOUT_MS,
   },
   {
-    name: "target silence, client at its end",
+    name: "target silence after client EOF",
     act: ({ client }) => client.closeWrite(),
     client: RESET,
     target: "end",

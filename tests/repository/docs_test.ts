@@ -293,6 +293,16 @@ Deno.test("every message that the documentation quotes is in the sources of the 
   assert(messages > 30, `only ${messages} messages were found`);
 });
 
+Deno.test("docs/logging.md lists every category of the log, and no others", () => {
+  const sources = programs.map(read).join("\n");
+  const used = new Set(Array.from(sources.matchAll(/\blogger\("(\w+)"\)/g), ([, name]) => name));
+  const [, table] = /^\| category +\|.*\n\|[ -]+\|.*\n((?:\|.*\n)+)/m.exec(
+    pages.get("docs/logging.md")!,
+  )!;
+  const cells = table!.split("\n").map((row) => row.split("|")[1] ?? "").join();
+  assertEquals(new Set(Array.from(cells.matchAll(/`(\w+)`/g), ([, name]) => name)), used);
+});
+
 Deno.test(".ci/run runs every command in the sh blocks of the documentation", () => {
   const script = read(".ci/run");
   const commands = [...pages].flatMap(([page, text]) =>
