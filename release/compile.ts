@@ -6,7 +6,8 @@
  * `deno task compile`: makes a self-contained executable of each program.
  *
  * A program gets the permissions and the flags of V8 of its task in `deno.json`, and the packages that it imports: `deno compile` by itself
- * embeds all that `deno.json` names, so it is shown a configuration that names no others.
+ * embeds all that `deno.json` names, so it is shown a configuration that names no others. Of these packages, files that no program can load
+ * stay out: types, source maps, documents and test data.
  */
 import { join } from "node:path";
 import project from "../deno.json" with { type: "json" };
@@ -17,6 +18,8 @@ import { parseCommandLine } from "../tools/command_line.ts";
 import { type CommandOutput, commandOutput } from "../tools/command_output.ts";
 import { commit } from "./commit.ts";
 import { type Embedded, packageOf, parseEmbedded } from "./embedded.ts";
+import { npmPackagesOf } from "./npm_packages.ts";
+import { type PackageFiles, packageFiles } from "./package_files.ts";
 
 const HELP = `Compiles proxy-server, proxy-agent and proxy-passthrough.
 
@@ -73,6 +76,60 @@ async function importsOf(program: Program): Promise<Record<string, string>> {
   return Object.fromEntries(Object.entries(project.imports).filter(([name]) => names.has(name)));
 }
 
+/** The standard library: each of its functions has a module of its own, and a program loads few of them. */
+const STD = "deno-std";
+
+/** What a program needs of each package, by name. */
+async function filesOf(
+  program: Program,
+  imports: Readonly<Record<string, string>>,
+): Promise<Map<string, PackageFiles>> {
+  const packages = [...(await npmPackagesOf([`${program}.ts`])).values()];
+  return new Map(
+    await Promise.all(packages.map(async ({ name, folder }) => {
+      const modules = name === STD ? await stdModules(folder, imports) : undefined;
+      return [name, packageFiles(folder, modules)] as const;
+    })),
+  );
+}
+
+/** Absolute paths of the modules of the standard library that imports lead to. */
+async function stdModules(
+  folder: string,
+  imports: Readonly<Record<string, string>>,
+): Promise<Set<string>> {
+  const entries = Object.values(imports).filter((target) => target.startsWith(`npm:${STD}@`))
+    .map((target) => join(folder, target.slice(target.indexOf("/") + 1)));
+  const graphs = await Promise.all(entries.map(async (entry) => {
+    const { stdout } = await run(Deno.execPath(), ["info", "--json", "--no-config", entry]);
+    return JSON.parse(stdout) as { readonly modules: readonly { readonly local: string }[] };
+  }));
+  return new Set(graphs.flatMap(({ modules }) => modules.map(({ local }) => local)));
+}
+
+/** What Deno keeps of its own about the files of a package: a part of their size, and bytes. */
+const NOTES = { part: 0.05, bytes: 1024 };
+
+/** @throws {Error} when more of a package is embedded than a program needs */
+function checkSizes(
+  embedded: readonly Embedded[],
+  files: ReadonlyMap<string, PackageFiles>,
+): void {
+  const byPackage = Map.groupBy(embedded, ({ path }) => packageOf(path));
+  for (const [name, parts] of byPackage) {
+    if (name === undefined) continue;
+    const bytes = parts.reduce((sum, part) => sum + part.bytes, 0);
+    const needed = files.get(name)?.bytes ?? 0;
+    if (bytes > needed * (1 + NOTES.part) + NOTES.bytes) {
+      throw new Error(
+        `${name} takes ${kilobytes(bytes)}, of which ${kilobytes(needed)} are needed`,
+      );
+    }
+  }
+}
+
+const kilobytes = (bytes: number) => `${Math.ceil(bytes / 1e3)} kB`;
+
 /**
  * The names of the packages that a program may have.
  *
@@ -103,7 +160,10 @@ async function compile(
   const { unstable } = project;
   const imports = await importsOf(program);
   const lock = { path: "deno.lock", frozen: false };
-  await Deno.writeTextFile(CONFIG_FILE, JSON.stringify({ unstable, imports, lock }));
+  const files = await filesOf(program, imports);
+  const exclude = [...files.values()].flatMap(({ excluded }) => excluded);
+  const config = { unstable, imports, lock, compile: { exclude } };
+  await Deno.writeTextFile(CONFIG_FILE, JSON.stringify(config));
   await Deno.copyFile("deno.lock", LOCK_FILE);
   const { stderr, stdout } = await run(deno, [
     "compile",
@@ -125,6 +185,8 @@ async function compile(
       throw new Error(`${path} is embedded, which the program does not import`);
     }
   }
+  // Once more: the package with the library for another machine was not there before.
+  checkSizes(embedded, await filesOf(program, imports));
   return embedded;
 }
 

@@ -21,6 +21,8 @@ export interface NpmPackage {
   readonly direct: boolean;
   /** Holds native code, for one platform. */
   readonly native: boolean;
+  /** Its folder in Deno's cache, which is missing for packages of other platforms. */
+  readonly folder: string;
   /** The Rust crates that native code is made of, if it comes with its sources. */
   readonly cargoLock?: string;
 }
@@ -80,6 +82,7 @@ export async function npmPackagesOf(
       dependencies,
       direct: wantedBy === undefined,
       native: locked.os !== undefined,
+      folder: localPath,
       ...(cargoLock !== undefined && { cargoLock }),
     };
     packages.set(key, found);

@@ -2,13 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The compiled programs, in roots that hold what their images hold. Needs root, and `deno task compile` before. */
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertLessOrEqual,
+  assertMatch,
+  assertStringIncludes,
+} from "@std/assert";
 import project from "../../deno.json" with { type: "json" };
 import { ChildProgram, programArguments, startOrigin } from "../support/processes.ts";
 import { ImageRoots, images } from "./support/image_root.ts";
 
 const PROMPT_MS = 20_000;
 const BYTES = 5_000_000;
+const MAX_PROGRAM_BYTES = 104_000_000;
 
 const anyPort = { "listen-tcp": "127.0.0.1:0", "listen-quic": "127.0.0.1:0" };
 const serverFiles = {
@@ -165,6 +172,12 @@ for (
           `\\(commit (?:[0-9a-f]{40}(?:-dirty)?|unknown), Deno [\\d.]+, x86_64-unknown-linux-gnu\\)$`,
       ),
     );
+  });
+
+  Deno.test(`proxy-${program} has at most ${MAX_PROGRAM_BYTES / 1e6} MB`, async () => {
+    const { entrypoint } = images.find(({ name }) => name === image)!;
+    const { size } = await Deno.stat(roots.of(image) + entrypoint[0]);
+    assertLessOrEqual(size, MAX_PROGRAM_BYTES);
   });
 
   Deno.test(`proxy-${program} has the permissions of its task compiled in, and no others`, async () => {

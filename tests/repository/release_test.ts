@@ -2,11 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { join, relative } from "node:path";
 import { validate } from "dockerfile-utils";
 import project from "../../deno.json" with { type: "json" };
 import { nativeLibraryError } from "../../lib/quic/quiche/native.ts";
 import { platforms, unsupported } from "../../lib/quic/quiche/platforms.ts";
 import { packageOf, parseEmbedded } from "../../release/embedded.ts";
+import { packageFiles } from "../../release/package_files.ts";
 import { commandOutput } from "../../tools/command_output.ts";
 import { stagesOf } from "../binaries/support/dockerfile.ts";
 
@@ -62,6 +64,41 @@ pureTest("packageOf() tells packages, with and without a scope, from files of th
   const packages = parseEmbedded(listing).map(({ path }) => packageOf(path));
   const others = [undefined, undefined, undefined, undefined];
   assertEquals(packages, ["@matrixai/quic", "@matrixai/quic-linux-x64", "ip-num", ...others]);
+});
+
+/** A package with a file of each kind; all have 10 bytes. */
+async function samplePackage() {
+  const folder = await Deno.makeTempDir();
+  const files = [
+    ...["package.json", "index.js", "index.d.ts", "index.js.map", "README.md", "LICENSE"],
+    ...["lib/a.mjs", "lib/b.cjs", "lib/b.d.cts", "lib/c.node", "src/a.ts", "test/a.js", "test/10k"],
+  ];
+  for (const name of ["lib", "src", "test"]) await Deno.mkdir(join(folder, name));
+  for (const name of files) await Deno.writeTextFile(join(folder, name), "0123456789");
+  return { folder, [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }) };
+}
+
+Deno.test("packageFiles() leaves out what no program can load, and what is for the package's own tests", async () => {
+  await using sample = await samplePackage();
+  const { excluded, bytes } = packageFiles(sample.folder);
+  assertEquals(
+    excluded.map((path) => relative(sample.folder, path)).sort(),
+    [
+      ...["README.md", "index.d.ts", "index.js.map", "lib/b.d.cts"],
+      ...["src/a.ts", "test/10k", "test/a.js"],
+    ],
+  );
+  assertEquals(bytes, 6 * 10);
+});
+
+Deno.test("packageFiles() leaves out modules that a program does not load, if these are known", async () => {
+  await using sample = await samplePackage();
+  const { excluded, bytes } = packageFiles(
+    sample.folder,
+    new Set([join(sample.folder, "lib/a.mjs")]),
+  );
+  assertEquals([excluded.length, bytes], [10, 3 * 10], "package.json, LICENSE and the module");
+  assertEquals(packageFiles(join(sample.folder, "none")), { excluded: [], bytes: 0 });
 });
 
 pureTest("nativeLibraryError() names the machines that there are libraries for", () => {
