@@ -49,6 +49,8 @@ export class RetryingTunnel implements Duplex {
   #answered: OutgoingTunnel | undefined;
   /** The client's bytes on their way to the present attempt. Rejects when that takes no more. */
   #feeding: Promise<void>;
+  /** Whether the attempt that the client has got has taken all that was kept. */
+  #isFed = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
   /** Whether the client has got anything. */
   #hasAnswered = false;
@@ -141,7 +143,7 @@ export class RetryingTunnel implements Duplex {
     this.#stopTimer();
     this.#keepAnswer(undefined);
     this.#replay.fix();
-    this.#feeding.then(() => this.#replay.clear(), () => this.#replay.clear());
+    this.#feeding.then(() => this.#isFed = true, () => {}).then(() => this.#replay.clear());
     this.#settled.resolve();
   }
 
@@ -178,7 +180,11 @@ export class RetryingTunnel implements Duplex {
     return n;
   }
 
-  async write(bytes: Uint8Array): Promise<number> {
+  write(bytes: Uint8Array): Promise<number> {
+    return this.#isFed ? this.#current.carrier.write(bytes) : this.#writeFirst(bytes);
+  }
+
+  async #writeFirst(bytes: Uint8Array): Promise<number> {
     if (this.#replay.add(bytes)) return bytes.length;
     this.#replay.fix();
     await this.#feeding;

@@ -613,6 +613,22 @@ test("RetryingTunnel.write() waits while an agent that has connected takes no mo
   tunnel.abort();
 });
 
+test("RetryingTunnel.write() hands bytes to the agent in the same turn once what was kept is handed on", async () => {
+  for (const early of [pattern(0), pattern(300)]) {
+    const agent = new FakeAgent({ capacity: 100 });
+    const { tunnel } = tunnelTo([agent]);
+    await writeAll(tunnel, early);
+    agent.connected();
+    await agent.hears(early);
+    await settled();
+    const write = tunnel.write(pattern(50, 2));
+    assert(agent.carrier.isWriting);
+    assertEquals(await write, 50);
+    await agent.hears(pattern(50, 2));
+    tunnel.abort();
+  }
+});
+
 test("RetryingTunnel.write() waits for room when the client sends more than is kept", async () => {
   const agent = new FakeAgent({ capacity: 100 });
   const { tunnel } = tunnelTo([agent]);
