@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { canResetTcp, connectTcp, resetTcp } from "../../lib/net/tcp_reset.ts";
+import { addressReads } from "../support/address_reads.ts";
+import { connectTcp, resetTcp, resetTcpAtExit } from "../../lib/net/tcp_reset.ts";
+import { canResetTcp } from "../support/can_reset_tcp.ts";
 import { readExactly } from "../support/memory_duplex.ts";
 import { tcpPair } from "../support/tcp_pair.ts";
 
@@ -50,6 +52,20 @@ Deno.test("resetTcp() resets the connection that it is given, and no other", asy
     }
   }
 });
+
+for (const end of ["reset", "closed in order"]) {
+  Deno.test(`resetTcpAtExit() and resetTcp() read the addresses of a connection once when it is ${end}`, async () => {
+    const before = addressReads();
+    const ends = await tcpPair();
+    for (const connection of ends) resetTcpAtExit(connection, true);
+    for (const connection of ends) {
+      if (end === "reset") resetTcp(connection);
+      else resetTcpAtExit(connection, false);
+      connection.close();
+    }
+    assertEquals(addressReads() - before, canResetTcp ? 4 : 0);
+  });
+}
 
 Deno.test("resetTcp() finds connections of both families", async () => {
   for (

@@ -36,12 +36,7 @@ const reserved: readonly {
   {
     what: "open the C library",
     code: /\bDeno\.dlopen\b/,
-    users: [
-      "lib/net/tcp_reset.ts",
-      "lib/cli/check/udp_refusal.ts",
-      "lib/quic/udp/batch.ts",
-      "lib/quic/quiche/addon.ts",
-    ],
+    users: ["lib/net/libc.ts"],
   },
   {
     what: "touch the process",
@@ -58,6 +53,7 @@ const reserved: readonly {
     users: [
       "lib/version.ts",
       "lib/net/accept.ts",
+      "lib/net/libc.ts",
       "lib/net/resolver.ts",
       "lib/net/tcp_reset.ts",
       "lib/qrht/tunnel_stream.ts",

@@ -5,7 +5,7 @@
 
 import { assertEquals } from "@std/assert";
 import type { Duplex } from "../../lib/tunnel/duplex.ts";
-import { canResetTcp } from "../../lib/net/tcp_reset.ts";
+import { canResetTcp } from "./can_reset_tcp.ts";
 import { assertReads, sendText } from "./network.ts";
 
 /** How a party's bytes ended. */

@@ -12,7 +12,7 @@ import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { type Duplex, tcpDuplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { pipeDuplex, type PipeOptions, type PipeResult } from "../../lib/tunnel/pipe.ts";
-import { canResetTcp } from "../../lib/net/tcp_reset.ts";
+import { canResetTcp } from "../support/can_reset_tcp.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
 import { eventually } from "../support/eventually.ts";
 import {

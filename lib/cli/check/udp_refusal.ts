@@ -8,15 +8,19 @@
  * `--allow-ffi`, it is not told.
  */
 import { ipBytes } from "../../net/ip_address.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  getOption,
+  libc,
+  SOCK_DGRAM,
+  SOCKADDR_BYTES,
+  SOL_SOCKET,
+  writeSocketAddress,
+} from "../../net/libc.ts";
 
-const LIBC = "libc.so.6";
-const AF_INET = 2;
-const AF_INET6 = 10;
-const SOCK_DGRAM = 2;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
-/** socket(7), the same on x86-64 and arm64, as the error is. */
-const SOL_SOCKET = 1;
 const SO_ERROR = 4;
 const ECONNREFUSED = 111;
 
@@ -32,50 +36,15 @@ export function openRefusalProbe(
   { host, port }: { readonly host: string; readonly port: number },
 ): RefusalProbe | undefined {
   const ip = ipBytes(host);
-  const libc = ip && openLibc();
-  if (!libc) return undefined;
-  const { socket, connect, send, getsockopt, close } = libc.symbols;
+  if (!libc || !ip) return undefined;
+  const { socket, connect, write, close } = libc;
   const family = ip.length === 4 ? AF_INET : AF_INET6;
   const fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  const address = socketAddress(family, ip, port);
-  connect(fd, address, address.length);
-  const error = new Int32Array(1);
-  const length = Uint32Array.of(error.byteLength);
+  const address = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
+  connect(fd, address, writeSocketAddress(address, { ip, port }));
   return {
-    send: (datagram) => void send(fd, Uint8Array.from(datagram), BigInt(datagram.length), 0),
-    isRefused: () =>
-      getsockopt(fd, SOL_SOCKET, SO_ERROR, error, length) === 0 && error[0] === ECONNREFUSED,
-    [Symbol.dispose]() {
-      close(fd);
-      libc.close();
-    },
+    send: (datagram) => void write(fd, Uint8Array.from(datagram), BigInt(datagram.length)),
+    isRefused: () => getOption(fd, SOL_SOCKET, SO_ERROR) === ECONNREFUSED,
+    [Symbol.dispose]: () => void close(fd),
   };
-}
-
-function openLibc() {
-  if (Deno.build.os !== "linux") return undefined;
-  try {
-    // Without asking: a program that may not use it goes without.
-    if (Deno.permissions.querySync({ name: "ffi", path: LIBC }).state !== "granted") {
-      return undefined;
-    }
-    return Deno.dlopen(LIBC, {
-      socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
-      connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
-      send: { parameters: ["i32", "buffer", "usize", "i32"], result: "isize" },
-      getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
-      close: { parameters: ["i32"], result: "i32" },
-    });
-  } catch {
-    return undefined;
-  }
-}
-
-/** A `struct sockaddr_in` or `sockaddr_in6` (ip(7), ipv6(7)). */
-function socketAddress(family: number, ip: Uint8Array, port: number): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(family === AF_INET ? 16 : 28);
-  new Uint16Array(bytes.buffer)[0] = family;
-  new DataView(bytes.buffer).setUint16(2, port);
-  bytes.set(ip, family === AF_INET ? 4 : 8);
-  return bytes;
 }

@@ -8,8 +8,8 @@
  * is shared with others.
  */
 import { createRequire } from "node:module";
+import { libc } from "../../net/libc.ts";
 
-const LIBC = "libc.so.6";
 /** memfd_create(2); kernels before 6.3 know no `MFD_EXEC`, and need none. */
 const MFD_CLOEXEC = 1;
 const MFD_EXEC = 16;
@@ -29,12 +29,8 @@ if (Deno.build.standalone && Deno.build.os === "linux") {
 
 /** Copies a file into memory for as long as it takes to use it there. */
 function withCopyInMemory(path: string, use: (copy: string) => void): void {
-  const libc = Deno.dlopen(LIBC, {
-    close: { parameters: ["i32"], result: "i32" },
-    memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
-    write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
-  });
-  const { close, memfd_create: create, write } = libc.symbols;
+  if (!libc) throw new Error("no C library");
+  const { close, memfd_create: create, write } = libc;
   const name = new TextEncoder().encode("quic.node\0");
   let fd = create(name, MFD_CLOEXEC | MFD_EXEC);
   if (fd < 0) fd = create(name, MFD_CLOEXEC);
@@ -47,6 +43,5 @@ function withCopyInMemory(path: string, use: (copy: string) => void): void {
     use(`/proc/self/fd/${fd}`);
   } finally {
     if (fd >= 0) close(fd);
-    libc.close();
   }
 }

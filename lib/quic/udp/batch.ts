@@ -8,16 +8,23 @@
  * The layouts are those of the C library on 64-bit Linux, the same on x86-64 and arm64: `struct msghdr`, `mmsghdr` and
  * `iovec` (socket(7), recvmmsg(2)), `cmsghdr` (cmsg(3)), `sockaddr_in` and `sockaddr_in6` (ip(7), ipv6(7)).
  */
-import { endianness } from "node:os";
 import { formatIp, ipBytes, unmapIp } from "../../net/ip_address.ts";
+import {
+  AF_INET,
+  AF_INET6,
+  errno,
+  getOption,
+  libc,
+  nextDescriptor,
+  readSocketAddress,
+  setOption,
+  SOCK_DGRAM,
+  SOCKADDR_BYTES,
+  SOL_SOCKET,
+  writeSocketAddress,
+} from "../../net/libc.ts";
 import type { HostPort } from "../quiche/native.ts";
 
-const LIBC = "libc.so.6";
-
-const AF_INET = 2;
-const AF_INET6 = 10;
-const SOCK_DGRAM = 2;
-const SOL_SOCKET = 1;
 const SO_TYPE = 3;
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
@@ -42,7 +49,6 @@ const ENOBUFS = 105;
 const MSGHDR_BYTES = 56;
 const MMSGHDR_BYTES = 64;
 const IOVEC_BYTES = 16;
-const SOCKADDR_BYTES = 28;
 /** `CMSG_SPACE(2)`; `CMSG_LEN(2)` is 18. */
 const SEGMENT_CMSG_BYTES = 24;
 
@@ -63,49 +69,6 @@ const MAX_DESCRIPTORS = 4096;
 /** Addresses that are kept as texts. */
 const MAX_KNOWN_ADDRESSES = 4096;
 
-// Opened once, and before any socket needs it.
-const libc = openLibc();
-
-function openLibc() {
-  // The structures are written for these machines.
-  if (Deno.build.os !== "linux" || endianness() !== "LE") return undefined;
-  try {
-    // Without asking: a program that may not use it goes without.
-    if (Deno.permissions.querySync({ name: "ffi", path: LIBC }).state !== "granted") {
-      return undefined;
-    }
-    const option = ["i32", "i32", "i32", "buffer"] as const;
-    return Deno.dlopen(LIBC, {
-      __errno_location: { parameters: [], result: "pointer" },
-      close: { parameters: ["i32"], result: "i32" },
-      connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
-      eventfd: { parameters: ["u32", "i32"], result: "i32" },
-      getsockname: { parameters: ["i32", "buffer", "buffer"], result: "i32" },
-      getsockopt: { parameters: [...option, "buffer"], result: "i32" },
-      recvmmsg: { parameters: ["i32", "buffer", "u32", "i32", "pointer"], result: "i32" },
-      sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
-      setsockopt: { parameters: [...option, "u32"], result: "i32" },
-      socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
-    }).symbols;
-  } catch {
-    return undefined;
-  }
-}
-
-function errno(): number {
-  return new Deno.UnsafePointerView(libc!.__errno_location()!).getInt32();
-}
-
-function getOption(fd: number, level: number, name: number): number | undefined {
-  const value = new Int32Array(1);
-  const length = Uint32Array.of(4);
-  return libc!.getsockopt(fd, level, name, value, length) === 0 ? value[0] : undefined;
-}
-
-function setOption(fd: number, level: number, name: number, value: number): boolean {
-  return libc!.setsockopt(fd, level, name, Int32Array.of(value), 4) === 0;
-}
-
 /** What the headers of IP and UDP take of a packet to an address. */
 export function headerBytes({ host }: HostPort): number {
   const ip = ipBytes(host);
@@ -123,32 +86,14 @@ export function routePayloadBytes({ host, port }: HostPort): number | undefined 
   const fd = libc.socket(isV6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0);
   if (fd < 0) return undefined;
   try {
-    const address = new Uint8Array(SOCKADDR_BYTES);
-    const length = writeAddress(new DataView(address.buffer), ip, port, isV6);
+    const address = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
+    const length = writeSocketAddress(address, { ip, port });
     if (libc.connect(fd, address, length) !== 0) return undefined;
     const mtu = isV6 ? getOption(fd, IPPROTO_IPV6, IPV6_MTU) : getOption(fd, IPPROTO_IP, IP_MTU);
     return mtu === undefined ? undefined : mtu - headerBytes({ host, port });
   } finally {
     libc.close(fd);
   }
-}
-
-/** Writes a socket address, and returns its length. */
-function writeAddress(view: DataView, ip: Uint8Array, port: number, asV6: boolean): number {
-  view.setUint16(0, asV6 ? AF_INET6 : AF_INET, true);
-  view.setUint16(2, port);
-  const bytes = new Uint8Array(view.buffer, view.byteOffset, SOCKADDR_BYTES);
-  if (!asV6) {
-    bytes.set(ip, 4);
-    return 16;
-  }
-  bytes.fill(0, 4);
-  if (ip.length === 4) {
-    // IPv4-mapped (RFC 4291 §2.5.5.2).
-    bytes.fill(0xff, 18, 20);
-    bytes.set(ip, 20);
-  } else bytes.set(ip, 8);
-  return SOCKADDR_BYTES;
 }
 
 /** What became of datagrams that were to be sent. */
@@ -190,8 +135,7 @@ export class UdpBatch {
     const socket = listen();
     const fd = next === undefined ? undefined : descriptorOf(socket.addr as Deno.NetAddr, next);
     if (fd === undefined) return { socket, batch: undefined };
-    const { family } = nameOf(fd)!;
-    const isV6 = family === AF_INET6;
+    const { isV6 } = readSocketAddress(fd, "socket")!;
     setOption(fd, SOL_SOCKET, SO_RCVBUF, SOCKET_BUFFER_BYTES);
     setOption(fd, SOL_SOCKET, SO_SNDBUF, SOCKET_BUFFER_BYTES);
     setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE);
@@ -284,7 +228,7 @@ class Outgoing {
     if (!ip || (ip.length === 16 && !asV6)) return false;
     this.#host = host;
     this.#port = port;
-    this.#header.setUint32(8, writeAddress(this.#name, ip, port, asV6), true);
+    this.#header.setUint32(8, writeSocketAddress(this.#name, { ip, port }, asV6), true);
     return true;
   }
 
@@ -369,29 +313,12 @@ function addressOf(buffer: ArrayBufferLike): bigint {
   return Deno.UnsafePointer.value(Deno.UnsafePointer.of(new Uint8Array(buffer)));
 }
 
-/** The descriptor that the system hands out next, which is the lowest that is free. */
-function nextDescriptor(): number | undefined {
-  if (!libc) return undefined;
-  const fd = libc.eventfd(0, 0);
-  if (fd < 0) return undefined;
-  libc.close(fd);
-  return fd;
-}
-
-/** The descriptor of a socket that was bound just now, which mostly is the first one looked at. */
+/** The descriptor of a socket that was bound just now, which usually is the first one looked at. */
 function descriptorOf(address: Deno.NetAddr, next: number): number | undefined {
   for (let i = 0; i < MAX_DESCRIPTORS; i++) {
     const fd = (next + i) % MAX_DESCRIPTORS;
-    if (nameOf(fd)?.port === address.port && getOption(fd, SOL_SOCKET, SO_TYPE) === SOCK_DGRAM) {
-      return fd;
-    }
+    const isAt = readSocketAddress(fd, "socket")?.port === address.port;
+    if (isAt && getOption(fd, SOL_SOCKET, SO_TYPE) === SOCK_DGRAM) return fd;
   }
   return undefined;
-}
-
-function nameOf(fd: number): { family: number; port: number } | undefined {
-  const name = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
-  const length = Uint32Array.of(SOCKADDR_BYTES);
-  if (libc!.getsockname(fd, new Uint8Array(name.buffer), length) !== 0) return undefined;
-  return { family: name.getUint16(0, true), port: name.getUint16(2) };
 }

@@ -1,0 +1,116 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * The C library of Linux, for what Deno has no calls for. There is none on other systems, and without `--allow-ffi`.
+ *
+ * Numbers and layouts are those of x86-64 and arm64: socket(7), ip(7), ipv6(7).
+ */
+import { type SocketAddress, unmapIp } from "./ip_address.ts";
+
+export const AF_INET = 2;
+export const AF_INET6 = 10;
+export const SOCK_DGRAM = 2;
+export const SOL_SOCKET = 1;
+
+/** Bytes of `struct sockaddr_in6`; `struct sockaddr_in` has 16. */
+export const SOCKADDR_BYTES = 28;
+
+const PATH = "libc.so.6";
+
+const getName = { parameters: ["i32", "buffer", "buffer"], result: "i32" } as const;
+
+const symbols = {
+  __errno_location: { parameters: [], result: "pointer" },
+  close: { parameters: ["i32"], result: "i32" },
+  connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  eventfd: { parameters: ["u32", "i32"], result: "i32" },
+  getpeername: getName,
+  getsockname: getName,
+  getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
+  recvmmsg: { parameters: ["i32", "buffer", "u32", "i32", "pointer"], result: "i32" },
+  sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
+  setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
+} as const;
+
+type Libc = Deno.DynamicLibrary<typeof symbols>["symbols"];
+
+/** Functions of the C library; undefined where there is none, or it may not be used. Opened before anything needs it. */
+export const libc = open();
+
+function open(): Libc | undefined {
+  const { os, arch } = Deno.build;
+  if (os !== "linux" || (arch !== "x86_64" && arch !== "aarch64")) return undefined;
+  try {
+    // Without asking: a program that may not use it goes without.
+    const { state } = Deno.permissions.querySync({ name: "ffi", path: PATH });
+    return state === "granted" ? Deno.dlopen(PATH, symbols).symbols : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** The error number of the call just before. */
+export function errno(): number {
+  return new Deno.UnsafePointerView(libc!.__errno_location()!).getInt32();
+}
+
+/** The descriptor that the system hands out next, which is the lowest that is free. */
+export function nextDescriptor(): number | undefined {
+  const fd = libc?.eventfd(0, 0) ?? -1;
+  if (fd < 0) return undefined;
+  libc!.close(fd);
+  return fd;
+}
+
+/** Reads a socket option that is an `int`; undefined when the call fails. */
+export function getOption(fd: number, level: number, name: number): number | undefined {
+  const value = new Int32Array(1);
+  const length = Uint32Array.of(value.byteLength);
+  return libc?.getsockopt(fd, level, name, value, length) === 0 ? value[0] : undefined;
+}
+
+/** Sets a socket option that is an `int`, or a structure of several. */
+export function setOption(fd: number, level: number, name: number, ...value: number[]): void {
+  const ints = Int32Array.from(value);
+  libc?.setsockopt(fd, level, name, ints, ints.byteLength);
+}
+
+/** Writes a socket address, IPv4 as IPv4-mapped IPv6 if `asV6`. Returns its length in bytes. */
+export function writeSocketAddress(
+  view: DataView,
+  { ip, port }: SocketAddress,
+  asV6 = ip.length === 16,
+): number {
+  view.setUint16(0, asV6 ? AF_INET6 : AF_INET, true);
+  view.setUint16(2, port);
+  const bytes = new Uint8Array(view.buffer, view.byteOffset, SOCKADDR_BYTES);
+  if (!asV6) {
+    bytes.set(ip, 4);
+    return 16;
+  }
+  bytes.fill(0, 4);
+  // IPv4-mapped (RFC 4291 §2.5.5.2).
+  if (ip.length === 4) bytes.fill(0xff, 18, 20);
+  bytes.set(ip, ip.length === 4 ? 20 : 8);
+  return SOCKADDR_BYTES;
+}
+
+/** The address of a socket, or of its peer; undefined where there is none, or it is of another family. */
+export function readSocketAddress(
+  fd: number,
+  of: "socket" | "peer",
+): SocketAddress & { readonly isV6: boolean } | undefined {
+  const view = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
+  const length = Uint32Array.of(SOCKADDR_BYTES);
+  const read = of === "socket" ? libc?.getsockname : libc?.getpeername;
+  if (read?.(fd, view, length) !== 0) return undefined;
+  const family = view.getUint16(0, true);
+  if (family !== AF_INET && family !== AF_INET6) return undefined;
+  const isV6 = family === AF_INET6;
+  const ip = isV6 ? new Uint8Array(view.buffer, 8, 16) : new Uint8Array(view.buffer, 4, 4);
+  return { ip: unmapIp(ip), port: view.getUint16(2), isV6 };
+}
