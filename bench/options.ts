@@ -28,15 +28,15 @@ export interface Options {
 }
 
 export const HELP =
-  `Measures the tunnel beside no tunnel, beside the QUIC library in memory, and beside its own portable path.
+  `Compares the tunnel with no tunnel, with the QUIC library in memory, and with its own portable path.
 
 Usage: deno task bench [options]
 
-  --short        less of everything, in about a minute
-  --only ROWS    some of ${rowNames.join(",")}
-  --json FILE    write all figures there too
-  --fail         exit with 1 when a bar is missed
-  --help         show this`;
+  --short        fewer measurements, in about a minute
+  --only ROWS    only these rows: some of ${rowNames.join(",")}
+  --json FILE    also write all figures to this file
+  --fail         exit with code 1 if a bar is missed
+  --help         show this help`;
 
 /** @throws {UsageError} when an argument is unknown or lacks a value, or there is no such row */
 export function parseOptions(args: readonly string[]): Options {

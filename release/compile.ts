@@ -25,15 +25,15 @@ const HELP = `Compiles proxy-server, proxy-agent and proxy-passthrough.
 
 Usage: deno task compile [options]
 
-  --target T   for another machine, into dist/T; may be repeated
-  --help       show this
+  --target T   compile for another platform, into dist/T; may be repeated
+  --help       show this help
 
-Without --target, the programs are for this machine, in dist/.
+Without --target, compiles for this machine, into dist/.
 
 Environment:
-  COMPILE_DENO  the Deno that compiles, if not the one that runs this
-  DENORT_BIN    Deno's runtime for compiled programs, which is downloaded without it; of the version of COMPILE_DENO
-  COMMIT        the commit that --version tells, if git cannot tell it`;
+  COMPILE_DENO  the Deno to compile with (default: the one that runs this)
+  DENORT_BIN    Deno's runtime for compiled programs, of the same version (default: downloaded)
+  COMMIT        the commit to show in --version, if git is not available`;
 
 const programs = ["server", "agent", "passthrough"] as const;
 type Program = typeof programs[number];

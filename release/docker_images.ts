@@ -12,13 +12,13 @@ const HELP = `Builds the images quic-server, quic-client and quic-client-tcp.
 
 Usage: deno task docker-images [options]
 
-  --push   push them as well
-  --help   show this
+  --push   also push them
+  --help   show this help
 
 Environment:
-  REGISTRY    what their names begin with, such as registry.example/team; nothing by default
-  IMAGE_TAG   their tag; by default the version, ${version}
-  COMMIT      the commit that --version tells, if git cannot tell it`;
+  REGISTRY    prefix of their names, such as registry.example/team (default: none)
+  IMAGE_TAG   their tag (default: the version, ${version})
+  COMMIT      the commit to show in --version, if git is not available`;
 
 const images = ["quic-server", "quic-client", "quic-client-tcp"];
 

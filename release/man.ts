@@ -10,7 +10,7 @@ import { version } from "../lib/version.ts";
 const FOLDER = "dist/man";
 
 const DESCRIPTION = [
-  "Each flag has an environment variable, which it overrides.",
+  "Each flag has an environment variable; the command line takes precedence.",
   "A flag may be written --x=y, --x y, -x=y or -x y.",
   "A duration is a number with its unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.",
 ];
@@ -18,19 +18,20 @@ const DESCRIPTION = [
 const SIGNALS: readonly Term[] = [
   [
     "SIGTERM, SIGINT",
-    "Takes no further tunnels, lets those that there are go on for up to --drain-timeout, and ends. A second one ends it at once.",
+    "Accepts no more tunnels, lets open ones continue for up to --drain-timeout, and exits. A second signal exits at once.",
   ],
   [
     "SIGHUP",
-    "Reads the files of certificates again; ends it, as SIGTERM does, when its terminal has been closed.",
+    "Reloads the certificates; acts like SIGTERM if its terminal has been closed.",
   ],
+  ["SIGUSR1", "Logs its peers and tunnels."],
 ];
 
 const EXIT_STATUS: readonly Term[] = [
-  ["0", "It was told to stop."],
-  ["1", "It has failed; the last line on stderr says why."],
-  ["2", "It was started wrongly; one line on stderr says what is wrong."],
-  ["128+n", "A second signal, of number n, has ended it."],
+  ["0", "Stopped by a signal."],
+  ["1", "Failed; the last line on stderr has the cause."],
+  ["2", "Could not start as configured; one line on stderr has the cause."],
+  ["128+n", "Ended by a second signal, with number n."],
 ];
 
 type Term = readonly [term: string, text: string];

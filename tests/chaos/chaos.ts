@@ -19,13 +19,13 @@ const WARM_UP_MS = 10_000;
 /** Quiet at the end, in which nothing allows a failure. */
 const QUIET_MS = 5_000;
 
-const HELP = `Breaks links and programs at random, under a load whose every byte is checked.
+const HELP = `Breaks links and programs at random under load, and verifies every byte.
 
 Usage: deno task chaos [options]
 
-  --minutes N   how long, in cycles of ${CYCLE_S} s; default 10
-  --seed N      what happens in which order; drawn by default
-  --help        show this`;
+  --minutes N   duration, in cycles of ${CYCLE_S} s (default: 10)
+  --seed N      selects the faults and their order (default: random)
+  --help        show this help`;
 
 interface Stage extends SceneOptions {
   /** What may happen there that makes tunnels fail. */

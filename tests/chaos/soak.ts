@@ -16,13 +16,13 @@ const CONCURRENCY = 50;
 const WARM_UP = 0.1;
 const TELL_MS = 10_000;
 
-const HELP = `Makes many short tunnels, ${CONCURRENCY} at a time, whose every byte is checked.
+const HELP = `Opens many short tunnels, ${CONCURRENCY} at a time, and verifies every byte.
 
 Usage: deno task soak [options]
 
-  --tunnels N   how many; default 100000
-  --seed N      which of what kind; drawn by default
-  --help        show this`;
+  --tunnels N   number of tunnels (default: 100000)
+  --seed N      selects the kinds of tunnels (default: random)
+  --help        show this help`;
 
 const kinds: readonly KindName[] = [
   "request",
