@@ -29,7 +29,7 @@
 
 import { type Authority, hostNameProblem, isIpAddress } from "../net/authority.ts";
 import { type Cidr, cidrContains, formatCidr, parseCidr } from "../net/cidr.ts";
-import { quote } from "../errors.ts";
+import { quote } from "../printable.ts";
 import { formatIp, ipBytes } from "../net/ip_address.ts";
 
 /** A rule; made by {@linkcode parseRule}. */

@@ -8,10 +8,10 @@ import {
   type FlagOptions,
   inRange,
   makeFlag,
-  quote,
   rangeNotes,
   type ValueOf,
 } from "./flags.ts";
+import { quote } from "../printable.ts";
 
 /** The longest delay that a timer can wait for; one beyond it would fire at once. */
 const MAX_TIMER_MS = 2 ** 31 - 1;

@@ -10,6 +10,7 @@
  * not. `--` ends the flags.
  */
 
+import { oneLine, quote } from "../printable.ts";
 import { UsageError } from "../errors.ts";
 
 /** What a value is written as, and so how it is read. */
@@ -454,7 +455,7 @@ function unknownFlag(name: string, known: Iterable<string>): string {
     if (distance <= longer / 3 && distance < limit) [best, limit] = [candidate, distance];
   }
   const hint = best === undefined ? "; --help shows all" : `; did you mean --${best}?`;
-  return `unknown flag --${printable(name)}${hint}`;
+  return `unknown flag --${quote(name).slice(1, -1)}${hint}`;
 }
 
 /** The least number of letters to insert, remove or replace to make `b` of `a` (Levenshtein). */
@@ -469,22 +470,4 @@ function editDistance(a: string, b: string): number {
     row = next;
   }
   return row[b.length]!;
-}
-
-/** Writes what breaks a line, or is not seen in one, as an escape sequence. */
-function oneLine(text: string): string {
-  return text.replace(
-    /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
-    (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`,
-  );
-}
-
-/** Keeps a message short and in one line, whatever the text that it names. */
-function printable(text: string): string {
-  const short = text.length > 100 ? `${text.slice(0, 100)}…` : text;
-  return oneLine(JSON.stringify(short).slice(1, -1));
-}
-
-export function quote(text: string): string {
-  return `"${printable(text)}"`;
 }

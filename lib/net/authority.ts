@@ -8,7 +8,7 @@
  * @module
  */
 
-import { quote } from "../errors.ts";
+import { quote } from "../printable.ts";
 
 /** A host and a port. */
 export interface Authority {

@@ -10,7 +10,7 @@
  * @module
  */
 
-import { quote } from "../errors.ts";
+import { quote } from "../printable.ts";
 import { formatIp, ipBytes, mapIp, unmapIp } from "./ip_address.ts";
 
 /** A network; made by {@linkcode parseCidr}. */

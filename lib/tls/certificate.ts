@@ -10,6 +10,7 @@
  * `verify()` says `false` to good signatures of kinds it does not know. It does the rest.
  */
 
+import { oneLine, quote, shorten } from "../printable.ts";
 import { Buffer } from "node:buffer";
 import { constants, verify, X509Certificate } from "node:crypto";
 import type { KeyObject } from "node:crypto";
@@ -430,19 +431,6 @@ function isoSeconds(date: Date): string {
   return date.toISOString().replace(/\.\d+Z$/, "Z");
 }
 
-/** Quotes what others wrote: bounded, and with nothing in it that a terminal would obey. */
-export function quote(text: string): string {
-  const quoted = JSON.stringify(shorten(text));
-  return quoted.replace(
-    /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu,
-    (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`,
-  );
-}
-
-function shorten(text: string): string {
-  return text.length > 200 ? `${text.slice(0, 200)}…` : text;
-}
-
 function quoteAll(names: readonly string[]): string {
   return listSome(names, quote);
 }
@@ -451,11 +439,6 @@ function listSome(names: readonly string[], show: (name: string) => string): str
   const more = names.length - MAX_NAMES_SHOWN;
   const shown = names.slice(0, MAX_NAMES_SHOWN).map(show).join(", ");
   return more > 0 ? `${shown} and ${more} more` : shown;
-}
-
-/** Makes one line of what others wrote, without control characters. */
-export function oneLine(text: string): string {
-  return text.replace(/[\p{Cc}\p{Zl}\p{Zp}]+/gu, " ").trim();
 }
 
 function hex(bytes: Uint8Array): string {

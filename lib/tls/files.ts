@@ -12,10 +12,9 @@ import {
   type CertificateInfo,
   invalidity,
   isSelfIssued,
-  oneLine,
-  quote,
   readCertificate,
 } from "./certificate.ts";
+import { oneLine, quote } from "../printable.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { decodeBlock, type PemBlock, pemBlocks, toPem } from "./pem.ts";
 

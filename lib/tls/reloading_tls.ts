@@ -3,7 +3,8 @@
 
 /** The TLS files of a program, read again while it runs. */
 import { createHash } from "node:crypto";
-import { certificateFields, oneLine, quote } from "./certificate.ts";
+import { certificateFields } from "./certificate.ts";
+import { oneLine, quote } from "../printable.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { logger } from "../log.ts";
 import { checkIdentity, NativeLibraryError, type TlsSource } from "../quic/mod.ts";

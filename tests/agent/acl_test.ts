@@ -384,7 +384,11 @@ test("parseRule() throws only errors that name the text, and what it takes can b
         const [, quoted] = /^bad (?:rule|network) ("(?:[^"\\]|\\.)*"): ./s.exec(error.message) ??
           [];
         assert(quoted, error.message);
-        assertStringIncludes(text, JSON.parse(quoted).replace(/\.\.\.$/, ""));
+        const written = quoted.replace(
+          /\\\\|\\u\{([0-9a-f]+)\}/g,
+          (escape, hex) => hex ? String.fromCodePoint(parseInt(hex, 16)) : escape,
+        );
+        assertStringIncludes(text, JSON.parse(written).replace(/…$/, ""));
         return;
       }
       const canonical = formatRule(parsed);

@@ -7,9 +7,9 @@ import {
   hostNamesOf,
   isForHost,
   listNames,
-  quote,
   readCertificate,
 } from "../../tls/certificate.ts";
+import { quote } from "../../printable.ts";
 import { decodeBlock, pemBlocks } from "../../tls/pem.ts";
 import { readTlsFiles, type TlsFiles, type TlsMaterial } from "../../tls/files.ts";
 import { DAY_MS, expiryOf } from "../../tls/expiry.ts";

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The report of `--check`: a line for each step, and one at the end that says what to do. */
+import { oneLine } from "../../printable.ts";
 import { messageOf } from "../../errors.ts";
 import { within } from "../../wait.ts";
 
@@ -34,16 +35,12 @@ const MARK_COLUMNS = 9;
 /** One line of the report. What others wrote, such as names in certificates, breaks none. */
 export function formatStep(mark: Mark, step: string, found: string, ms?: number): string {
   const time = ms === undefined ? "" : ` (${Math.round(ms)} ms)`;
-  return printable(`${mark.padEnd(MARK_COLUMNS)}${step}: ${found}${time}`);
-}
-
-function printable(text: string): string {
-  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, " ");
+  return oneLine(`${mark.padEnd(MARK_COLUMNS)}${step}: ${found}${time}`);
 }
 
 /** The last line of the report. */
 export function formatVerdict(fix: string | undefined, warnings: number): string {
-  if (fix !== undefined) return `fix this first: ${printable(fix)}`;
+  if (fix !== undefined) return `fix this first: ${oneLine(fix)}`;
   if (warnings === 0) return "all is well";
   return `all is well, but see the ${warnings === 1 ? "warning" : `${warnings} warnings`}`;
 }

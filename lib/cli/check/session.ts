@@ -6,7 +6,7 @@ import { CloseCode } from "../../qrht/codes.ts";
 import { ConnectError, explainConnectError } from "../../agent/session.ts";
 import { certificateFields, describeCertificate } from "../../tls/certificate.ts";
 import { speaksQrht } from "../../qrht/dialect.ts";
-import { quote } from "../../errors.ts";
+import { quote } from "../../printable.ts";
 import { largeDatagramsArrive, LOST_DATAGRAMS_HINT } from "../../observe/large_datagrams.ts";
 import { startControl } from "../../qrht/control.ts";
 import type { Hello } from "../../qrht/messages.ts";

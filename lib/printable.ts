@@ -1,0 +1,42 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Text from outside, made fit for a line that people read. */
+
+/** Longest text that is shown whole, in UTF-16 code units. */
+const MAX_LENGTH = 128;
+
+/** Characters that break a line, or are not seen in one. */
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+
+/**
+ * A text in double quotes: shortened, with nothing in it that a terminal would obey.
+ *
+ * @example
+ * ```ts
+ * import { quote } from "./printable.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(quote('say "hi"\n'), String.raw`"say \"hi\"\n"`);
+ * ```
+ */
+export function quote(text: string): string {
+  return JSON.stringify(shorten(text)).replace(
+    UNSEEN,
+    (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`,
+  );
+}
+
+/** A text in one line: each run of what breaks a line, or is not seen in one, is a space. */
+export function oneLine(text: string): string {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]+/gu, " ").trim();
+}
+
+/**
+ * The beginning of a text, and `…` when that is not all of it.
+ *
+ * @param length of the beginning, in UTF-16 code units; 128 unless given
+ */
+export function shorten(text: string, length = MAX_LENGTH): string {
+  return text.length > length ? `${text.slice(0, length)}…` : text;
+}
