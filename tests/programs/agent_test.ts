@@ -230,25 +230,28 @@ test("runAgent() comes back when the server has been restarted", async (net) => 
 test("runAgent() does not run out of streams by those that clients leave in the middle", async (net) => {
   using lines = logLines(0);
   const server = await net.server();
-  net.agent(server, { maxStreams: 10, drainedIdleMs: 300 });
+  // Without a pause before the next connection, the clients that leave decide how many there are.
+  const backoff = { minMs: 1, maxMs: 1 };
+  net.agent(server, { maxStreams: 10, drainedIdleMs: 300, backoff });
   const target = net.servingTarget((connection) => {
     net.flood(connection);
     return readToEnd(connection).then(() => {});
   });
+  const replaced = () => lines.filter((line) => line.includes('"connection is replaced"'));
+  const left = () => lines.filter((line) => line.includes('"disconnected from quic server"'));
   const buffer = new Uint8Array(64 << 10);
-  for (let i = 0; i < 40; i++) {
+  // Where clients are served faster than a connection is replaced, the old one serves more than its share.
+  for (let i = 0; i < 40 || (replaced().length < 2 && i < 200); i++) {
     const client = await net.client(server);
     await sendText(client, requestFor(target.authority));
     await assertReads(client, OK);
     for (let n = 0; n < 10; n++) await soon("more of the flood", client.read(buffer));
     client.abort();
   }
-  const replaced = lines.filter((line) => line.includes('"connection is replaced"'));
-  assert(replaced.length >= 2, lines.join("\n"));
+  assert(replaced().length >= 2, lines.join("\n"));
   assertMatch(
-    replaced[0]!,
+    replaced()[0]!,
     /INF agent .* connection=\d+ cid=[0-9a-f]{16} cutStreams=\d+ maxStreams=10$/,
   );
-  const left = () => lines.filter((line) => line.includes('"disconnected from quic server"'));
-  await eventually("those are left", () => left().length === replaced.length);
+  await eventually("those are left", () => left().length === replaced().length);
 });
