@@ -15,7 +15,8 @@ import {
   formatProxyStatus,
 } from "./lib/tunnel/connect_head.ts";
 import { dial, DialError } from "./lib/agent/dial.ts";
-import { type Duplex, prepend, tcpDuplex, writeAll } from "./lib/tunnel/duplex.ts";
+import { type Duplex, prepend, writeAll } from "./lib/tunnel/duplex.ts";
+import { tcpDuplex } from "./lib/tunnel/tcp_duplex.ts";
 import { endingOf, summarize } from "./lib/observe/ending.ts";
 import { type Failure, failureOf, failures, NotConnectedError } from "./lib/qrht/failure.ts";
 import { runProgram } from "./lib/cli/run_program.ts";

@@ -7,7 +7,8 @@ import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent/s
 import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import { checkPassthrough } from "./lib/cli/check/programs.ts";
 import { dial } from "./lib/agent/dial.ts";
-import { type Duplex, tcpDuplex, writeAll } from "./lib/tunnel/duplex.ts";
+import { type Duplex, writeAll } from "./lib/tunnel/duplex.ts";
+import { tcpDuplex } from "./lib/tunnel/tcp_duplex.ts";
 import { endingOf, summarize } from "./lib/observe/ending.ts";
 import { type Failure, failureOf, failures } from "./lib/qrht/failure.ts";
 import { runProgram } from "./lib/cli/run_program.ts";

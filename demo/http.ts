@@ -4,7 +4,8 @@
 import { createHash } from "node:crypto";
 import { type Authority, formatAuthority } from "../lib/net/authority.ts";
 import { dial } from "../lib/agent/dial.ts";
-import { type Duplex, tcpDuplex, writeAll } from "../lib/tunnel/duplex.ts";
+import { type Duplex, writeAll } from "../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../lib/tunnel/tcp_duplex.ts";
 import { reprDigest } from "./digest.ts";
 
 /** A request of the demo. */

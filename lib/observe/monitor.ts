@@ -15,6 +15,7 @@ import {
 } from "../quic/mod.ts";
 import type { TracedEnding, TunnelSpan } from "./trace.ts";
 import type { FailureCode } from "../qrht/failure.ts";
+import type { Carried } from "../tunnel/pipe.ts";
 
 /** PINGs come every 2 s, and are answered. A peer that is silent for longer than this may have vanished. */
 export const RESPONSIVE_MS = 3_000;
@@ -33,12 +34,6 @@ export interface Peer {
   /** Whether it was heard of lately. */
   readonly isResponsive: boolean;
   stats(): ConnectionStats;
-}
-
-/** Bytes that a pipe has carried so far: `aToB` of the client's, `bToA` of the target's. */
-export interface Carried {
-  readonly aToB: number;
-  readonly bToA: number;
 }
 
 /** What is known of a tunnel, as far as it is known yet. */

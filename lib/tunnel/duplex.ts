@@ -1,8 +1,6 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { resetTcp, resetTcpAtExit } from "../net/tcp_reset.ts";
-
 /**
  * The contract that every carrier of a tunnel fulfils: a QUIC stream, a TCP connection, a pair in memory.
  *
@@ -46,33 +44,6 @@ export async function writeAll(duplex: Pick<Duplex, "write">, bytes: Uint8Array)
   for (let offset = 0; offset < bytes.length;) {
     offset += await duplex.write(offset === 0 ? bytes : bytes.subarray(offset));
   }
-}
-
-/**
- * A TCP connection as a {@linkcode Duplex}. Takes the connection over; Nagle's algorithm is turned off. `abort` resets it
- * where the system can ({@linkcode resetTcp}), and else closes it; so does the end of the process.
- */
-export function tcpDuplex(connection: Deno.TcpConn): Duplex {
-  connection.setNoDelay(true);
-  connection.setKeepAlive(true);
-  resetTcpAtExit(connection, true);
-  let closed = false;
-  const close = (prepare: (connection: Deno.TcpConn) => void) => {
-    if (closed) return;
-    closed = true;
-    prepare(connection);
-    connection.close();
-  };
-  return {
-    read: (buffer) => connection.read(buffer),
-    write: (bytes) => connection.write(bytes),
-    closeWrite: () => connection.closeWrite(),
-    abort: () => close(resetTcp),
-    // deno-lint-ignore require-await
-    async [Symbol.asyncDispose]() {
-      close((connection) => resetTcpAtExit(connection, false));
-    },
-  };
 }
 
 /** A carrier whose first bytes have been read already: reads give them before all others. */

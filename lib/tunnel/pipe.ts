@@ -22,17 +22,21 @@ export interface PipeOptions extends TunnelTimeouts {
   /** Aborts the pair. */
   readonly signal?: AbortSignal;
   /** Is given the pipe when it begins, to be asked for the bytes so far. */
-  readonly watch?: (carried: Pick<PipeResult, "aToB" | "bToA">) => void;
+  readonly watch?: (carried: Carried) => void;
   /** Application error code that the carriers are aborted with. @default {0} */
   readonly abortCode?: number;
 }
 
-/** How a pair of carriers ended. */
-export interface PipeResult {
+/** Bytes that a pipe has carried so far. */
+export interface Carried {
   /** Bytes that went from `a` to `b`. */
   readonly aToB: number;
   /** Bytes that went from `b` to `a`. */
   readonly bToA: number;
+}
+
+/** How a pair of carriers ended. */
+export interface PipeResult extends Carried {
   /**
    * - `end`: both directions were delivered up to their end
    * - `error`: a carrier failed, or was reset by its peer

@@ -3,7 +3,8 @@
 
 import { delay } from "@std/async/delay";
 import { equals } from "@std/bytes/equals";
-import { type Duplex, tcpDuplex } from "../../lib/tunnel/duplex.ts";
+import type { Duplex } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { ResettableTcp } from "../support/tcp_pair.ts";
 import type { Ledger } from "./ledger.ts";
 import { CutError, GREETING, type Request, Wire, WrongBytesError } from "./wire.ts";

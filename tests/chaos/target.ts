@@ -4,7 +4,7 @@
 /** The targets behind the agents, which do what each request asks and check every byte of it. */
 import { delay } from "@std/async/delay";
 import { messageOf } from "../../lib/errors.ts";
-import { tcpDuplex } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import type { Ledger } from "./ledger.ts";
 import {
   Ask,

@@ -4,7 +4,7 @@
 /** Spans of tunnels: none by default, and from programs that were told to make some. */
 import { assert, assertEquals, assertMatch, assertObjectMatch } from "@std/assert";
 import { startTunnelSpan } from "../../lib/observe/trace.ts";
-import { tcpDuplex } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { eventually } from "../support/eventually.ts";
 import {
   assertReads,

@@ -3,7 +3,7 @@
 
 /** What clients send in confidence, and private keys, are in no line of processes that log all they can. */
 import { assert, assertEquals } from "@std/assert";
-import { tcpDuplex } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { eventually } from "../support/eventually.ts";
 import { loopback, NOBODY, readUntilOver, sendText } from "../support/network.ts";
 import { agentFlags, startProgram } from "../support/processes.ts";

@@ -9,7 +9,8 @@
  */
 import { assertLess } from "@std/assert";
 import { cpuTimes } from "../../bench/cpu.ts";
-import { type Duplex, tcpDuplex } from "../../lib/tunnel/duplex.ts";
+import type { Duplex } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { QuicEndpoint } from "../../lib/quic/mod.ts";
 import { eventually } from "../support/eventually.ts";
 import { assertReads, loopback, OK, requestFor, sendText } from "../support/network.ts";

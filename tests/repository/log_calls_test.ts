@@ -10,6 +10,7 @@ const root = new URL("../../", import.meta.url);
 const SILENT = [
   "lib/tunnel/duplex.ts",
   "lib/tunnel/pipe.ts",
+  "lib/tunnel/tcp_duplex.ts",
   "lib/qrht/",
   "lib/quic/",
   "lib/server/replay.ts",

@@ -6,7 +6,8 @@
 import { runAgent } from "../../agent.ts";
 import type { AgentConfig } from "../../lib/agent/session.ts";
 import { QRHT_ALPN } from "../../lib/qrht/dialect.ts";
-import { type Duplex, tcpDuplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { ipBytes } from "../../lib/net/ip_address.ts";
 import { encodeFrame, FrameParser, FrameType } from "../../lib/qrht/frame.ts";
 import {

@@ -4,7 +4,8 @@
 /** Servers and agents as processes, with the permissions of their tasks, and an origin behind them. */
 import { assertEquals } from "@std/assert";
 import { makeCerts } from "../../certs/make.ts";
-import { type Duplex, tcpDuplex } from "../../lib/tunnel/duplex.ts";
+import type { Duplex } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { readToEnd } from "./memory_duplex.ts";
 import { assertReads, loopback, OK, requestFor, sendText } from "./network.ts";
 import { checkPattern } from "./pattern.ts";

@@ -11,7 +11,8 @@ import {
   issueCertificate,
   type Issued,
 } from "../../certs/issue.ts";
-import { tcpDuplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { pattern } from "../support/bytes.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly } from "../support/memory_duplex.ts";

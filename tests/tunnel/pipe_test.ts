@@ -10,7 +10,8 @@ import {
 } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
-import { type Duplex, tcpDuplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { pipeDuplex, type PipeOptions, type PipeResult } from "../../lib/tunnel/pipe.ts";
 import { canResetTcp } from "../support/can_reset_tcp.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
