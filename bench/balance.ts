@@ -7,15 +7,15 @@
  *
  * Clients come at a fixed rate, whether or not the ones before have been served: what counts is how long each waits.
  */
-import { join } from "node:path";
 import { delay } from "@std/async/delay";
+import { writeCerts } from "../certs/make.ts";
 import { type Balance, balances } from "../lib/server/balance.ts";
 import { UdpRelay } from "../tests/support/udp_relay.ts";
+import { agentFlags, anyPort, serverFlags } from "../tools/project_program.ts";
 import { benchProgram, type Program, projectProgram } from "./program.ts";
 import { alignColumns } from "./report.ts";
 import { spreadOf } from "./statistics.ts";
 import { transfer } from "./transfer.ts";
-import { makeCertificates } from "./tunnels.ts";
 import { straight } from "./way.ts";
 
 /** Rounds of each rule, in turns. */
@@ -77,14 +77,10 @@ async function measure(
   signal: AbortSignal,
 ): Promise<number[]> {
   await using started = new AsyncDisposableStack();
-  const file = (name: string) => join(directory, name);
   const server = started.use(
     projectProgram("server", {
-      "listen-tcp": "127.0.0.1:0",
-      "listen-quic": "127.0.0.1:0",
-      "cert-file": file("server.pem"),
-      "cert-key": file("server.key"),
-      "client-ca-file": file("ca.pem"),
+      ...anyPort,
+      ...serverFlags(directory),
       balance,
     }),
   );
@@ -94,11 +90,9 @@ async function measure(
   const agents = ports.map((port) =>
     started.use(
       projectProgram("passthrough", {
-        "server": `127.0.0.1:${port}`,
-        "upstream": `127.0.0.1:${originPort}`,
-        "ca-file": file("ca.pem"),
-        "cert-file": file("client.pem"),
-        "cert-key": file("client.key"),
+        server: `127.0.0.1:${port}`,
+        upstream: `127.0.0.1:${originPort}`,
+        ...agentFlags(directory),
       }),
     )
   );
@@ -130,7 +124,7 @@ function statistic(times: readonly number[], share: number): number {
 async function main(signal: AbortSignal): Promise<void> {
   const directory = await Deno.makeTempDir({ prefix: "qrht-bench-" });
   try {
-    await makeCertificates(directory);
+    await writeCerts(directory);
     await using origin = benchProgram("origin.ts");
     const originPort = Number((await origin.said(/transfers (\d+)/, signal))[1]);
     const rows = [["ms for a client", "rounds", ...Object.keys(shown)]];

@@ -8,6 +8,7 @@
  * All of it on loopback, or between network namespaces of its own, and in turns, so that what else the machine does hits
  * all alike: the ratios mean something, the numbers alone only say how fast this machine was just then.
  */
+import { writeCerts } from "../certs/make.ts";
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { judge } from "./bars.ts";
 import { measureBulk } from "./bulk.ts";
@@ -23,7 +24,6 @@ import { benchProgram } from "./program.ts";
 import { barTable, figureTable } from "./report.ts";
 import { measureRestart } from "./restart.ts";
 import type { Row } from "./row.ts";
-import { makeCertificates } from "./tunnels.ts";
 
 /** Everything together is given up after this. */
 const TOTAL_MS = 600_000;
@@ -52,7 +52,7 @@ async function main(args: string[], signal: AbortSignal): Promise<number> {
   const note = (text: string) => void notes.push(text);
   const certificates = await Deno.makeTempDir({ prefix: "qrht-bench-" });
   try {
-    await makeCertificates(certificates);
+    await writeCerts(certificates);
     await using program = benchProgram("origin.ts");
     const [, transfers, http] = await program.said(/transfers (\d+), http (\d+)/, signal);
     const origin = { transfers: Number(transfers), http: Number(http) };

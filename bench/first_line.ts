@@ -3,7 +3,14 @@
 
 /** How long a program takes from its start to the first line of its log. */
 import { ChildProgram } from "../tools/child_program.ts";
-import { programArguments, type ProgramTask } from "../tools/project_program.ts";
+import {
+  agentFlags,
+  anyPort,
+  flagArguments,
+  programArguments,
+  type ProgramTask,
+  serverFlags,
+} from "../tools/project_program.ts";
 
 /** No program may take longer to its first line. */
 const TIMEOUT_MS = 20_000;
@@ -15,14 +22,9 @@ export type Command = readonly [string, ...string[]];
 
 /** What it needs to start, where nothing answers. */
 export function flagsOf(name: ProgramTask, dir: string): string[] {
-  const own = name === "server" ? "server" : "client";
-  const files = [`--cert-file=${dir}/${own}.pem`, `--cert-key=${dir}/${own}.key`];
-  if (name !== "server") {
-    const upstream = name === "passthrough" ? ["--upstream=127.0.0.1:1"] : [];
-    return [...files, `--ca-file=${dir}/ca.pem`, "--server=127.0.0.1:1", ...upstream];
-  }
-  const listen = ["--listen-tcp=127.0.0.1:0", "--listen-quic=127.0.0.1:0"];
-  return [...files, `--client-ca-file=${dir}/ca.pem`, ...listen];
+  if (name === "server") return flagArguments({ ...anyPort, ...serverFlags(dir) });
+  const upstream = name === "passthrough" ? { upstream: "127.0.0.1:1" } : {};
+  return flagArguments({ ...agentFlags(dir), server: "127.0.0.1:1", ...upstream });
 }
 
 /** The command of a program's task, without the flags that follow. */

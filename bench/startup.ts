@@ -3,16 +3,16 @@
 // deno-lint-ignore-file no-console -- a command for the terminal, which logs nothing
 
 /** `deno task bench-startup`: size of the compiled programs, and time to the first line of their logs, beside Deno's own. */
+import { writeCerts } from "../certs/make.ts";
 import { type Command, flagsOf, interpreted, programs, timeToFirstLine } from "./first_line.ts";
 import { alignColumns } from "./report.ts";
 import { spreadOf } from "./statistics.ts";
-import { makeCertificates } from "./tunnels.ts";
 
 const RUNS = 15;
 
 const dir = await Deno.makeTempDir();
 try {
-  await makeCertificates(dir);
+  await writeCerts(dir);
   const rows = [["", "size", "ms to the first line", "[min to max]"]];
   for (const name of programs) {
     const ways: Record<string, Command> = {

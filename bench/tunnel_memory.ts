@@ -7,10 +7,11 @@
  * what these do. On Linux, which tells it in /proc.
  */
 import { delay } from "@std/async/delay";
+import { writeCerts } from "../certs/make.ts";
 import { writeAll } from "../lib/tunnel/duplex.ts";
 import { commandOutput } from "../tools/command_output.ts";
 import { alignColumns } from "./report.ts";
-import { makeCertificates, startTunnel, through } from "./tunnels.ts";
+import { startTunnel, through } from "./tunnels.ts";
 import { openWay } from "./way.ts";
 
 /** Their ends are all in this process: four files for each, with those of the programs beside. */
@@ -68,7 +69,7 @@ const { signal } = late;
 const timer = setTimeout(() => late.abort(new Error(`took more than ${TOTAL_MS} ms`)), TOTAL_MS);
 const dir = await Deno.makeTempDir();
 try {
-  await makeCertificates(dir);
+  await writeCerts(dir);
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const echoing = echo(listener).catch(() => {
     // The listener was closed.

@@ -2,13 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Tunnels: a server and an agent, in a process each. */
-import { join } from "node:path";
-import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
-import type { Flags } from "../tools/project_program.ts";
+import { agentFlags, type Flags, serverFlags } from "../tools/project_program.ts";
 import { benchProgram, type Program, projectProgram } from "./program.ts";
 import { straight, type Way } from "./way.ts";
-
-const SERVER_NAME = "quic-tunnel-server";
 
 /** A server that listens at these ports. */
 export interface ServerProgram {
@@ -23,22 +19,6 @@ export interface Tunnel extends AsyncDisposable {
   readonly agent: Program;
   /** Where the server listens. */
   readonly ports: { readonly tcp: number; readonly quic: number };
-}
-
-/** Makes a CA and the certificates of both ends in a directory. */
-export async function makeCertificates(directory: string): Promise<void> {
-  const ca = await createCa({ commonName: "benchmark CA" });
-  await Deno.writeTextFile(join(directory, "ca.pem"), ca.certPem);
-  const save = async (name: string, { certPem, keyPem }: Issued) => {
-    await Deno.writeTextFile(join(directory, `${name}.pem`), certPem);
-    await Deno.writeTextFile(join(directory, `${name}.key`), keyPem, { mode: 0o600 });
-  };
-  const dnsNames = [SERVER_NAME];
-  await save(
-    "server",
-    await issueCertificate(ca, { commonName: SERVER_NAME, usage: "server", dnsNames }),
-  );
-  await save("client", await issueCertificate(ca, { commonName: "benchmark", usage: "client" }));
 }
 
 /** How both ends of a tunnel are started. */
@@ -73,9 +53,7 @@ export async function startServer(options: TunnelOptions): Promise<ServerProgram
   const program = (options.startServer ?? startProject("server"))({
     "listen-tcp": `127.0.0.1:${ports.tcp}`,
     "listen-quic": `${hostname}:${ports.quic}`,
-    "cert-file": join(certificates, "server.pem"),
-    "cert-key": join(certificates, "server.key"),
-    "client-ca-file": join(certificates, "ca.pem"),
+    ...serverFlags(certificates),
     ...options.flags,
   });
   return await orEnd(program, async () => {
@@ -92,10 +70,8 @@ export async function startAgent(
 ): Promise<Program> {
   const { certificates, signal, hostname = "127.0.0.1" } = options;
   const program = (options.startAgent ?? startProject("agent"))({
-    "server": `${hostname}:${server.quic}`,
-    "ca-file": join(certificates, "ca.pem"),
-    "cert-file": join(certificates, "client.pem"),
-    "cert-key": join(certificates, "client.key"),
+    server: `${hostname}:${server.quic}`,
+    ...agentFlags(certificates),
     ...options.flags,
   });
   await orEnd(program, () => program.said(/connected to quic server/, signal));

@@ -70,7 +70,32 @@ export async function makeCerts(
   if (reason === undefined) {
     return { made: false, reason: "they match and are valid for at least 7 days", dir };
   }
-  const ca = await createCa({ commonName: "quic-reverse-http-tunnel development CA" });
+  for (const { name, text, mode } of await issueSet()) await replace(dir, name, text, mode);
+  return { made: true, reason, dir };
+}
+
+/**
+ * Writes such a set into an empty directory, for which it takes no permission to read.
+ *
+ * @param notAfter the end of its validity, in 365 days by default
+ */
+export async function writeCerts(dir: string, notAfter?: Date): Promise<void> {
+  for (const { name, text, mode } of await issueSet(notAfter)) {
+    await Deno.writeTextFile(join(dir, name), text, { createNew: true, mode });
+  }
+}
+
+interface CertificateFile {
+  readonly name: string;
+  readonly text: string;
+  readonly mode: number;
+}
+
+async function issueSet(notAfter?: Date): Promise<CertificateFile[]> {
+  const ca = await createCa({
+    commonName: "quic-reverse-http-tunnel development CA",
+    ...(notAfter && { notAfter }),
+  });
   const server = await issueCertificate(ca, {
     commonName: SERVER_NAMES[0]!,
     usage: "server",
@@ -82,10 +107,12 @@ export async function makeCerts(
     usage: "client",
     dnsNames: ["quic-tunnel-client"],
   });
-  await replace(dir, "ca.pem", ca.certPem, 0o644);
-  await replacePair(dir, "server", server);
-  await replacePair(dir, "client", client);
-  return { made: true, reason, dir };
+  const pair = (name: string, { certPem, keyPem }: Issued) => [
+    { name: `${name}.pem`, text: certPem, mode: 0o644 },
+    { name: `${name}.key`, text: keyPem, mode: 0o600 },
+  ];
+  const caFile = { name: "ca.pem", text: ca.certPem, mode: 0o644 };
+  return [caFile, ...pair("server", server), ...pair("client", client)];
 }
 
 /** Locks by polling: a blocking wait for the lock could not be given up. */
@@ -104,11 +131,6 @@ async function lock(path: string, timeoutMs: number): Promise<Disposable> {
     file.close();
     throw error;
   }
-}
-
-async function replacePair(dir: string, name: string, { certPem, keyPem }: Issued): Promise<void> {
-  await replace(dir, `${name}.pem`, certPem, 0o644);
-  await replace(dir, `${name}.key`, keyPem, 0o600);
 }
 
 /** Puts a file in place with one rename: nobody ever reads half of it. */

@@ -2,9 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { join } from "node:path";
-import { createCa, issueCertificate, type Issued } from "../certs/issue.ts";
+import { writeCerts } from "../certs/make.ts";
 import { type Authority, formatAuthority, parseAuthority } from "../lib/net/authority.ts";
-import { flagArguments, type Flags } from "../tools/project_program.ts";
+import {
+  agentFlags,
+  anyPort,
+  flagArguments,
+  type Flags,
+  serverFlags,
+} from "../tools/project_program.ts";
 import { Child, type ChildEndedError } from "./child.ts";
 
 /** A server, and the program at the other end of its QUIC connection. */
@@ -33,8 +39,6 @@ const START_TIMEOUT_MS = 60_000;
 /** More than any run takes: should the files be left behind, they are soon of no use. */
 const CERTIFICATE_MS = 24 * 60 * 60 * 1000;
 
-/** A port of 0 has each program take a free one; its log tells which. */
-const ANY_PORT = "127.0.0.1:0";
 const LOOPBACK = "--allow-net=127.0.0.1";
 /** An agent's UDP socket is bound to all addresses. */
 const LOOPBACK_AND_ANY = "--allow-net=127.0.0.1,0.0.0.0";
@@ -66,23 +70,14 @@ export async function setStage(
       [net, "--allow-ffi", "--allow-env=QRHT_*", `--allow-read=${dir}`],
       flagArguments(flags),
     );
-  const pem = (file: string) => join(dir, file);
 
   const startTunnel = async (program: string, upstream?: Promise<Authority>): Promise<Tunnel> => {
-    const server = startProgram("server", LOOPBACK, {
-      "listen-tcp": ANY_PORT,
-      "listen-quic": ANY_PORT,
-      "cert-file": pem("server.pem"),
-      "cert-key": pem("server.key"),
-      "client-ca-file": pem("ca.pem"),
-    });
+    const server = startProgram("server", LOOPBACK, { ...anyPort, ...serverFlags(dir) });
     const tcp = await addressIn(server, /tcp listener on ([\d.:]+)/);
     const quic = await addressIn(server, /quic listener on ([\d.:]+)/);
     const agent = startProgram(program, LOOPBACK_AND_ANY, {
-      "server": formatAuthority(quic),
-      "cert-file": pem("client.pem"),
-      "cert-key": pem("client.key"),
-      "ca-file": pem("ca.pem"),
+      server: formatAuthority(quic),
+      ...agentFlags(dir),
       ...(upstream && { upstream: formatAuthority(await upstream) }),
     });
     const agentUdp = await addressIn(server, /agent connected.* remote=([\d.:]+)/);
@@ -101,29 +96,10 @@ export async function setStage(
 
 /** Certificates for this run alone, in a directory that goes with it. */
 async function certificateDir(stack: AsyncDisposableStack): Promise<string> {
-  const notAfter = new Date(Date.now() + CERTIFICATE_MS);
-  const ca = await createCa({ commonName: "demo CA", notAfter });
-  const server = await issueCertificate(ca, {
-    commonName: "quic-tunnel-server",
-    usage: "server",
-    dnsNames: ["quic-tunnel-server"],
-  });
-  const client = await issueCertificate(ca, {
-    commonName: "demo-agent",
-    usage: "client",
-    dnsNames: ["demo-agent"],
-  });
   // Here and not in the system's place for such files: this one is known to the permissions.
   const dir = await Deno.makeTempDir({ dir: import.meta.dirname!, prefix: `.run-${Deno.pid}-` });
   stack.defer(() => Deno.remove(dir, { recursive: true }));
   await Deno.writeTextFile(join(dir, ".gitignore"), "*\n");
-  await Deno.writeTextFile(join(dir, "ca.pem"), ca.certPem);
-  await writePair(dir, "server", server);
-  await writePair(dir, "client", client);
+  await writeCerts(dir, new Date(Date.now() + CERTIFICATE_MS));
   return dir;
-}
-
-async function writePair(dir: string, name: string, { certPem, keyPem }: Issued): Promise<void> {
-  await Deno.writeTextFile(join(dir, `${name}.pem`), certPem);
-  await Deno.writeTextFile(join(dir, `${name}.key`), keyPem, { mode: 0o600 });
 }

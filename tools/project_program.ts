@@ -20,3 +20,24 @@ export function programArguments(task: ProgramTask, flags: Flags = {}): string[]
   const program = words.findIndex((word) => word.endsWith(".ts"));
   return [...words.slice(words.indexOf("run"), program + 1), ...flagArguments(flags)];
 }
+
+/** Has a server listen where nobody else does. */
+export const anyPort = { "listen-tcp": "127.0.0.1:0", "listen-quic": "127.0.0.1:0" };
+
+/** Flags of a server whose certificates `makeCerts()` has made. */
+export function serverFlags(dir: string) {
+  return {
+    "cert-file": `${dir}/server.pem`,
+    "cert-key": `${dir}/server.key`,
+    "client-ca-file": `${dir}/ca.pem`,
+  };
+}
+
+/** The same of an agent. */
+export function agentFlags(dir: string) {
+  return {
+    "cert-file": `${dir}/client.pem`,
+    "cert-key": `${dir}/client.key`,
+    "ca-file": `${dir}/ca.pem`,
+  };
+}

@@ -10,24 +10,22 @@ import {
   assertStringIncludes,
 } from "@std/assert";
 import project from "../../deno.json" with { type: "json" };
-import { ChildProgram, programArguments, startOrigin } from "../support/processes.ts";
+import {
+  agentFlags,
+  anyPort,
+  ChildProgram,
+  programArguments,
+  serverFlags,
+  startOrigin,
+} from "../support/processes.ts";
 import { ImageRoots, images } from "./support/image_root.ts";
 
 const PROMPT_MS = 20_000;
 const BYTES = 5_000_000;
 const MAX_PROGRAM_BYTES = 104_000_000;
 
-const anyPort = { "listen-tcp": "127.0.0.1:0", "listen-quic": "127.0.0.1:0" };
-const serverFiles = {
-  "cert-file": "/certs/server.pem",
-  "cert-key": "/certs/server.key",
-  "client-ca-file": "/certs/ca.pem",
-};
-const agentFiles = {
-  "cert-file": "/certs/client.pem",
-  "cert-key": "/certs/client.key",
-  "ca-file": "/certs/ca.pem",
-};
+const serverFiles = serverFlags("/certs");
+const agentFiles = agentFlags("/certs");
 
 const roots = await ImageRoots.make();
 

@@ -15,7 +15,7 @@ import {
 import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
 import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
-import { makeCerts } from "../../certs/make.ts";
+import { makeCerts, writeCerts } from "../../certs/make.ts";
 import { describeCertificate, explainServerCertificate } from "../../lib/tls/certificate.ts";
 import { loadTlsMaterial } from "../../lib/tls/files.ts";
 import { commandOutput } from "../../tools/command_output.ts";
@@ -301,6 +301,18 @@ Deno.test("makeCerts() gives up on a lock that stays taken", () =>
     );
     held.unlockSync();
     assert((await makeCerts(dir)).made);
+  }));
+
+Deno.test("writeCerts() writes a set that ends when it is told, and none where one is", () =>
+  inTempDir(async (dir) => {
+    const notAfter = new Date(Math.ceil(Date.now() / 1_000) * 1_000 + 3_600_000);
+    await writeCerts(dir, notAfter);
+    await assertUsableSet(dir);
+    const ends = ["ca", "server", "client"].map((name) =>
+      new X509Certificate(Deno.readTextFileSync(join(dir, `${name}.pem`))).validToDate
+    );
+    assertEquals(ends, [notAfter, notAfter, notAfter]);
+    await assertRejects(() => writeCerts(dir), Deno.errors.AlreadyExists);
   }));
 
 async function runMake(...args: string[]) {

@@ -1,9 +1,14 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { makeCerts } from "../../../certs/make.ts";
 import { eventually } from "../../support/eventually.ts";
-import { type ChildProgram, startProgram } from "../../support/processes.ts";
-import { TestCa } from "../../support/tls.ts";
+import {
+  agentFlags,
+  type ChildProgram,
+  serverFlags,
+  startProgram,
+} from "../../support/processes.ts";
 
 type Flags = Record<string, string | number>;
 
@@ -33,7 +38,7 @@ export async function startTunnel(options: TunnelOptions = {}): Promise<Tunnel> 
   const { upstream, host = "127.0.0.1" } = options;
   await using stack = new AsyncDisposableStack();
   const { path: dir } = stack.use(await temporaryDirectory());
-  await writeCertificates(dir);
+  await makeCerts(dir);
   const programs: ChildProgram[] = [];
   const start = (task: Parameters<typeof startProgram>[0], flags: Flags) => {
     const program = stack.use(startProgram(task, { v: 2, ...flags }));
@@ -44,18 +49,14 @@ export async function startTunnel(options: TunnelOptions = {}): Promise<Tunnel> 
     const server = start("server", {
       "listen-tcp": `${host}:0`,
       "listen-quic": "127.0.0.1:0",
-      "cert-file": `${dir}/server.pem`,
-      "cert-key": `${dir}/server.key`,
-      "client-ca-file": `${dir}/ca.pem`,
+      ...serverFlags(dir),
       ...options.server,
     });
     const [, port] = await server.line(/tcp listener on \S*:(\d+)/);
     const [, quic] = await server.line(/quic listener on 127\.0\.0\.1:(\d+)/);
     const agent = start(upstream === undefined ? "agent" : "passthrough", {
       server: `127.0.0.1:${quic}`,
-      "cert-file": `${dir}/client.pem`,
-      "cert-key": `${dir}/client.key`,
-      "ca-file": `${dir}/ca.pem`,
+      ...agentFlags(dir),
       ...(upstream !== undefined && { upstream: `127.0.0.1:${upstream}` }),
       ...options.agent,
     });
@@ -80,16 +81,6 @@ export function lineAbout(program: ChildProgram, client: string): Promise<string
     `a line with${field}`,
     () => program.lines.find((line) => `${line} `.includes(field)),
   );
-}
-
-async function writeCertificates(dir: string): Promise<void> {
-  const ca = await TestCa.create();
-  const server = await ca.server(), client = await ca.client();
-  await Deno.writeFile(`${dir}/ca.pem`, ca.pem);
-  await Deno.writeFile(`${dir}/server.pem`, server.cert);
-  await Deno.writeFile(`${dir}/server.key`, server.key, { mode: 0o600 });
-  await Deno.writeFile(`${dir}/client.pem`, client.cert);
-  await Deno.writeFile(`${dir}/client.key`, client.key, { mode: 0o600 });
 }
 
 /** A directory that goes with the disposal. */
