@@ -4,7 +4,8 @@
 /** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
 import { acceptEach } from "./lib/net/accept.ts";
 import { type Authority, formatAuthority } from "./lib/net/authority.ts";
-import { clientCertificateFaults, listNames, reasonsOf } from "./lib/tls/certificate.ts";
+import { listNames } from "./lib/tls/certificate.ts";
+import { clientCertificateFaults, reasonsOf } from "./lib/tls/faults.ts";
 import { checkServer } from "./lib/cli/check/programs.ts";
 import type { Cidr } from "./lib/net/cidr.ts";
 import { identifyClient } from "./lib/server/client.ts";

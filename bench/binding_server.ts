@@ -8,7 +8,7 @@ import { formatAuthority } from "../lib/net/authority.ts";
 import { runProgram } from "../lib/cli/run_program.ts";
 import { logger } from "../lib/log.ts";
 import { serverFlags } from "../lib/cli/program_flags.ts";
-import { loadTlsMaterial } from "../lib/tls/files.ts";
+import { checkTlsFiles, readTlsFiles } from "../lib/tls/files.ts";
 import { bindingConfig, carry, containErrors } from "./binding_common.ts";
 
 const log = logger("binding");
@@ -36,12 +36,14 @@ await runProgram({
   flags: serverFlags,
   async run(values, { signal }) {
     containErrors(log);
-    const tls = await loadTlsMaterial({
-      caFile: values.clientCaFile,
-      caFlag: "--client-ca-file",
-      certFile: values.certFile,
-      keyFile: values.certKey,
-    });
+    const tls = checkTlsFiles(
+      await readTlsFiles({
+        caFile: values.clientCaFile,
+        caFlag: "--client-ca-file",
+        certFile: values.certFile,
+        keyFile: values.certKey,
+      }),
+    );
     const server = new quic.QUICServer({ crypto, config: bindingConfig(tls, values.alpn) });
     let agent: QUICConnection | undefined;
     server.addEventListener(events.EventQUICServerConnection.name, (event) => {

@@ -4,7 +4,7 @@
 /** What both agents share: a connection to a server, whose streams go to a handler. */
 import { CloseCode } from "../qrht/codes.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
-import { reasonsOf, serverCertificateFaults } from "../tls/certificate.ts";
+import { reasonsOf, serverCertificateFaults } from "../tls/faults.ts";
 import { DialectCount, speaksQrht } from "../qrht/dialect.ts";
 import { endingOf } from "../observe/ending.ts";
 import { messageOf } from "../errors.ts";

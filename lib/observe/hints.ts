@@ -3,7 +3,7 @@
 
 /** What to do about a connection that does not come about: the field `hint` of a log line. */
 import { CloseCode } from "../qrht/codes.ts";
-import type { CertificateFault } from "../tls/certificate.ts";
+import type { CertificateFault } from "../tls/faults.ts";
 import { type CloseInfo, tlsAlertOf } from "../quic/errors.ts";
 
 type FaultKind = CertificateFault["kind"];

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Certificates (RFC 5280): read from DER, described in words for logs, and judged.
+ * Certificates (RFC 5280): read from DER, and described in words for logs.
  *
  * Only a certificate's names, key usages and signature are read from its DER here, because Deno's
  * `X509Certificate` gets those wrong: it joins alternative names with ", " whatever they hold, its
@@ -10,14 +10,13 @@
  * `verify()` says `false` to good signatures of kinds it does not know. It does the rest.
  */
 
-import { oneLine, quote, shorten } from "../printable.ts";
 import { Buffer } from "node:buffer";
-import { constants, verify, X509Certificate } from "node:crypto";
-import type { KeyObject } from "node:crypto";
+import { type KeyObject, X509Certificate } from "node:crypto";
+import { equals } from "@std/bytes/equals";
 import { messageOf } from "../errors.ts";
-import { decodeBlock, pemBlocks } from "./pem.ts";
+import { quote, shorten } from "../printable.ts";
+import { type DerItem, derItems, derText } from "./der.ts";
 
-const MAX_CHAIN = 10;
 const MAX_NAMES_SHOWN = 5;
 
 /** A certificate in words. All of it is the issuer's claim: escape it where it is shown. */
@@ -36,7 +35,7 @@ export interface CertificateInfo {
 /**
  * Describes a certificate, for instance the first of a peer's chain.
  *
- * @throws {TypeError} If it cannot be read.
+ * @throws {TypeError} when it cannot be read
  */
 export function describeCertificate(der: Uint8Array): CertificateInfo {
   return readCertificate(der).info;
@@ -57,195 +56,12 @@ export function listNames(names: readonly string[]): string {
   return listSome(names, (name) => /^[^\s,"\\]+$/.test(name) ? shorten(name) : quote(name));
 }
 
-/** What is wrong with a peer's certificate. */
-export interface CertificateFault {
-  readonly kind: "missing" | "unreadable" | "untrusted" | "expired" | "early" | "name" | "purpose";
-  /** In words. */
-  readonly reason: string;
+/** The same, with each of them quoted. */
+export function quoteNames(names: readonly string[]): string {
+  return listSome(names, quote);
 }
 
-/**
- * Says why a server's certificate is not acceptable, or `undefined` where no reason is found.
- *
- * This explains a rejection, in one line; the rejecting is done by the TLS layer, of whose rules
- * this knows the usual ones.
- *
- * @param chain The server's chain in DER, leaf first.
- * @param ca The trusted CA certificates in PEM.
- * @param serverName The DNS name the certificate has to be for.
- * @param now Default: the current time.
- */
-export function explainServerCertificate(
-  chain: Uint8Array[] | null,
-  ca: Uint8Array,
-  serverName: string,
-  now: Date = new Date(),
-): string | undefined {
-  return reasonsOf(serverCertificateFaults(chain, ca, serverName, now));
-}
-
-/** All reasons in one line, or `undefined` where there is none. */
-export function reasonsOf(faults: readonly CertificateFault[]): string | undefined {
-  return faults.map(({ reason }) => reason).join("; ") || undefined;
-}
-
-/** The same as {@linkcode explainServerCertificate}, one by one. */
-export function serverCertificateFaults(
-  chain: Uint8Array[] | null,
-  ca: Uint8Array,
-  serverName: string,
-  now: Date = new Date(),
-): CertificateFault[] {
-  return judgeLeaf("server", chain, now, (certificates) => {
-    const leaf = certificates[0]!;
-    const faults: CertificateFault[] = [];
-    const untrusted = explainTrust(certificates, trustAnchors(ca), now);
-    if (untrusted !== undefined) faults.push({ kind: "untrusted", reason: untrusted });
-    // RFC 6125, section 6.4.4: the common name counts only where there are no alternative names.
-    const names = hostNamesOf(leaf);
-    if (!isForHost(leaf, serverName)) {
-      const list = names.length === 0 ? "no DNS name" : quoteAll(names);
-      const reason = `certificate is for ${list}, not for ${quote(serverName)}`;
-      faults.push({ kind: "name", reason });
-    }
-    if (!leaf.servesAsServer) {
-      const reason = "certificate is not meant for servers (extendedKeyUsage)";
-      faults.push({ kind: "purpose", reason });
-    }
-    return faults;
-  });
-}
-
-/**
- * Why a client's certificate is not acceptable. Verifies no signatures: strangers could have that cost much.
- *
- * @param isTrusted Whether the TLS layer has found it to be of a trusted CA, or not got as far.
- */
-export function clientCertificateFaults(
-  chain: Uint8Array[] | null,
-  isTrusted: boolean,
-  now: Date = new Date(),
-): CertificateFault[] {
-  return judgeLeaf("client", chain, now, ([leaf]) => {
-    const faults: CertificateFault[] = [];
-    if (!isTrusted) {
-      const reason = `certificate is issued by ${quote(leaf!.info.issuer)}`;
-      faults.push({ kind: "untrusted", reason });
-    }
-    if (!leaf!.servesAsClient) {
-      const reason = "certificate is not meant for clients (extendedKeyUsage)";
-      faults.push({ kind: "purpose", reason });
-    }
-    return faults;
-  }, 1);
-}
-
-/** The names that a server's certificate is for. */
-export function hostNamesOf(
-  { hasAlternativeNames, dnsNames, commonNames }: Certificate,
-): readonly string[] {
-  return hasAlternativeNames ? dnsNames : commonNames;
-}
-
-/** Whether a server with this certificate may be called by a name. */
-export function isForHost(certificate: Certificate, name: string): boolean {
-  return hostNamesOf(certificate).some((pattern) => matchesHost(pattern, name));
-}
-
-/** What one end has against the other's chain, its validity included. */
-function judgeLeaf(
-  who: string,
-  chain: Uint8Array[] | null,
-  now: Date,
-  judge: (certificates: Certificate[]) => CertificateFault[],
-  maxChain = MAX_CHAIN,
-): CertificateFault[] {
-  if (chain === null || chain.length === 0) {
-    return [{ kind: "missing", reason: `the ${who} sent no certificate` }];
-  }
-  let certificates: Certificate[];
-  try {
-    certificates = chain.slice(0, maxChain).map(readCertificate);
-  } catch (error) {
-    const reason = `the certificate cannot be read: ${oneLine(messageOf(error))}`;
-    return [{ kind: "unreadable", reason }];
-  }
-  const { info } = certificates[0]!;
-  const invalid = invalidity(info, now);
-  const faults = judge(certificates);
-  if (invalid === undefined) return faults;
-  const kind = now > info.notAfter ? "expired" : "early";
-  const validity: CertificateFault = { kind, reason: `certificate ${invalid}` };
-  // Behind the CA, which is what mostly is wrong.
-  const at = faults[0]?.kind === "untrusted" ? 1 : 0;
-  return faults.toSpliced(at, 0, validity);
-}
-
-function trustAnchors(ca: Uint8Array): Certificate[] {
-  try {
-    return pemBlocks(new TextDecoder().decode(ca))
-      .filter((block) => block.label === "CERTIFICATE")
-      .map((block) => readCertificate(decodeBlock(block)));
-  } catch {
-    return []; // then nothing is trusted, which the explanation will say
-  }
-}
-
-function explainTrust(
-  chain: Certificate[],
-  anchors: Certificate[],
-  now: Date,
-): string | undefined {
-  let current = chain[0]!;
-  for (let depth = 0; depth < MAX_CHAIN; depth++) {
-    const here = current;
-    const isAnchor = anchors.some((anchor) => sameBytes(anchor.der, here.der));
-    if (isAnchor && isSelfIssued(here)) return undefined;
-    const issuer = [...anchors, ...chain].find((candidate) =>
-      !sameBytes(candidate.der, here.der) && hasSigned(candidate, here)
-    );
-    if (issuer === undefined) {
-      if (isAnchor) {
-        return `the CA file holds ${quote(here.info.subject)} but not the root CA that issued it`;
-      }
-      const namesake = anchors.some((anchor) => sameBytes(anchor.subjectDer, here.issuerDer));
-      const what = depth === 0 ? "certificate" : `certificate of ${quote(here.info.subject)}`;
-      const who = namesake ? "but by another CA of the same name" : "but issued by";
-      return `${what} is not signed by the CA, ${who} ${quote(here.info.issuer)}`;
-    }
-    const invalid = invalidity(issuer.info, now);
-    if (invalid !== undefined) {
-      return `certificate of the CA ${quote(issuer.info.subject)} ${invalid}`;
-    }
-    current = issuer;
-  }
-  return undefined;
-}
-
-/** Says what is wrong with the time, or `undefined` within the validity, its ends included. */
-export function invalidity(
-  { notBefore, notAfter }: CertificateInfo,
-  now: Date,
-): string | undefined {
-  if (now > notAfter) return `expired on ${isoSeconds(notAfter)}`;
-  if (now < notBefore) {
-    const clock = `is the clock of this machine right? It says ${isoSeconds(now)}`;
-    return `is not valid before ${isoSeconds(notBefore)} (${clock})`;
-  }
-  return undefined;
-}
-
-/** A wildcard stands for one whole label and, as in BoringSSL, not above a top-level domain. */
-function matchesHost(pattern: string, host: string): boolean {
-  const [first, ...rest] = pattern.toLowerCase().split(".");
-  const labels = host.toLowerCase().split(".");
-  if (first === "*" && rest.length >= 2) return labels.slice(1).join(".") === rest.join(".");
-  return pattern.toLowerCase() === host.toLowerCase();
-}
-
-// ---- Reading ----
-
-/** A certificate with what is needed to judge it. */
+/** A certificate with what is needed to find its faults. */
 export interface Certificate {
   readonly der: Uint8Array;
   readonly x509: X509Certificate;
@@ -278,47 +94,31 @@ const OID = {
 /**
  * Reads a certificate, and nothing after it.
  *
- * @throws {TypeError} If it cannot be read.
+ * @throws {TypeError} when it cannot be read
  */
 export function readCertificate(der: Uint8Array): Certificate {
   try {
     const x509 = new X509Certificate(Buffer.from(der));
-    const [outer, ...rest] = derItems(der);
-    if (outer === undefined || rest.length > 0) throw new TypeError("bytes after its end");
-    const [tbs, , signature] = derItems(outer.body) as [DerItem, DerItem, DerItem];
-    const fields = derItems(tbs.body);
-    if (fields[0]!.tag === 0xa0) fields.shift(); // the version
-    const [, , issuer, , subject] = fields as [DerItem, DerItem, DerItem, DerItem, DerItem];
-    const extensions = readExtensions(fields.find((field) => field.tag === 0xa3));
-
+    const { signedPart, signature, issuer, subject, extensions } = partsOf(der);
     const alternative = extensions.get(OID.subjectAltName);
-    const names = alternative === undefined ? [] : derItems(derItems(alternative)[0]!.body);
+    const names = alternative === undefined ? [] : sequenceOf(alternative);
     const textsOf = (tag: number) => names.filter((name) => name.tag === tag).map(derText);
     const dnsNames = textsOf(0x82);
-    const commonNames = derItems(subject.body)
-      .flatMap((set) => derItems(set.body).map((attribute) => derItems(attribute.body)))
-      .filter(([type]) => hex(type!.body) === OID.commonName)
-      .map(([, value]) => derText(value!));
+    const commonNames = commonNamesOf(subject);
     const usage = extensions.get(OID.keyUsage);
     const purposes = extensions.get(OID.extendedKeyUsage);
-    const servesAs = (purpose: string) =>
-      purposes === undefined ||
-      derItems(derItems(purposes)[0]!.body).some(({ body }) =>
-        [purpose, OID.anyExtendedKeyUsage].includes(hex(body))
-      );
-    const info = {
-      subject: oneLineName(x509.subject),
-      names: [...new Set([...dnsNames, ...textsOf(0x86), ...commonNames])],
-      notBefore: validDate(x509.validFromDate),
-      notAfter: validDate(x509.validToDate),
-      issuer: oneLineName(x509.issuer),
-      fingerprint256: x509.fingerprint256,
-    };
     return {
       der,
       x509,
-      info,
-      signedPart: tbs.whole,
+      info: {
+        subject: oneLineName(x509.subject),
+        names: [...new Set([...dnsNames, ...textsOf(0x86), ...commonNames])],
+        notBefore: validDate(x509.validFromDate),
+        notAfter: validDate(x509.validToDate),
+        issuer: oneLineName(x509.issuer),
+        fingerprint256: x509.fingerprint256,
+      },
+      signedPart: signedPart.whole,
       signature: signature.body.subarray(1), // after the count of unused bits
       issuerDer: issuer.whole,
       subjectDer: subject.whole,
@@ -326,28 +126,58 @@ export function readCertificate(der: Uint8Array): Certificate {
       dnsNames,
       commonNames,
       signs: usage === undefined || (derItems(usage)[0]!.body[1]! & 0x80) !== 0,
-      servesAsServer: servesAs(OID.serverAuth),
-      servesAsClient: servesAs(OID.clientAuth),
+      servesAsServer: allowsPurpose(purposes, OID.serverAuth),
+      servesAsClient: allowsPurpose(purposes, OID.clientAuth),
     };
   } catch (error) {
     throw new TypeError(`not a certificate: ${messageOf(error)}`, { cause: error });
   }
 }
 
-/** The values by the hex of their object identifier. */
+/** The parts of a certificate (RFC 5280, section 4.1), the extensions by the hex of their object identifier. */
+function partsOf(der: Uint8Array) {
+  const [outer, ...rest] = derItems(der);
+  if (outer === undefined || rest.length > 0) throw new TypeError("bytes after its end");
+  const [signedPart, , signature] = derItems(outer.body) as [DerItem, DerItem, DerItem];
+  const fields = derItems(signedPart.body);
+  if (fields[0]!.tag === 0xa0) fields.shift(); // the version
+  const [, , issuer, , subject] = fields as [DerItem, DerItem, DerItem, DerItem, DerItem];
+  const extensions = readExtensions(fields.find((field) => field.tag === 0xa3));
+  return { signedPart, signature, issuer, subject, extensions };
+}
+
 function readExtensions(field: DerItem | undefined): Map<string, Uint8Array> {
   if (field === undefined) return new Map();
   return new Map(
-    derItems(derItems(field.body)[0]!.body).map((extension) => {
-      const parts = derItems(extension.body);
-      return [hex(parts[0]!.body), parts.at(-1)!.body];
+    sequenceOf(field.body).map(({ body }) => {
+      const parts = derItems(body);
+      return [parts[0]!.body.toHex(), parts.at(-1)!.body];
     }),
   );
 }
 
+/** The elements of the sequence that the bytes are. */
+function sequenceOf(bytes: Uint8Array): DerItem[] {
+  return derItems(derItems(bytes)[0]!.body);
+}
+
+function commonNamesOf({ body }: DerItem): string[] {
+  return derItems(body)
+    .flatMap((set) => derItems(set.body).map((attribute) => derItems(attribute.body)))
+    .filter(([type]) => type!.body.toHex() === OID.commonName)
+    .map(([, value]) => derText(value!));
+}
+
+function allowsPurpose(extendedKeyUsage: Uint8Array | undefined, purpose: string): boolean {
+  return extendedKeyUsage === undefined ||
+    sequenceOf(extendedKeyUsage).some(({ body }) =>
+      [purpose, OID.anyExtendedKeyUsage].includes(body.toHex())
+    );
+}
+
 /** Whether a certificate names itself as its issuer, as those of root CAs do. */
 export function isSelfIssued({ issuerDer, subjectDer }: Certificate): boolean {
-  return sameBytes(issuerDer, subjectDer);
+  return equals(issuerDer, subjectDer);
 }
 
 /** Whether a private key is the one of a certificate. */
@@ -359,60 +189,11 @@ export function belongsTo(key: KeyObject, certificate: Certificate): boolean {
   }
 }
 
-function hasSigned({ x509 }: Certificate, { signedPart, signature }: Certificate): boolean {
-  let key: KeyObject;
-  try {
-    key = x509.publicKey;
-  } catch {
-    return false; // of a kind that cannot be used
-  }
-  const kind = key.asymmetricKeyType;
-  const attempt = (hash: string | null, padding?: number) => {
-    try {
-      return verify(hash, signedPart, padding === undefined ? key : { key, padding }, signature);
-    } catch {
-      return false; // not a way to sign with such a key
-    }
-  };
-  if (kind === "ed25519") return attempt(null);
-  // Trying each is simpler than reading the algorithm, and for an explanation as good.
-  return ["sha256", "sha384", "sha512", "sha1"].some((hash) =>
-    attempt(hash) || (kind === "rsa" && attempt(hash, constants.RSA_PKCS1_PSS_PADDING))
-  );
-}
-
-interface DerItem {
-  readonly tag: number;
-  readonly body: Uint8Array;
-  /** With tag and length. */
-  readonly whole: Uint8Array;
-}
-
-/** The elements of a DER sequence's body (X.690, sections 8.1 and 10.1). */
-function derItems(bytes: Uint8Array): DerItem[] {
-  const items: DerItem[] = [];
-  let at = 0;
-  while (at < bytes.length) {
-    const start = at;
-    const tag = bytes[at++]!;
-    let length = bytes[at++] ?? NaN;
-    if (length >= 0x80) {
-      const count = length & 0x7f;
-      if (count === 0 || count > 3) throw new TypeError("unusable DER length");
-      length = 0;
-      for (let i = 0; i < count; i++) length = length * 256 + (bytes[at++] ?? NaN);
-    }
-    if ((tag & 0x1f) === 0x1f || !(at + length <= bytes.length)) throw new TypeError("bad DER");
-    const end = at + length;
-    items.push({ tag, body: bytes.subarray(at, end), whole: bytes.subarray(start, end) });
-    at = end;
-  }
-  return items;
-}
-
-function derText({ tag, body }: DerItem): string {
-  const encoding = tag === 0x0c ? "utf-8" : tag === 0x1e ? "utf-16be" : "latin1";
-  return new TextDecoder(encoding).decode(body);
+/** The names that a server's certificate is for. */
+export function hostNamesOf(
+  { hasAlternativeNames, dnsNames, commonNames }: Certificate,
+): readonly string[] {
+  return hasAlternativeNames ? dnsNames : commonNames;
 }
 
 function validDate(date: Date): Date {
@@ -420,31 +201,18 @@ function validDate(date: Date): Date {
   return date;
 }
 
-// ---- Words ----
-
 /** Node puts every part of a distinguished name on a line of its own; an empty one is missing. */
 function oneLineName(name: string | undefined): string {
   return (name ?? "").replaceAll("\n", ", ");
 }
 
-function isoSeconds(date: Date): string {
+/** Without the milliseconds, which no certificate has. */
+export function isoSeconds(date: Date): string {
   return date.toISOString().replace(/\.\d+Z$/, "Z");
-}
-
-function quoteAll(names: readonly string[]): string {
-  return listSome(names, quote);
 }
 
 function listSome(names: readonly string[], show: (name: string) => string): string {
   const more = names.length - MAX_NAMES_SHOWN;
   const shown = names.slice(0, MAX_NAMES_SHOWN).map(show).join(", ");
   return more > 0 ? `${shown} and ${more} more` : shown;
-}
-
-function hex(bytes: Uint8Array): string {
-  return Buffer.from(bytes).toString("hex");
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return Buffer.compare(a, b) === 0;
 }

@@ -10,12 +10,13 @@ import {
   belongsTo,
   type Certificate,
   type CertificateInfo,
-  invalidity,
   isSelfIssued,
   readCertificate,
 } from "./certificate.ts";
 import { oneLine, quote } from "../printable.ts";
 import { messageOf, UsageError } from "../errors.ts";
+import { checkIdentity, NativeLibraryError } from "../quic/mod.ts";
+import { invalidity } from "./faults.ts";
 import { decodeBlock, type PemBlock, pemBlocks, toPem } from "./pem.ts";
 
 /** Far more than any real bundle of CAs needs: the system's own has a fifth of it. */
@@ -30,6 +31,8 @@ export interface TlsMaterial {
   /** The own certificate, followed by the intermediates of its file. */
   readonly cert: Uint8Array;
   readonly key: Uint8Array;
+  /** The own certificate. */
+  readonly leaf: Certificate;
   /** About the own certificate. */
   readonly info: CertificateInfo;
   /** About every certificate, the own one first, then its intermediates, then the CA certificates. */
@@ -42,7 +45,7 @@ export interface FileCertificate {
   readonly info: CertificateInfo;
 }
 
-/** Where {@linkcode loadTlsMaterial} reads from. */
+/** Where {@linkcode readTlsFiles} reads from. */
 export interface TlsFiles {
   readonly caFile: string;
   /** The flag that named `caFile`, for messages: `--ca-file` or `--client-ca-file`. */
@@ -60,13 +63,14 @@ class LoadedTlsMaterial implements TlsMaterial {
     readonly ca: Uint8Array,
     readonly cert: Uint8Array,
     key: Uint8Array,
+    readonly leaf: Certificate,
     readonly certificates: readonly FileCertificate[],
   ) {
     this.#key = key;
   }
 
   get info(): CertificateInfo {
-    return this.certificates[0]!.info;
+    return this.leaf.info;
   }
 
   get key(): Uint8Array {
@@ -102,23 +106,10 @@ interface FileContent {
 }
 
 /**
- * Reads the files of a program and checks them.
- *
- * @param options.now The time that validity is judged at. Default: the current time.
- * @throws {UsageError} One line naming flag and file, for whatever is wrong with them.
- */
-export async function loadTlsMaterial(
-  files: TlsFiles,
-  options: { now?: Date } = {},
-): Promise<TlsMaterial> {
-  return checkTlsFiles(await readTlsFiles(files), options);
-}
-
-/**
  * Reads the files of a program, each up to 1 MiB.
  *
- * @param before What was read of them the last time; what was no file then, such as a pipe, is not read again.
- * @throws {UsageError} One line naming flag and file, when one cannot be read.
+ * @param before what was read of them the last time; what was no file then, such as a pipe, is not read again
+ * @throws {UsageError} when one cannot be read: one line that names its flag and path
  */
 export async function readTlsFiles(
   files: TlsFiles,
@@ -133,69 +124,97 @@ export async function readTlsFiles(
 }
 
 /**
- * Checks all that can be known about the PEM files of a program before they are used.
+ * Checks all that can be known about the PEM files of a program before they are used, and has the TLS library try them.
  *
  * Keys may be PKCS#8, SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`), unencrypted; RSA,
  * ECDSA on P-256, P-384 or P-521, or Ed25519. Of the own chain only the first certificate must be
  * within its validity; of the CA certificates, one.
  *
- * @param options.now The time that validity is judged at. Default: the current time.
- * @throws {UsageError} One line naming flag and file, for whatever is wrong with them.
+ * @param options.now the time that the validity is checked at. @default {the current time}
+ * @throws {UsageError} when connections could not be made with them: one line that names flag and path
+ * @throws {NativeLibraryError} when none can be made at all
  */
 export function checkTlsFiles(
   contents: TlsFileContents,
-  { now = new Date() }: { now?: Date } = {},
+  { now = new Date() }: { readonly now?: Date } = {},
 ): TlsMaterial {
   const [caFile, certFile, keyFile] = [contents.ca, contents.cert, contents.key].map(
     pemFile,
   ) as [PemFile, PemFile, PemFile];
-
   const anchors = certificatesOf(caFile);
-  if (!anchors.some((anchor) => invalidity(anchor.info, now) === undefined)) {
-    const fault = invalidity(anchors[0]!.info, now);
-    throw new UsageError(
-      anchors.length === 1
-        ? `the CA certificate in ${place(caFile)} ${fault}`
-        : `no CA certificate in ${place(caFile)} is valid now; the first ${fault}`,
-    );
-  }
-  if (!anchors.some(isSelfIssued)) {
-    // BoringSSL ends a chain only at a root; with an intermediate alone it rejects every peer.
-    const subject = quote(anchors[0]!.info.subject);
-    throw new UsageError(`${place(caFile)} holds ${subject} but not the root CA that issued it`);
-  }
-
+  checkAnchors(anchors, caFile, now);
   const chain = certificatesOf(certFile);
-  const leaf = chain[0]!;
   const key = privateKeyOf(keyFile);
-  if (!belongsTo(key.object, leaf)) {
-    const other = chain.findIndex((certificate) => belongsTo(key.object, certificate));
-    throw new UsageError(
-      other < 0
-        ? `${place(keyFile)} does not belong to the certificate in ${place(certFile)}`
-        : `${place(keyFile)} belongs to certificate ${other + 1} in ${place(certFile)}, ` +
-          "which must come first",
-    );
-  }
-  const invalid = invalidity(leaf.info, now);
-  if (invalid !== undefined) {
-    const fix = now > leaf.info.notAfter ? "; renew it" : "";
-    throw new UsageError(`the certificate in ${place(certFile)} ${invalid}${fix}`);
-  }
-  if (!leaf.signs) {
-    const fault = "may not be used for TLS 1.3: its key usage lacks digitalSignature";
-    throw new UsageError(`the certificate in ${place(certFile)} ${fault}`);
-  }
+  checkOwner(key.object, keyFile, chain, certFile);
+  checkLeaf(chain[0]!, certFile, now);
   // Written anew, so that BoringSSL meets nothing that was not checked here.
-  return new LoadedTlsMaterial(
+  const material = new LoadedTlsMaterial(
     certificatesToPem(anchors),
     certificatesToPem(chain),
     toPem(key.label, key.der),
+    chain[0]!,
     [
       ...chain.map(({ info }) => ({ flag: certFile.flag, info })),
       ...anchors.map(({ info }) => ({ flag: caFile.flag, info })),
     ],
   );
+  tryOut(material, certFile, caFile);
+  return material;
+}
+
+function checkAnchors(anchors: readonly Certificate[], file: PemFile, now: Date): void {
+  if (!anchors.some((anchor) => invalidity(anchor.info, now) === undefined)) {
+    const fault = invalidity(anchors[0]!.info, now);
+    throw new UsageError(
+      anchors.length === 1
+        ? `the CA certificate in ${place(file)} ${fault}`
+        : `no CA certificate in ${place(file)} is valid now; the first ${fault}`,
+    );
+  }
+  if (!anchors.some(isSelfIssued)) {
+    // BoringSSL ends a chain only at a root; with an intermediate alone it rejects every peer.
+    const subject = quote(anchors[0]!.info.subject);
+    throw new UsageError(`${place(file)} holds ${subject} but not the root CA that issued it`);
+  }
+}
+
+/** The key has to be the first certificate's. */
+function checkOwner(
+  key: KeyObject,
+  keyFile: PemFile,
+  chain: readonly Certificate[],
+  certFile: PemFile,
+): void {
+  const owner = chain.findIndex((certificate) => belongsTo(key, certificate));
+  if (owner === 0) return;
+  throw new UsageError(
+    owner < 0
+      ? `${place(keyFile)} does not belong to the certificate in ${place(certFile)}`
+      : `${place(keyFile)} belongs to certificate ${owner + 1} in ${place(certFile)}, ` +
+        "which must come first",
+  );
+}
+
+function checkLeaf({ info, signs }: Certificate, file: PemFile, now: Date): void {
+  const invalid = invalidity(info, now);
+  if (invalid !== undefined) {
+    const fix = now > info.notAfter ? "; renew it" : "";
+    throw new UsageError(`the certificate in ${place(file)} ${invalid}${fix}`);
+  }
+  if (!signs) {
+    const fault = "may not be used for TLS 1.3: its key usage lacks digitalSignature";
+    throw new UsageError(`the certificate in ${place(file)} ${fault}`);
+  }
+}
+
+function tryOut(material: TlsMaterial, certFile: PemFile, caFile: PemFile): void {
+  try {
+    checkIdentity(material);
+  } catch (error) {
+    if (error instanceof NativeLibraryError) throw error;
+    const refused = `${place(certFile)} with its key, or ${place(caFile)}`;
+    throw new UsageError(oneLine(`the TLS library refuses ${refused}: ${messageOf(error)}`));
+  }
 }
 
 interface PemFile {

@@ -4,10 +4,9 @@
 /** The TLS files of a program, read again while it runs. */
 import { createHash } from "node:crypto";
 import { certificateFields } from "./certificate.ts";
-import { oneLine, quote } from "../printable.ts";
-import { messageOf, UsageError } from "../errors.ts";
+import { messageOf } from "../errors.ts";
 import { logger } from "../log.ts";
-import { checkIdentity, NativeLibraryError, type TlsSource } from "../quic/mod.ts";
+import type { TlsSource } from "../quic/mod.ts";
 import { sleep } from "../sleep.ts";
 import {
   checkTlsFiles,
@@ -65,15 +64,16 @@ export class ReloadingTls implements TlsSource {
     this.#files = files;
     this.#now = now;
     this.#contents = contents;
-    this.#current = usable(contents, now());
+    this.#current = checkTlsFiles(contents, { now: now() });
     this.#digest = digestOf(contents);
   }
 
   /**
    * Reads the files for the first time.
    *
-   * @param options.now the time that validity is judged at, by default that of the clock
-   * @throws {UsageError} one line naming flag and file, for whatever is wrong with them
+   * @param options.now the time that the validity is checked at. @default {the clock's}
+   * @throws {UsageError} when they cannot be used: one line that names flag and path
+   * @throws {NativeLibraryError} when the TLS library cannot be loaded
    */
   static async load(
     files: TlsFiles,
@@ -145,7 +145,7 @@ export class ReloadingTls implements TlsSource {
 
   /** @throws {UsageError} when the set cannot be used */
   #replace(contents: TlsFileContents, digest: string): void {
-    const material = usable(contents, this.#now());
+    const material = checkTlsFiles(contents, { now: this.#now() });
     [this.#contents, this.#current, this.#digest] = [contents, material, digest];
     this.#refused = undefined;
     log.info("certificates reloaded", this.#fields);
@@ -172,27 +172,6 @@ export class ReloadingTls implements TlsSource {
     const { info, certificates } = this.#current;
     return { ...certificateFields(info), certificates: certificates.length };
   }
-}
-
-/**
- * @throws {UsageError} when connections could not be made with the set
- * @throws {NativeLibraryError} when none can be made at all
- */
-export function usable(contents: TlsFileContents, now: Date): TlsMaterial {
-  const material = checkTlsFiles(contents, { now });
-  try {
-    checkIdentity(material);
-  } catch (error) {
-    if (error instanceof NativeLibraryError) throw error;
-    const { cert: { path }, ca } = contents;
-    throw new UsageError(
-      oneLine(
-        `the TLS library refuses --cert-file ${quote(path)} with its key, or ` +
-          `${ca.flag} ${quote(ca.path)}: ${messageOf(error)}`,
-      ),
-    );
-  }
-  return material;
 }
 
 function digestOf({ ca, cert, key }: TlsFileContents): string {

@@ -21,7 +21,13 @@ const rooms: readonly (readonly string[])[] = [
 const programs = rooms.at(-1)!;
 
 /** The packages that the programs are made of; all others are for development. */
-const PACKAGES = ["@logtape/logtape", "@matrixai/quic", "@opentelemetry/api", "prom-client"];
+const PACKAGES = [
+  "@logtape/logtape",
+  "@matrixai/quic",
+  "@opentelemetry/api",
+  "deno-std",
+  "prom-client",
+];
 
 /** What only some files may do; a path is a file or a folder. */
 const reserved: readonly {

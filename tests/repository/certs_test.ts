@@ -16,8 +16,9 @@ import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
 import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
 import { makeCerts, writeCerts } from "../../certs/make.ts";
-import { describeCertificate, explainServerCertificate } from "../../lib/tls/certificate.ts";
-import { loadTlsMaterial } from "../../lib/tls/files.ts";
+import { describeCertificate } from "../../lib/tls/certificate.ts";
+import { serverCertificateFaults } from "../../lib/tls/faults.ts";
+import { checkTlsFiles, readTlsFiles } from "../../lib/tls/files.ts";
 import { commandOutput } from "../../tools/command_output.ts";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
@@ -55,19 +56,21 @@ async function readSet(dir: string): Promise<Record<string, string>> {
 async function assertUsableSet(dir: string): Promise<void> {
   const file = (name: string) => join(dir, name);
   for (const name of ["server", "client"]) {
-    const { ca, info } = await loadTlsMaterial({
-      caFile: file("ca.pem"),
-      caFlag: "--ca-file",
-      certFile: file(`${name}.pem`),
-      keyFile: file(`${name}.key`),
-    });
+    const { ca, info } = checkTlsFiles(
+      await readTlsFiles({
+        caFile: file("ca.pem"),
+        caFlag: "--ca-file",
+        certFile: file(`${name}.pem`),
+        keyFile: file(`${name}.key`),
+      }),
+    );
     const certificate = new X509Certificate(await Deno.readTextFile(file(`${name}.pem`)));
     assert(certificate.verify(new X509Certificate(new TextDecoder().decode(ca)).publicKey));
     assertEquals(info.names[0], name === "server" ? "quic-tunnel-server" : "quic-tunnel-client");
     if (name === "server") {
-      const explain = (name: string) => explainServerCertificate([certificate.raw], ca, name);
-      assertEquals(explain("quic-tunnel-server"), undefined);
-      assertEquals(explain("localhost"), undefined);
+      const faultsFor = (name: string) => serverCertificateFaults([certificate.raw], ca, name);
+      assertEquals(faultsFor("quic-tunnel-server"), []);
+      assertEquals(faultsFor("localhost"), []);
     }
   }
 }

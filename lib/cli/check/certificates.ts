@@ -2,18 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Steps about the certificates, keys and CAs of a program. */
-import {
-  type Certificate,
-  hostNamesOf,
-  isForHost,
-  listNames,
-  readCertificate,
-} from "../../tls/certificate.ts";
+import { type Certificate, hostNamesOf, listNames } from "../../tls/certificate.ts";
 import { quote } from "../../printable.ts";
-import { decodeBlock, pemBlocks } from "../../tls/pem.ts";
-import { readTlsFiles, type TlsFiles, type TlsMaterial } from "../../tls/files.ts";
+import { checkTlsFiles, readTlsFiles, type TlsFiles, type TlsMaterial } from "../../tls/files.ts";
 import { DAY_MS, expiryOf } from "../../tls/expiry.ts";
-import { usable } from "../../tls/reloading_tls.ts";
+import { isForHost } from "../../tls/faults.ts";
 import { type Found, type Report, StepError } from "./report.ts";
 
 /** What agents call a server unless `--server-name` says otherwise. */
@@ -31,7 +24,7 @@ export async function checkCertificates(
   });
   const now = new Date();
   const material = await report.after(contents, "certificates", (contents) => {
-    const value = usable(contents, now);
+    const value = checkTlsFiles(contents, { now });
     const subject = value.info.subject ? quote(value.info.subject) : "the certificate";
     return { found: `${subject} belongs to its key and is valid`, value };
   });
@@ -39,7 +32,7 @@ export async function checkCertificates(
   const fits = await report.after(
     material,
     "purpose",
-    (material) => (side === "server" ? checkServer : checkClient)(leafOf(material)),
+    ({ leaf }) => (side === "server" ? checkServer : checkClient)(leaf),
   );
   return fits && material;
 }
@@ -77,8 +70,4 @@ function checkClient(leaf: Certificate): Found {
     "the certificate is not meant for clients (extendedKeyUsage)",
     "give --cert-file a certificate for clients (clientAuth)",
   );
-}
-
-function leafOf({ cert }: TlsMaterial): Certificate {
-  return readCertificate(decodeBlock(pemBlocks(new TextDecoder().decode(cert))[0]!));
 }

@@ -1,0 +1,43 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** An element of DER (X.690). */
+export interface DerItem {
+  readonly tag: number;
+  readonly body: Uint8Array;
+  /** With tag and length. */
+  readonly whole: Uint8Array;
+}
+
+/**
+ * The elements of a DER sequence's body (X.690, sections 8.1 and 10.1), as views of it.
+ *
+ * @throws {TypeError} when an element does not end within the bytes, or its tag or length has a form that certificates
+ * do not use
+ */
+export function derItems(bytes: Uint8Array): DerItem[] {
+  const items: DerItem[] = [];
+  let at = 0;
+  while (at < bytes.length) {
+    const start = at;
+    const tag = bytes[at++]!;
+    let length = bytes[at++] ?? NaN;
+    if (length >= 0x80) {
+      const count = length & 0x7f;
+      if (count === 0 || count > 3) throw new TypeError("unusable DER length");
+      length = 0;
+      for (let i = 0; i < count; i++) length = length * 256 + (bytes[at++] ?? NaN);
+    }
+    if ((tag & 0x1f) === 0x1f || !(at + length <= bytes.length)) throw new TypeError("bad DER");
+    const end = at + length;
+    items.push({ tag, body: bytes.subarray(at, end), whole: bytes.subarray(start, end) });
+    at = end;
+  }
+  return items;
+}
+
+/** The text of a string element: UTF8String, BMPString, or one of the kinds with a byte for each character. */
+export function derText({ tag, body }: DerItem): string {
+  const encoding = tag === 0x0c ? "utf-8" : tag === 0x1e ? "utf-16be" : "latin1";
+  return new TextDecoder(encoding).decode(body);
+}
