@@ -29,10 +29,10 @@ import type { Resolver } from "./lib/net/resolver.ts";
 import { within } from "./lib/wait.ts";
 
 export interface ConnectAgentConfig extends AgentConfig {
-  /** What may be dialled; everything that is not denied when there are none. @default {[]} */
-  readonly allow?: readonly Rule[];
-  /** What must not be dialled, beside what is denied by default. @default {[]} */
-  readonly deny?: readonly Rule[];
+  /** What may be dialled; everything that is not denied when there are none. */
+  readonly allow: readonly Rule[];
+  /** What must not be dialled, beside what is denied by default. */
+  readonly deny: readonly Rule[];
   /** Resolves the names of targets. @default the system's */
   readonly resolver?: Resolver;
 }
@@ -69,7 +69,7 @@ export async function runAgent(
   log.info("agent stopped");
 }
 
-function formatRules(rules: readonly Rule[] = []): string | undefined {
+function formatRules(rules: readonly Rule[]): string | undefined {
   return rules.length > 0 ? rules.map(formatRule).join(",") : undefined;
 }
 
@@ -79,7 +79,7 @@ async function serveConnect(
   config: ConnectAgentConfig,
   signal: AbortSignal,
 ): Promise<void> {
-  const { dialTimeoutMs, headTimeoutMs = 10_000, allow = [], deny = [], resolver } = config;
+  const { dialTimeoutMs, headTimeoutMs = 10_000, allow, deny, resolver } = config;
   const since = performance.now();
   const { carrier, fields, record } = tunnel;
   let target: string | undefined;

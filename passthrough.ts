@@ -21,8 +21,8 @@ import { formatProxyHeader } from "./lib/tunnel/proxy_protocol.ts";
 export interface PassthroughConfig extends AgentConfig {
   /** Where every stream goes. */
   readonly upstream: Authority;
-  /** Version of the PROXY protocol that tells the upstream who the client is. @default {"off"} */
-  readonly proxyProtocol?: "off" | "v1" | "v2";
+  /** Version of the PROXY protocol that tells the upstream who the client is. */
+  readonly proxyProtocol: "off" | "v1" | "v2";
 }
 
 const log = logger("passthrough");
@@ -91,7 +91,7 @@ async function carry(
 async function introduceClient(
   upstream: Duplex,
   { open: { client, listener, tunnelId } }: ServedTunnel,
-  version: PassthroughConfig["proxyProtocol"] = "off",
+  version: PassthroughConfig["proxyProtocol"],
 ): Promise<void> {
   if (version === "off") return;
   const header = { client, listener, uniqueId: tunnelId };

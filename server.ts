@@ -56,16 +56,16 @@ export interface ServerConfig
   /** Asked at the start of each handshake. */
   readonly tls: TlsIdentity | TlsSource;
   readonly alpn: readonly string[];
-  /** Names of certificates whose agents are let in, as `--agent-name` has them; none for every agent. @default {[]} */
-  readonly agentNames?: readonly string[];
-  /** Networks whose connections begin with a header of the PROXY protocol. @default {[]} */
-  readonly acceptProxyProtocol?: readonly Cidr[];
-  /** Clients served at a time; further ones are closed at once. @default {20000} */
-  readonly maxConnections?: number;
-  /** Agents connected at a time; further ones are sent away. @default {1000} */
-  readonly maxAgents?: number;
-  /** Time that tunnels may go on when the server is told to stop; 0 for none. @default {0} */
-  readonly drainTimeoutMs?: number;
+  /** Names of certificates whose agents are let in, as `--agent-name` has them; none for every agent. */
+  readonly agentNames: readonly string[];
+  /** Networks whose connections begin with a header of the PROXY protocol. */
+  readonly acceptProxyProtocol: readonly Cidr[];
+  /** Clients served at a time; further ones are closed at once. */
+  readonly maxConnections: number;
+  /** Agents connected at a time; further ones are sent away. */
+  readonly maxAgents: number;
+  /** Time that tunnels may go on when the server is told to stop; 0 for none. */
+  readonly drainTimeoutMs: number;
   /** What the agents' logs are to call this server. */
   readonly name?: string | undefined;
 }
@@ -84,9 +84,6 @@ const NO_AGENT_HINT = "start an agent; if one runs, its log says why it cannot c
 
 /** Clients that may come at once, until they are taken; of more, the system has some try again a second later. */
 const TCP_BACKLOG = 4_096;
-
-const MAX_CONNECTIONS = 20_000;
-const MAX_AGENTS = 1_000;
 
 /** What the parts of a running server share. */
 interface Server {
@@ -135,7 +132,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   };
   monitor.isListening = true;
   monitor.waiting = () => server.registry.pending;
-  const { maxConnections = MAX_CONNECTIONS, maxAgents = MAX_AGENTS } = config;
+  const { maxConnections, maxAgents } = config;
   const pending_opens = server.registry.maxPending;
   monitor.capacity = { connections: maxConnections, agents: maxAgents, pending_opens };
   const serveClients = async () => {
@@ -159,7 +156,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
 
 /** Lets tunnels go on for a time, and what they have sent last be delivered. */
 async function drain({ config, registry, agents, clients }: Server): Promise<void> {
-  const { drainTimeoutMs = 0 } = config;
+  const { drainTimeoutMs } = config;
   if (drainTimeoutMs === 0 || clients.size === 0) return;
   const giveUpAt = performance.now() + drainTimeoutMs;
   log.info("draining", { tunnels: clients.size, drainTimeoutMs });
@@ -272,7 +269,7 @@ interface Refusal {
 /** Why an agent is not taken; undefined when it is. */
 function refusalOf(
   { isAllowed }: ConnectedAgent,
-  { config: { maxAgents = MAX_AGENTS }, registry, agents, stopping }: Server,
+  { config: { maxAgents }, registry, agents, stopping }: Server,
 ): Refusal | undefined {
   if (!isAllowed) {
     const reason = "not admitted: the certificate has no name that is let in";
@@ -336,7 +333,7 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
 
 /** Serves a client, unless there are too many. */
 function takeClient(connection: Deno.TcpConn, server: Server): void {
-  const { clients, refusals, monitor, config: { maxConnections = MAX_CONNECTIONS } } = server;
+  const { clients, refusals, monitor, config: { maxConnections } } = server;
   monitor.tell((observer) => observer.accepted?.());
   if (clients.size < maxConnections) return clients.add(serveClient(connection, server));
   const client = addressOf(connection.remoteAddr);
@@ -360,7 +357,7 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
   const stay = onAbort(signal, leave);
   try {
     carrier = tcpDuplex(connection);
-    const client = await identifyClient(carrier, connection, config.acceptProxyProtocol ?? []);
+    const client = await identifyClient(carrier, connection, config.acceptProxyProtocol);
     if (!client) {
       monitor.tell((observer) => observer.refused?.("health-check"));
       log.debug("health check", fields);

@@ -53,8 +53,8 @@ export interface AgentConfig extends TunnelTimeouts, PathOptions {
   readonly dialTimeoutMs: number;
   /** Time a client has for the head of its CONNECT request. @default {10000} */
   readonly headTimeoutMs?: number;
-  /** Time that tunnels may go on when the agent is told to stop; 0 for none. @default {0} */
-  readonly drainTimeoutMs?: number;
+  /** Time that tunnels may go on when the agent is told to stop; 0 for none. */
+  readonly drainTimeoutMs: number;
   /** Tunnels of one connection at a time. @default {10000} */
   readonly maxStreams?: number;
   /** Time without a tunnel after which a server is left that drains, should it not end the connection. @default {30000} */
@@ -282,7 +282,7 @@ export class AgentSession implements Peer {
 
   /** Lets tunnels go on for a time, and what they have sent last be delivered; new ones are refused meanwhile. */
   async #drain(): Promise<void> {
-    const { drainTimeoutMs = 0 } = this.#config;
+    const { drainTimeoutMs } = this.#config;
     if (drainTimeoutMs === 0) return;
     const { log } = this.#options;
     const giveUpAt = performance.now() + drainTimeoutMs;

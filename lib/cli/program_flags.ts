@@ -6,6 +6,7 @@
 import { DEFAULT_RETRY_CAUSES, RETRY_CAUSES } from "../qrht/failure.ts";
 import { checkAgentName } from "../tls/agent_names.ts";
 import { balances } from "../server/balance.ts";
+import { congestionControls } from "../quic/mod.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../qrht/dialect.ts";
 import { durationFlag } from "./duration.ts";
 import {
@@ -72,8 +73,8 @@ export const commonFlags = {
       "largest IP packets sent to the other end, 1280 at least, for a path that is known to carry them; 0 finds out what it carries",
     check: (bytes) => bytes > 0 && bytes < 1280 ? "must be 0, or 1280 at least" : undefined,
   }),
-  congestionControl: choiceFlag("congestion-control", ["bbr", "cubic", "reno"], {
-    default: "bbr",
+  congestionControl: choiceFlag("congestion-control", congestionControls, {
+    default: congestionControls[0],
     help: "algorithm that decides how fast to send to the other end",
   }),
   listenAdmin: addressFlag("listen-admin", {

@@ -28,6 +28,7 @@ export { type HostPort, NativeLibraryError } from "./quiche/native.ts";
 export { BASE_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 export {
   checkIdentity,
+  congestionControls,
   identityOf,
   type PathOptions,
   pathOptions,

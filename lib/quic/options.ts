@@ -27,16 +27,18 @@ export function identityOf(tls: TlsIdentity | TlsSource): TlsIdentity {
   return "current" in tls ? tls.current : tls;
 }
 
+/** Algorithms of congestion control, the one that is best for most paths first. */
+export const congestionControls = ["bbr", "cubic", "reno"] as const;
+
 /** How a connection uses the path; what is to be chosen by who runs a program. */
 export interface PathOptions {
-  /** IP packets of this many bytes, whatever the path carries; 0 finds out what it does. @default {0} */
-  readonly mtu?: number;
-  /** Congestion control algorithm. @default {"bbr"} */
-  readonly congestionControl?: "bbr" | "cubic" | "reno";
+  /** IP packets of this many bytes, whatever the path carries; 0 finds out what it does. */
+  readonly mtu: number;
+  readonly congestionControl: typeof congestionControls[number];
 }
 
-/** What both ends of a connection may set. */
-export interface TransportOptions extends PathOptions {
+/** What both ends of a connection may set; by default, `mtu` is 0 and congestion control the first there is. */
+export interface TransportOptions extends Partial<PathOptions> {
   /** Certificates and key. */
   readonly tls: TlsIdentity | TlsSource;
   /** ALPN protocol names, most wanted first (RFC 7301). */
@@ -72,10 +74,7 @@ export type TransportSettings = Required<TransportOptions>;
 
 /** The path options among others. */
 export function pathOptions({ mtu, congestionControl }: PathOptions): PathOptions {
-  return {
-    ...(mtu !== undefined && { mtu }),
-    ...(congestionControl && { congestionControl }),
-  };
+  return { mtu, congestionControl };
 }
 
 /** Fills in the defaults. */
@@ -89,7 +88,7 @@ export function transportSettings(options: TransportOptions): TransportSettings 
     streamWindowBytes: 256 << 10,
     maxStreamWindowBytes: 8 << 20,
     mtu: 0,
-    congestionControl: "bbr",
+    congestionControl: congestionControls[0],
     ...options,
   };
 }

@@ -25,10 +25,10 @@ export class NoAgentError extends TunnelError {
 }
 
 export interface RegistryOptions {
-  /** Which agent a tunnel goes to. @default {"least-streams"} */
-  readonly balance?: Balance;
-  /** Callers that may wait at a time. @default {1000} */
-  readonly maxPending?: number;
+  /** Which agent a tunnel goes to. */
+  readonly balance: Balance;
+  /** Callers that may wait at a time. */
+  readonly maxPending: number;
   /** Source of numbers from 0 up to 1. @default {Math.random} */
   readonly random?: () => number;
 }
@@ -68,9 +68,9 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   #sealed = false;
   #stopped = false;
 
-  constructor(options: RegistryOptions = {}) {
-    this.#balance = options.balance ?? "least-streams";
-    this.maxPending = options.maxPending ?? 1000;
+  constructor(options: RegistryOptions) {
+    this.#balance = options.balance;
+    this.maxPending = options.maxPending;
     this.#random = options.random ?? Math.random;
   }
 

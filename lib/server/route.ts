@@ -11,7 +11,7 @@ import type { AgentRegistry } from "./registry.ts";
 import { RetryingTunnel } from "./retrying_tunnel.ts";
 import { peerAttributes, type TunnelSpan } from "../observe/trace.ts";
 import { openTunnel, type OutgoingTunnel } from "../qrht/tunnel.ts";
-import { DEFAULT_RETRY_CAUSES, type FailureCode, type RetryCause } from "../qrht/failure.ts";
+import type { FailureCode, RetryCause } from "../qrht/failure.ts";
 
 /** How a tunnel finds its agent. */
 export interface RoutePolicy {
@@ -19,12 +19,12 @@ export interface RoutePolicy {
   readonly agentWaitMs: number;
   /** Time a tunnel waits for a stream when no agent has credit left. @default {10000} */
   readonly openTimeoutMs?: number;
-  /** Time until an agent has connected a tunnel, all attempts together. @default {30000} */
-  readonly connectTimeoutMs?: number;
-  /** Agents that a tunnel is tried with, the first included. @default {3} */
-  readonly maxAttempts?: number;
-  /** Why a tunnel is tried with another agent. @default {["draining", "overloaded", "gone"]} */
-  readonly retryOn?: readonly RetryCause[];
+  /** Time until an agent has connected a tunnel, all attempts together. */
+  readonly connectTimeoutMs: number;
+  /** Agents that a tunnel is tried with, the first included. */
+  readonly maxAttempts: number;
+  /** Why a tunnel is tried with another agent. */
+  readonly retryOn: readonly RetryCause[];
 }
 
 export interface RouteOptions extends RoutePolicy {
@@ -54,9 +54,9 @@ export class Route {
     this.#options = {
       agentWaitMs: options.agentWaitMs,
       openTimeoutMs: options.openTimeoutMs ?? 10_000,
-      connectTimeoutMs: options.connectTimeoutMs ?? 30_000,
-      maxAttempts: options.maxAttempts ?? 3,
-      retryOn: options.retryOn ?? DEFAULT_RETRY_CAUSES,
+      connectTimeoutMs: options.connectTimeoutMs,
+      maxAttempts: options.maxAttempts,
+      retryOn: options.retryOn,
       registry: options.registry,
       log: options.log,
       fields: options.fields,

@@ -8,15 +8,16 @@ import { sleep } from "../sleep.ts";
 
 /** How long a tunnel may be silent, or stuck, before it is given up. */
 export interface TunnelTimeouts {
-  /** Time without a byte, in either direction, when one of them has ended; 0 for any. @default {300000} */
-  readonly halfOpenTimeoutMs?: number;
-  /** Time without a byte, in either direction, at all; 0 for any. @default {0} */
-  readonly idleTimeoutMs?: number;
-  /** Time in which a side takes none of the bytes, or not the end, that wait for it; 0 for any. @default {0} */
-  readonly writeTimeoutMs?: number;
+  /** Time without a byte, in either direction, when one of them has ended; 0 for any. */
+  readonly halfOpenTimeoutMs: number;
+  /** Time without a byte, in either direction, at all; 0 for any. */
+  readonly idleTimeoutMs: number;
+  /** Time in which a side takes none of the bytes, or not the end, that wait for it; 0 for any. */
+  readonly writeTimeoutMs: number;
 }
 
-export interface PipeOptions extends TunnelTimeouts {
+/** The timeouts are 0 by default. */
+export interface PipeOptions extends Partial<TunnelTimeouts> {
   /** Timeouts count from when this has settled: what is still being connected has bounds of its own. */
   readonly connected?: Promise<unknown>;
   /** Aborts the pair. */
@@ -57,8 +58,6 @@ export interface PipeResult extends Carried {
 
 type Side = "a" | "b";
 type End = Pick<PipeResult, "reason" | "by" | "error">;
-
-const HALF_OPEN_TIMEOUT_MS = 300_000;
 
 /** Time that a side whose bytes go nowhere any more may go on sending them after everything else is done. */
 const LINGER_MS = 1_000;
@@ -146,7 +145,7 @@ class Pair {
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(a: Duplex, b: Duplex, options: PipeOptions) {
-    this.#halfOpenTimeoutMs = options.halfOpenTimeoutMs ?? HALF_OPEN_TIMEOUT_MS;
+    this.#halfOpenTimeoutMs = options.halfOpenTimeoutMs ?? 0;
     this.#idleTimeoutMs = options.idleTimeoutMs ?? 0;
     this.#writeTimeoutMs = options.writeTimeoutMs ?? 0;
     this.#abortCode = options.abortCode;

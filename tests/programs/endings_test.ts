@@ -50,7 +50,10 @@ interface Row {
   readonly agent: RegExp;
   /** The bound of it all, beside what a loaded machine takes. */
   readonly withinMs: number;
-  readonly timeouts?: { readonly server?: TunnelTimeouts; readonly agent?: TunnelTimeouts };
+  readonly timeouts?: {
+    readonly server?: Partial<TunnelTimeouts>;
+    readonly agent?: Partial<TunnelTimeouts>;
+  };
   readonly drainTimeoutMs?: number;
   readonly only?: readonly string[];
 }

@@ -54,8 +54,8 @@ class FakeAgent implements Agent<string> {
 type FakeRegistry = AgentRegistry<FakeAgent, string>;
 
 /** In turn, where nothing else is told. */
-const newRegistry = (options?: RegistryOptions) =>
-  new AgentRegistry<FakeAgent, string>({ balance: "round-robin", ...options });
+const newRegistry = (options?: Partial<RegistryOptions>) =>
+  new AgentRegistry<FakeAgent, string>({ balance: "round-robin", maxPending: 1_000, ...options });
 
 function registryOf(...names: string[]): [FakeRegistry, FakeAgent[]] {
   const registry = newRegistry();

@@ -6,7 +6,7 @@
 import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { type ConnectAgentConfig, runAgent } from "../../agent.ts";
-import type { AgentConfig } from "../../lib/agent/session.ts";
+import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../../lib/qrht/dialect.ts";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
@@ -17,6 +17,7 @@ import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
 import { runServer, type ServerConfig } from "../../server.ts";
 import { pattern } from "./bytes.ts";
 import { eventually } from "./eventually.ts";
+import { defaultsOf } from "./flag_defaults.ts";
 import { readExactly, readToEnd } from "./memory_duplex.ts";
 import { assertNothingLive, clientTls, serverTls } from "./quic.ts";
 
@@ -84,7 +85,8 @@ export interface Dialects {
   readonly agent: readonly string[];
 }
 
-const OWN = [QRHT_ALPN, RAW_ALPN];
+/** ALPN names of an end that knows this project's dialect as well as the raw one. */
+export const OWN = [QRHT_ALPN, RAW_ALPN];
 const RAW = [RAW_ALPN];
 
 /** Every combination of ends that know this project's dialect with ends that do not, as the Go programs. */
@@ -94,6 +96,21 @@ export const combinations: Readonly<Record<string, Dialects>> = {
   "raw by the agent": { server: OWN, agent: RAW },
   "raw": { server: RAW, agent: RAW },
 };
+
+/** What the agents of a test are told: what their flags say by default, but no time to drain. */
+export function agentConfig(
+  server: Pick<Server, "quicPort">,
+  alpn: readonly string[],
+): ConnectAgentConfig & PassthroughConfig {
+  return {
+    ...defaultsOf(passthroughFlags),
+    ...defaultsOf(agentFlags),
+    servers: [loopback(server.quicPort)],
+    tls: clientTls,
+    alpn,
+    drainTimeoutMs: 0,
+  };
+}
 
 /** Programs, clients and targets of one test. */
 export class Network implements AsyncDisposable {
@@ -114,11 +131,13 @@ export class Network implements AsyncDisposable {
     const ready = Promise.withResolvers<{ tcpPort: number; quicPort: number }>();
     const program = this.#start((signal) =>
       runServer({
+        ...defaultsOf(serverFlags),
         listenTcp: loopback(0),
         listenQuic: loopback(0),
         tls: serverTls,
         alpn: this.#dialects.server,
         agentWaitMs: 20_000,
+        drainTimeoutMs: 0,
         ...config,
       }, {
         signal,
@@ -136,7 +155,7 @@ export class Network implements AsyncDisposable {
     monitor = new Monitor(),
   ): Running {
     return this.#start((signal) =>
-      runAgent({ ...this.#agentConfig(server), ...config }, { signal, monitor })
+      runAgent({ ...agentConfig(server, this.#dialects.agent), ...config }, { signal, monitor })
     );
   }
 
@@ -148,7 +167,10 @@ export class Network implements AsyncDisposable {
   ): Running {
     const upstream = loopback(upstreamPort);
     return this.#start((signal) =>
-      runPassthrough({ ...this.#agentConfig(server), upstream, ...config }, { signal, monitor })
+      runPassthrough({ ...agentConfig(server, this.#dialects.agent), upstream, ...config }, {
+        signal,
+        monitor,
+      })
     );
   }
 
@@ -215,16 +237,6 @@ export class Network implements AsyncDisposable {
     for (const end of this.#ends) end.abort();
     for (const end of this.#ends.splice(0)) await end[Symbol.asyncDispose]();
     for (const served of this.#serving.splice(0)) await served;
-  }
-
-  #agentConfig(server: Server): AgentConfig {
-    return {
-      servers: [loopback(server.quicPort)],
-      serverName: "quic-tunnel-server",
-      tls: clientTls,
-      alpn: this.#dialects.agent,
-      dialTimeoutMs: 10_000,
-    };
   }
 
   #start(run: (signal: AbortSignal) => Promise<void>): Running {

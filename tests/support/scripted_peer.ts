@@ -30,9 +30,11 @@ import { acceptTunnel, type IncomingTunnel } from "../../lib/qrht/tunnel.ts";
 import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
 import { readToEnd } from "./memory_duplex.ts";
 import {
+  agentConfig,
   combinations,
   loopback,
   Network,
+  OWN,
   readUntilOver,
   Running,
   sendText,
@@ -182,7 +184,9 @@ export class ScriptedNetwork extends Network {
 
   /** proxy-agent, at a scripted server. */
   agentOf(server: Pick<Server, "quicPort">, config: Partial<AgentConfig> = {}): Running {
-    return this.#start((signal) => runAgent({ ...agentConfig(server), ...config }, { signal }));
+    return this.#start((signal) =>
+      runAgent({ ...agentConfig(server, OWN), ...config }, { signal })
+    );
   }
 
   /** proxy-passthrough, at a scripted server. */
@@ -193,7 +197,7 @@ export class ScriptedNetwork extends Network {
   ): Running {
     const upstream = loopback(upstreamPort);
     return this.#start((signal) =>
-      runPassthrough({ ...agentConfig(server), upstream, ...config }, { signal })
+      runPassthrough({ ...agentConfig(server, OWN), upstream, ...config }, { signal })
     );
   }
 
@@ -236,16 +240,6 @@ export class ScriptedNetwork extends Network {
     this.#peers.push(peer);
     return peer;
   }
-}
-
-function agentConfig(server: Pick<Server, "quicPort">): AgentConfig {
-  return {
-    servers: [loopback(server.quicPort)],
-    serverName: "quic-tunnel-server",
-    tls: clientTls,
-    alpn: combinations["qrht/1"]!.agent,
-    dialTimeoutMs: 10_000,
-  };
 }
 
 /** Registers a test in which one side is scripted; nothing is live at its end. */
