@@ -15,8 +15,6 @@ import {
 /** No program may take longer to its first line. */
 const TIMEOUT_MS = 20_000;
 
-export const programs: readonly ProgramTask[] = ["server", "agent", "passthrough"];
-
 /** Command and arguments. */
 export type Command = readonly [string, ...string[]];
 

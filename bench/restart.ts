@@ -3,7 +3,8 @@
 
 /** How long clients are not served when the server is started anew, and how long a program takes to its first line. */
 import { delay } from "@std/async/delay";
-import { flagsOf, interpreted, programs, timeToFirstLine } from "./first_line.ts";
+import { programTasks } from "../tools/project_program.ts";
+import { flagsOf, interpreted, timeToFirstLine } from "./first_line.ts";
 import { get } from "./http_client.ts";
 import type { Bench } from "./row.ts";
 import { type ServerProgram, startServer, startTunnel, through } from "./tunnels.ts";
@@ -23,7 +24,7 @@ export async function measureRestart(bench: Bench): Promise<void> {
     await restart(bench, "killed", "server killed");
   }
   for (let run = 0; run < (bench.isShort ? 3 : 7); run++) {
-    for (const name of programs) {
+    for (const name of programTasks) {
       const ms = await timeToFirstLine(interpreted(name), flagsOf(name, bench.certificates));
       const figure = {
         id: `restart/start/${name}`,

@@ -4,7 +4,8 @@
 
 /** `deno task bench-startup`: size of the compiled programs, and time to the first line of their logs, beside Deno's own. */
 import { writeCerts } from "../certs/make.ts";
-import { type Command, flagsOf, interpreted, programs, timeToFirstLine } from "./first_line.ts";
+import { programTasks } from "../tools/project_program.ts";
+import { type Command, flagsOf, interpreted, timeToFirstLine } from "./first_line.ts";
 import { alignColumns } from "./report.ts";
 import { spreadOf } from "./statistics.ts";
 
@@ -14,7 +15,7 @@ const dir = await Deno.makeTempDir();
 try {
   await writeCerts(dir);
   const rows = [["", "size", "ms to the first line", "[min to max]"]];
-  for (const name of programs) {
+  for (const name of programTasks) {
     const ways: Record<string, Command> = {
       [`dist/proxy-${name}`]: [`dist/proxy-${name}`],
       [`deno run ${name}.ts`]: interpreted(name),

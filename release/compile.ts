@@ -16,6 +16,7 @@ import { unsupported } from "../lib/quic/quiche/platforms.ts";
 import { COMMIT_FILE } from "../lib/version.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
 import { type CommandOutput, commandOutput } from "../tools/command_output.ts";
+import { programArguments, type ProgramTask, programTasks } from "../tools/project_program.ts";
 import { commit } from "./commit.ts";
 import { type Embedded, packageOf, parseEmbedded } from "./embedded.ts";
 import { npmPackagesOf } from "./npm_packages.ts";
@@ -35,9 +36,6 @@ Environment:
   DENORT_BIN    Deno's runtime for compiled programs, of the same version (default: downloaded)
   COMMIT        the commit to show in --version, if git is not available`;
 
-const programs = ["server", "agent", "passthrough"] as const;
-type Program = typeof programs[number];
-
 const deno = Deno.env.get("COMPILE_DENO") || Deno.execPath();
 
 /** The stack of Deno's threads: the usual 2 MB are not enough for all that it analyses. */
@@ -52,16 +50,15 @@ async function run(command: string, args: string[]): Promise<CommandOutput> {
 }
 
 /** The words of the task of a program that are permissions, or flags of V8. */
-function optionsOf(program: Program): string[] {
-  const words = project.tasks[program].split(/\s+/);
-  const options = words.slice(words.lastIndexOf("run"), words.indexOf(`${program}.ts`))
+function optionsOf(program: ProgramTask): string[] {
+  const options = programArguments(program)
     .filter((word) => /^--(?:allow-(?!all)|deny-|no-prompt$|v8-flags=)/.test(word));
   if (options.length < 3) throw new Error(`the task ${program} names no permissions`);
   return options;
 }
 
 /** The packages that a program imports, as `deno.json` names them. */
-async function importsOf(program: Program): Promise<Record<string, string>> {
+async function importsOf(program: ProgramTask): Promise<Record<string, string>> {
   interface Module {
     readonly specifier: string;
     readonly dependencies?: readonly { readonly specifier: string; readonly code?: unknown }[];
@@ -81,7 +78,7 @@ const STD = "deno-std";
 
 /** What a program needs of each package, by name. */
 async function filesOf(
-  program: Program,
+  program: ProgramTask,
   imports: Readonly<Record<string, string>>,
 ): Promise<Map<string, PackageFiles>> {
   const packages = [...(await npmPackagesOf([`${program}.ts`])).values()];
@@ -153,7 +150,7 @@ const LOCK_FILE = "dist/deno.lock";
 
 /** Compiles one program. Returns what is embedded in it. */
 async function compile(
-  program: Program,
+  program: ProgramTask,
   target: string | undefined,
   output: string,
 ): Promise<readonly Embedded[]> {
@@ -215,7 +212,7 @@ async function compileAll(targets: readonly (string | undefined)[]): Promise<voi
   try {
     for (const target of targets) {
       const ending = (target ?? Deno.build.target).includes("windows") ? ".exe" : "";
-      for (const program of programs) {
+      for (const program of programTasks) {
         const output = join("dist", target ?? "", `proxy-${program}${ending}`);
         const embedded = await compile(program, target, output);
         const { size } = await Deno.stat(output);

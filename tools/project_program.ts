@@ -4,7 +4,8 @@
 /** The programs of this project, as their tasks in `deno.json` start them. */
 import project from "../deno.json" with { type: "json" };
 
-export type ProgramTask = "server" | "agent" | "passthrough";
+export const programTasks = ["server", "agent", "passthrough"] as const;
+export type ProgramTask = typeof programTasks[number];
 
 /** What a program is told on its command line, without the dashes. */
 export type Flags = Readonly<Record<string, string | number>>;
