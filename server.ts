@@ -10,7 +10,6 @@ import { checkServer } from "./lib/cli/check/programs.ts";
 import type { Cidr } from "./lib/net/cidr.ts";
 import { identifyClient } from "./lib/server/client.ts";
 import { ConnectedAgent } from "./lib/server/connected_agent.ts";
-import { DialectCount } from "./lib/qrht/dialect.ts";
 import type { Duplex } from "./lib/tunnel/duplex.ts";
 import { tcpDuplex } from "./lib/tunnel/tcp_duplex.ts";
 import { endingOf, summarize } from "./lib/observe/ending.ts";
@@ -93,7 +92,6 @@ interface Server {
   /** Every agent that is connected. */
   readonly agents: Set<ConnectedAgent>;
   readonly clients: Running;
-  readonly dialects: DialectCount;
   readonly monitor: Monitor;
   /** Clients that were too many. */
   readonly refusals: Throttle;
@@ -124,7 +122,6 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     registry: new AgentRegistry(config),
     agents: new Set(),
     clients: new Running(),
-    dialects: new DialectCount(),
     monitor,
     refusals: new Throttle(),
     stopping: signal,
@@ -237,8 +234,8 @@ function failedHandshakeLog(monitor: Monitor): NonNullable<ListenOptions["handsh
 }
 
 async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<void> {
+  log.info("waiting for new quic client session");
   for (;;) {
-    log.info("waiting for new quic client session");
     let connection: QuicConnection;
     try {
       connection = await endpoint.accept();
@@ -289,26 +286,18 @@ function refusalOf(
 
 /** Offers an agent clients until it drains or its connection ends. */
 function serveAgent(agent: ConnectedAgent, server: Server): void {
-  const { registry, agents, dialects, monitor } = server;
+  const { registry, agents, monitor } = server;
   const { connection, fields, alpn } = agent;
   agents.add(agent);
   monitor.peers.add(agent);
   registry.add(agent);
-  dialects.opened(alpn);
-  log.info("agent connected", {
-    ...fields,
-    alpn,
-    agents: registry.size,
-    speaking: dialects.of(alpn).now,
-    connections: dialects.of(alpn).ever,
-  });
+  log.info("agent connected", { ...fields, alpn, agents: registry.size });
   listenTo(agent, server);
   logLargeDatagrams(connection, log, fields);
   connection.closed.then((info) => {
     agents.delete(agent);
     monitor.peers.delete(agent);
     registry.remove(agent);
-    dialects.closed(alpn);
     log.info("agent disconnected", {
       ...agent.fields,
       reason: describeClose(info),

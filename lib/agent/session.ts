@@ -5,7 +5,7 @@
 import { CloseCode } from "../qrht/codes.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { reasonsOf, serverCertificateFaults } from "../tls/faults.ts";
-import { DialectCount, speaksQrht } from "../qrht/dialect.ts";
+import { speaksQrht } from "../qrht/dialect.ts";
 import { endingOf } from "../observe/ending.ts";
 import { messageOf } from "../errors.ts";
 import { hintForAgent } from "../observe/hints.ts";
@@ -124,9 +124,6 @@ const serverCodes: Readonly<Record<number, string>> = {
   [CloseCode.NoFurtherAgents]: "the server takes no further agents",
 };
 
-/** Connections of this process to servers. */
-const dialects = new DialectCount();
-
 /** Certificates and key of an agent, from the files that its flags name. */
 export function loadAgentTls(
   files: { caFile: string; certFile: string; certKey: string },
@@ -238,11 +235,8 @@ export class AgentSession implements Peer {
   /** Serves streams until the connection has ended, and they with it. Never rejects. */
   async serve(): Promise<void> {
     const { log, signal, monitor } = this.#options;
-    const alpn = this.#alpn;
     monitor.peers.add(this);
-    dialects.opened(alpn);
-    const connections = dialects.of(alpn).ever;
-    log.info("connected to quic server", { ...this.#fields, alpn, connections });
+    log.info("connected to quic server", { ...this.#fields, alpn: this.#alpn });
     logLargeDatagrams(this.#connection, log, this.#fields);
     let leaving: Promise<void> | undefined;
     const leave = () => leaving = this.#leave();
@@ -266,7 +260,6 @@ export class AgentSession implements Peer {
       });
       this.#ended.abort(error);
     }
-    dialects.closed(alpn);
     monitor.peers.delete(this);
     signal.removeEventListener("abort", leave);
     this.#replaceable.resolve();

@@ -13,23 +13,3 @@ export const RAW_ALPN = "quic-echo-example";
 export function speaksQrht(alpn: string): boolean {
   return alpn === QRHT_ALPN;
 }
-
-/** Connections by the ALPN name that they speak. */
-export class DialectCount {
-  readonly #counts = new Map<string, { now: number; ever: number }>();
-
-  opened(alpn: string): void {
-    const count = this.of(alpn);
-    this.#counts.set(alpn, { now: count.now + 1, ever: count.ever + 1 });
-  }
-
-  closed(alpn: string): void {
-    const count = this.of(alpn);
-    this.#counts.set(alpn, { ...count, now: count.now - 1 });
-  }
-
-  /** How many there are now, and have been ever. */
-  of(alpn: string): { readonly now: number; readonly ever: number } {
-    return this.#counts.get(alpn) ?? { now: 0, ever: 0 };
-  }
-}

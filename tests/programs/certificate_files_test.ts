@@ -160,7 +160,7 @@ Deno.test("the server uses new certificates for new agents only, and a tunnel lo
   await writeAll(await stage.tunnel(tcpPort, target), bytes.subarray(0, 1));
 
   await stage.agent(quicPort, "agent-new", newCa, newCa);
-  await server.line(/agent connected.* agent=agent-new .* agents=2 /);
+  await server.line(/agent connected.* agent=agent-new .* agents=2$/);
   const lateOld = await stage.agent(quicPort, "agent-late", oldCa, newCa);
   await lateOld.program.line(
     /cannot connect to the server.*TLS alert 48, certificate of an unknown/,
@@ -253,9 +253,9 @@ Deno.test("--agent-name lets agents in by the names in their certificates only",
   );
   await server.line(/WRN server "agent refused" .* names=agent-2 reason="not admitted: /);
   await stage.agent(quicPort, "agent-1");
-  await server.line(/agent connected.* agent=agent-1 .* agents=1 /);
+  await server.line(/agent connected.* agent=agent-1 .* agents=1$/);
   await stage.agent(quicPort, "x.agents.example");
-  await server.line(/agent connected.* agent=x\.agents\.example .* agents=2 /);
+  await server.line(/agent connected.* agent=x\.agents\.example .* agents=2$/);
   assert(!server.lines.some((line) => /agent connected.*agent-2/.test(line)));
 
   const folder = await stage.folder();

@@ -93,10 +93,10 @@ for (const [serverAlpn, agentAlpn, spoken] of table) {
     assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
     const alpn = /^[\w/-]+$/.test(spoken) ? spoken : JSON.stringify(spoken);
     const [atServer, moreAtServer] = linesWith(lines, ' INF server "agent connected" ');
-    assertStringIncludes(atServer!, ` alpn=${alpn} agents=1 speaking=1 connections=1`);
+    assert(atServer!.endsWith(` alpn=${alpn} agents=1`), atServer);
     assertEquals(moreAtServer, undefined);
     const [atAgent, moreAtAgent] = linesWith(lines, ' INF agent "connected to quic server" ');
-    assertMatch(atAgent!.replace(` alpn=${alpn} `, " ALPN "), / ALPN connections=\d+$/);
+    assert(atAgent!.endsWith(` alpn=${alpn}`), atAgent);
     assertEquals(moreAtAgent, undefined);
     // Only the own dialect tells agents of clients.
     const [ended] = await eventually("the tunnel has ended", () => {
@@ -113,51 +113,27 @@ for (const [serverAlpn, agentAlpn, spoken] of table) {
   });
 }
 
-test("the server counts its agents by what they speak", async (net) => {
+test("the server logs how many agents there are, whatever they speak", async (net) => {
   using lines = logLines(0);
   const server = await net.server();
-  const expected: string[] = [];
-  const joins = async (alpn: string, counts: string) => {
+  const connected = () => linesWith(lines, '"agent connected"');
+  const joins = async (alpn: string) => {
+    const count = connected().length;
     const program = net.agent(server, { alpn: [alpn] });
-    expected.push(`${alpn} ${counts}`);
-    await eventually(
-      "it is there",
-      () => linesWith(lines, '"agent connected"').length === expected.length,
-    );
+    await eventually("it is there", () => connected().length > count);
     return program;
   };
-  const first = await joins(QRHT_ALPN, "agents=1 speaking=1 connections=1");
-  await joins(RAW_ALPN, "agents=2 speaking=1 connections=1");
-  await joins(QRHT_ALPN, "agents=3 speaking=2 connections=2");
+  const first = await joins(QRHT_ALPN);
+  await joins(RAW_ALPN);
   await first.stop();
-  await eventually("it is gone", () => linesWith(lines, '"agent disconnected"').length === 1);
-  await joins(QRHT_ALPN, "agents=3 speaking=2 connections=3");
-  await joins(RAW_ALPN, "agents=4 speaking=2 connections=2");
-  assertEquals(
-    linesWith(lines, '"agent connected"').map((line) => / alpn=(.*)$/.exec(line)![1]),
-    expected,
-  );
-  assertStringIncludes(linesWith(lines, '"agent disconnected"')[0]!, " agents=2");
-});
-
-test("an agent counts its connections by what they speak", async (net) => {
-  using lines = logLines(0);
-  const server = await net.server();
-  const counts = async (alpn: string) => {
-    lines.length = 0;
-    const program = net.agent(server, { alpn: [alpn] });
-    const [line] = await eventually("it is there", () => {
-      const found = linesWith(lines, '"connected to quic server"');
-      return found.length > 0 && found;
-    });
-    await program.stop();
-    return Number(/ connections=(\d+)$/.exec(line!)![1]);
-  };
-  // Of this process, since its start.
-  const [own, theirs] = [await counts(QRHT_ALPN), await counts(RAW_ALPN)];
-  assertEquals(await counts(QRHT_ALPN), own + 1);
-  assertEquals(await counts(QRHT_ALPN), own + 2);
-  assertEquals(await counts(RAW_ALPN), theirs + 1);
+  const [line] = await eventually("it is gone", () => {
+    const found = linesWith(lines, '"agent disconnected"');
+    return found.length > 0 && found;
+  });
+  assertStringIncludes(line!, " agents=1");
+  await joins(QRHT_ALPN);
+  assertEquals(connected().map((line) => / agents=(.*)$/.exec(line)![1]), ["1", "2", "2"]);
+  assertEquals(linesWith(lines, '"waiting for new quic client session"').length, 1);
 });
 
 // ---- HELLO ----

@@ -6,7 +6,7 @@ import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { type Cidr, parseCidr } from "../../lib/net/cidr.ts";
 import { type Client, identifyClient, ProxyHeaderError } from "../../lib/server/client.ts";
-import { DialectCount, QRHT_ALPN, RAW_ALPN, speaksQrht } from "../../lib/qrht/dialect.ts";
+import { QRHT_ALPN, RAW_ALPN, speaksQrht } from "../../lib/qrht/dialect.ts";
 import { type Duplex, prepend, writeAll } from "../../lib/tunnel/duplex.ts";
 import {
   formatSocketAddress,
@@ -437,22 +437,4 @@ test("within() leaves no rejection that nobody handles when the promise fails la
 test("speaksQrht() knows its own name only", () => {
   assert(speaksQrht(QRHT_ALPN));
   for (const alpn of [RAW_ALPN, "", "qrht/2", "QRHT/1", "qrht/1 "]) assert(!speaksQrht(alpn));
-});
-
-test("DialectCount counts connections now and ever, by name", () => {
-  const count = new DialectCount();
-  assertEquals(count.of(QRHT_ALPN), { now: 0, ever: 0 });
-  count.opened(QRHT_ALPN);
-  count.opened(QRHT_ALPN);
-  count.opened(RAW_ALPN);
-  count.closed(QRHT_ALPN);
-  assertEquals(count.of(QRHT_ALPN), { now: 1, ever: 2 });
-  assertEquals(count.of(RAW_ALPN), { now: 1, ever: 1 });
-  assertEquals(count.of("another"), { now: 0, ever: 0 });
-  const before = count.of(RAW_ALPN);
-  count.closed(RAW_ALPN);
-  count.opened(RAW_ALPN);
-  count.closed(RAW_ALPN);
-  assertEquals(before, { now: 1, ever: 1 });
-  assertEquals(count.of(RAW_ALPN), { now: 0, ever: 2 });
 });
