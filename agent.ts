@@ -7,13 +7,12 @@ import { runAgentLinks } from "./lib/agent/keep_connected.ts";
 import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent/session.ts";
 import { formatAuthority } from "./lib/net/authority.ts";
 import { checkAgent } from "./lib/cli/check/programs.ts";
+import { ConnectHeadParser, type ConnectHeadResult } from "./lib/tunnel/connect_head.ts";
 import {
   CONNECT_OK,
-  ConnectHeadParser,
-  type ConnectHeadResult,
   formatConnectResponse,
   formatProxyStatus,
-} from "./lib/tunnel/connect_head.ts";
+} from "./lib/tunnel/connect_response.ts";
 import { dial, DialError } from "./lib/agent/dial.ts";
 import { type Duplex, prepend, writeAll } from "./lib/tunnel/duplex.ts";
 import { tcpDuplex } from "./lib/tunnel/tcp_duplex.ts";

@@ -12,19 +12,21 @@
  * - Of a LOCAL header nothing but its length counts: the block behind it is dropped unread.
  * - Families and protocols other than TCP over IPv4 or IPv6 give a header without addresses; their
  *   address blocks must have the length that belongs to the family, so that the TLVs are found.
- *
- * @module
+ * - Of the TLVs, a checksum is verified, and all else ignored but for a unique id that is too long.
  */
-
 import { isIpAddress } from "../net/authority.ts";
 import { formatIp, mapIp, type SocketAddress, socketAddress, unmapIp } from "../net/ip_address.ts";
 
-/** What a header tells of a connection. */
-export interface ProxyHeader {
+/** The addresses of a connection. */
+export interface ProxyAddresses {
   /** Who opened the connection. */
   readonly client?: SocketAddress | undefined;
   /** Where the connection was accepted. */
   readonly listener?: SocketAddress | undefined;
+}
+
+/** What a header tells of a connection. */
+export interface ProxyHeader extends ProxyAddresses {
   /** 1 to 128 bytes of any kind that name the connection (version 2, §2.2.5). */
   readonly uniqueId?: Uint8Array | undefined;
 }
@@ -33,8 +35,8 @@ export interface ProxyHeader {
  * What is known after a {@linkcode ProxyHeaderParser.push}.
  *
  * - `more`: nothing is wrong yet, more bytes are needed.
- * - `header`: a valid header. There are both addresses or none. `local` is set where the proxy itself
- *   opened the connection, for instance to check on a server. `rest` is a copy of the bytes behind it.
+ * - `header`: a valid header. There are both addresses or none, for instance where the proxy itself
+ *   opened the connection to check on a server. `rest` is a copy of the bytes behind it.
  * - `reject`: the cause in words. Whoever sends it ends the connection (§2.1: abort it).
  */
 export type ProxyHeaderResult =
@@ -42,7 +44,7 @@ export type ProxyHeaderResult =
   | Header & { rest: Uint8Array<ArrayBuffer> }
   | Reject;
 
-type Header = ProxyHeader & { kind: "header"; version: 1 | 2; local: boolean };
+type Header = ProxyAddresses & { kind: "header" };
 type Reject = { kind: "reject"; reason: string };
 
 const LF = 0x0a;
@@ -71,16 +73,9 @@ const MAX_UNIQUE_ID_BYTES = 128;
 /**
  * Writes a header. Without both addresses it says that they are unknown. Where one is IPv4 and the
  * other IPv6, the first is written as an IPv4-mapped IPv6 address. Version 1 leaves the unique id out.
- *
- * @throws {RangeError} when `uniqueId` has not 1 to 128 bytes.
  */
 export function formatProxyHeader(version: 1 | 2, header: ProxyHeader): Uint8Array<ArrayBuffer> {
   const { client, listener, uniqueId } = header;
-  if (uniqueId !== undefined && (uniqueId.length < 1 || uniqueId.length > MAX_UNIQUE_ID_BYTES)) {
-    throw new RangeError(
-      `Cannot write a PROXY header: the unique id has ${uniqueId.length} bytes, not 1 to ${MAX_UNIQUE_ID_BYTES}`,
-    );
-  }
   const addresses = client && listener ? [client, listener] : [];
   const known = addresses.length > 0;
   const isIpv4 = addresses.every(({ ip }) => ip.length === 4);
@@ -106,7 +101,7 @@ function uint16(value: number): [high: number, low: number] {
  * header, 107 bytes of version 1 or 2064 of version 2, and the result does not depend on the cuts.
  */
 export class ProxyHeaderParser {
-  #buffer = new Uint8Array(V2_FIXED_BYTES + V2_MAX_LENGTH);
+  readonly #buffer = new Uint8Array(V2_FIXED_BYTES + V2_MAX_LENGTH);
   #length = 0;
   #finished = false;
 
@@ -117,14 +112,13 @@ export class ProxyHeaderParser {
    */
   push(chunk: Uint8Array): ProxyHeaderResult {
     if (this.#finished) {
-      throw new TypeError("Cannot push: the PROXY header has been judged already");
+      throw new TypeError("the PROXY header has been judged already");
     }
     for (let i = 0; i < chunk.length; i++) {
       this.#buffer[this.#length++] = chunk[i]!;
       const verdict = judge(this.#buffer.subarray(0, this.#length));
       if (verdict === undefined) continue;
       this.#finished = true;
-      this.#buffer = new Uint8Array(0);
       if (verdict.kind === "reject") return verdict;
       // Not slice(): a node Buffer's gives a view of the caller's memory.
       return { ...verdict, rest: new Uint8Array(chunk.subarray(i + 1)) };
@@ -155,8 +149,7 @@ function parseV1(line: Uint8Array): Header | Reject {
   const fields = String.fromCharCode(...line).split(" ");
   const [protocol, sourceIp = "", destinationIp = "", sourcePort = "", destinationPort = ""] =
     fields;
-  const header: Header = { kind: "header", version: 1, local: false };
-  if (protocol === "UNKNOWN") return header;
+  if (protocol === "UNKNOWN") return { kind: "header" };
   if (protocol !== "TCP4" && protocol !== "TCP6") {
     return reject("the PROXY line names no known protocol");
   }
@@ -166,7 +159,7 @@ function parseV1(line: Uint8Array): Header | Reject {
   if (client === undefined) return reject("a bad source address or port in the PROXY line");
   const listener = v1Address(destinationIp, destinationPort, version);
   if (listener === undefined) return reject("a bad destination address or port in the PROXY line");
-  return { ...header, client, listener };
+  return { kind: "header", client, listener };
 }
 
 function v1Address(ip: string, port: string, version: 4 | 6): SocketAddress | undefined {
@@ -187,38 +180,23 @@ function judgeV2(bytes: Uint8Array): Header | Reject | undefined {
   if (length > V2_MAX_LENGTH) return reject(`a PROXY header longer than ${V2_MAX_LENGTH} bytes`);
   if (length < addressBytes) return reject("a PROXY header too short for its addresses");
   if (bytes.length < V2_FIXED_BYTES + length) return undefined;
-  if (local) return { kind: "header", version: 2, local };
+  if (local) return { kind: "header" };
   return parseV2(bytes, family, V2_FIXED_BYTES + addressBytes);
 }
 
 function parseV2(bytes: Uint8Array, family: number, tlvStart: number): Header | Reject {
   const view = viewOf(bytes);
-  let header: Header = { kind: "header", version: 2, local: false };
-  if (family === TCP_OVER_IPV4 || family === TCP_OVER_IPV6) {
-    const ports = tlvStart - 4;
-    const middle = (V2_FIXED_BYTES + ports) / 2;
-    const ip = (start: number, end: number) => unmapIp(bytes.slice(start, end));
-    const client = { ip: ip(V2_FIXED_BYTES, middle), port: view.getUint16(ports) };
-    const listener = { ip: ip(middle, ports), port: view.getUint16(ports + 2) };
-    header = { ...header, client, listener };
-  }
-
   let checksumAt: number | undefined;
   for (let at = tlvStart, end; at < bytes.length; at = end) {
     const [type, high = 0, low = 0] = bytes.subarray(at);
-    const start = at + 3;
-    end = start + (high << 8 | low);
+    const length = high << 8 | low;
+    end = at + 3 + length;
     if (end > bytes.length) return reject("a PROXY header that ends within a TLV");
     if (type === TLV_CRC32C) {
-      if (end - start !== 4) return reject("a PROXY checksum that has not 4 bytes");
-      checksumAt = start;
-    } else if (type === TLV_UNIQUE_ID) {
-      const uniqueId = bytes.slice(start, end);
-      if (uniqueId.length > MAX_UNIQUE_ID_BYTES) {
-        return reject("a PROXY unique id that is too long");
-      }
-      // An empty one is none: what was read can be written again.
-      if (uniqueId.length > 0) header = { ...header, uniqueId };
+      if (length !== 4) return reject("a PROXY checksum that has not 4 bytes");
+      checksumAt = at + 3;
+    } else if (type === TLV_UNIQUE_ID && length > MAX_UNIQUE_ID_BYTES) {
+      return reject("a PROXY unique id that is too long");
     }
   }
   // Only now, so that it is computed once however many there are.
@@ -228,7 +206,13 @@ function parseV2(bytes: Uint8Array, family: number, tlvStart: number): Header | 
       return reject("a PROXY header with a wrong checksum");
     }
   }
-  return header;
+  if (family !== TCP_OVER_IPV4 && family !== TCP_OVER_IPV6) return { kind: "header" };
+  const ports = tlvStart - 4;
+  const middle = (V2_FIXED_BYTES + ports) / 2;
+  const ip = (start: number, end: number) => unmapIp(bytes.slice(start, end));
+  const client = { ip: ip(V2_FIXED_BYTES, middle), port: view.getUint16(ports) };
+  const listener = { ip: ip(middle, ports), port: view.getUint16(ports + 2) };
+  return { kind: "header", client, listener };
 }
 
 /** RFC 3720 appendix B.4, bit by bit: the polynomial 0x1edc6f41, reflected. */
