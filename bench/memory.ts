@@ -3,8 +3,8 @@
 
 /** How much memory the programs take: at rest, with many idle tunnels, and after much work. */
 import { delay } from "@std/async/delay";
-import { lookAt } from "../tests/chaos/process_look.ts";
 import { commandOutput } from "../tools/command_output.ts";
+import { lookAt } from "../tools/process_look.ts";
 import { get } from "./http_client.ts";
 import { benchProgram, type Program } from "./program.ts";
 import type { Bench } from "./row.ts";

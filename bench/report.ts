@@ -2,17 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What the benchmark has to say. */
+import { alignColumns } from "../tools/columns.ts";
 import type { Judged } from "./bars.ts";
 import type { CpuPerGb, Figure } from "./figures.ts";
 import { type Spread, spreadOf } from "./statistics.ts";
-
-/** The first column to the left, the others to the right. */
-export function alignColumns(rows: readonly string[][]): string {
-  const widths = rows[0]!.map((_, i) => Math.max(...rows.map((row) => row[i]!.length)));
-  const line = (row: string[]) =>
-    row.map((cell, i) => i === 0 ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)).join("  ");
-  return rows.map(line).join("\n");
-}
 
 /** Enough digits to tell small numbers apart. */
 function digitsFor(value: number): number {

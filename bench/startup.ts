@@ -4,9 +4,9 @@
 
 /** `deno task bench-startup`: size of the compiled programs, and time to the first line of their logs, beside Deno's own. */
 import { writeCerts } from "../certs/make.ts";
+import { alignColumns } from "../tools/columns.ts";
 import { programTasks } from "../tools/project_program.ts";
 import { type Command, flagsOf, interpreted, timeToFirstLine } from "./first_line.ts";
-import { alignColumns } from "./report.ts";
 import { spreadOf } from "./statistics.ts";
 
 const RUNS = 15;

@@ -9,8 +9,8 @@
 import { delay } from "@std/async/delay";
 import { writeCerts } from "../certs/make.ts";
 import { writeAll } from "../lib/tunnel/duplex.ts";
+import { alignColumns } from "../tools/columns.ts";
 import { commandOutput } from "../tools/command_output.ts";
-import { alignColumns } from "./report.ts";
 import { startTunnel, through } from "./tunnels.ts";
 import { openWay } from "./way.ts";
 

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { alignColumns } from "../../bench/report.ts";
-import { lookAt } from "./process_look.ts";
+import { alignColumns } from "../../tools/columns.ts";
+import { lookAt } from "../../tools/process_look.ts";
 
 /** What counts as flat: the last third of the looks has no more than this, in the median, than the first. */
 const MAX_GROWTH = 1.15;

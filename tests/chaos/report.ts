@@ -5,7 +5,7 @@
 
 /** What a run of `deno task chaos` says, as it goes on and at its end. */
 import { delay } from "@std/async/delay";
-import { alignColumns } from "../../bench/report.ts";
+import { alignColumns } from "../../tools/columns.ts";
 import type { KindName } from "./kinds.ts";
 import type { Outcome } from "./load.ts";
 

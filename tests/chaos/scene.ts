@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { lookAt } from "../../tools/process_look.ts";
 import { eventually } from "../support/eventually.ts";
 import type { Route } from "./client_tunnel.ts";
 import type { Draws } from "./draws.ts";
 import type { Ledger } from "./ledger.ts";
 import type { Links } from "./link.ts";
 import { Load, type LoadPlan, type Outcome } from "./load.ts";
-import { lookAt } from "./process_look.ts";
 import { type AgentOptions, Site } from "./site.ts";
 import { Target } from "./target.ts";
 

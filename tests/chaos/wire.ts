@@ -83,13 +83,9 @@ function readWords(bytes: Uint8Array, magic: number): number[] {
   if (
     values[0] !== magic || view.getUint32(4 * values.length) !== checksum(bytes.subarray(0, -4))
   ) {
-    throw new WrongBytesError(`not a ${magic.toString(16)}: ${hex(bytes)}`);
+    throw new WrongBytesError(`not a ${magic.toString(16)}: ${bytes.toHex()}`);
   }
   return values;
-}
-
-function hex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
 /** FNV-1a. */
@@ -202,7 +198,7 @@ export class Wire {
   async receiveEnd(): Promise<void> {
     if (this.#pending.length > 0 || await this.#fill()) {
       const { length } = this.#pending;
-      const first = hex(this.#pending.subarray(0, 32));
+      const first = this.#pending.subarray(0, 32).toHex();
       throw new WrongBytesError(`${length} bytes where the end was to come: ${first}`);
     }
   }

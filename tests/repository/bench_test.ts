@@ -5,9 +5,10 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { bars, judge } from "../../bench/bars.ts";
 import { Figures } from "../../bench/figures.ts";
 import { parseOptions, rowNames } from "../../bench/options.ts";
-import { alignColumns, barTable, figureTable } from "../../bench/report.ts";
+import { barTable, figureTable } from "../../bench/report.ts";
 import { differenceOf, percentile, ratioOf, spreadOf } from "../../bench/statistics.ts";
 import { UsageError } from "../../lib/errors.ts";
+import { alignColumns } from "../../tools/columns.ts";
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name, permissions: "none", fn });

@@ -4,12 +4,12 @@
 /** What `deno task chaos` judges with: were it to miss something, the whole run would show nothing. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Duplex } from "../../lib/tunnel/duplex.ts";
+import { lookAt } from "../../tools/process_look.ts";
 import { type Disruption, Disruptions } from "../chaos/disruptions.ts";
 import { Draws } from "../chaos/draws.ts";
 import { Ledger } from "../chaos/ledger.ts";
 import { LogLine } from "../chaos/log_line.ts";
 import { memoryRow } from "../chaos/memory_table.ts";
-import { lookAt } from "../chaos/process_look.ts";
 import { ServerWatch } from "../chaos/server_watch.ts";
 import { CutError, decodeRequest, encodeRequest, Wire, WrongBytesError } from "../chaos/wire.ts";
 

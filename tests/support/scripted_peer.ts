@@ -294,7 +294,7 @@ export async function readAgentFrames(stream: Pick<QuicStream, "read">): Promise
 
 /** Bytes as hexadecimal digits. */
 export function hex(bytes: Uint8Array): string {
-  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return bytes.toHex();
 }
 
 /** Lines of a log that have all of these in them. */

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What `/proc` says of a program, by way of a shell: Deno lets nobody in there who is not allowed everything. */
-import { commandOutput } from "../../tools/command_output.ts";
+import { commandOutput } from "./command_output.ts";
 
 /** A look at a process from outside. */
 export interface ProcessLook {
