@@ -40,7 +40,7 @@ import {
 } from "./lib/quic/mod.ts";
 import { AgentRegistry, NoAgentError, type RegistryOptions } from "./lib/server/registry.ts";
 import { Route, type RoutePolicy } from "./lib/server/route.ts";
-import { Running } from "./lib/running.ts";
+import { TaskGroup } from "./lib/task_group.ts";
 import { Throttle } from "./lib/server/throttle.ts";
 import { ReloadingTls } from "./lib/tls/reloading_tls.ts";
 import { startTunnelSpan } from "./lib/observe/trace.ts";
@@ -91,7 +91,7 @@ interface Server {
   readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
   /** Every agent that is connected. */
   readonly agents: Set<ConnectedAgent>;
-  readonly clients: Running;
+  readonly clients: TaskGroup;
   readonly monitor: Monitor;
   /** Clients that were too many. */
   readonly refusals: Throttle;
@@ -121,7 +121,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     config,
     registry: new AgentRegistry(config),
     agents: new Set(),
-    clients: new Running(),
+    clients: new TaskGroup(),
     monitor,
     refusals: new Throttle(),
     stopping: signal,

@@ -1,19 +1,15 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import {
-  type AgentConfig,
-  AgentSession,
-  type AgentSessionOptions,
-  ConnectError,
-} from "./session.ts";
+import { ConnectError } from "./connect_error.ts";
+import { type AgentConfig, AgentSession, type AgentSessionOptions } from "./session.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { messageOf } from "../errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
 import { Links } from "./links.ts";
 import { reconnect } from "./reconnect.ts";
 import { Resolver } from "../net/resolver.ts";
-import { Running } from "../running.ts";
+import { TaskGroup } from "../task_group.ts";
 
 /** Connections to one address that the server drains, and that may go on beside the present one. */
 const MAX_DRAINED = 8;
@@ -28,11 +24,11 @@ export async function runAgentLinks(
 ): Promise<void> {
   const { log, monitor, signal } = options;
   const { servers, refreshMs, backoff, serverResolver = new Resolver() } = config;
-  const sessions = new Running();
+  const sessions = new TaskGroup();
 
   const link = async (address: Authority, signal: AbortSignal) => {
     const streak = new FailureStreak();
-    const ownSessions = new Running();
+    const ownSessions = new TaskGroup();
     await reconnect<AgentSession>({
       signal,
       ...(backoff && { minDelayMs: backoff.minMs, maxDelayMs: backoff.maxMs }),

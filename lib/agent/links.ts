@@ -7,7 +7,7 @@ import { messageOf } from "../errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
 import { formatSocketAddress, socketAddress } from "../net/ip_address.ts";
 import type { Logger } from "../log.ts";
-import { Running } from "../running.ts";
+import { TaskGroup } from "../task_group.ts";
 import { sleep } from "../sleep.ts";
 import { within } from "../wait.ts";
 
@@ -68,7 +68,7 @@ export class Links {
   readonly #followed: readonly Followed[];
   /** What stops each link, by its address. */
   readonly #links = new Map<string, AbortController>();
-  readonly #running = new Running();
+  readonly #running = new TaskGroup();
   /** Addresses without a link, for want of room. */
   #left = 0;
 

@@ -4,11 +4,10 @@
 /** What both agents share: a connection to a server, whose streams go to a handler. */
 import { CloseCode } from "../qrht/codes.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
-import { reasonsOf, serverCertificateFaults } from "../tls/faults.ts";
+import { explainConnectError, hintOf, reasonOf } from "./connect_error.ts";
 import { speaksQrht } from "../qrht/dialect.ts";
 import { endingOf } from "../observe/ending.ts";
 import { messageOf } from "../errors.ts";
-import { hintForAgent } from "../observe/hints.ts";
 import { logLargeDatagrams } from "../observe/large_datagrams.ts";
 import type { Logger } from "../log.ts";
 import {
@@ -21,7 +20,6 @@ import {
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
 import { type Control, startControl } from "../qrht/control.ts";
 import {
-  ConnectionClosedError,
   type ConnectionStats,
   identityOf,
   type PathOptions,
@@ -29,12 +27,11 @@ import {
   type QuicConnection,
   QuicEndpoint,
   type QuicStream,
-  tlsAlertOf,
   type TlsIdentity,
   type TlsSource,
 } from "../quic/mod.ts";
 import type { Resolver } from "../net/resolver.ts";
-import { Running } from "../running.ts";
+import { TaskGroup } from "../task_group.ts";
 import { sleep } from "../sleep.ts";
 import { ReloadingTls } from "../tls/reloading_tls.ts";
 import { startTunnelSpan } from "../observe/trace.ts";
@@ -91,15 +88,6 @@ export interface AgentSessionOptions {
   refuse(tunnel: ServedTunnel, failure: Failure): Promise<void>;
 }
 
-/** A connection that has not come about, or did not last. */
-export class ConnectError extends Error {
-  override readonly name = "ConnectError";
-  /** @param hint what to do about it, where that is known */
-  constructor(message: string, readonly hint: string | undefined, options?: ErrorOptions) {
-    super(message, options);
-  }
-}
-
 /** Interval of the PINGs that keep the connection, and a NAT's mapping, alive. */
 const KEEPALIVE_MS = 2_000;
 
@@ -116,13 +104,6 @@ const RAW_QUIET_MS = 1_000;
 
 /** Part of its streams that a connection may have lost: with what is left, it serves until another one has taken its place. */
 const WORN_SHARE = 0.5;
-
-/** What a server means by the application error code that it closes a connection with. */
-const serverCodes: Readonly<Record<number, string>> = {
-  [CloseCode.NotAdmitted]:
-    "the server does not let this agent in: its certificate has no name for it",
-  [CloseCode.NoFurtherAgents]: "the server takes no further agents",
-};
 
 /** Certificates and key of an agent, from the files that its flags name. */
 export function loadAgentTls(
@@ -143,7 +124,7 @@ export class AgentSession implements Peer {
   readonly #options: AgentSessionOptions;
   readonly #alpn: string;
   readonly #fields: Readonly<Record<string, unknown>>;
-  readonly #tunnels = new Running();
+  readonly #tunnels = new TaskGroup();
   /** Streams that the server has opened so far. */
   #streams = 0;
   #serverDrains = false;
@@ -367,28 +348,4 @@ export class AgentSession implements Peer {
       log.warn("stream refused", { ...own, ...ending });
     }
   }
-}
-
-/** Says what is wrong with the server's certificate, if that was the cause, or what the server meant. */
-export function explainConnectError(error: unknown, tls: TlsIdentity, serverName: string): unknown {
-  if (!(error instanceof ConnectionClosedError)) return error;
-  const { info, peerCertificates } = error;
-  const isOwnVerdict = info.by === "local" && tlsAlertOf(info) !== undefined;
-  const faults = isOwnVerdict ? serverCertificateFaults(peerCertificates, tls.ca, serverName) : [];
-  const reasons = reasonsOf(faults);
-  const message = reasons ? `${error.message}: ${reasons}` : reasonOf(error);
-  return new ConnectError(message, hintForAgent(info, faults), { cause: error });
-}
-
-function reasonOf(error: unknown): string {
-  if (!(error instanceof ConnectionClosedError)) return messageOf(error);
-  const { by, application, code } = error.info;
-  const cause = by === "peer" && application ? serverCodes[code] : undefined;
-  return cause ? `${cause}: ${messageOf(error)}` : messageOf(error);
-}
-
-/** What to do about the end of a connection that was there. */
-function hintOf(error: unknown): string | undefined {
-  if (!(error instanceof ConnectionClosedError) || error.info.by !== "peer") return undefined;
-  return hintForAgent(error.info);
 }

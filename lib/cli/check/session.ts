@@ -3,7 +3,7 @@
 
 /** Steps of an agent that connects to its server for a moment, and takes no clients. */
 import { CloseCode } from "../../qrht/codes.ts";
-import { ConnectError, explainConnectError } from "../../agent/session.ts";
+import { ConnectError, explainConnectError } from "../../agent/connect_error.ts";
 import { certificateFields, describeCertificate } from "../../tls/certificate.ts";
 import { speaksQrht } from "../../qrht/dialect.ts";
 import { quote } from "../../printable.ts";

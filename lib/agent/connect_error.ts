@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What an agent makes of a connection to a server that fails, or that has ended. */
+import { messageOf } from "../errors.ts";
+import { hintForAgent } from "../observe/hints.ts";
+import { CloseCode } from "../qrht/codes.ts";
+import { ConnectionClosedError, tlsAlertOf, type TlsIdentity } from "../quic/mod.ts";
+import { reasonsOf, serverCertificateFaults } from "../tls/faults.ts";
+
+/** A connection to a server that was not established, or that ended during `--check`. */
+export class ConnectError extends Error {
+  override readonly name = "ConnectError";
+  /** @param hint what to do about it, where that is known */
+  constructor(message: string, readonly hint: string | undefined, options?: ErrorOptions) {
+    super(message, options);
+  }
+}
+
+/** What a server means by the application error code that it closes a connection with. */
+const serverCodes: Readonly<Record<number, string>> = {
+  [CloseCode.NotAdmitted]:
+    "the server does not let this agent in: its certificate has no name for it",
+  [CloseCode.NoFurtherAgents]: "the server takes no further agents",
+};
+
+/**
+ * Names the faults of the server's certificate, if they are the cause, or what the server means by its error code.
+ *
+ * @param tls what the agent has shown and trusts
+ * @param serverName name that the server's certificate must have
+ * @returns a {@linkcode ConnectError} for a connection that was closed; any other error as it is
+ */
+export function explainConnectError(error: unknown, tls: TlsIdentity, serverName: string): unknown {
+  if (!(error instanceof ConnectionClosedError)) return error;
+  const { info, peerCertificates } = error;
+  const isOwnVerdict = info.by === "local" && tlsAlertOf(info) !== undefined;
+  const faults = isOwnVerdict ? serverCertificateFaults(peerCertificates, tls.ca, serverName) : [];
+  const reasons = reasonsOf(faults);
+  const message = reasons ? `${error.message}: ${reasons}` : reasonOf(error);
+  return new ConnectError(message, hintForAgent(info, faults), { cause: error });
+}
+
+/** Why a connection has ended, in words. */
+export function reasonOf(error: unknown): string {
+  if (!(error instanceof ConnectionClosedError)) return messageOf(error);
+  const { by, application, code } = error.info;
+  const cause = by === "peer" && application ? serverCodes[code] : undefined;
+  return cause ? `${cause}: ${messageOf(error)}` : messageOf(error);
+}
+
+/** What to do about the end of a connection that was established. */
+export function hintOf(error: unknown): string | undefined {
+  if (!(error instanceof ConnectionClosedError) || error.info.by !== "peer") return undefined;
+  return hintForAgent(error.info);
+}
