@@ -10,6 +10,8 @@
  * not. `--` ends the flags.
  */
 
+import { parseArgs } from "@std/cli/parse-args";
+import { levenshteinDistance } from "@std/text/levenshtein-distance";
 import { oneLine, quote } from "../printable.ts";
 import { UsageError } from "../errors.ts";
 
@@ -183,6 +185,9 @@ export function integerFlag<
   });
 }
 
+const TRUE = /^(?:1|t|T|true|TRUE|True)$/;
+const FALSE = /^(?:0|f|F|false|FALSE|False)$/;
+
 /** `--x` alone or with one of the values of Go's `strconv.ParseBool`; false by default. */
 export function booleanFlag(
   name: string,
@@ -203,8 +208,8 @@ export function booleanFlag(
     initial: false,
     commandLineOnly: options.commandLineOnly ?? false,
     add(text) {
-      if (/^(?:1|t|T|true|TRUE|True)$/.test(text)) return true;
-      if (/^(?:0|f|F|false|FALSE|False)$/.test(text)) return false;
+      if (TRUE.test(text)) return true;
+      if (FALSE.test(text)) return false;
       throw new UsageError("not a boolean, write true or false");
     },
   });
@@ -350,9 +355,47 @@ function namesOf(flags: FlagTable): ReadonlyMap<string, Flag<unknown>> {
   for (const flag of Object.values(informingFlags)) names.set(flag.name, flag);
   for (const flag of Object.values(flags)) {
     if (names.has(flag.name)) throw new TypeError(`Flag --${flag.name} is declared twice`);
+    // To parseArgs, these are the flag without "no-" and a property of a property.
+    if (/^no-|\./.test(flag.name)) throw new TypeError(`Flag --${flag.name} cannot be read`);
     names.set(flag.name, flag);
   }
   return names;
+}
+
+/**
+ * Folds the forms of Go's `flag` package into `--x=y`, or into `--x` where a flag with an optional value stands alone.
+ * Ends at `--`, and at a flag that asks for help: nothing after that is looked at.
+ *
+ * @throws {UsageError} when an argument is no flag of the table, or lacks its value.
+ */
+function foldArgs(args: readonly string[], names: ReadonlyMap<string, Flag<unknown>>): string[] {
+  const folded: string[] = [];
+  for (let i = 0; i < args.length; i++) {
+    const arg = args[i]!;
+    const next = args[i + 1];
+    if (arg === "--") {
+      if (next === undefined) break;
+      throw new UsageError(`unexpected argument ${quote(next)}`);
+    }
+    const [, dashes, name = "", value] = /^(-{0,2})([^=]*)(?:=(.*))?$/s.exec(arg)!;
+    if (dashes === "" || arg === "-") throw new UsageError(`unexpected argument ${quote(arg)}`);
+    if (name === "") throw new UsageError(`missing flag name in ${quote(arg)}`);
+    if (name.startsWith("-")) throw new UsageError(`too many dashes in ${quote(arg)}`);
+    const flag = names.get(name);
+    if (flag === undefined) throw new UsageError(unknownFlag(name, names.keys()));
+    const isOptional = flag.alone !== undefined;
+    if (isOptional && value === undefined && (next ?? "-").startsWith("-")) {
+      folded.push(`--${flag.name}`);
+      continue;
+    }
+    const text = value ?? (flag.kind === "boolean" ? "true" : args[++i]);
+    if (text === undefined) throw new UsageError(`flag --${name} needs a value`);
+    // To parseArgs, a flag that stands alone has the empty text.
+    if (isOptional && text === "") addFrom(`flag --${name}`, flag, text, flag.initial);
+    folded.push(`--${flag.name}=${text}`);
+    if (flag === help && TRUE.test(text)) break;
+  }
+  return folded;
 }
 
 /**
@@ -373,42 +416,18 @@ export function parseFlags<T extends FlagTable>(
   env: Env,
 ): ParsedFlags<T> {
   const names = namesOf(flags);
+  const known = [...names.keys()];
+  const { _, ...texts } = parseArgs(foldArgs(args, names), { string: known, collect: known });
   const given = new Map<Flag<unknown>, unknown>();
-
-  for (let i = 0; i < args.length; i++) {
-    const arg = args[i] ?? "";
-    const dashes = arg.startsWith("--") ? 2 : arg.startsWith("-") ? 1 : 0;
-    const body = arg.slice(dashes);
-    if (body === "" && dashes === 2) {
-      const rest = args[i + 1];
-      if (rest !== undefined) throw new UsageError(`unexpected argument ${quote(rest)}`);
-      break;
+  for (const [name, ofFlag] of Object.entries(texts) as [string, readonly string[]][]) {
+    const flag = names.get(name)!;
+    for (const text of ofFlag) {
+      const before = given.has(flag) ? given.get(flag) : flag.initial;
+      const isAlone = text === "" && flag.alone !== undefined;
+      given.set(flag, isAlone ? flag.alone : addFrom(`flag --${name}`, flag, text, before));
     }
-    if (body === "" || dashes === 0) throw new UsageError(`unexpected argument ${quote(arg)}`);
-    if (body.startsWith("=")) throw new UsageError(`missing flag name in ${quote(arg)}`);
-    if (body.startsWith("-")) throw new UsageError(`too many dashes in ${quote(arg)}`);
-
-    const equals = body.indexOf("=");
-    const name = equals < 0 ? body : body.slice(0, equals);
-    const flag = names.get(name);
-    if (flag === undefined) throw new UsageError(unknownFlag(name, names.keys()));
-
-    const next = args[i + 1];
-    const isAlone = equals < 0 && flag.alone !== undefined && (next ?? "-").startsWith("-");
-    if (isAlone) {
-      given.set(flag, flag.alone);
-      continue;
-    }
-    const text = equals >= 0
-      ? body.slice(equals + 1)
-      : flag.kind === "boolean"
-      ? "true"
-      : args[++i];
-    if (text === undefined) throw new UsageError(`flag --${name} needs a value`);
-    const before = given.has(flag) ? given.get(flag) : flag.initial;
-    given.set(flag, addFrom(`flag --${name}`, flag, text, before));
-    if (given.get(help) === true) return { kind: "help" };
   }
+  if (given.get(help) === true) return { kind: "help" };
   if (given.get(version) === true) return { kind: "version" };
   const shell = given.get(completion) as Shell | undefined;
   if (shell !== undefined) return { kind: "completion", shell };
@@ -451,23 +470,9 @@ function unknownFlag(name: string, known: Iterable<string>): string {
     const longer = Math.max(name.length, candidate.length);
     // The distance is at least this: no need to compare a very long name letter by letter.
     if (longer - Math.min(name.length, candidate.length) > longer / 3) continue;
-    const distance = editDistance(name.toLowerCase(), candidate);
+    const distance = levenshteinDistance(name.toLowerCase(), candidate);
     if (distance <= longer / 3 && distance < limit) [best, limit] = [candidate, distance];
   }
   const hint = best === undefined ? "; --help shows all" : `; did you mean --${best}?`;
   return `unknown flag --${quote(name).slice(1, -1)}${hint}`;
-}
-
-/** The least number of letters to insert, remove or replace to make `b` of `a` (Levenshtein). */
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, j) => j);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      const replaced = row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1);
-      next.push(Math.min(replaced, row[j]! + 1, next[j - 1]! + 1));
-    }
-    row = next;
-  }
-  return row[b.length]!;
 }

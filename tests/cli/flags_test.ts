@@ -447,13 +447,17 @@ Deno.test({
 });
 
 Deno.test({
-  name: "parseFlags() refuses a table that declares a name twice",
+  name: "parseFlags() refuses a table with a name twice, or one that is read as something else",
   permissions: "none",
   fn() {
     const name = stringFlag("name", { help: "a name" });
     assertThrows(() => parseFlags({ a: name, b: name }, [], noEnv), TypeError, "--name");
     const taken = stringFlag("version", { help: "a version" });
     assertThrows(() => parseFlags({ taken }, [], noEnv), TypeError, "--version");
+    for (const name of ["no-color", "log.format"]) {
+      const table = { flag: stringFlag(name, { help: "a flag" }) };
+      assertThrows(() => parseFlags(table, [], noEnv), TypeError, `--${name} cannot be read`);
+    }
   },
 });
 
