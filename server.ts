@@ -21,6 +21,7 @@ import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
 import { handshakeResultOf, Monitor, type Tunnel } from "./lib/observe/monitor.ts";
 import { onAbort } from "./lib/on_abort.ts";
+import { drain } from "./lib/tunnel/drain.ts";
 import { pipeDuplex, type TunnelTimeouts } from "./lib/tunnel/pipe.ts";
 import { serverInfo } from "./lib/cli/programs.ts";
 import { CloseCode } from "./lib/qrht/codes.ts";
@@ -134,7 +135,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   monitor.capacity = { connections: maxConnections, agents: maxAgents, pending_opens };
   const serveClients = async () => {
     await acceptEach(listener, log, signal, (client) => takeClient(client, server));
-    await drain(server);
+    await drainClients(server);
     server.registry.stopWaiting();
     ended.abort(new Error("the server stops"));
     await endpoint.close(CloseCode.ServerStopped, "server stopped");
@@ -151,19 +152,17 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   log.info("server stopped");
 }
 
-/** Lets tunnels go on for a time, and what they have sent last be delivered. */
-async function drain({ config, registry, agents, clients }: Server): Promise<void> {
+/** Tells the agents to open no further tunnels, and lets those that are open continue for a time. */
+async function drainClients({ config, registry, agents, clients }: Server): Promise<void> {
   const { drainTimeoutMs } = config;
   if (drainTimeoutMs === 0 || clients.size === 0) return;
-  const giveUpAt = performance.now() + drainTimeoutMs;
   log.info("draining", { tunnels: clients.size, drainTimeoutMs });
   registry.seal();
   for (const agent of agents) agent.control?.drain();
-  if (!await clients.endedWithin(drainTimeoutMs)) {
-    log.warn("tunnels are cut off", { tunnels: clients.size, drainTimeoutMs });
-  }
-  const leftMs = giveUpAt - performance.now();
-  await Promise.all(Array.from(agents, ({ connection }) => connection.settled(leftMs)));
+  const settled = (ms: number) =>
+    Promise.all(Array.from(agents, ({ connection }) => connection.settled(ms)));
+  if (await drain(clients, drainTimeoutMs, settled)) return;
+  log.warn("tunnels are cut off", { tunnels: clients.size, drainTimeoutMs });
 }
 
 function listenQuic(config: ServerConfig, monitor: Monitor): QuicEndpoint {

@@ -10,17 +10,12 @@ import { endingOf } from "../observe/ending.ts";
 import { messageOf } from "../errors.ts";
 import { logLargeDatagrams } from "../observe/large_datagrams.ts";
 import type { Logger } from "../log.ts";
-import {
-  connectResultOf,
-  type Monitor,
-  type Peer,
-  RESPONSIVE_MS,
-  type Tunnel,
-} from "../observe/monitor.ts";
+import { ConnectedPeer } from "../observe/connected_peer.ts";
+import { connectResultOf, type Monitor, type Tunnel } from "../observe/monitor.ts";
+import { drain } from "../tunnel/drain.ts";
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
 import { type Control, startControl } from "../qrht/control.ts";
 import {
-  type ConnectionStats,
   identityOf,
   type PathOptions,
   pathOptions,
@@ -91,9 +86,6 @@ export interface AgentSessionOptions {
 /** Interval of the PINGs that keep the connection, and a NAT's mapping, alive. */
 const KEEPALIVE_MS = 2_000;
 
-/** Time that streams have to come in which the server has opened before it knew that this agent drains. */
-const CROSSING_MS = 1_000;
-
 const MAX_STREAMS = 10_000;
 
 /**
@@ -114,15 +106,12 @@ export function loadAgentTls(
 }
 
 /** A connection to a server, whose streams are served until it ends. */
-export class AgentSession implements Peer {
+export class AgentSession extends ConnectedPeer {
   /** Address of the server. */
-  readonly name: string;
-  readonly since = Date.now();
+  override readonly name: string;
   readonly #endpoint: QuicEndpoint;
-  readonly #connection: QuicConnection;
   readonly #config: AgentConfig;
   readonly #options: AgentSessionOptions;
-  readonly #alpn: string;
   readonly #fields: Readonly<Record<string, unknown>>;
   readonly #tunnels = new TaskGroup();
   /** Streams that the server has opened so far. */
@@ -141,11 +130,10 @@ export class AgentSession implements Peer {
     config: AgentConfig,
     options: AgentSessionOptions,
   ) {
+    super(connection);
     this.#endpoint = endpoint;
-    this.#connection = connection;
     this.#config = config;
     this.#options = options;
-    this.#alpn = connection.alpn;
     const { number, id: cid } = connection;
     this.name = formatAuthority(address);
     this.#fields = { server: this.name, connection: number, cid };
@@ -188,24 +176,8 @@ export class AgentSession implements Peer {
     }
   }
 
-  get address(): string {
-    return this.name;
-  }
-
-  get alpn(): string {
-    return this.#alpn;
-  }
-
-  get isDraining(): boolean {
+  override get isDraining(): boolean {
     return this.#serverDrains || this.#isWorn;
-  }
-
-  get isResponsive(): boolean {
-    return this.#connection.silentForMs < RESPONSIVE_MS;
-  }
-
-  stats(): ConnectionStats {
-    return this.#connection.stats();
   }
 
   /** Resolves when another connection is to take this one's place: it has ended, or the server takes no further tunnels. */
@@ -217,8 +189,8 @@ export class AgentSession implements Peer {
   async serve(): Promise<void> {
     const { log, signal, monitor } = this.#options;
     monitor.peers.add(this);
-    log.info("connected to quic server", { ...this.#fields, alpn: this.#alpn });
-    logLargeDatagrams(this.#connection, log, this.#fields);
+    log.info("connected to quic server", { ...this.#fields, alpn: this.alpn });
+    logLargeDatagrams(this.connection, log, this.#fields);
     let leaving: Promise<void> | undefined;
     const leave = () => leaving = this.#leave();
     try {
@@ -226,7 +198,7 @@ export class AgentSession implements Peer {
       signal.addEventListener("abort", leave);
       if (signal.aborted) void leave();
       for (;;) {
-        const stream = await this.#connection.acceptStream();
+        const stream = await this.connection.acceptStream();
         log.trace("stream accepted", { ...this.#fields, stream: stream.id });
         this.#streams++;
         this.#tunnels.add(this.#serveStream(stream).then(() => this.#noticeWear()));
@@ -251,7 +223,7 @@ export class AgentSession implements Peer {
 
   async #leave(): Promise<void> {
     await this.#drain();
-    this.#connection.close(CloseCode.AgentLeaves, "agent stopped");
+    this.connection.close(CloseCode.AgentLeaves, "agent stopped");
   }
 
   /** Lets tunnels go on for a time, and what they have sent last be delivered; new ones are refused meanwhile. */
@@ -259,27 +231,17 @@ export class AgentSession implements Peer {
     const { drainTimeoutMs } = this.#config;
     if (drainTimeoutMs === 0) return;
     const { log } = this.#options;
-    const giveUpAt = performance.now() + drainTimeoutMs;
-    const leftMs = () => giveUpAt - performance.now();
     log.info("draining", { ...this.#fields, tunnels: this.#tunnels.size, drainTimeoutMs });
     this.#control?.drain();
-    // Whatever the server has sent before it has acknowledged DRAIN has come by then.
-    if (this.#tunnels.size === 0) {
-      await this.#connection.settled(Math.min(leftMs(), CROSSING_MS));
-    }
-    while (this.#tunnels.size > 0) {
-      if (!await this.#tunnels.endedWithin(leftMs())) {
-        log.warn("tunnels are cut off", { ...this.#fields, tunnels: this.#tunnels.size });
-        return;
-      }
-      await this.#connection.settled(leftMs());
-    }
+    const settled = (ms: number) => this.connection.settled(ms);
+    if (await drain(this.#tunnels, drainTimeoutMs, settled)) return;
+    log.warn("tunnels are cut off", { ...this.#fields, tunnels: this.#tunnels.size });
   }
 
   /** What the server says on its control stream. */
   #listen(): Control | undefined {
     const { program, log } = this.#options;
-    return startControl(this.#connection, { program, name: this.#config.name }, {
+    return startControl(this.connection, { program, name: this.#config.name }, {
       hello: (hello) => log.info("server says hello", { ...this.#fields, ...hello }),
       drain: () => {
         log.info("server drains", { ...this.#fields, tunnels: this.#tunnels.size });
@@ -296,7 +258,7 @@ export class AgentSession implements Peer {
   #noticeWear(): void {
     const { log } = this.#options;
     const { maxStreams = MAX_STREAMS } = this.#config;
-    const { cutStreams } = this.#connection;
+    const { cutStreams } = this.connection;
     if (this.#isWorn || this.#ended.signal.aborted || cutStreams < maxStreams * WORN_SHARE) return;
     this.#isWorn = true;
     log.info("connection is replaced", { ...this.#fields, cutStreams, maxStreams });
@@ -311,21 +273,21 @@ export class AgentSession implements Peer {
    */
   async #leaveWhenIdle(reason: string): Promise<void> {
     const { drainedIdleMs = 30_000 } = this.#config;
-    const idleMs = speaksQrht(this.#alpn) ? drainedIdleMs : RAW_QUIET_MS;
+    const idleMs = speaksQrht(this.alpn) ? drainedIdleMs : RAW_QUIET_MS;
     while (!this.#ended.signal.aborted) {
       await this.#tunnels.ended();
       const before = this.#streams;
       await sleep(idleMs, this.#ended.signal);
-      if (this.#streams === before) return this.#connection.close(CloseCode.AgentLeaves, reason);
+      if (this.#streams === before) return this.connection.close(CloseCode.AgentLeaves, reason);
     }
   }
 
   async #serveStream(stream: QuicStream): Promise<void> {
     const { log, monitor, signal, serve, refuse } = this.#options;
-    const own = { stream: stream.id, cid: this.#connection.id };
+    const own = { stream: stream.id, cid: this.connection.id };
     const record = monitor.begin({ id: `${stream.id}`, peer: this.name });
     try {
-      const accepted = await acceptTunnel(stream, this.#alpn);
+      const accepted = await acceptTunnel(stream, this.alpn);
       if (!accepted) {
         const ending = { by: "server", reason: "end" } as const;
         record.end(ending);
@@ -338,7 +300,7 @@ export class AgentSession implements Peer {
       record.span = startTunnelSpan("agent", { ...accepted.open, ...own });
       const tunnel = { ...accepted, fields, record };
       // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
-      const isRefused = signal.aborted && speaksQrht(this.#alpn);
+      const isRefused = signal.aborted && speaksQrht(this.alpn);
       if (!isRefused) return await serve(tunnel, this.#ended.signal);
       await refuse(tunnel, { code: "draining", text: "the agent takes no further tunnels" });
     } catch (error) {

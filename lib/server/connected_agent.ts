@@ -3,29 +3,28 @@
 
 import { createHash } from "node:crypto";
 import { allowedName } from "../tls/agent_names.ts";
-import { formatAuthority } from "../net/authority.ts";
 import { describeCertificate } from "../tls/certificate.ts";
 import type { Control } from "../qrht/control.ts";
-import type { ConnectionStats, QuicConnection, QuicStream } from "../quic/mod.ts";
-import { type Peer, RESPONSIVE_MS } from "../observe/monitor.ts";
+import type { QuicConnection, QuicStream } from "../quic/mod.ts";
+import { ConnectedPeer } from "../observe/connected_peer.ts";
 import type { Agent } from "./registry.ts";
 
 /** An agent that is connected to this server. */
-export class ConnectedAgent implements Agent<QuicStream>, Peer {
+export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   /** Those in its certificate: DNS names, URIs and common names. */
   readonly names: readonly string[];
   /** Whether its certificate has a name that the server lets in. */
   readonly isAllowed: boolean;
   /** What the log calls it: the name that is let in, else its first, else the fingerprint of its certificate. */
-  readonly name: string;
-  readonly since = Date.now();
+  override readonly name: string;
   /** Whether it has said that it takes no further tunnels. */
-  isDraining = false;
+  override isDraining = false;
   /** Its control streams, in the dialect that has some. */
   control: Control | undefined;
 
   /** @param allowed patterns of the names that the server lets in; without any, it lets in all agents */
-  constructor(readonly connection: QuicConnection, allowed: readonly string[] = []) {
+  constructor(connection: QuicConnection, allowed: readonly string[] = []) {
+    super(connection);
     const certificate = connection.peerCertificates?.[0] ?? new Uint8Array(0);
     this.names = namesOf(certificate);
     const name = allowedName(this.names, allowed);
@@ -35,23 +34,6 @@ export class ConnectedAgent implements Agent<QuicStream>, Peer {
 
   get hasCredit(): boolean {
     return this.connection.hasStreamCredit;
-  }
-
-  get isResponsive(): boolean {
-    return this.connection.silentForMs < RESPONSIVE_MS;
-  }
-
-  get address(): string {
-    const { host, port } = this.connection.remoteAddr;
-    return formatAuthority({ hostname: host, port });
-  }
-
-  get alpn(): string {
-    return this.connection.alpn;
-  }
-
-  stats(): ConnectionStats {
-    return this.connection.stats();
   }
 
   get load(): number {

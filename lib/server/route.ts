@@ -126,7 +126,7 @@ export class Route {
       "qrht.stream": stream.id,
       ...peerAttributes(agent.connection.remoteAddr.host, agent.connection.remoteAddr.port),
     });
-    const tunnel = openTunnel(stream, agent.connection.alpn, this.#open);
+    const tunnel = openTunnel(stream, agent.alpn, this.#open);
     tunnel.result.then(
       ({ code, text }) => {
         if (code === "connected") return span?.event("connected");
