@@ -51,7 +51,7 @@ export async function runAgent(
   config: ConnectAgentConfig,
   options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
 ): Promise<void> {
-  const { signal, monitor = new Monitor() } = options;
+  const { signal, monitor = new Monitor("proxy-agent") } = options;
   log.info("agent started", {
     servers: config.servers.map(formatAuthority).join(","),
     allow: formatRules(config.allow),
@@ -185,7 +185,7 @@ if (import.meta.main) {
     async run(values, { signal, onHangup, monitor }) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });
-      monitor.certificates = () => tls.current.certificates;
+      monitor.readFrom({ certificates: () => tls.current.certificates });
       await runAgent({ ...values, tls }, { signal, monitor });
     },
   });

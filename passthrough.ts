@@ -32,7 +32,7 @@ export async function runPassthrough(
   config: PassthroughConfig,
   options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
 ): Promise<void> {
-  const { signal, monitor = new Monitor() } = options;
+  const { signal, monitor = new Monitor("proxy-passthrough") } = options;
   const fields = {
     servers: config.servers.map(formatAuthority).join(","),
     upstream: formatAuthority(config.upstream),
@@ -113,7 +113,7 @@ if (import.meta.main) {
     async run(values, { signal, onHangup, monitor }) {
       const tls = await loadAgentTls(values);
       void tls.watch({ signal, onHangup });
-      monitor.certificates = () => tls.current.certificates;
+      monitor.readFrom({ certificates: () => tls.current.certificates });
       await runPassthrough({ ...values, tls }, { signal, monitor });
     },
   });

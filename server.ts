@@ -110,7 +110,7 @@ const log = logger("server");
  * @throws {UsageError} when an address cannot be bound
  */
 export async function runServer(config: ServerConfig, options: ServerOptions): Promise<void> {
-  const { signal, monitor = new Monitor() } = options;
+  const { signal, monitor = new Monitor("proxy-server") } = options;
   await using endpoint = listenQuic(config, monitor);
   using listener = listenTcp(config.listenTcp);
   log.info("tcp listener on {address}", { address: addressOf(listener.addr as Deno.NetAddr) });
@@ -129,10 +129,12 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     ended: ended.signal,
   };
   monitor.isListening = true;
-  monitor.waiting = () => server.registry.pending;
   const { maxConnections, maxAgents } = config;
   const pending_opens = server.registry.maxPending;
-  monitor.capacity = { connections: maxConnections, agents: maxAgents, pending_opens };
+  monitor.readFrom({
+    waiting: () => server.registry.pending,
+    capacity: () => ({ connections: maxConnections, agents: maxAgents, pending_opens }),
+  });
   const serveClients = async () => {
     await acceptEach(listener, log, signal, (client) => takeClient(client, server));
     await drainClients(server);
@@ -213,7 +215,7 @@ function failedHandshakeLog(monitor: Monitor): NonNullable<ListenOptions["handsh
     debug: new Throttle(FAILED_HANDSHAKE_LINE_MS),
   };
   return (info, { host, port }, certificates) => {
-    monitor.tell((observer) => observer.handshake?.(handshakeResultOf(info)));
+    monitor.notify((observer) => observer.handshake?.(handshakeResultOf(info)));
     // A peer that failed to show who it is, is worth a line; one that never answered is noise.
     const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
     const times = throttles[level].pass();
@@ -245,7 +247,7 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
     const agent = new ConnectedAgent(connection, server.config.agentNames);
     const refusal = refusalOf(agent, server);
     const result = refusal?.result ?? "ok";
-    server.monitor.tell((observer) => observer.handshake?.(result));
+    server.monitor.notify((observer) => observer.handshake?.(result));
     if (refusal === undefined) serveAgent(agent, server);
     else {
       const { code, reason, hint } = refusal;
@@ -322,11 +324,11 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
 /** Serves a client, unless there are too many. */
 function takeClient(connection: Deno.TcpConn, server: Server): void {
   const { clients, refusals, monitor, config: { maxConnections } } = server;
-  monitor.tell((observer) => observer.accepted?.());
+  monitor.notify((observer) => observer.accepted?.());
   if (clients.size < maxConnections) return clients.add(serveClient(connection, server));
   const client = addressOf(connection.remoteAddr);
   connection.close();
-  monitor.tell((observer) => observer.refused?.("max-connections"));
+  monitor.notify((observer) => observer.refused?.("max-connections"));
   const times = refusals.pass();
   if (times === undefined) return;
   const error = `${maxConnections} clients are connected already`;
@@ -347,7 +349,7 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     carrier = tcpDuplex(connection);
     const client = await identifyClient(carrier, connection, config.acceptProxyProtocol);
     if (!client) {
-      monitor.tell((observer) => observer.refused?.("health-check"));
+      monitor.notify((observer) => observer.refused?.("health-check"));
       log.debug("health check", fields);
       return await carrier[Symbol.asyncDispose]();
     }
@@ -380,7 +382,7 @@ async function serveClient(connection: Deno.TcpConn, server: Server): Promise<vo
     const durationMs = Math.round(performance.now() - since);
     const ending = endingOf(error, "client", "server");
     if (record) record.end(signal.aborted ? { by: "server", reason: "stopped" } : ending);
-    else monitor.tell((observer) => observer.refused?.("proxy-header"));
+    else monitor.notify((observer) => observer.refused?.("proxy-header"));
     const line = { ...fields, durationMs, ...ending };
     const lacksAgents = error instanceof NoAgentError && registry.size === 0 && !stopping.aborted;
     const hint = lacksAgents ? NO_AGENT_HINT : undefined;
@@ -406,7 +408,7 @@ if (import.meta.main) {
         certFile: values.certFile,
         keyFile: values.certKey,
       });
-      monitor.certificates = () => tls.current.certificates;
+      monitor.readFrom({ certificates: () => tls.current.certificates });
       const ready = () => void tls.watch({ signal, onHangup });
       await runServer({ ...values, tls }, { signal, ready, monitor });
     },

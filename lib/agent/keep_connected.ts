@@ -64,7 +64,7 @@ export async function runAgentLinks(
     signal,
     ...(refreshMs && { refreshMs }),
   });
-  monitor.knownServers = () => links.size;
+  monitor.readFrom({ knownServers: () => links.size });
   await links.run();
   await sessions.ended();
 }

@@ -165,11 +165,11 @@ export class AgentSession extends ConnectedPeer {
         maxStreams,
         ...pathOptions(config),
       }, signal);
-      options.monitor.tell((observer) => observer.handshake?.("ok"));
+      options.monitor.notify((observer) => observer.handshake?.("ok"));
       return new AgentSession(endpoint, connection, address, config, options);
     } catch (error) {
       if (!signal.aborted) {
-        options.monitor.tell((observer) => observer.handshake?.(connectResultOf(error)));
+        options.monitor.notify((observer) => observer.handshake?.(connectResultOf(error)));
       }
       await endpoint.close();
       throw explainConnectError(error, tls, serverName);

@@ -9,7 +9,7 @@ import { formatHelp } from "./help.ts";
 import { configureLog, type LogFormat } from "../log.ts";
 import { Monitor } from "../observe/monitor.ts";
 import type { ProgramInfo } from "./programs.ts";
-import { describeVersion, type ProgramName } from "../version.ts";
+import { describeVersion } from "../version.ts";
 import { logSnapshot } from "../observe/snapshot.ts";
 
 /** Has a listener called at each SIGHUP. */
@@ -77,12 +77,10 @@ export async function runProgram<
       format: values.logFormat,
       color: Deno.stderr.isTerminal() && !Deno.noColor,
     });
-    const monitor = new Monitor();
+    const monitor = new Monitor(program.name, values.name);
     const { stop: signal, onHangup } = listenToSignals(() => logSnapshot(monitor));
     signal.addEventListener("abort", () => monitor.isDraining = true);
-    if (values.listenAdmin) {
-      await startAdminOf(program.name, values.listenAdmin, values.name, monitor);
-    }
+    if (values.listenAdmin) await startAdminOf(monitor, values.listenAdmin);
     await program.run(values, { signal, onHangup, monitor });
     return Deno.exit(0);
   } catch (error) {
@@ -92,14 +90,9 @@ export async function runProgram<
 }
 
 /** Starts the admin listener, which goes on to the very end. Its code is loaded for it alone. */
-async function startAdminOf(
-  program: ProgramName,
-  address: Authority,
-  name: string | undefined,
-  monitor: Monitor,
-): Promise<void> {
+async function startAdminOf(monitor: Monitor, address: Authority): Promise<void> {
   const { startAdmin } = await import("../observe/admin.ts");
-  startAdmin({ program, name, address, monitor, signal: new AbortController().signal });
+  startAdmin({ monitor, address, signal: new AbortController().signal });
 }
 
 /**

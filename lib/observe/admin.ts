@@ -10,14 +10,11 @@ import { ipBytes } from "../net/ip_address.ts";
 import { logger } from "../log.ts";
 import { Metrics } from "./metrics.ts";
 import type { Monitor } from "./monitor.ts";
-import { describeVersion, type ProgramName, version } from "../version.ts";
-import { type Check, readinessOf } from "./readiness.ts";
+import { describeVersion, version } from "../version.ts";
+import { type ReadinessCheck, readinessOf } from "./readiness.ts";
 import { statusPage, statusPageHeaders } from "./status_page/mod.ts";
 
 export interface AdminOptions {
-  readonly program: ProgramName;
-  /** `--name`. */
-  readonly name?: string | undefined;
   readonly address: Authority;
   readonly monitor: Monitor;
   /** Stops listening. */
@@ -43,19 +40,19 @@ type Handler = (url: URL) => Response | Promise<Response>;
  * @throws {UsageError} when it cannot be bound
  */
 export function startAdmin(options: AdminOptions): Deno.HttpServer<Deno.NetAddr> {
-  const { program, monitor, address, signal } = options;
-  const metrics = new Metrics(program, monitor);
+  const { monitor, address, signal } = options;
+  const metrics = new Metrics(monitor);
   const history = new History(monitor);
   monitor.observe(metrics);
   monitor.observe(history);
 
-  const readiness = (url: URL) => answerChecks(url, readinessOf(program, monitor, new Date()));
-  const status = () => currentStatus(options, monitor, history);
+  const readiness = (url: URL) => answerChecks(url, readinessOf(monitor));
+  const status = () => currentStatus(monitor, history);
   const handlers: Readonly<Record<string, Handler>> = {
     "/livez": (url) => answerChecks(url, []),
     "/readyz": readiness,
     "/metrics": async () => text(await metrics.text(), 200, metrics.contentType),
-    "/version": () => json({ program, version, description: describeVersion() }),
+    "/version": () => json({ program: monitor.program, version, description: describeVersion() }),
     "/status.json": () => json(status()),
     "/": () => {
       const nonce = crypto.randomUUID();
@@ -110,7 +107,7 @@ function listen(
 }
 
 /** As Kubernetes' own components answer: `ok`, or what fails; with `?verbose` all checks, but for those of `?exclude=`. */
-function answerChecks(url: URL, all: readonly Check[]): Response {
+function answerChecks(url: URL, all: readonly ReadinessCheck[]): Response {
   const excluded = url.searchParams.getAll("exclude");
   const checks = all.filter(({ name }) => !excluded.includes(name));
   const failed = checks.filter(({ problem }) => problem !== undefined);

@@ -3,7 +3,7 @@
 
 import type { History } from "./history.ts";
 import type { Monitor, Peer, Tunnel } from "./monitor.ts";
-import { type ProgramName, version } from "../version.ts";
+import { version } from "../version.ts";
 import { readinessOf } from "./readiness.ts";
 import type { Status, StatusPeer, StatusTunnel } from "./status.ts";
 import { expiryOf } from "../tls/expiry.ts";
@@ -12,22 +12,17 @@ import { expiryOf } from "../tls/expiry.ts";
 const MAX_TUNNELS = 200;
 
 /** What there is to show of a program now. */
-export function currentStatus(
-  { program, name }: { readonly program: ProgramName; readonly name?: string | undefined },
-  monitor: Monitor,
-  history: History,
-  now = new Date(),
-): Status {
-  const checks = readinessOf(program, monitor, now);
+export function currentStatus(monitor: Monitor, history: History, now = new Date()): Status {
+  const checks = readinessOf(monitor, now);
   return {
-    program,
-    name,
+    program: monitor.program,
+    name: monitor.name,
     version,
     at: now.toISOString(),
     startedAt: new Date(monitor.startedAt).toISOString(),
     ready: checks.every(({ problem }) => problem === undefined),
     checks: checks.map(({ name, problem }) => ({ name, ok: problem === undefined, problem })),
-    certificates: monitor.certificates().map(({ flag, info }) => ({
+    certificates: monitor.certificates.map(({ flag, info }) => ({
       flag,
       subject: info.subject,
       names: info.names,

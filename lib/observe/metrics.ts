@@ -21,7 +21,7 @@ import type {
 } from "./monitor.ts";
 import { PeerTotals } from "./peer_totals.ts";
 import type { ConnectionStats } from "../quic/mod.ts";
-import { type ProgramName, version } from "../version.ts";
+import { version } from "../version.ts";
 import { readinessOf } from "./readiness.ts";
 
 /** Buckets of konnectivity, in seconds. */
@@ -80,12 +80,12 @@ export class Metrics implements Observer {
   readonly #accepted: Counter | undefined;
   readonly #refused: Counter<"reason"> | undefined;
 
-  constructor(program: ProgramName, monitor: Monitor) {
+  constructor(monitor: Monitor) {
     this.#monitor = monitor;
-    this.#isServer = program === "proxy-server";
+    this.#isServer = monitor.isServer;
     const end = this.#isServer ? "server" : "agent";
     this.#prefix = `quic_tunnel_${end}_`;
-    this.#addState(program);
+    this.#addState();
     this.#tunnels = this.#counter(
       "tunnels_total",
       "Tunnels that have ended, by who ended them and why.",
@@ -172,7 +172,7 @@ export class Metrics implements Observer {
     this.#handshakes.inc({ result });
   }
 
-  #addState(program: ProgramName): void {
+  #addState(): void {
     const monitor = this.#monitor;
     const { peers, tunnels } = monitor;
     const serving = () =>
@@ -187,7 +187,7 @@ export class Metrics implements Observer {
       this.#gauge(
         "pending_opens",
         "Clients that wait for an agent, or for a stream of one.",
-        () => monitor.waiting?.() ?? 0,
+        () => monitor.waiting,
       );
       this.#gauge(
         "pending_backend_dials",
@@ -206,7 +206,7 @@ export class Metrics implements Observer {
       this.#gauge(
         "known_servers",
         "Addresses of servers that it is to be connected to.",
-        () => monitor.knownServers?.() ?? 0,
+        () => monitor.knownServers,
       );
       this.#gauge(
         "open_endpoint_connections",
@@ -215,7 +215,7 @@ export class Metrics implements Observer {
       );
     }
     this.#gauge("ready", "Whether the program is ready, as /readyz has it.", () => {
-      const checks = readinessOf(program, monitor, new Date());
+      const checks = readinessOf(monitor);
       return checks.every(({ problem }) => problem === undefined) ? 1 : 0;
     });
     this.#carried();
@@ -231,7 +231,7 @@ export class Metrics implements Observer {
       labelNames: ["of"],
       registers: [this.#registry],
       collect() {
-        for (const [of, most] of Object.entries(monitor.capacity ?? {})) this.set({ of }, most);
+        for (const [of, most] of Object.entries(monitor.capacity)) this.set({ of }, most);
       },
     });
   }
@@ -291,7 +291,7 @@ export class Metrics implements Observer {
       collect() {
         this.reset();
         const first = new Map<string, number>();
-        for (const { flag, info } of monitor.certificates()) {
+        for (const { flag, info } of monitor.certificates) {
           const at = info.notAfter.getTime() / 1_000;
           first.set(flag, Math.min(at, first.get(flag) ?? Infinity));
         }

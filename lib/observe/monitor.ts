@@ -5,7 +5,8 @@
  * What a program knows of itself while it runs: its peers, its tunnels, and what has become of those before. Metrics, the
  * status page, readiness and snapshots read it; it costs a tunnel one object.
  */
-import type { CertificateInfo } from "../tls/certificate.ts";
+import type { FileCertificate } from "../tls/files.ts";
+import type { ProgramName } from "../version.ts";
 import type { Ending } from "./ending.ts";
 import {
   type CloseInfo,
@@ -68,7 +69,7 @@ export function connectResultOf(error: unknown): HandshakeResult {
   return cause instanceof ConnectionClosedError ? handshakeResultOf(cause.info) : "error";
 }
 
-/** Told of what happens. All of it is optional, and must not throw. */
+/** Is called for what happens. All of it is optional, and must not throw. */
 export interface Observer {
   /** A tunnel was connected, so many seconds after that was begun. */
   connected?(tunnel: Tunnel, seconds: number): void;
@@ -128,17 +129,22 @@ export class Tunnel {
   }
 }
 
-/** A certificate in use. */
-export interface UsedCertificate {
-  /** The flag that named its file. */
-  readonly flag: string;
-  readonly info: CertificateInfo;
-}
-
 /** What a server has bounds for: clients that are served, agents, clients that wait. */
 export type Bounded = "connections" | "agents" | "pending_opens";
 
-/** Of one program. */
+/** What a program counts itself, and the monitor reads when it is asked. A program gives those that it has. */
+export interface Sources {
+  /** The certificates in use, the own one first. */
+  readonly certificates?: () => readonly FileCertificate[];
+  /** Addresses of servers that an agent is to be connected to. */
+  readonly knownServers?: () => number;
+  /** Clients of a server that wait for an agent, or for a stream of one. */
+  readonly waiting?: () => number;
+  /** How much a server takes at a time. */
+  readonly capacity?: () => Readonly<Record<Bounded, number>>;
+}
+
+/** What one program knows of itself. */
 export class Monitor {
   /** When it started, in ms since 1970. */
   readonly startedAt = Date.now();
@@ -148,25 +154,46 @@ export class Monitor {
   readonly #carried = { aToB: 0, bToA: 0 };
   #established = 0;
   readonly #observers: Observer[] = [];
-  /** The certificates in use, the own one first. */
-  certificates: () => readonly UsedCertificate[] = () => [];
-  /** Addresses of servers that an agent is to be connected to. */
-  knownServers: (() => number) | undefined;
-  /** Clients of a server that wait for an agent, or for a stream of one. */
-  waiting: (() => number) | undefined;
-  /** How much a server takes at a time. */
-  capacity: Readonly<Record<Bounded, number>> | undefined;
+  #sources: Sources = {};
   /** Whether a server has bound its listeners. */
   isListening = false;
   isDraining = false;
+
+  /** @param name `--name` of the program */
+  constructor(readonly program: ProgramName, readonly name?: string) {}
 
   observe(observer: Observer): void {
     this.#observers.push(observer);
   }
 
-  /** @internal */
-  tell(what: (observer: Observer) => void): void {
-    for (const observer of this.#observers) what(observer);
+  /** Calls every observer: `notify((observer) => observer.accepted?.())`. */
+  notify(call: (observer: Observer) => void): void {
+    for (const observer of this.#observers) call(observer);
+  }
+
+  /** Adds sources; one that was given before is replaced. */
+  readFrom(sources: Sources): void {
+    this.#sources = { ...this.#sources, ...sources };
+  }
+
+  get isServer(): boolean {
+    return this.program === "proxy-server";
+  }
+
+  get certificates(): readonly FileCertificate[] {
+    return this.#sources.certificates?.() ?? [];
+  }
+
+  get knownServers(): number {
+    return this.#sources.knownServers?.() ?? 0;
+  }
+
+  get waiting(): number {
+    return this.#sources.waiting?.() ?? 0;
+  }
+
+  get capacity(): Readonly<Partial<Record<Bounded, number>>> {
+    return this.#sources.capacity?.() ?? {};
   }
 
   begin(facts: TunnelFacts = {}): Tunnel {
@@ -178,7 +205,7 @@ export class Monitor {
   /** @internal */
   connected(tunnel: Tunnel, seconds: number): void {
     this.#established++;
-    this.tell((observer) => observer.connected?.(tunnel, seconds));
+    this.notify((observer) => observer.connected?.(tunnel, seconds));
   }
 
   /** @internal */
@@ -187,7 +214,7 @@ export class Monitor {
     if (tunnel.connectedAt !== undefined) this.#established--;
     this.#carried.aToB += tunnel.carried.aToB;
     this.#carried.bToA += tunnel.carried.bToA;
-    this.tell((observer) => observer.ended?.(tunnel, ending));
+    this.notify((observer) => observer.ended?.(tunnel, ending));
   }
 
   /** Bytes of all tunnels, those that have ended included. */

@@ -1,29 +1,29 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Monitor, UsedCertificate } from "./monitor.ts";
-import type { ProgramName } from "../version.ts";
+import type { FileCertificate } from "../tls/files.ts";
+import type { Monitor } from "./monitor.ts";
 
 /** Whether something is as it has to be for a program to serve clients. */
-export interface Check {
+export interface ReadinessCheck {
   readonly name: string;
   /** What is wrong; undefined when nothing is. */
   readonly problem: string | undefined;
 }
 
 /** Everything that a program has to have to serve clients. It is ready when none has a problem. */
-export function readinessOf(program: ProgramName, monitor: Monitor, now: Date): readonly Check[] {
-  const isServer = program === "proxy-server";
+export function readinessOf(monitor: Monitor, now = new Date()): readonly ReadinessCheck[] {
+  const { isServer } = monitor;
   const listeners = monitor.isListening ? undefined : "it does not listen yet";
   return [
     ...(isServer ? [{ name: "listeners", problem: listeners }] : []),
-    { name: isServer ? "agents" : "servers", problem: peersProblem(isServer, monitor) },
-    { name: "certificates", problem: certificatesProblem(monitor.certificates(), now) },
+    { name: isServer ? "agents" : "servers", problem: peersProblem(monitor) },
+    { name: "certificates", problem: certificatesProblem(monitor.certificates, now) },
     { name: "draining", problem: monitor.isDraining ? "it was told to stop" : undefined },
   ];
 }
 
-function peersProblem(isServer: boolean, { peers }: Monitor): string | undefined {
+function peersProblem({ isServer, peers }: Monitor): string | undefined {
   const serving = [...peers].filter(({ isDraining }) => !isDraining);
   if (serving.some(({ isResponsive }) => isResponsive)) return undefined;
   const none = isServer ? "no agent is connected" : "not connected to a server";
@@ -32,7 +32,7 @@ function peersProblem(isServer: boolean, { peers }: Monitor): string | undefined
 }
 
 function certificatesProblem(
-  certificates: readonly UsedCertificate[],
+  certificates: readonly FileCertificate[],
   now: Date,
 ): string | undefined {
   const expired = certificates.filter(({ info }) => info.notAfter < now);

@@ -5,13 +5,12 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { startAdmin } from "../../lib/observe/admin.ts";
 import { formatAuthority } from "../../lib/net/authority.ts";
-import type { CertificateInfo } from "../../lib/tls/certificate.ts";
 import { UsageError } from "../../lib/errors.ts";
 import { Monitor } from "../../lib/observe/monitor.ts";
 import { type ProgramName, version } from "../../lib/version.ts";
 import { eventually } from "../support/eventually.ts";
 import { logLines, loopback, PROMPT_MS, soon } from "../support/network.ts";
-import { fakePeer } from "../support/peers.ts";
+import { fakeCertificate, fakePeer } from "../support/peers.ts";
 import { agentFlags, anyPort, type ChildProgram, startProgram } from "../support/processes.ts";
 import { samplesOf } from "../support/samples.ts";
 import { Site } from "../support/site.ts";
@@ -87,10 +86,10 @@ function test(
   Deno.test(name, async () => {
     using _ = logLines(0);
     const stop = new AbortController();
-    const monitor = Object.assign(new Monitor(), { isListening: true });
+    const monitor = Object.assign(new Monitor(program, "one"), { isListening: true });
     const address = { hostname, port: 0 };
-    const options = { program, name: "one", address, monitor, signal: stop.signal };
-    const { addr: { port }, finished } = startAdmin(options);
+    const { signal } = stop;
+    const { addr: { port }, finished } = startAdmin({ address, monitor, signal });
     try {
       await fn({
         monitor,
@@ -132,8 +131,8 @@ test("startAdmin() has an agent ready once a server is connected", async ({ get,
 
 test("startAdmin() names what keeps a program from being ready", async ({ get, monitor }) => {
   monitor.peers.add(fakePeer("a"));
-  const notAfter = new Date("2020-01-01T00:00:00Z");
-  monitor.certificates = () => [{ flag: "--cert-file", info: { notAfter } as CertificateInfo }];
+  const certificates = [fakeCertificate(new Date("2020-01-01T00:00:00Z"))];
+  monitor.readFrom({ certificates: () => certificates });
   const { status, body } = await get("/readyz");
   assertEquals(status, 503);
   const expired = "[-]certificates failed: --cert-file has expired at 2020-01-01T00:00:00.000Z\n";
@@ -295,8 +294,7 @@ test("startAdmin() answers others while a client sends its request never to the 
 test("startAdmin() says in one line when its port is taken", ({ port }) => {
   const address = loopback(port);
   const signal = new AbortController().signal;
-  const start = () =>
-    startAdmin({ program: "proxy-agent", address, monitor: new Monitor(), signal });
+  const start = () => startAdmin({ address, monitor: new Monitor("proxy-agent"), signal });
   const { message } = assertThrows(start, UsageError);
   assertMatch(message, new RegExp(`^cannot listen on --listen-admin 127\\.0\\.0\\.1:${port}: .+$`));
 });

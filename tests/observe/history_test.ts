@@ -16,7 +16,7 @@ function test(name: string, fn: () => void | Promise<void>): void {
 
 /** A history whose intervals end when a test says so. */
 function start() {
-  const monitor = new Monitor();
+  const monitor = new Monitor("proxy-server");
   const history = new History(monitor);
   monitor.observe(history);
   let now = Date.parse(history.status().at);

@@ -4,9 +4,7 @@
 /** Each metric changes as its fact does: with programs in this process, or on a monitor alone where that says as much. */
 import { connect } from "node:net";
 import { assert, assertEquals, assertLess } from "@std/assert";
-import type { CertificateInfo } from "../../lib/tls/certificate.ts";
 import { parseCidr } from "../../lib/net/cidr.ts";
-import { Monitor } from "../../lib/observe/monitor.ts";
 import { eventually } from "../support/eventually.ts";
 import { FakeTime } from "../support/fake_time.ts";
 import {
@@ -25,7 +23,7 @@ import {
   soon,
   test,
 } from "../support/network.ts";
-import { fakePeer } from "../support/peers.ts";
+import { fakeCertificate, fakePeer } from "../support/peers.ts";
 import { checkMetrics } from "../support/promtool.ts";
 import { samplesOf, Scrapes } from "../support/samples.ts";
 import { TestCa } from "../support/tls.ts";
@@ -36,8 +34,8 @@ const OVER = { by: "client", reason: "end" } as const;
 
 /** A server and an agent, each with its metrics. */
 async function start(net: Network, config: Parameters<Network["server"]>[0] = {}) {
-  const atServer = new Scrapes("proxy-server", new Monitor());
-  const atAgent = new Scrapes("proxy-agent", new Monitor());
+  const atServer = new Scrapes("proxy-server");
+  const atAgent = new Scrapes("proxy-agent");
   const server = await net.server(config, atServer.monitor);
   const agent = net.agent(server, {}, atAgent.monitor);
   await eventually("the agent is connected", () => atServer.monitor.peers.size === 1);
@@ -139,8 +137,8 @@ test("Metrics have the failures of an agent's dials by reason, at both ends", as
 }, BOTH);
 
 test("Metrics tell a target that does not answer from one that refuses", async (net) => {
-  const atServer = new Scrapes("proxy-server", new Monitor());
-  const atAgent = new Scrapes("proxy-agent", new Monitor());
+  const atServer = new Scrapes("proxy-server");
+  const atAgent = new Scrapes("proxy-agent");
   const server = await net.server({}, atServer.monitor);
   const target = await silentTarget(net);
   net.passthrough(server, target.port, { dialTimeoutMs: 200 }, atAgent.monitor);
@@ -155,7 +153,7 @@ test("Metrics tell a target that does not answer from one that refuses", async (
 test(
   "Metrics have the clients for whom there is no agent, while they wait and after",
   async (net) => {
-    const atServer = new Scrapes("proxy-server", new Monitor());
+    const atServer = new Scrapes("proxy-server");
     const server = await net.server({ agentWaitMs: 500, maxPending: 1 }, atServer.monitor);
     const first = readUntilOver(await net.client(server));
     await becomes(atServer, "pending_opens", 1);
@@ -172,7 +170,7 @@ test(
 );
 
 test("Metrics have a client that leaves before it is connected", async (net) => {
-  const atServer = new Scrapes("proxy-server", new Monitor());
+  const atServer = new Scrapes("proxy-server");
   const server = await net.server({}, atServer.monitor);
   const target = await silentTarget(net);
   net.agent(server);
@@ -186,7 +184,7 @@ test("Metrics have a client that leaves before it is connected", async (net) => 
 test(
   "Metrics have the clients that no agent connects in time, or whose agent leaves meanwhile",
   async (net) => {
-    const atServer = new Scrapes("proxy-server", new Monitor());
+    const atServer = new Scrapes("proxy-server");
     const config = { connectTimeoutMs: 300, retryOn: [] };
     const server = await net.server(config, atServer.monitor);
     const target = await silentTarget(net);
@@ -194,7 +192,7 @@ test(
     await soon("its end", ask(net, server, requestFor(target.authority)));
     await becomes(atServer, "dial_failures_total", 1, { reason: "backend_dial_timeout" });
 
-    const patient = new Scrapes("proxy-server", new Monitor());
+    const patient = new Scrapes("proxy-server");
     const other = await net.server({ retryOn: [] }, patient.monitor);
     const leaving = net.agent(other);
     const client = await net.client(other);
@@ -209,7 +207,7 @@ test(
 
 test("Metrics have clients that the server does not serve, by reason", async (net) => {
   using _ = logLines(0);
-  const atServer = new Scrapes("proxy-server", new Monitor());
+  const atServer = new Scrapes("proxy-server");
   const server = await net.server({ maxConnections: 1, maxAgents: 7 }, atServer.monitor);
   const held = await net.client(server);
   await becomes(atServer, "http_connections", 1);
@@ -226,7 +224,7 @@ test("Metrics have clients that the server does not serve, by reason", async (ne
 
 test("Metrics have connections of a load balancer that bring no client", async (net) => {
   using _ = logLines(0);
-  const atServer = new Scrapes("proxy-server", new Monitor());
+  const atServer = new Scrapes("proxy-server");
   const acceptProxyProtocol = [parseCidr("127.0.0.0/8")];
   const server = await net.server({ acceptProxyProtocol }, atServer.monitor);
   (await net.client(server)).abort();
@@ -239,10 +237,10 @@ test("Metrics have connections of a load balancer that bring no client", async (
 
 test("Metrics have handshakes by result, at both ends", async (net) => {
   using _ = logLines(0);
-  const atServer = new Scrapes("proxy-server", new Monitor());
+  const atServer = new Scrapes("proxy-server");
   const server = await net.server({ agentNames: ["agent-1"], maxAgents: 1 }, atServer.monitor);
   const other = await TestCa.create("another CA");
-  const strange = new Scrapes("proxy-agent", new Monitor());
+  const strange = new Scrapes("proxy-agent");
   const stranger = net.agent(server, { tls: await other.client() }, strange.monitor);
   await eventually(
     "the server has refused it",
@@ -255,7 +253,7 @@ test("Metrics have handshakes by result, at both ends", async (net) => {
   assertEquals(await strange.value("handshakes_total", { result: "ok" }), 0);
   await stranger.stop();
 
-  const good = new Scrapes("proxy-agent", new Monitor());
+  const good = new Scrapes("proxy-agent");
   net.agent(server, {}, good.monitor);
   await becomes(atServer, "handshakes_total", 1, { result: "ok" });
   await becomes(good, "handshakes_total", 1, { result: "ok" });
@@ -271,7 +269,7 @@ test(
   "Metrics have agents that the server does not let in, and servers that do not answer",
   async (net) => {
     using _ = logLines(0);
-    const atServer = new Scrapes("proxy-server", new Monitor());
+    const atServer = new Scrapes("proxy-server");
     const server = await net.server({ agentNames: ["another"] }, atServer.monitor);
     const agent = net.agent(server);
     await eventually(
@@ -281,7 +279,7 @@ test(
     assertEquals(await atServer.value("connected_agents"), 0);
     await agent.stop();
 
-    const alone = new Scrapes("proxy-agent", new Monitor());
+    const alone = new Scrapes("proxy-agent");
     const silent = Deno.listenDatagram({ ...loopback(0), transport: "udp" });
     const { port } = silent.addr as Deno.NetAddr;
     const lost = net.agent({ quicPort: port } as Server, {}, alone.monitor);
@@ -331,7 +329,8 @@ test("Metrics have the connection to each peer, and whether it takes tunnels", a
 }, OWN_ONLY);
 
 Deno.test("Metrics count an agent out that does not answer, and one that drains", async () => {
-  const gauges = new Scrapes("proxy-server", Object.assign(new Monitor(), { isListening: true }));
+  const gauges = new Scrapes("proxy-server");
+  gauges.monitor.isListening = true;
   const peer = fakePeer("a");
   gauges.monitor.peers.add(peer);
   assertEquals(await gauges.value("ready"), 1);
@@ -345,7 +344,7 @@ Deno.test("Metrics count an agent out that does not answer, and one that drains"
 });
 
 Deno.test("Metrics have each number of a connection under its own name", async () => {
-  const gauges = new Scrapes("proxy-agent", new Monitor());
+  const gauges = new Scrapes("proxy-agent");
   const stats = {
     rttMs: 1_000,
     congestionWindowBytes: 2,
@@ -375,7 +374,7 @@ Deno.test("Metrics have each number of a connection under its own name", async (
 });
 
 Deno.test("Metrics sum the connections of one name, and never count back while there is one", async () => {
-  const gauges = new Scrapes("proxy-server", new Monitor());
+  const gauges = new Scrapes("proxy-server");
   const { peers } = gauges.monitor;
   const [first, second] = [
     fakePeer("a", { sentBytes: 100, rttMs: 30, streams: 1 }),
@@ -398,7 +397,7 @@ Deno.test("Metrics sum the connections of one name, and never count back while t
 });
 
 Deno.test("Metrics cut names of certificates, and quote what is in them", async () => {
-  const gauges = new Scrapes("proxy-server", new Monitor());
+  const gauges = new Scrapes("proxy-server");
   const long = "x".repeat(10_000);
   for (const name of [`${long}1`, `${long}2`, 'a"} 1\nb{c="']) {
     gauges.monitor.peers.add(fakePeer(name, { sentBytes: 1 }));
@@ -408,25 +407,22 @@ Deno.test("Metrics cut names of certificates, and quote what is in them", async 
 });
 
 Deno.test("Metrics have the first expiry of the certificates in a file", async () => {
-  const gauges = new Scrapes("proxy-server", new Monitor());
-  const certificate = (flag: string, seconds: number) => ({
-    flag,
-    info: { notAfter: new Date(seconds * 1_000) } as CertificateInfo,
-  });
-  gauges.monitor.certificates = () => [
-    certificate("--cert-file", 2_000),
-    certificate("--client-ca-file", 4_000),
-    certificate("--client-ca-file", 3_000),
+  const gauges = new Scrapes("proxy-server");
+  let certificates = [
+    fakeCertificate(new Date(2_000_000)),
+    fakeCertificate(new Date(4_000_000), "--client-ca-file"),
+    fakeCertificate(new Date(3_000_000), "--client-ca-file"),
   ];
+  gauges.monitor.readFrom({ certificates: () => certificates });
   const name = "certificate_expiration_timestamp_seconds";
   assertEquals(await gauges.by("file", name), { "cert-file": 2_000, "client-ca-file": 3_000 });
-  gauges.monitor.certificates = () => [certificate("--cert-file", 5_000)];
+  certificates = [fakeCertificate(new Date(5_000_000))];
   assertEquals(await gauges.by("file", name), { "cert-file": 5_000 });
 });
 
 Deno.test("Metrics put times into konnectivity's buckets", async () => {
-  const server = new Scrapes("proxy-server", new Monitor());
-  const agent = new Scrapes("proxy-agent", new Monitor());
+  const server = new Scrapes("proxy-server");
+  const agent = new Scrapes("proxy-agent");
   {
     using time = new FakeTime();
     for (const { monitor } of [server, agent]) {
@@ -477,7 +473,7 @@ Deno.test("Metrics have what is known of some labels from the start", async () =
     "draining",
     "internal-error",
   ];
-  assertEquals(await zeros(new Scrapes("proxy-server", new Monitor())), [
+  assertEquals(await zeros(new Scrapes("proxy-server")), [
     "server_dial_failures_total no_agent 0",
     "server_dial_failures_total backend_dial_timeout 0",
     "server_dial_failures_total backend_close 0",
@@ -490,14 +486,14 @@ Deno.test("Metrics have what is known of some labels from the start", async () =
     ...["max-connections", "health-check", "proxy-header"]
       .map((reason) => `server_refused_connections_total ${reason} 0`),
   ]);
-  assertEquals(await zeros(new Scrapes("proxy-passthrough", new Monitor())), [
+  assertEquals(await zeros(new Scrapes("proxy-passthrough")), [
     ...codes.map((reason) => `agent_endpoint_dial_failure_total ${reason} 0`),
     ...["ok", "tls", "timeout", "error"].map((result) => `agent_handshakes_total ${result} 0`),
   ]);
 });
 
 Deno.test("Metrics have the process and its runtime", async () => {
-  const gauges = new Scrapes("proxy-agent", new Monitor());
+  const gauges = new Scrapes("proxy-agent");
   const positive = [
     "process_cpu_seconds_total",
     "process_start_time_seconds",
@@ -515,7 +511,7 @@ Deno.test("Metrics have the process and its runtime", async () => {
 });
 
 Deno.test("Metrics do not scan the tunnels but for their bytes", async () => {
-  const gauges = new Scrapes("proxy-server", new Monitor());
+  const gauges = new Scrapes("proxy-server");
   const { monitor } = gauges;
   let reads = 0;
   const count = 5_000;
@@ -533,7 +529,7 @@ Deno.test("Metrics do not scan the tunnels but for their bytes", async () => {
 });
 
 Deno.test("Metrics ask each connection once a scrape", async () => {
-  const gauges = new Scrapes("proxy-server", new Monitor());
+  const gauges = new Scrapes("proxy-server");
   const peer = fakePeer("a");
   let asked = 0;
   gauges.monitor.peers.add({ ...peer, stats: () => (asked++, peer.now) });
@@ -543,13 +539,13 @@ Deno.test("Metrics ask each connection once a scrape", async () => {
 
 for (const program of ["proxy-server", "proxy-agent", "proxy-passthrough"] as const) {
   Deno.test(`promtool has nothing to say about the metrics of ${program}`, async () => {
-    const gauges = new Scrapes(program, new Monitor());
+    const gauges = new Scrapes(program);
     const { monitor } = gauges;
-    monitor.capacity = { connections: 1, agents: 2, pending_opens: 3 };
+    monitor.readFrom({
+      capacity: () => ({ connections: 1, agents: 2, pending_opens: 3 }),
+      certificates: () => [fakeCertificate(new Date())],
+    });
     monitor.peers.add(fakePeer("a", { sentBytes: 1 }));
-    monitor.certificates = () => [
-      { flag: "--cert-file", info: { notAfter: new Date() } as CertificateInfo },
-    ];
     const tunnel = monitor.begin();
     tunnel.connected();
     tunnel.end(OVER);

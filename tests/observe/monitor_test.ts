@@ -19,7 +19,7 @@ function test(name: string, fn: () => void | Promise<void>): void {
 }
 
 test("Monitor counts the tunnels that are under way, and those that are connected", () => {
-  const monitor = new Monitor();
+  const monitor = new Monitor("proxy-server");
   const [first, second] = [monitor.begin(), monitor.begin()];
   assertEquals([monitor.tunnels.size, monitor.established], [2, 0]);
   first.connected();
@@ -34,7 +34,7 @@ test("Monitor counts the tunnels that are under way, and those that are connecte
 });
 
 test("Monitor sums the bytes of tunnels that are open and of those that have ended", () => {
-  const monitor = new Monitor();
+  const monitor = new Monitor("proxy-server");
   const pipe = { aToB: 1, bToA: 10 };
   const tunnel = monitor.begin();
   tunnel.watch(pipe);
@@ -50,7 +50,7 @@ test("Monitor sums the bytes of tunnels that are open and of those that have end
 
 test("Monitor tells its observers of each tunnel once, with the time since connecting began", async () => {
   using time = new FakeTime();
-  const monitor = new Monitor();
+  const monitor = new Monitor("proxy-server");
   const told: unknown[] = [];
   const observer: Observer = {
     connected: (tunnel, seconds) => told.push([tunnel, seconds]),

@@ -2,11 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assertEquals } from "@std/assert";
-import type { CertificateInfo } from "../../lib/tls/certificate.ts";
 import { Monitor } from "../../lib/observe/monitor.ts";
 import type { ProgramName } from "../../lib/version.ts";
 import { readinessOf } from "../../lib/observe/readiness.ts";
-import { fakePeer } from "../support/peers.ts";
+import { fakeCertificate, fakePeer } from "../support/peers.ts";
 
 const NOW = new Date("2026-06-01T12:00:00Z");
 
@@ -15,28 +14,28 @@ function test(name: string, fn: () => void): void {
 }
 
 /** What is wrong, check by check. */
-function problemsOf(monitor: Monitor, program: ProgramName = "proxy-server", now = NOW) {
-  return readinessOf(program, monitor, now)
+function problemsOf(monitor: Monitor, now = NOW) {
+  return readinessOf(monitor, now)
     .filter(({ problem }) => problem !== undefined)
     .map(({ name, problem }) => `${name}: ${problem}`);
 }
 
 /** Of a program that has started. */
-function started(): Monitor {
-  return Object.assign(new Monitor(), { isListening: true });
+function started(program: ProgramName = "proxy-server"): Monitor {
+  return Object.assign(new Monitor(program), { isListening: true });
 }
 
 test("has a server need its listeners", () => {
-  const monitor = new Monitor();
-  monitor.peers.add(fakePeer("a"));
-  assertEquals(problemsOf(monitor), ["listeners: it does not listen yet"]);
-  assertEquals(problemsOf(monitor, "proxy-agent"), []);
+  const [server, agent] = [new Monitor("proxy-server"), new Monitor("proxy-agent")];
+  for (const { peers } of [server, agent]) peers.add(fakePeer("a"));
+  assertEquals(problemsOf(server), ["listeners: it does not listen yet"]);
+  assertEquals(problemsOf(agent), []);
 });
 
 test("has a server need an agent, and agents a server", () => {
   assertEquals(problemsOf(started()), ["agents: no agent is connected"]);
   for (const program of ["proxy-agent", "proxy-passthrough"] as const) {
-    assertEquals(problemsOf(new Monitor(), program), ["servers: not connected to a server"]);
+    assertEquals(problemsOf(new Monitor(program)), ["servers: not connected to a server"]);
   }
 });
 
@@ -55,28 +54,24 @@ test("needs one peer that takes tunnels and answers, whatever the others do", ()
   assertEquals(problemsOf(monitor), ["agents: no agent is connected that answers"]);
   monitor.peers.add(good);
   assertEquals(problemsOf(monitor), []);
-  monitor.peers.delete(good);
-  assertEquals(problemsOf(monitor, "proxy-agent"), [
-    "servers: not connected to a server that answers",
-  ]);
+  const agent = started("proxy-agent");
+  agent.peers.add(silent);
+  assertEquals(problemsOf(agent), ["servers: not connected to a server that answers"]);
 });
 
 test("names each certificate that has expired, by its flag", () => {
   const monitor = started();
   monitor.peers.add(fakePeer("a"));
-  const certificate = (flag: string, notAfter: Date) => ({
-    flag,
-    info: { notAfter } as CertificateInfo,
-  });
-  monitor.certificates = () => [
-    certificate("--cert-file", NOW),
-    certificate("--client-ca-file", new Date(NOW.getTime() + 1_000)),
+  const certificates = [
+    fakeCertificate(NOW),
+    fakeCertificate(new Date(NOW.getTime() + 1_000), "--client-ca-file"),
   ];
+  monitor.readFrom({ certificates: () => certificates });
   assertEquals(problemsOf(monitor), []);
-  assertEquals(problemsOf(monitor, "proxy-server", new Date(NOW.getTime() + 1)), [
+  assertEquals(problemsOf(monitor, new Date(NOW.getTime() + 1)), [
     "certificates: --cert-file has expired at 2026-06-01T12:00:00.000Z",
   ]);
-  assertEquals(problemsOf(monitor, "proxy-server", new Date(NOW.getTime() + 1_001)), [
+  assertEquals(problemsOf(monitor, new Date(NOW.getTime() + 1_001)), [
     "certificates: --cert-file has expired at 2026-06-01T12:00:00.000Z, " +
     "--client-ca-file has expired at 2026-06-01T12:00:01.000Z",
   ]);

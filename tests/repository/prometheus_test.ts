@@ -5,9 +5,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { parse } from "yaml";
-import type { CertificateInfo } from "../../lib/tls/certificate.ts";
-import { Monitor } from "../../lib/observe/monitor.ts";
-import { fakePeer } from "../support/peers.ts";
+import { fakeCertificate, fakePeer } from "../support/peers.ts";
 import { checkRules, testRules } from "../support/promtool.ts";
 import { samplesOf, Scrapes } from "../support/samples.ts";
 
@@ -31,13 +29,13 @@ interface Metric {
 
 /** What a program exposes, by name, once each of its metrics has a value. */
 async function exposedBy(program: "proxy-server" | "proxy-agent"): Promise<Map<string, Metric>> {
-  const gauges = new Scrapes(program, new Monitor());
+  const gauges = new Scrapes(program);
   const { monitor } = gauges;
-  monitor.capacity = { connections: 1, agents: 1, pending_opens: 1 };
+  monitor.readFrom({
+    capacity: () => ({ connections: 1, agents: 1, pending_opens: 1 }),
+    certificates: () => [fakeCertificate(new Date())],
+  });
   monitor.peers.add(fakePeer("a"));
-  monitor.certificates = () => [
-    { flag: "--cert-file", info: { notAfter: new Date() } as CertificateInfo },
-  ];
   monitor.begin().end({ by: "client", reason: "end" });
   const text = await gauges.metrics.text();
   const samples = samplesOf(text);

@@ -127,7 +127,10 @@ export class Network implements AsyncDisposable {
     this.isRaw = [dialects.server, dialects.agent].includes(RAW);
   }
 
-  async server(config: Partial<ServerConfig> = {}, monitor = new Monitor()): Promise<Server> {
+  async server(
+    config: Partial<ServerConfig> = {},
+    monitor = new Monitor("proxy-server"),
+  ): Promise<Server> {
     const ready = Promise.withResolvers<{ tcpPort: number; quicPort: number }>();
     const program = this.#start((signal) =>
       runServer({
@@ -152,7 +155,7 @@ export class Network implements AsyncDisposable {
   agent(
     server: Server,
     config: Partial<ConnectAgentConfig> = {},
-    monitor = new Monitor(),
+    monitor = new Monitor("proxy-agent"),
   ): Running {
     return this.#start((signal) =>
       runAgent({ ...agentConfig(server, this.#dialects.agent), ...config }, { signal, monitor })
@@ -163,7 +166,7 @@ export class Network implements AsyncDisposable {
     server: Server,
     upstreamPort: number,
     config: Partial<PassthroughConfig> = {},
-    monitor = new Monitor(),
+    monitor = new Monitor("proxy-passthrough"),
   ): Running {
     const upstream = loopback(upstreamPort);
     return this.#start((signal) =>

@@ -3,6 +3,8 @@
 
 import type { Peer } from "../../lib/observe/monitor.ts";
 import type { ConnectionStats } from "../../lib/quic/mod.ts";
+import type { CertificateInfo } from "../../lib/tls/certificate.ts";
+import type { FileCertificate } from "../../lib/tls/files.ts";
 
 const none: ConnectionStats = {
   rttMs: 0,
@@ -30,4 +32,9 @@ export function fakePeer(name: string, stats: Partial<ConnectionStats> = {}) {
     stats: () => peer.now,
   };
   return peer satisfies Peer;
+}
+
+/** A certificate as a monitor knows it, of which nothing but its end is known. */
+export function fakeCertificate(notAfter: Date, flag = "--cert-file"): FileCertificate {
+  return { flag, info: { notAfter } as CertificateInfo };
 }

@@ -3,7 +3,7 @@
 
 /** Metrics in the text format of Prometheus, read as far as the tests need. */
 import { Metrics } from "../../lib/observe/metrics.ts";
-import type { Monitor } from "../../lib/observe/monitor.ts";
+import { Monitor } from "../../lib/observe/monitor.ts";
 import type { ProgramName } from "../../lib/version.ts";
 
 /** One value, with the name and labels that it has. */
@@ -27,11 +27,13 @@ export function samplesOf(text: string): Sample[] {
 
 /** The metrics of a program in this process, from now on. */
 export class Scrapes {
+  readonly monitor: Monitor;
   readonly metrics: Metrics;
   readonly #prefix: string;
 
-  constructor(program: ProgramName, readonly monitor: Monitor) {
-    this.metrics = new Metrics(program, monitor);
+  constructor(program: ProgramName) {
+    const monitor = this.monitor = new Monitor(program);
+    this.metrics = new Metrics(monitor);
     monitor.observe(this.metrics);
     this.#prefix = `quic_tunnel_${program === "proxy-server" ? "server" : "agent"}_`;
   }
