@@ -3,7 +3,7 @@
 
 /** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
 import { acceptEach } from "./lib/net/accept.ts";
-import { type Authority, formatAuthority } from "./lib/net/authority.ts";
+import { type Authority, formatAuthority, formatSocketAddress } from "./lib/net/authority.ts";
 import { listNames } from "./lib/tls/certificate.ts";
 import { clientCertificateFaults, reasonsOf } from "./lib/tls/faults.ts";
 import { checkServer } from "./lib/cli/check/programs.ts";
@@ -15,7 +15,6 @@ import { tcpDuplex } from "./lib/tunnel/tcp_duplex.ts";
 import { endingOf, summarize } from "./lib/observe/ending.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
 import { hintForServer } from "./lib/observe/hints.ts";
-import { formatSocketAddress } from "./lib/net/ip_address.ts";
 import { logLargeDatagrams } from "./lib/observe/large_datagrams.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";

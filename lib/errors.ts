@@ -1,9 +1,20 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { quote } from "./printable.ts";
+
 /** A mistake in how a program was started: shown in one line on stderr, exit code 2. */
 export class UsageError extends Error {
   override readonly name = "UsageError";
+}
+
+/** A text is not what it should be. The message names the text, shortened where it is long, and what is wrong. */
+export class NotParsedError extends Error {
+  override readonly name = "NotParsedError";
+
+  constructor(kind: "address" | "network" | "rule", text: string, problem: string) {
+    super(`bad ${kind} ${quote(text)}: ${problem}`);
+  }
 }
 
 /** The message of anything thrown. */

@@ -27,10 +27,10 @@
  * @module
  */
 
-import { type Authority, hostNameProblem, isIpAddress } from "../net/authority.ts";
+import { NotParsedError } from "../errors.ts";
+import { type Authority, hostNameProblem } from "../net/authority.ts";
 import { type Cidr, cidrContains, formatCidr, parseCidr } from "../net/cidr.ts";
-import { quote } from "../printable.ts";
-import { formatIp, ipBytes } from "../net/ip_address.ts";
+import { formatIp, ipBytes, isIpAddress } from "../net/ip_address.ts";
 
 /** A rule; made by {@linkcode parseRule}. */
 export interface Rule {
@@ -55,15 +55,6 @@ export interface Denial {
   readonly reason: string;
   /** Whether it is the address that is denied, whatever name it was found by. */
   readonly byAddress: boolean;
-}
-
-/** A text is no rule. The message names the text, shortened where it is long, and what is wrong. */
-export class RuleError extends Error {
-  override readonly name = "RuleError";
-
-  constructor(text: string, problem: string) {
-    super(`bad rule ${quote(text)}: ${problem}`);
-  }
 }
 
 /**
@@ -100,8 +91,7 @@ const LOOPBACK_IPV6 = "::1";
 /**
  * Reads a rule.
  *
- * @throws {RuleError} when `text` is none
- * @throws {CidrError} when the network in it is none
+ * @throws {NotParsedError} when `text` is none, or the network in it
  */
 export function parseRule(text: string): Rule {
   const { host, ports, bracketed } = split(text);
@@ -209,19 +199,27 @@ function canonicalName(name: string): string {
 }
 
 function split(text: string): { host: string; ports?: string; bracketed?: boolean } {
-  if (text === "") throw new RuleError(text, "it is empty");
+  if (text === "") throw new NotParsedError("rule", text, "it is empty");
   if (text.startsWith("[")) {
     const [, host, tail] = /^\[([^\]]*)\](.*)$/s.exec(text) ?? [];
-    if (host === undefined) throw new RuleError(text, 'no "]" after the IPv6 network');
-    if (!host.includes(":")) throw new RuleError(text, "not an IPv6 network in the brackets");
+    if (host === undefined) throw new NotParsedError("rule", text, 'no "]" after the IPv6 network');
+    if (!host.includes(":")) {
+      throw new NotParsedError("rule", text, "not an IPv6 network in the brackets");
+    }
     if (!tail) return { host, bracketed: true };
-    if (!tail.startsWith(":")) throw new RuleError(text, 'only ports may follow the "]"');
+    if (!tail.startsWith(":")) {
+      throw new NotParsedError("rule", text, 'only ports may follow the "]"');
+    }
     return { host, bracketed: true, ports: tail.slice(1) };
   }
   const parts = text.split(":");
   if (parts.length === 2) return { host: parts[0]!, ports: parts[1]! };
   if (/\/.*:/s.test(text)) {
-    throw new RuleError(text, "ports after an IPv6 network need brackets, as in [fd00::/8]:443");
+    throw new NotParsedError(
+      "rule",
+      text,
+      "ports after an IPv6 network need brackets, as in [fd00::/8]:443",
+    );
   }
   return { host: text };
 }
@@ -234,24 +232,32 @@ function parseHost(text: string, host: string): Rule["host"] {
   const below = host.startsWith("*.");
   const name = below ? host.slice(2) : host;
   if (name.includes("*")) {
-    throw new RuleError(text, "a * stands alone, or for the labels before a name as in *.example");
+    throw new NotParsedError(
+      "rule",
+      text,
+      "a * stands alone, or for the labels before a name as in *.example",
+    );
   }
   if (below && isIpAddress(canonicalName(name)) !== 0) {
-    throw new RuleError(text, "no names are below an address");
+    throw new NotParsedError("rule", text, "no names are below an address");
   }
   const problem = hostNameProblem(name);
-  if (problem !== undefined) throw new RuleError(text, problem);
+  if (problem !== undefined) throw new NotParsedError("rule", text, problem);
   return { kind: "name", name: canonicalName(name), below };
 }
 
 function parsePorts(text: string, ports: string): { first: number; last: number } {
   const [, low, high = low] = /^([0-9]{1,5})(?:-([0-9]{1,5}))?$/.exec(ports) ?? [];
   if (low === undefined) {
-    throw new RuleError(text, "not a port, or a range like 80-90, behind the :");
+    throw new NotParsedError("rule", text, "not a port, or a range like 80-90, behind the :");
   }
   const [first, last] = [Number(low), Number(high)];
-  if (first < 1 || last > 65535) throw new RuleError(text, "the ports are not in 1 to 65535");
-  if (first > last) throw new RuleError(text, "the first port is greater than the last");
+  if (first < 1 || last > 65535) {
+    throw new NotParsedError("rule", text, "the ports are not in 1 to 65535");
+  }
+  if (first > last) {
+    throw new NotParsedError("rule", text, "the first port is greater than the last");
+  }
   return { first, last };
 }
 

@@ -1,11 +1,16 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type Authority, formatAuthority, parseAuthority } from "../net/authority.ts";
+import {
+  type Authority,
+  formatAuthority,
+  formatSocketAddress,
+  parseAuthority,
+} from "../net/authority.ts";
 import { backoffDelayMs } from "../backoff.ts";
 import { messageOf } from "../errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
-import { formatSocketAddress, socketAddress } from "../net/ip_address.ts";
+import { socketAddress } from "../net/ip_address.ts";
 import type { Logger } from "../log.ts";
 import { TaskGroup } from "../task_group.ts";
 import { sleep } from "../sleep.ts";

@@ -2,14 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Flags whose values are addresses, networks and rules. */
-import { parseRule, type Rule, RuleError } from "../agent/acl.ts";
-import {
-  type Authority,
-  AuthorityError,
-  parseAuthority,
-  type ParseAuthorityOptions,
-} from "../net/authority.ts";
-import { type Cidr, CidrError, parseCidr } from "../net/cidr.ts";
+import { parseRule, type Rule } from "../agent/acl.ts";
+import { NotParsedError } from "../errors.ts";
+import { type Authority, parseAuthority, type ParseAuthorityOptions } from "../net/authority.ts";
+import { type Cidr, parseCidr } from "../net/cidr.ts";
 import {
   type Flag,
   type FlagOptions,
@@ -26,9 +22,8 @@ function named<T>(parse: (text: string) => T): (text: string) => T {
     try {
       return parse(text);
     } catch (error) {
-      const isNamed = [AuthorityError, CidrError, RuleError].some((kind) => error instanceof kind);
-      if (!isNamed) throw error;
-      throw new NamedValueError((error as Error).message, { cause: error });
+      if (!(error instanceof NotParsedError)) throw error;
+      throw new NamedValueError(error.message, { cause: error });
     }
   };
 }

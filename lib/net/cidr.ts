@@ -6,11 +6,8 @@
  *
  * IPv4 and IPv6 are apart: no IPv6 network holds an IPv4 address, not even `::/0`. What is written as
  * an IPv4-mapped IPv6 address is IPv4, so `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
- *
- * @module
  */
-
-import { quote } from "../printable.ts";
+import { NotParsedError } from "../errors.ts";
 import { formatIp, ipBytes, mapIp, unmapIp } from "./ip_address.ts";
 
 /** A network; made by {@linkcode parseCidr}. */
@@ -21,28 +18,21 @@ export interface Cidr {
   readonly prefixLength: number;
 }
 
-/** A text is no network. The message names the text, shortened where it is long, and what is wrong. */
-export class CidrError extends Error {
-  override readonly name = "CidrError";
-
-  constructor(text: string, problem: string) {
-    super(`bad network ${quote(text)}: ${problem}`);
-  }
-}
-
 const MAPPED_PREFIX_LENGTH = 96;
 
 /**
  * Reads `10.0.0.0/8` or `2001:db8::/32`. A plain address is the network of that address alone.
  *
- * @throws {CidrError} when `text` is anything else, or its address has bits beyond the prefix: then
+ * @throws {NotParsedError} when `text` is anything else, or its address has bits beyond the prefix: then
  * the message names the network that has none.
  */
 export function parseCidr(text: string): Cidr {
   const slash = text.indexOf("/");
   const addressText = slash === -1 ? text : text.slice(0, slash);
   const ip = ipBytes(addressText);
-  if (ip === undefined) throw new CidrError(text, "no IP address before the prefix length");
+  if (ip === undefined) {
+    throw new NotParsedError("network", text, "no IP address before the prefix length");
+  }
 
   // The prefix length counts the bits of the form that was written.
   const address = addressText.includes(":") ? mapIp(ip) : ip;
@@ -51,7 +41,11 @@ export function parseCidr(text: string): Cidr {
   const network = address.map((byte, i) => byte & maskByte(prefixLength, i));
   if (network.some((byte, i) => byte !== address[i])) {
     const meant = formatCidr({ network, prefixLength });
-    throw new CidrError(text, `bits beyond the prefix are set, the network is ${meant}`);
+    throw new NotParsedError(
+      "network",
+      text,
+      `bits beyond the prefix are set, the network is ${meant}`,
+    );
   }
   // Of a mapped address, a prefix of less than 96 bits would have been refused just now.
   const unmapped = unmapIp(network);
@@ -65,7 +59,7 @@ export function formatCidr(cidr: Cidr): string {
   return `${formatIp(cidr.network)}/${cidr.prefixLength}`;
 }
 
-/** Tells whether an address of 4 or 16 bytes is in a network. */
+/** Whether an address of 4 or 16 bytes is in a network. */
 export function cidrContains(cidr: Cidr, ip: Uint8Array): boolean {
   const address = unmapIp(ip);
   return address.length === cidr.network.length &&
@@ -74,10 +68,16 @@ export function cidrContains(cidr: Cidr, ip: Uint8Array): boolean {
 
 function parsePrefixLength(text: string, lengthText: string, bits: number): number {
   if (!/^(?:0|[1-9][0-9]*)$/.test(lengthText)) {
-    throw new CidrError(text, "the prefix length is not a decimal number without leading zeros");
+    throw new NotParsedError(
+      "network",
+      text,
+      "the prefix length is not a decimal number without leading zeros",
+    );
   }
   const length = Number(lengthText);
-  if (length > bits) throw new CidrError(text, `the prefix length is not in 0 to ${bits}`);
+  if (length > bits) {
+    throw new NotParsedError("network", text, `the prefix length is not in 0 to ${bits}`);
+  }
   return length;
 }
 

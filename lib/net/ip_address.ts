@@ -6,11 +6,7 @@
  *
  * An address has one form only: an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) is its IPv4 address,
  * or whoever compares addresses would take one host for two.
- *
- * @module
  */
-
-import { formatAuthority, isIpAddress } from "./authority.ts";
 
 /** What an IPv4-mapped IPv6 address begins with. */
 const MAPPED_PREFIX = Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff);
@@ -24,14 +20,24 @@ export interface SocketAddress {
 }
 
 /**
- * Reads an IPv4 or IPv6 address (RFC 4291 §2.2) without brackets or zone id, as `isIpAddress()` takes it.
+ * Reads an IPv4 or IPv6 address (RFC 4291 §2.2) without brackets or zone id. IPv4 has four decimal parts without leading
+ * zeros.
  *
  * @returns 4 or 16 bytes, 4 for an IPv4-mapped IPv6 address, or `undefined` when `text` is no IP address.
  */
 export function ipBytes(text: string): Uint8Array | undefined {
-  const version = isIpAddress(text);
-  if (version === 0) return undefined;
-  return version === 4 ? ipv4Bytes(text) : unmapIp(ipv6Bytes(text));
+  const bytes = ipv4Bytes(text) ?? ipv6Bytes(text);
+  return bytes && unmapIp(bytes);
+}
+
+/**
+ * Tells an IP address, as {@linkcode ipBytes} reads it, from a name.
+ *
+ * @returns 4 or 6, the version of the notation, or 0 when `hostname` is no IP address.
+ */
+export function isIpAddress(hostname: string): 4 | 6 | 0 {
+  if (ipv4Bytes(hostname)) return 4;
+  return ipv6Bytes(hostname) ? 6 : 0;
 }
 
 /**
@@ -43,10 +49,10 @@ export function ipBytes(text: string): Uint8Array | undefined {
 export function formatIp(bytes: Uint8Array): string {
   if (bytes.length === 4) return bytes.join(".");
   if (bytes.length !== 16) {
-    throw new RangeError(`Cannot write an IP address of ${bytes.length} bytes`);
+    throw new RangeError(`an IP address of ${bytes.length} bytes`);
   }
   if (isMapped(bytes)) return `::ffff:${bytes.subarray(12).join(".")}`;
-  const groups = Array.from({ length: 8 }, (_, i) => (bytes[2 * i]! << 8) | bytes[2 * i + 1]!);
+  const groups = groupsOf(bytes);
   const { start, length } = longestZeros(groups);
   const text = (part: readonly number[]) => part.map((group) => group.toString(16)).join(":");
   if (length < 2) return text(groups);
@@ -75,35 +81,41 @@ export function socketAddress(hostname: string, port: number): SocketAddress | u
   return { ip, port };
 }
 
-/** Writes `1.2.3.4:80` or `[::1]:80`. */
-export function formatSocketAddress(address: SocketAddress): string {
-  return formatAuthority({ hostname: formatIp(address.ip), port: address.port });
-}
-
 function isMapped(bytes: Uint8Array): boolean {
   return bytes.length === 16 && MAPPED_PREFIX.every((byte, i) => bytes[i] === byte);
 }
 
-function ipv4Bytes(text: string): Uint8Array {
-  return Uint8Array.from(text.split("."), Number);
+function ipv4Bytes(text: string): Uint8Array | undefined {
+  const parts = text.split(".");
+  const isIpv4 = parts.length === 4 &&
+    parts.every((part) => /^(?:0|[1-9][0-9]{0,2})$/.test(part) && Number(part) <= 255);
+  return isIpv4 ? Uint8Array.from(parts, Number) : undefined;
 }
 
-function ipv6Bytes(text: string): Uint8Array {
-  const [head = [], tail = []] = text.split("::").map(groupBytes);
-  const bytes = new Uint8Array(16);
-  bytes.set(head);
-  bytes.set(tail, 16 - tail.length);
-  return bytes;
-}
+/** Eight groups, one run of them as `::`, the last two perhaps in IPv4 notation. */
+function ipv6Bytes(text: string): Uint8Array | undefined {
+  const parts = text.split("::").map((part) => part === "" ? [] : part.split(":"));
+  const last = parts.at(-1)!;
+  const ipv4 = ipv4Bytes(last.at(-1) ?? "");
+  if (ipv4) last.splice(-1, 1, ...groupsOf(ipv4).map((group) => group.toString(16)));
 
-/** The bytes of groups on one side of `::`, the last two perhaps in IPv4 notation. */
-function groupBytes(half: string): number[] {
-  if (half === "") return [];
-  return half.split(":").flatMap((group) => {
-    if (group.includes(".")) return [...ipv4Bytes(group)];
+  const [head = [], tail] = parts;
+  const missing = 8 - head.length - (tail?.length ?? 0);
+  if (parts.length > 2 || (tail ? missing < 1 : missing !== 0)) return undefined;
+  const groups = [...head, ...Array<string>(missing).fill("0"), ...(tail ?? [])];
+  if (!groups.every((group) => /^[0-9a-fA-F]{1,4}$/.test(group))) return undefined;
+  return Uint8Array.from(groups.flatMap((group) => {
     const value = Number.parseInt(group, 16);
     return [value >> 8, value & 0xff];
-  });
+  }));
+}
+
+/** Each two bytes as a number. */
+function groupsOf(bytes: Uint8Array): number[] {
+  return Array.from(
+    { length: bytes.length / 2 },
+    (_, i) => (bytes[2 * i]! << 8) | bytes[2 * i + 1]!,
+  );
 }
 
 /** Where the longest run of zeros is, the first one of several (RFC 5952 §4.2.3). */

@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** A QUIC stream as a tunnel, in the dialect of its connection: what server and agent do with it at its two ends. */
+import { formatSocketAddress } from "../net/authority.ts";
 import { speaksQrht } from "./dialect.ts";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import type { Failure } from "./failure.ts";
-import { formatSocketAddress } from "../net/ip_address.ts";
 import { FrameType, ProtocolError } from "./frame.ts";
 import {
   decodeOpen,

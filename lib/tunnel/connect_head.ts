@@ -19,7 +19,8 @@
  *   the request line is complete; garbage is refused at the first byte that gives it away.
  * - Fields are held to their grammar, and ignored.
  */
-import { type Authority, AuthorityError, parseAuthority } from "../net/authority.ts";
+import { NotParsedError } from "../errors.ts";
+import { type Authority, parseAuthority } from "../net/authority.ts";
 
 /**
  * What is known after a {@linkcode ConnectHeadParser.push}.
@@ -202,7 +203,7 @@ export class ConnectHeadParser {
       try {
         this.#target = parseAuthority(this.#authority);
       } catch (error) {
-        if (!(error instanceof AuthorityError)) throw error;
+        if (!(error instanceof NotParsedError)) throw error;
         return reject(400, error.message);
       }
     }

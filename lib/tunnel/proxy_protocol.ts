@@ -14,8 +14,14 @@
  *   address blocks must have the length that belongs to the family, so that the TLVs are found.
  * - Of the TLVs, a checksum is verified, and all else ignored but for a unique id that is too long.
  */
-import { isIpAddress } from "../net/authority.ts";
-import { formatIp, mapIp, type SocketAddress, socketAddress, unmapIp } from "../net/ip_address.ts";
+import {
+  formatIp,
+  isIpAddress,
+  mapIp,
+  type SocketAddress,
+  socketAddress,
+  unmapIp,
+} from "../net/ip_address.ts";
 
 /** The addresses of a connection. */
 export interface ProxyAddresses {

@@ -6,11 +6,8 @@ import { CloseCode, StreamCode } from "../../lib/qrht/codes.ts";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { QRHT_ALPN, RAW_ALPN } from "../../lib/qrht/dialect.ts";
-import {
-  formatSocketAddress,
-  type SocketAddress,
-  socketAddress,
-} from "../../lib/net/ip_address.ts";
+import { formatSocketAddress } from "../../lib/net/authority.ts";
+import { type SocketAddress, socketAddress } from "../../lib/net/ip_address.ts";
 import { Control } from "../../lib/qrht/control.ts";
 import { encodeFrame, FrameParser, FrameType, ProtocolError } from "../../lib/qrht/frame.ts";
 import {

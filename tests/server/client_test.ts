@@ -8,11 +8,8 @@ import { type Cidr, parseCidr } from "../../lib/net/cidr.ts";
 import { type Client, identifyClient, ProxyHeaderError } from "../../lib/server/client.ts";
 import { QRHT_ALPN, RAW_ALPN, speaksQrht } from "../../lib/qrht/dialect.ts";
 import { type Duplex, prepend, writeAll } from "../../lib/tunnel/duplex.ts";
-import {
-  formatSocketAddress,
-  type SocketAddress,
-  socketAddress,
-} from "../../lib/net/ip_address.ts";
+import { formatSocketAddress } from "../../lib/net/authority.ts";
+import { type SocketAddress, socketAddress } from "../../lib/net/ip_address.ts";
 import { formatProxyHeader } from "../../lib/tunnel/proxy_protocol.ts";
 import { within } from "../../lib/wait.ts";
 import { cut } from "../support/memory_carrier.ts";
