@@ -4,7 +4,7 @@
 /** proxy-agent: dials the server and serves HTTP CONNECT on every stream that the server opens. */
 import { formatRule, type Rule } from "./lib/agent/acl.ts";
 import { runAgentLinks } from "./lib/agent/keep_connected.ts";
-import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent/session.ts";
+import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
 import { formatAuthority } from "./lib/net/authority.ts";
 import { checkAgent } from "./lib/cli/check/programs.ts";
 import { ConnectHeadParser, type ConnectHeadResult } from "./lib/tunnel/connect_head.ts";
@@ -18,6 +18,7 @@ import { type Duplex, prepend, writeAll } from "./lib/tunnel/duplex.ts";
 import { tcpDuplex } from "./lib/tunnel/tcp_duplex.ts";
 import { endingOf, summarize } from "./lib/observe/ending.ts";
 import { type Failure, failureOf, failures, NotConnectedError } from "./lib/qrht/failure.ts";
+import { agentTlsFiles, loadTls } from "./lib/cli/program_tls.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
 import { formatIp } from "./lib/net/ip_address.ts";
@@ -182,11 +183,10 @@ if (import.meta.main) {
   await runProgram({
     ...agentInfo,
     check: checkAgent,
-    async run(values, { signal, onHangup, monitor }) {
-      const tls = await loadAgentTls(values);
-      void tls.watch({ signal, onHangup });
-      monitor.readFrom({ certificates: () => tls.current.certificates });
-      await runAgent({ ...values, tls }, { signal, monitor });
+    async run(values, surroundings) {
+      const tls = await loadTls(agentTlsFiles(values), surroundings.monitor);
+      void tls.watch(surroundings);
+      await runAgent({ ...values, tls }, surroundings);
     },
   });
 }

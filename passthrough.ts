@@ -3,7 +3,7 @@
 
 /** proxy-passthrough: dials the server and connects every stream that the server opens to one fixed upstream. */
 import { runAgentLinks } from "./lib/agent/keep_connected.ts";
-import { type AgentConfig, loadAgentTls, type ServedTunnel } from "./lib/agent/session.ts";
+import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
 import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import { checkPassthrough } from "./lib/cli/check/programs.ts";
 import { dial } from "./lib/agent/dial.ts";
@@ -11,6 +11,7 @@ import { type Duplex, writeAll } from "./lib/tunnel/duplex.ts";
 import { tcpDuplex } from "./lib/tunnel/tcp_duplex.ts";
 import { endingOf, summarize } from "./lib/observe/ending.ts";
 import { type Failure, failureOf, failures } from "./lib/qrht/failure.ts";
+import { agentTlsFiles, loadTls } from "./lib/cli/program_tls.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
@@ -110,11 +111,10 @@ if (import.meta.main) {
   await runProgram({
     ...passthroughInfo,
     check: checkPassthrough,
-    async run(values, { signal, onHangup, monitor }) {
-      const tls = await loadAgentTls(values);
-      void tls.watch({ signal, onHangup });
-      monitor.readFrom({ certificates: () => tls.current.certificates });
-      await runPassthrough({ ...values, tls }, { signal, monitor });
+    async run(values, surroundings) {
+      const tls = await loadTls(agentTlsFiles(values), surroundings.monitor);
+      void tls.watch(surroundings);
+      await runPassthrough({ ...values, tls }, surroundings);
     },
   });
 }

@@ -16,6 +16,7 @@ import { endingOf, summarize } from "./lib/observe/ending.ts";
 import { messageOf, UsageError } from "./lib/errors.ts";
 import { hintForServer } from "./lib/observe/hints.ts";
 import { logLargeDatagrams } from "./lib/observe/large_datagrams.ts";
+import { loadTls, serverTlsFiles } from "./lib/cli/program_tls.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
 import { handshakeResultOf, Monitor, type Tunnel } from "./lib/observe/monitor.ts";
@@ -42,7 +43,6 @@ import { AgentRegistry, NoAgentError, type RegistryOptions } from "./lib/server/
 import { Route, type RoutePolicy } from "./lib/server/route.ts";
 import { TaskGroup } from "./lib/task_group.ts";
 import { Throttle } from "./lib/server/throttle.ts";
-import { ReloadingTls } from "./lib/tls/reloading_tls.ts";
 import { startTunnelSpan } from "./lib/observe/trace.ts";
 import { openFields } from "./lib/qrht/tunnel.ts";
 
@@ -400,16 +400,10 @@ if (import.meta.main) {
   await runProgram({
     ...serverInfo,
     check: checkServer,
-    async run(values, { signal, onHangup, monitor }) {
-      const tls = await ReloadingTls.load({
-        caFile: values.clientCaFile,
-        caFlag: "--client-ca-file",
-        certFile: values.certFile,
-        keyFile: values.certKey,
-      });
-      monitor.readFrom({ certificates: () => tls.current.certificates });
-      const ready = () => void tls.watch({ signal, onHangup });
-      await runServer({ ...values, tls }, { signal, ready, monitor });
+    async run(values, surroundings) {
+      const tls = await loadTls(serverTlsFiles(values), surroundings.monitor);
+      const ready = () => void tls.watch(surroundings);
+      await runServer({ ...values, tls }, { ...surroundings, ready });
     },
   });
 }

@@ -3,11 +3,12 @@
 
 /** What `passthrough.ts` does, on the binding's own `QUICClient`: the yardstick of the benchmark. */
 import quic, { events, type QUICStream } from "@matrixai/quic";
-import { loadAgentTls } from "../lib/agent/session.ts";
 import type { Authority } from "../lib/net/authority.ts";
+import { agentTlsFiles } from "../lib/cli/program_tls.ts";
 import { runProgram } from "../lib/cli/run_program.ts";
 import { logger } from "../lib/log.ts";
 import { passthroughFlags } from "../lib/cli/program_flags.ts";
+import { checkTlsFiles, readTlsFiles } from "../lib/tls/files.ts";
 import { bindingConfig, carry, containErrors } from "./binding_common.ts";
 
 const log = logger("binding");
@@ -35,7 +36,7 @@ await runProgram({
       resolveHostname: () => server.hostname,
       localHost: "127.0.0.1",
       crypto: { ops: { randomBytes } },
-      config: bindingConfig((await loadAgentTls(values)).current, values.alpn),
+      config: bindingConfig(checkTlsFiles(await readTlsFiles(agentTlsFiles(values))), values.alpn),
     });
     client.connection.addEventListener(
       events.EventQUICConnectionStream.name,

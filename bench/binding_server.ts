@@ -5,6 +5,7 @@
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import quic, { events, type QUICConnection } from "@matrixai/quic";
 import { formatAuthority } from "../lib/net/authority.ts";
+import { serverTlsFiles } from "../lib/cli/program_tls.ts";
 import { runProgram } from "../lib/cli/run_program.ts";
 import { logger } from "../lib/log.ts";
 import { serverFlags } from "../lib/cli/program_flags.ts";
@@ -36,14 +37,7 @@ await runProgram({
   flags: serverFlags,
   async run(values, { signal }) {
     containErrors(log);
-    const tls = checkTlsFiles(
-      await readTlsFiles({
-        caFile: values.clientCaFile,
-        caFlag: "--client-ca-file",
-        certFile: values.certFile,
-        keyFile: values.certKey,
-      }),
-    );
+    const tls = checkTlsFiles(await readTlsFiles(serverTlsFiles(values)));
     const server = new quic.QUICServer({ crypto, config: bindingConfig(tls, values.alpn) });
     let agent: QUICConnection | undefined;
     server.addEventListener(events.EventQUICServerConnection.name, (event) => {

@@ -28,7 +28,6 @@ import {
 import type { Resolver } from "../net/resolver.ts";
 import { TaskGroup } from "../task_group.ts";
 import { sleep } from "../sleep.ts";
-import { ReloadingTls } from "../tls/reloading_tls.ts";
 import { startTunnelSpan } from "../observe/trace.ts";
 import { acceptTunnel, type IncomingTunnel, openFields } from "../qrht/tunnel.ts";
 import type { Failure } from "../qrht/failure.ts";
@@ -96,14 +95,6 @@ const RAW_QUIET_MS = 1_000;
 
 /** Part of its streams that a connection may have lost: with what is left, it serves until another one has taken its place. */
 const WORN_SHARE = 0.5;
-
-/** Certificates and key of an agent, from the files that its flags name. */
-export function loadAgentTls(
-  files: { caFile: string; certFile: string; certKey: string },
-): Promise<ReloadingTls> {
-  const { caFile, certFile, certKey } = files;
-  return ReloadingTls.load({ caFile, caFlag: "--ca-file", certFile, keyFile: certKey });
-}
 
 /** A connection to a server, whose streams are served until it ends. */
 export class AgentSession extends ConnectedPeer {

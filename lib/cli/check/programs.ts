@@ -6,6 +6,7 @@ import { formatAuthority } from "../../net/authority.ts";
 import { formatIp } from "../../net/ip_address.ts";
 import type { AgentFlagValues, PassthroughFlagValues, ServerFlagValues } from "../program_flags.ts";
 import type { TlsMaterial } from "../../tls/files.ts";
+import { agentTlsFiles, serverTlsFiles } from "../program_tls.ts";
 import { checkCertificates } from "./certificates.ts";
 import { checkTcpAddress, checkUdpAddress } from "./listeners.ts";
 import { Report } from "./report.ts";
@@ -20,9 +21,8 @@ const RESOLVE_TIMEOUT_MS = 5_000;
 /** Whether a server could start. */
 export async function checkServer(values: ServerFlagValues, write: Write): Promise<boolean> {
   const report = new Report(write);
-  const { clientCaFile: caFile, certFile, certKey: keyFile, listenTcp, listenQuic } = values;
-  const files = { caFile, caFlag: "--client-ca-file", certFile, keyFile };
-  await checkCertificates(report, files, "server");
+  const { listenTcp, listenQuic } = values;
+  await checkCertificates(report, serverTlsFiles(values), "server");
   const [tcp, udp] = [formatAuthority(listenTcp), formatAuthority(listenQuic)];
   await report.step(`tcp address ${tcp}`, () => checkTcpAddress(listenTcp));
   await report.step(`udp address ${udp}`, () => checkUdpAddress(listenQuic));
@@ -61,10 +61,8 @@ async function checkServers(
   program: string,
   values: SessionFlagValues,
 ): Promise<void> {
-  const { caFile, certFile, certKey: keyFile, servers } = values;
-  const files = { caFile, caFlag: "--ca-file", certFile, keyFile };
-  const tls = await checkCertificates(report, files, "client");
-  for (const server of servers) {
+  const tls = await checkCertificates(report, agentTlsFiles(values), "client");
+  for (const server of values.servers) {
     const { port } = server;
     const label = formatAuthority(server);
     const addresses = await report.step(`server ${label} resolves`, async () => {
