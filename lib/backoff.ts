@@ -15,8 +15,8 @@ export interface BackoffOptions {
   random?: () => number;
 }
 
-// A timer set for longer than this fires at once, which would turn the longest wait into none.
-const MAX_TIMER_MS = 2 ** 31 - 1;
+/** The longest that a timer can wait for; one set for longer fires at once. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /**
  * How long to wait before trying again: exponential backoff with full jitter.

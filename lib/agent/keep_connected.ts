@@ -31,7 +31,7 @@ export async function runAgentLinks(
     const ownSessions = new TaskGroup();
     await reconnect<AgentSession>({
       signal,
-      ...(backoff && { minDelayMs: backoff.minMs, maxDelayMs: backoff.maxMs }),
+      ...backoff,
       connect: (signal) => AgentSession.connect(address, config, options, signal),
       async serve(session) {
         streak.end();

@@ -14,9 +14,9 @@ export interface ReconnectOptions<Session> {
   /** Ends the loop. */
   readonly signal: AbortSignal;
   /** Longest first pause. @default {250} */
-  readonly minDelayMs?: number;
+  readonly minMs?: number;
   /** Longest pause of all. @default {10000} */
-  readonly maxDelayMs?: number;
+  readonly maxMs?: number;
   /** Time a session has to last for the pauses to start from the shortest again. @default {5000} */
   readonly healthyAfterMs?: number;
   /** Source of jitter, 0 to 1. @default {Math.random} */
@@ -32,8 +32,8 @@ export interface ReconnectOptions<Session> {
 export async function reconnect<Session>(options: ReconnectOptions<Session>): Promise<void> {
   const {
     signal,
-    minDelayMs = 250,
-    maxDelayMs = 10_000,
+    minMs = 250,
+    maxMs = 10_000,
     healthyAfterMs = 5_000,
     random = Math.random,
   } = options;
@@ -48,7 +48,7 @@ export async function reconnect<Session>(options: ReconnectOptions<Session>): Pr
       error = thrown;
     }
     if (signal.aborted) return;
-    const delayMs = backoffDelayMs(attempt++, { minMs: minDelayMs, maxMs: maxDelayMs, random });
+    const delayMs = backoffDelayMs(attempt++, { minMs, maxMs, random });
     if (error !== undefined) options.failed(error, delayMs);
     await pause(delayMs, signal);
   }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Durations as Go writes them. */
+import { MAX_TIMER_MS } from "../backoff.ts";
 import { UsageError } from "../errors.ts";
 import {
   type Flag,
@@ -12,9 +13,6 @@ import {
   type ValueOf,
 } from "./flags.ts";
 import { quote } from "../printable.ts";
-
-/** The longest delay that a timer can wait for; one beyond it would fire at once. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /**
  * A duration in Go's form, such as `1m30s`. Its value, and the bounds, are milliseconds: end the

@@ -38,6 +38,9 @@ function checkName(name: string): string | undefined {
   return new TextEncoder().encode(name).length <= 255 ? undefined : "must be at most 255 bytes";
 }
 
+/** The name that agents verify in the certificate of a server. */
+export const DEFAULT_SERVER_NAME = "quic-tunnel-server";
+
 /** The flags that all programs have. */
 export const commonFlags = {
   halfOpenTimeoutMs: durationFlag("half-open-timeout", {
@@ -202,7 +205,7 @@ const sessionFlags = {
     help: "where servers listen for QUIC; a name stands for all its addresses",
   }),
   serverName: stringFlag("server-name", {
-    default: "quic-tunnel-server",
+    default: DEFAULT_SERVER_NAME,
     valueName: "name",
     help: "name verified in the certificate of the server and sent as SNI, whatever --server says",
   }),

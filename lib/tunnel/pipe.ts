@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { MAX_TIMER_MS } from "../backoff.ts";
 import type { Duplex } from "./duplex.ts";
 import { onAbort } from "../on_abort.ts";
 import { ReadBuffer } from "./read_buffer.ts";
@@ -67,9 +68,6 @@ const DROP_PAUSE_MS = 1;
 
 /** Time that bytes need to get ahead of the reset that follows them, which would overtake and drop them. */
 const DELIVERY_MS = 100;
-
-/** The longest that `setTimeout` can wait. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /**
  * Carries bytes between two carriers, both ways, until both directions have ended; both are closed then. Never rejects.

@@ -52,10 +52,10 @@ const healthy = { healthyMs: 5000 };
 const brief = { healthyMs: 4999 };
 const closedAtOnce = { healthyMs: 0 };
 
-test("reconnect() pauses for longer with each failure, up to maxDelayMs", async () => {
+test("reconnect() pauses for longer with each failure, up to maxMs", async () => {
   const { delays } = await run(Array(8).fill(refused));
   assertEquals(delays, [250, 500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
-  const bounded = await run(Array(5).fill(refused), { minDelayMs: 10, maxDelayMs: 70 });
+  const bounded = await run(Array(5).fill(refused), { minMs: 10, maxMs: 70 });
   assertEquals(bounded.delays, [10, 20, 40, 70, 70]);
 });
 
@@ -64,7 +64,7 @@ test("reconnect() draws each pause between its bounds", async () => {
   assertEquals(delays, [63, 63, 63, 63]);
   const drawn = [0, 1, 0.5];
   const mixed = await run(Array(3).fill(refused), {
-    minDelayMs: 100,
+    minMs: 100,
     random: () => drawn.shift()!,
   });
   assertEquals(mixed.delays, [25, 200, Math.ceil((25 + 400) / 2)]);
@@ -188,8 +188,8 @@ test("reconnect() wakes from its own sleep when the signal aborts", async () => 
     connect: () => Promise.reject(refused),
     serve: () => Promise.reject(refused),
     failed: () => pausing.resolve(),
-    minDelayMs: 3_600_000,
-    maxDelayMs: 3_600_000,
+    minMs: 3_600_000,
+    maxMs: 3_600_000,
   });
   await pausing.promise;
   stop.abort();
@@ -203,8 +203,8 @@ test("reconnect() does not sleep when the signal aborts as a failure is told of"
     connect: () => Promise.reject(refused),
     serve: () => Promise.reject(refused),
     failed: () => stop.abort(),
-    minDelayMs: 3_600_000,
-    maxDelayMs: 3_600_000,
+    minMs: 3_600_000,
+    maxMs: 3_600_000,
   });
   await deadline(done, 10_000);
 });
@@ -221,7 +221,7 @@ test("reconnect() sleeps between attempts by its own clock", async () => {
     },
     serve: () => Promise.reject(refused),
     failed: () => {},
-    minDelayMs: 5,
+    minMs: 5,
     random: () => 1,
   });
   // 5 and 10 ms, each counted in whole milliseconds.
@@ -229,5 +229,5 @@ test("reconnect() sleeps between attempts by its own clock", async () => {
 });
 
 test("reconnect() fails when its options make no sense, instead of connecting in a loop", async () => {
-  await assertRejects(() => run([refused], { minDelayMs: 0 }), RangeError, "minMs");
+  await assertRejects(() => run([refused], { minMs: 0 }), RangeError, "minMs");
 });

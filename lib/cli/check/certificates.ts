@@ -7,10 +7,8 @@ import { quote } from "../../printable.ts";
 import { checkTlsFiles, readTlsFiles, type TlsFiles, type TlsMaterial } from "../../tls/files.ts";
 import { DAY_MS, expiryOf } from "../../tls/expiry.ts";
 import { isForHost } from "../../tls/faults.ts";
+import { DEFAULT_SERVER_NAME } from "../program_flags.ts";
 import { type Found, type Report, StepError } from "./report.ts";
-
-/** What agents call a server unless `--server-name` says otherwise. */
-const USUAL_SERVER_NAME = "quic-tunnel-server";
 
 /** Reads the files of one side and judges what is in them. */
 export async function checkCertificates(
@@ -56,10 +54,10 @@ function checkServer(leaf: Certificate): Found {
     );
   }
   const names = listNames(hostNamesOf(leaf)) || "no name";
-  if (isForHost(leaf, USUAL_SERVER_NAME)) {
+  if (isForHost(leaf, DEFAULT_SERVER_NAME)) {
     return { found: `for servers, by the name of ${names}`, value: true };
   }
-  const found = `for servers, by the name of ${names}, not of ${USUAL_SERVER_NAME}: ` +
+  const found = `for servers, by the name of ${names}, not of ${DEFAULT_SERVER_NAME}: ` +
     "agents have to be told by --server-name";
   return { found, value: true, isWarning: true };
 }
