@@ -3,11 +3,14 @@
 // deno-lint-ignore-file no-console -- its results go to stdout
 
 /**
- * Runs the test files, all of this folder or those that the arguments name, as many at a time as there are cores.
+ * Runs the test files, those that need nothing but Deno or those that the arguments name, as many at a time as there
+ * are cores. An argument is a file, or a folder of them.
  *
  * Each has a process of its own: `deno test --parallel` would load the native binding into several isolates of one
  * process, which ends in a segmentation fault now and then when one of them goes away.
  */
+import { SYSTEM_TESTS } from "./support/required_programs.ts";
+
 const FILE_TIMEOUT_S = 600;
 
 /** Takes longer than any other, and so begins first. */
@@ -17,7 +20,7 @@ const LONGEST = "tests/programs/programs_test.ts";
 const PORTABLE = ["quic/hostile_network", "quic/quic", "quic/uni", "qrht/tunnel", "quic/udp"]
   .map((name) => `tests/${name}_test.ts`);
 /** Have tasks of their own, or no tests. */
-const OTHER_FOLDERS = ["binaries", "browser", "chaos", "interop", "support"];
+const OTHER_FOLDERS = [...Object.keys(SYSTEM_TESTS), "chaos", "support"];
 const WITHOUT_LIBC = "--deny-ffi=libc.so.6";
 
 const folder = new URL("./", import.meta.url);
@@ -38,7 +41,8 @@ interface Outcome {
   readonly ok: boolean;
   readonly passed: number;
   readonly failed: number;
-  readonly ignored: number;
+  /** The names of those that are not run on this machine. */
+  readonly ignored: readonly string[];
 }
 
 function runs(): Run[] {
@@ -49,7 +53,9 @@ function runs(): Run[] {
 }
 
 function filesToRun(): string[] {
-  if (Deno.args.length > 0) return Deno.args;
+  if (Deno.args.length > 0) {
+    return Deno.args.flatMap((path) => path.endsWith(".ts") ? [path] : testsBelow(path));
+  }
   return testsBelow("tests")
     .sort((a, b) => Number(b === LONGEST) - Number(a === LONGEST) || a.localeCompare(b));
 }
@@ -77,7 +83,7 @@ async function run({ file, flags: more }: Run): Promise<Outcome> {
     ok: success && summary !== "",
     passed: count("passed"),
     failed: count("failed"),
-    ignored: count("ignored"),
+    ignored: Array.from(text.matchAll(/^(.*) \.\.\. ignored/gm), ([, name]) => `${file}: ${name}`),
   };
   const seconds = ((performance.now() - began) / 1_000).toFixed(1);
   const { ok, passed, failed } = outcome;
@@ -99,13 +105,23 @@ await Promise.all(Array.from({ length: navigator.hardwareConcurrency }, async ()
   for (let file; (file = files.shift()) !== undefined;) outcomes.push(await run(file));
 }));
 
-const sum = (of: "passed" | "failed" | "ignored") =>
+const sum = (of: "passed" | "failed") =>
   outcomes.reduce((total, outcome) => total + outcome[of], 0);
 // A file that did not get to its summary counts as one failure.
 const failed = sum("failed") + outcomes.filter(({ ok, failed }) => !ok && failed === 0).length;
 const seconds = Math.round((performance.now() - began) / 1_000);
+const ignored = outcomes.flatMap((outcome) => outcome.ignored);
 console.log(
   `${failed ? "FAILED" : "ok"} | ${sum("passed")} passed | ${failed} failed | ` +
-    `${sum("ignored")} ignored (${outcomes.length} files, ${seconds}s)`,
+    `${ignored.length} ignored (${outcomes.length} files, ${seconds}s)`,
 );
+for (const test of ignored) console.log(`not for this machine: ${test}`);
+if (Deno.args.length === 0) {
+  for (const [name, { task, programs }] of Object.entries(SYSTEM_TESTS)) {
+    const count = testsBelow(`tests/${name}`).length;
+    const files = count === 1 ? "1 file" : `${count} files`;
+    const needs = Object.keys(programs).join(", ");
+    console.log(`not run: ${files} of tests/${name}/ (deno task ${task}), for they need ${needs}`);
+  }
+}
 Deno.exit(failed ? 1 : 0);

@@ -24,7 +24,6 @@ import {
   test,
 } from "../support/network.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
-import { checkMetrics } from "../support/promtool.ts";
 import { samplesOf, Scrapes } from "../support/samples.ts";
 import { TestCa } from "../support/tls.ts";
 
@@ -535,25 +534,4 @@ Deno.test("Metrics ask each connection once a scrape", async () => {
   gauges.monitor.peers.add({ ...peer, stats: () => (asked++, peer.now) });
   await gauges.metrics.text();
   assertEquals(asked, 1);
-});
-
-for (const program of ["proxy-server", "proxy-agent", "proxy-passthrough"] as const) {
-  Deno.test(`promtool has nothing to say about the metrics of ${program}`, async () => {
-    const gauges = new Scrapes(program);
-    const { monitor } = gauges;
-    monitor.readFrom({
-      capacity: () => ({ connections: 1, agents: 2, pending_opens: 3 }),
-      certificates: () => [fakeCertificate(new Date())],
-    });
-    monitor.peers.add(fakePeer("a", { sentBytes: 1 }));
-    const tunnel = monitor.begin();
-    tunnel.connected();
-    tunnel.end(OVER);
-    assertEquals(await checkMetrics(await gauges.metrics.text()), "");
-  });
-}
-
-Deno.test("promtool has something to say about metrics that are not as they should be", async () => {
-  const text = "# TYPE a_count gauge\na_count 1\n";
-  assert((await checkMetrics(text)).includes("a_count"));
 });

@@ -14,7 +14,6 @@ import {
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { pattern } from "../support/bytes.ts";
-import { eventually } from "../support/eventually.ts";
 import { readExactly } from "../support/memory_duplex.ts";
 import { loopback, OK, requestFor, soon } from "../support/network.ts";
 import { ChildProgram, startProgram } from "../support/processes.ts";
@@ -265,51 +264,4 @@ Deno.test("--agent-name lets agents in by the names in their certificates only",
   });
   assertEquals((await wrong.status).code, 2);
   await wrong.line(/^proxy-server: invalid value "\*" for flag --agent-name: .* first label/);
-});
-
-/** For a program that should have ended by itself. */
-function killed(pid: number): void {
-  try {
-    Deno.kill(pid, "SIGKILL");
-  } catch {
-    // It has.
-  }
-}
-
-Deno.test({
-  name: "SIGHUP stops a program whose terminal is gone, and does not when there is one",
-  ignore: Deno.build.os !== "linux",
-  fn: async () => {
-    await using stage = new Stage();
-    const folder = await stage.folder();
-    await folder.write(oldCa, serverNamed("server"), oldCa);
-    const log = `${folder.path}/log`;
-    const flags = Object.entries({
-      "listen-tcp": "127.0.0.1:0",
-      "listen-quic": "127.0.0.1:0",
-      ...folder.flags("client-ca-file"),
-    }).map(([name, value]) => `--${name}=${value}`).join(" ");
-    // Both the shell and the program get the terminal; the shell tells how the program has ended.
-    const command = `trap '' HUP; ${Deno.execPath()} run -A server.ts ${flags} & ` +
-      `echo pid $! > ${log}; wait $!; echo code $? >> ${log}`;
-    await using terminal = new ChildProgram("script", [
-      "-qfec",
-      command,
-      `${folder.path}/typescript`,
-    ], {
-      env: { SHELL: "/bin/sh" },
-    });
-    await terminal.line(/quic listener on/);
-    const logged = (text: RegExp) =>
-      eventually(`${text} in the log`, async () => text.exec(await Deno.readTextFile(log)));
-    const pid = Number((await logged(/pid (\d+)/))[1]);
-    using _program = { [Symbol.dispose]: () => killed(pid) };
-    const hangUp = () => Deno.kill(pid, "SIGHUP");
-    hangUp();
-    await terminal.line(/certificates unchanged/);
-    terminal.kill("SIGKILL");
-    await terminal.status;
-    hangUp();
-    await logged(/code 0/);
-  },
 });

@@ -5,13 +5,11 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import type { ConnectAgentConfig } from "../../agent.ts";
-import { makeCerts } from "../../certs/make.ts";
 import { parseRule } from "../../lib/agent/acl.ts";
 import { Resolver } from "../../lib/net/resolver.ts";
 import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
 import { encodeOpen } from "../../lib/qrht/messages.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
-import { commandOutput } from "../../tools/command_output.ts";
 import {
   ask,
   assertGivenUp,
@@ -26,7 +24,7 @@ import {
   silentTarget,
   test,
 } from "../support/network.ts";
-import { type ChildProgram, startOrigin, startProgram } from "../support/processes.ts";
+import { startProgram } from "../support/processes.ts";
 import { frames, readAgentFrames, scriptedTest } from "../support/scripted_peer.ts";
 
 const rules = (...texts: string[]) => texts.map(parseRule);
@@ -234,95 +232,6 @@ scriptedTest("runAgent() tells the server that a target is denied", async (net) 
 });
 
 // ---- The program ----
-
-interface Programs extends AsyncDisposable {
-  readonly originPort: number;
-  readonly proxyPort: number;
-  /** Starts an agent, and waits until it serves. */
-  agent(flags: Record<string, string>, env?: Record<string, string>): Promise<ChildProgram>;
-}
-
-async function startPrograms(): Promise<Programs> {
-  await using stack = new AsyncDisposableStack();
-  const dir = await Deno.makeTempDir();
-  stack.defer(() => Deno.remove(dir, { recursive: true }));
-  await makeCerts(dir);
-  const origin = stack.use(await startOrigin());
-  const server = stack.use(startProgram("server", {
-    "listen-tcp": "127.0.0.1:0",
-    "listen-quic": "127.0.0.1:0",
-    "cert-file": `${dir}/server.pem`,
-    "cert-key": `${dir}/server.key`,
-    "client-ca-file": `${dir}/ca.pem`,
-  }));
-  const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
-  const [, quic] = await server.line(/quic listener on 127\.0\.0\.1:(\d+)/);
-  const own = {
-    server: `127.0.0.1:${quic}`,
-    "cert-file": `${dir}/client.pem`,
-    "cert-key": `${dir}/client.key`,
-    "ca-file": `${dir}/ca.pem`,
-    v: 2,
-  };
-  const all = stack.move();
-  return {
-    originPort: origin.port,
-    proxyPort: Number(tcp),
-    async agent(flags, env) {
-      const agent = startProgram("agent", { ...own, ...flags }, env);
-      await agent.line(/connected to quic server/);
-      return agent;
-    },
-    [Symbol.asyncDispose]: () => all.disposeAsync(),
-  };
-}
-
-/** What curl gets through the agent: the answer to its CONNECT, and the origin's to its request. */
-async function curl({ proxyPort }: Programs, host: string, port: number) {
-  const proxy = ["-p", "--proxy", `127.0.0.1:${proxyPort}`];
-  const shown = ["-sv", "-w", " %{http_connect} %{http_code}", "-o", "/dev/null"];
-  const args = ["--max-time", "20", ...proxy, ...shown, `http://${host}:${port}/`];
-  const { stdout, stderr } = await commandOutput("curl", args);
-  const [, reason] = /^< HTTP\/1\.1 \d+ (.*?)\r?$/m.exec(stderr) ?? [];
-  return { codes: stdout.trim(), reason };
-}
-
-Deno.test("proxy-agent keeps curl to --allow and --deny, names of the system included", async () => {
-  await using programs = await startPrograms();
-  const { originPort } = programs;
-  {
-    await using _agent = await programs.agent({
-      allow: `127.0.0.0/8:${originPort},*.invalid`,
-      deny: "127.0.0.2,*.denied.invalid",
-    });
-    const reached = { codes: "200 200", reason: "OK" };
-    assertEquals(await curl(programs, "127.0.0.1", originPort), reached);
-    assertEquals(await curl(programs, "localhost", originPort), reached);
-    const denied: [host: string, port: number, reason: string][] = [
-      ["127.0.0.1", 1, "denied: no --allow rule matches"],
-      ["[::1]", originPort, "denied: no --allow rule matches"],
-      ["127.0.0.2", originPort, "denied by --deny 127.0.0.2"],
-      ["a.denied.invalid", 80, "denied by --deny *.denied.invalid"],
-      ["169.254.169.254", 80, "denied by default rule link-local 169.254.0.0/16"],
-    ];
-    for (const [host, port, reason] of denied) {
-      assertEquals(await curl(programs, host, port), {
-        codes: "403 000",
-        reason: `${host}:${port}: ${reason}`,
-      });
-    }
-    assertEquals(await curl(programs, "a.invalid", 80), {
-      codes: "502 000",
-      reason: "a.invalid:80: name does not resolve",
-    });
-  }
-  await using _agent = await programs.agent({}, { QRHT_DENY: "localhost,10.0.0.0/8" });
-  const { codes, reason } = await curl(programs, "localhost", originPort);
-  assertEquals([codes, reason], [
-    "403 000",
-    `localhost:${originPort}: denied by --deny localhost`,
-  ]);
-});
 
 Deno.test("proxy-agent does not start with a rule that it does not understand", async () => {
   for (

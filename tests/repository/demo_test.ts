@@ -2,48 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { join } from "node:path";
-import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { deadline } from "@std/async/deadline";
-import { ChildProgram } from "../../tools/child_program.ts";
-import { commandOutput } from "../../tools/command_output.ts";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { Demo, demoDir } from "../support/demo.ts";
 import { eventually } from "../support/eventually.ts";
-
-const demoDir = join(import.meta.dirname!, "../../demo");
-const PERMISSIONS = ["--allow-net=127.0.0.1", "--allow-run", `--allow-write=${demoDir}`];
-/** More than any of it takes on a busy machine. */
-const TIMEOUT_MS = 90_000;
-
-/** The demo in a process of its own, as `deno task demo` starts it. */
-class Demo extends ChildProgram {
-  constructor(...args: string[]) {
-    const words = ["run", "--no-prompt", ...PERMISSIONS, join(demoDir, "main.ts"), ...args];
-    super(Deno.execPath(), words, {
-      name: "demo",
-      env: { NO_COLOR: "1" },
-      stopTimeoutMs: TIMEOUT_MS,
-    });
-  }
-
-  get output(): string {
-    return this.lines.map((line) => `${line}\n`).join("");
-  }
-
-  /** The processes that its output names, itself among them. */
-  get pids(): number[] {
-    return [...new Set(Array.from(this.output.matchAll(/pid (\d+)/g), ([, pid]) => Number(pid)))];
-  }
-
-  /** Waits for a line of the output, and gives what the pattern's first group matched. */
-  async shows(pattern: RegExp): Promise<string> {
-    const [all, first] = await this.line(pattern, TIMEOUT_MS);
-    return first ?? all;
-  }
-
-  /** Waits for its end. */
-  async code(): Promise<number> {
-    return (await deadline(this.status, TIMEOUT_MS)).code;
-  }
-}
 
 function isRunning(pid: number): boolean {
   try {
@@ -63,13 +24,6 @@ function assertNothingLeft(demo: Demo): void {
 function filesOf({ pid }: Demo): string[] {
   return Array.from(Deno.readDirSync(demoDir), ({ name }) => name)
     .filter((name) => name.startsWith(`.run-${pid}-`));
-}
-
-async function curl(command: string): Promise<string> {
-  const script = `${command} --silent --show-error --max-time 20`;
-  const { code, stdout, stderr } = await commandOutput("sh", ["-c", script]);
-  assertEquals(code, 0, stderr);
-  return stdout;
 }
 
 Deno.test("demo --once shows both paths and every request, and ends with 0", async () => {
@@ -93,12 +47,10 @@ Deno.test("demo --once shows both paths and every request, and ends with 0", asy
   assertNothingLeft(demo);
 });
 
-Deno.test("demo stays up with commands that work as they are, until SIGINT", async () => {
+Deno.test("demo stays up until SIGINT", async () => {
   await using demo = new Demo();
   await demo.shows(/Press Ctrl-C to stop/);
-  for (const command of [/^ +(curl -p .+)$/, /^ +(curl --noproxy .+)$/]) {
-    assertStringIncludes(await curl(await demo.shows(command)), "Hello from the origin");
-  }
+  assert(demo.pids.every(isRunning));
   demo.kill("SIGINT");
   assertEquals(await demo.code(), 0, demo.output);
   assertMatch(demo.output, /stopped by SIGINT, all processes have exited\n$/);

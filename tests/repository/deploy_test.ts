@@ -11,7 +11,6 @@ import { type Env, envNameOf, type FlagTable, parseFlags } from "../../lib/cli/f
 import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { type Authority } from "../../lib/net/authority.ts";
 import { version } from "../../lib/version.ts";
-import { runCommand } from "../support/command.ts";
 import {
   built,
   type Container,
@@ -32,9 +31,6 @@ const programs: Readonly<Record<string, { name: string; flags: FlagTable }>> = {
   "quic-client": { name: "proxy-agent", flags: agentFlags },
   "quic-client-tcp": { name: "proxy-passthrough", flags: passthroughFlags },
 };
-
-/** What `systemd-analyze security` may give a unit at most, in tenths: as measured. */
-const MAX_EXPOSURE = 12;
 
 /** The YAML parser looks at these. */
 const YAML_VARIABLES = ["LOG_TOKENS", "LOG_STREAM"];
@@ -332,32 +328,6 @@ function assignmentsOf(text: string, { commented = false } = {}): [string, strin
   });
 }
 
-/** Runs systemd-analyze on a unit as if its program were there. */
-async function analyze(unit: string, text: string, ...args: string[]): Promise<string> {
-  const folder = await Deno.makeTempDir();
-  try {
-    const path = `${folder}/${unit}`;
-    await Deno.writeTextFile(path, text.replace(/^(ExecStart=)\S+/m, "$1/bin/true"));
-    const words = [...args, "--no-pager", path];
-    const options = { env: { NO_COLOR: "1" } };
-    const { success, stdout, stderr } = await runCommand(
-      "systemd",
-      "systemd-analyze",
-      words,
-      options,
-    );
-    const output = stdout + stderr;
-    return success ? output : `failed\n${output}`;
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
-}
-
-const verify = (unit: string, text: string) =>
-  analyze(unit, text, "verify", "--man=no", "--recursive-errors=no");
-const judge = (unit: string, text: string) =>
-  analyze(unit, text, "security", "--offline=yes", `--threshold=${MAX_EXPOSURE}`);
-
 for (const program of Object.values(programs)) {
   const unit = `${program.name}.service`;
 
@@ -381,24 +351,7 @@ for (const program of Object.values(programs)) {
     const group = settings.get("SupplementaryGroups");
     assertMatch(read("systemd/sysusers.conf"), new RegExp(`^g ${group} -$`, "m"));
   });
-
-  Deno.test(`deploy/systemd/${unit} is a unit without mistakes, and a hardened one`, async () => {
-    const text = read(`systemd/${unit}`);
-    assertEquals(await verify(unit, text), "");
-    assertMatch(await judge(unit, text), /^(?!failed)/);
-  });
 }
-
-Deno.test("deploy/systemd has its checks reject other units", async () => {
-  const unit = "proxy-agent.service";
-  const text = read(`systemd/${unit}`);
-  assertMatch(
-    await verify(unit, text.replace("ProtectHome", "ProtectHouse")),
-    /ProtectHouse/,
-  );
-  assertMatch(await verify(unit, text.replace("RestartSec=5", "RestartSec=soon")), /soon/);
-  assertMatch(await judge(unit, text.replace(/^PrivateUsers=.*\n/m, "")), /^failed/);
-});
 
 // Docker Compose
 

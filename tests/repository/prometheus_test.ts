@@ -3,16 +3,12 @@
 
 /** Documentation, alert rules and dashboard know the metrics that the programs expose, all of them and no others. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
-import { fileURLToPath } from "node:url";
 import { parse } from "yaml";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
-import { checkRules, testRules } from "../support/promtool.ts";
 import { samplesOf, Scrapes } from "../support/samples.ts";
 
 const root = new URL("../../", import.meta.url);
-const folder = new URL("deploy/prometheus/", root);
 const read = (path: string) => Deno.readTextFileSync(new URL(path, root));
-const pathOf = (name: string) => fileURLToPath(new URL(name, folder));
 
 const docs = read("docs/metrics.md");
 const operations = read("docs/operations.md");
@@ -186,14 +182,6 @@ const { groups }: { groups: { name: string; rules: Rule[] }[] } = parse(
   read("deploy/prometheus/alerts.yaml"),
 );
 const rules = groups.flatMap(({ rules }) => rules);
-
-Deno.test("alerts.yaml is taken by promtool", async () => {
-  assertEquals(await checkRules(pathOf("alerts.yaml")), "");
-});
-
-Deno.test("alerts.yaml alerts as alerts_test.yaml says", async () => {
-  assertEquals(await testRules(pathOf("alerts_test.yaml")), "");
-});
 
 Deno.test("alerts_test.yaml tests that every alert comes, and that it does not come too early", () => {
   interface Expectation {

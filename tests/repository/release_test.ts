@@ -132,12 +132,13 @@ Deno.test("deno task compile refuses targets without a QUIC library, and unknown
   assertStringIncludes(option.stderr, "--targett");
 });
 
-/** A `docker` that writes down what it is told. */
+/** A `docker` that writes down what it is told, and a `git` that knows no commit. */
 async function fakeDocker(exitCode = 0) {
   const dir = await Deno.makeTempDir();
   const path = `${dir}/docker`;
   await Deno.writeTextFile(path, `#!/bin/sh\necho "$@" >>${dir}/calls\nexit ${exitCode}\n`);
   await Deno.chmod(path, 0o755);
+  await Deno.writeTextFile(`${dir}/git`, "#!/bin/sh\nexit 1\n", { mode: 0o755 });
   return {
     PATH: `${dir}:${Deno.env.get("PATH")}`,
     calls: () => Deno.readTextFileSync(`${dir}/calls`).trim().split("\n"),

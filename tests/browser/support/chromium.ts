@@ -9,18 +9,14 @@ import {
   chromium,
   type Page,
 } from "playwright-core";
-
-const EXECUTABLE = "/usr/bin/chromium";
+import { findProgram, missingProgram } from "../../support/required_programs.ts";
 
 /** Starts Chromium, with an empty profile that goes away with it. */
 export async function startChromium(): Promise<Browser> {
-  try {
-    await Deno.stat(EXECUTABLE);
-  } catch (cause) {
-    throw new Error(`No ${EXECUTABLE}: install the Debian package "chromium"`, { cause });
-  }
+  const executablePath = findProgram("chromium");
+  if (executablePath === undefined) throw missingProgram("chromium");
   return await chromium.launch({
-    executablePath: EXECUTABLE,
+    executablePath,
     args: [
       "--no-sandbox",
       "--disable-gpu",

@@ -1,28 +1,9 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { statSync } from "node:fs";
+import { findProgram, missingProgram, SYSTEM_TESTS } from "../../support/required_programs.ts";
 
-/** The programs that are run here, and the Debian package that each comes from. */
-const PACKAGES = {
-  curl: "curl",
-  haproxy: "haproxy",
-  mariadb: "mariadb-client",
-  mariadbd: "mariadb-server",
-  "mariadb-install-db": "mariadb-server",
-  nginx: "nginx-light",
-  scp: "openssh-client",
-  smtpd: "opensmtpd",
-  ssh: "openssh-client",
-  "ssh-keygen": "openssh-client",
-  sshd: "openssh-server",
-  timeout: "coreutils",
-} as const;
-
-export type Program = keyof typeof PACKAGES;
-
-/** Daemons live in `sbin`, which is not on the `PATH` of everybody. */
-const DIRECTORIES = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+export type Program = keyof typeof SYSTEM_TESTS.interop.programs;
 
 /**
  * Where a program is.
@@ -30,11 +11,8 @@ const DIRECTORIES = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin
  * @throws {Error} that names the package to install, if it is nowhere
  */
 export function pathOf(program: Program): string {
-  const path = DIRECTORIES.map((directory) => `${directory}/${program}`)
-    .find((path) => statSync(path, { throwIfNoEntry: false })?.isFile());
-  if (path === undefined) {
-    throw new Error(`${program} is missing: install the Debian package ${PACKAGES[program]}`);
-  }
+  const path = findProgram(program);
+  if (path === undefined) throw missingProgram(program);
   return path;
 }
 

@@ -6,26 +6,27 @@ import {
   commandOutput,
   type CommandOutputOptions,
 } from "../../tools/command_output.ts";
+import { missingProgram } from "./required_programs.ts";
+
+const TIMEOUT_MS = 30_000;
 
 /**
  * Runs a command of the system to its end.
  *
- * @param debianPackage where it comes from
- * @throws {Error} that names the package, when the command is missing
+ * @throws {Error} that names its Debian package, when the command is missing
  */
 export async function runCommand(
-  debianPackage: string,
   command: string,
   args: readonly string[],
   options: CommandOutputOptions = {},
 ): Promise<CommandOutput> {
   try {
-    const signal = AbortSignal.timeout(30_000);
+    const signal = AbortSignal.timeout(TIMEOUT_MS);
     return await commandOutput(command, args, { signal, ...options });
   } catch (cause) {
     if (!(cause instanceof Deno.errors.NotFound)) throw cause;
-    throw new Error(`${command} is missing: install the Debian package ${debianPackage}`, {
-      cause,
-    });
+    const error = missingProgram(command);
+    error.cause = cause;
+    throw error;
   }
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { runCommand } from "./command.ts";
+import { runCommand } from "../../support/system_command.ts";
 
 /**
  * Runs promtool with something on its stdin.
@@ -10,7 +10,7 @@ import { runCommand } from "./command.ts";
  * @throws {Error} when it is missing
  */
 async function promtool(args: string[], input = ""): Promise<string> {
-  const { success, stdout, stderr } = await runCommand("prometheus", "promtool", args, { input });
+  const { success, stdout, stderr } = await runCommand("promtool", args, { input });
   return success ? "" : stdout + stderr || "failed";
 }
 

@@ -1,0 +1,13 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { Flag } from "../../lib/cli/flags.ts";
+
+/** What the help and the manual page say of a flag beside its meaning. */
+export function textsOf(flag: Flag<unknown>): string[] {
+  return [
+    ...flag.notes,
+    ...(flag.required ? ["required"] : []),
+    ...(flag.defaultText === undefined ? [] : [`default: ${flag.defaultText}`]),
+  ];
+}

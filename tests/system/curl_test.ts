@@ -1,0 +1,149 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** curl as the client of the programs, and of the demo. */
+import { createHash } from "node:crypto";
+import { assertEquals, assertStringIncludes } from "@std/assert";
+import { makeCerts } from "../../certs/make.ts";
+import { Demo } from "../support/demo.ts";
+import { patternStream } from "../support/pattern.ts";
+import {
+  agentFlags,
+  anyPort,
+  type ChildProgram,
+  serverFlags,
+  startOrigin,
+  startProgram,
+} from "../support/processes.ts";
+import { runCommand } from "../support/system_command.ts";
+
+const GIGABYTE = 1_000_000_000;
+
+interface Programs extends AsyncDisposable {
+  readonly originPort: number;
+  readonly proxyPort: number;
+  /** Starts an agent, and waits until it serves. */
+  agent(flags: Record<string, string>, env?: Record<string, string>): Promise<ChildProgram>;
+}
+
+async function startPrograms(): Promise<Programs> {
+  await using stack = new AsyncDisposableStack();
+  const dir = await Deno.makeTempDir();
+  stack.defer(() => Deno.remove(dir, { recursive: true }));
+  await makeCerts(dir);
+  const origin = stack.use(await startOrigin());
+  const server = stack.use(startProgram("server", {
+    ...anyPort,
+    ...serverFlags(dir),
+  }));
+  const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
+  const [, quic] = await server.line(/quic listener on 127\.0\.0\.1:(\d+)/);
+  const own = {
+    server: `127.0.0.1:${quic}`,
+    ...agentFlags(dir),
+    v: 2,
+  };
+  const all = stack.move();
+  return {
+    originPort: origin.port,
+    proxyPort: Number(tcp),
+    async agent(flags, env) {
+      const agent = startProgram("agent", { ...own, ...flags }, env);
+      await agent.line(/connected to quic server/);
+      return agent;
+    },
+    [Symbol.asyncDispose]: () => all.disposeAsync(),
+  };
+}
+
+async function sha256(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of stream) hash.update(chunk);
+  return hash.digest("hex");
+}
+
+Deno.test("curl -p --proxy downloads and uploads 1 GB through server and agent", async () => {
+  await using programs = await startPrograms();
+  await using _agent = await programs.agent({});
+  const expected = await sha256(patternStream(GIGABYTE));
+  const curl = (path: string, ...options: string[]) => {
+    const proxy = ["-p", "--proxy", `localhost:${programs.proxyPort}`];
+    const url = `http://127.0.0.1:${programs.originPort}${path}`;
+    return new Deno.Command("curl", {
+      args: ["-sS", "--max-time", "300", ...proxy, ...options, url],
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+  };
+  const down = curl(`/bytes/${GIGABYTE}`);
+  await down.stdin.close();
+  assertEquals(await sha256(down.stdout), expected);
+  assertEquals((await down.status).code, 0);
+
+  const up = curl("/", "-X", "POST", "-H", "Expect:", "-T", "-");
+  await patternStream(GIGABYTE).pipeTo(up.stdin);
+  const { code, stdout } = await up.output();
+  assertEquals(new TextDecoder().decode(stdout).trim(), expected);
+  assertEquals(code, 0);
+});
+
+/** What curl gets through the agent: the answer to its CONNECT, and the origin's to its request. */
+async function answersTo({ proxyPort }: Programs, host: string, port: number) {
+  const proxy = ["-p", "--proxy", `127.0.0.1:${proxyPort}`];
+  const shown = ["-sv", "-w", " %{http_connect} %{http_code}", "-o", "/dev/null"];
+  const args = ["--max-time", "20", ...proxy, ...shown, `http://${host}:${port}/`];
+  const { stdout, stderr } = await runCommand("curl", args);
+  const [, reason] = /^< HTTP\/1\.1 \d+ (.*?)\r?$/m.exec(stderr) ?? [];
+  return { codes: stdout.trim(), reason };
+}
+
+Deno.test("proxy-agent keeps curl to --allow and --deny, names of the system included", async () => {
+  await using programs = await startPrograms();
+  const { originPort } = programs;
+  {
+    await using _agent = await programs.agent({
+      allow: `127.0.0.0/8:${originPort},*.invalid`,
+      deny: "127.0.0.2,*.denied.invalid",
+    });
+    const reached = { codes: "200 200", reason: "OK" };
+    assertEquals(await answersTo(programs, "127.0.0.1", originPort), reached);
+    assertEquals(await answersTo(programs, "localhost", originPort), reached);
+    const denied: [host: string, port: number, reason: string][] = [
+      ["127.0.0.1", 1, "denied: no --allow rule matches"],
+      ["[::1]", originPort, "denied: no --allow rule matches"],
+      ["127.0.0.2", originPort, "denied by --deny 127.0.0.2"],
+      ["a.denied.invalid", 80, "denied by --deny *.denied.invalid"],
+      ["169.254.169.254", 80, "denied by default rule link-local 169.254.0.0/16"],
+    ];
+    for (const [host, port, reason] of denied) {
+      assertEquals(await answersTo(programs, host, port), {
+        codes: "403 000",
+        reason: `${host}:${port}: ${reason}`,
+      });
+    }
+    assertEquals(await answersTo(programs, "a.invalid", 80), {
+      codes: "502 000",
+      reason: "a.invalid:80: name does not resolve",
+    });
+  }
+  await using _agent = await programs.agent({}, { QRHT_DENY: "localhost,10.0.0.0/8" });
+  const { codes, reason } = await answersTo(programs, "localhost", originPort);
+  assertEquals([codes, reason], [
+    "403 000",
+    `localhost:${originPort}: denied by --deny localhost`,
+  ]);
+});
+
+Deno.test("demo shows commands that work as they are", async () => {
+  await using demo = new Demo();
+  await demo.shows(/Press Ctrl-C to stop/);
+  for (const line of [/^ +(curl -p .+)$/, /^ +(curl --noproxy .+)$/]) {
+    const command = `${await demo.shows(line)} --silent --show-error --max-time 20`;
+    const { code, stdout, stderr } = await runCommand("sh", ["-c", command]);
+    assertEquals(code, 0, stderr);
+    assertStringIncludes(stdout, "Hello from the origin");
+  }
+  demo.kill("SIGINT");
+  assertEquals(await demo.code(), 0, demo.output);
+});
