@@ -1,22 +1,22 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+/** The longest that `setTimeout` can wait, in milliseconds: what is set for longer is over at once. */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
+
 /** Bounds of the wait between attempts, and where its randomness comes from. */
 export interface BackoffOptions {
   /** Upper bound of the first wait, in milliseconds, at least 1; doubled with each attempt. */
-  minMs: number;
-  /** Upper bound of every wait, in milliseconds, from `minMs` to 2147483647, the longest timer there is. */
-  maxMs: number;
+  readonly minMs: number;
+  /** Upper bound of every wait, in milliseconds, from `minMs` to {@linkcode MAX_TIMER_MS}. */
+  readonly maxMs: number;
   /**
    * A source of numbers from 0 to 1.
    *
    * @default {Math.random}
    */
-  random?: () => number;
+  readonly random?: () => number;
 }
-
-/** The longest that a timer can wait for; one set for longer fires at once. */
-export const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /**
  * How long to wait before trying again: exponential backoff with full jitter.
@@ -26,27 +26,24 @@ export const MAX_TIMER_MS = 2 ** 31 - 1;
  * usual lower bound is 0; a quarter of `minMs` keeps an unlucky draw from becoming a busy loop, and
  * takes little from the spread.
  *
- * @param attempt 0-based number of the failed attempt, any safe integer
+ * @param attempt 0-based number of the failed attempt
  * @returns milliseconds, at least 1
- * @throws {RangeError} when an argument, or a number drawn from `random`, is out of its range.
+ *
+ * @example
+ * ```ts
+ * import { backoffDelayMs } from "./backoff.ts";
+ * import { assert } from "@std/assert";
+ *
+ * const delayMs = backoffDelayMs(2, { minMs: 250, maxMs: 10_000 });
+ * assert(delayMs >= 250 / 4 && delayMs <= 1_000);
+ * ```
  */
-export function backoffDelayMs(attempt: number, options: BackoffOptions): number {
-  const { minMs, maxMs, random = Math.random } = options;
-  if (!Number.isSafeInteger(attempt) || attempt < 0) {
-    throw new RangeError(`Cannot back off: attempt ${attempt} is not a whole number from 0`);
-  }
-  if (!(minMs >= 1 && minMs <= MAX_TIMER_MS)) {
-    throw new RangeError(`Cannot back off: minMs ${minMs} is not in 1 to ${MAX_TIMER_MS}`);
-  }
-  if (!(maxMs >= minMs && maxMs <= MAX_TIMER_MS)) {
-    throw new RangeError(`Cannot back off: maxMs ${maxMs} is not in ${minMs} to ${MAX_TIMER_MS}`);
-  }
-  const drawn = random();
-  if (!(drawn >= 0 && drawn <= 1)) {
-    throw new RangeError(`Cannot back off: random() gave ${drawn}, which is not in 0 to 1`);
-  }
+export function backoffDelayMs(
+  attempt: number,
+  { minMs, maxMs, random = Math.random }: BackoffOptions,
+): number {
   // 2 ** attempt ends at Infinity, which the smaller maxMs replaces.
   const ceiling = Math.min(maxMs, minMs * 2 ** attempt);
   const floor = minMs / 4;
-  return Math.min(ceiling, Math.ceil(floor + drawn * (ceiling - floor)));
+  return Math.min(ceiling, Math.ceil(floor + random() * (ceiling - floor)));
 }

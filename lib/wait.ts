@@ -20,19 +20,16 @@ export async function within<T>(ms: number, promise: Promise<T>, late: () => Err
   }
 }
 
-/**
- * Waits for a promise, but not beyond the abort of a signal. What becomes of the promise afterwards is nobody's concern.
- *
- * @throws the signal's reason when it aborts first
- */
-export async function untilAborted<T>(signal: AbortSignal, promise: Promise<T>): Promise<T> {
-  const { promise: aborted, reject } = Promise.withResolvers<never>();
-  const onAbort = () => reject(signal.reason);
-  if (signal.aborted) onAbort();
-  signal.addEventListener("abort", onAbort);
-  try {
-    return await Promise.race([promise, aborted]);
-  } finally {
-    signal.removeEventListener("abort", onAbort);
-  }
+/** Waits for a time, in milliseconds; resolves early when the signal aborts, at once when it has before. */
+export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const done = () => {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = setTimeout(done, ms);
+    signal?.addEventListener("abort", done);
+    if (signal?.aborted) done();
+  });
 }

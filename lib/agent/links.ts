@@ -13,8 +13,7 @@ import { FailureStreak } from "./failure_streak.ts";
 import { socketAddress } from "../net/ip_address.ts";
 import type { Logger } from "../log.ts";
 import { TaskGroup } from "../task_group.ts";
-import { sleep } from "../sleep.ts";
-import { within } from "../wait.ts";
+import { sleep, within } from "../wait.ts";
 
 export interface LinksOptions {
   /** Names or IP addresses, and ports. */

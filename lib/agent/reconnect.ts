@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { backoffDelayMs } from "../backoff.ts";
-import { sleep } from "../sleep.ts";
+import { sleep } from "../wait.ts";
 
 export interface ReconnectOptions<Session> {
   /** Makes one session. */

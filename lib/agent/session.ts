@@ -27,7 +27,7 @@ import {
 } from "../quic/mod.ts";
 import type { Resolver } from "../net/resolver.ts";
 import { TaskGroup } from "../task_group.ts";
-import { sleep } from "../sleep.ts";
+import { sleep } from "../wait.ts";
 import { startTunnelSpan } from "../observe/trace.ts";
 import { acceptTunnel, type IncomingTunnel, openFields } from "../qrht/tunnel.ts";
 import type { Failure } from "../qrht/failure.ts";

@@ -4,6 +4,7 @@
 import { backoffDelayMs } from "../backoff.ts";
 import { messageOf } from "../errors.ts";
 import type { Logger } from "../log.ts";
+import { sleep } from "../wait.ts";
 
 /** What accepting needs of a listener. */
 export interface Listener<Connection> {
@@ -44,8 +45,7 @@ export async function acceptEach<Connection>(
         continue;
       }
       if (failures === 0) log.error("cannot accept connections", { error: messageOf(error) });
-      const delayMs = backoffDelayMs(failures++, RETRY);
-      await new Promise((resolve) => setTimeout(resolve, delayMs));
+      await sleep(backoffDelayMs(failures++, RETRY), signal);
       continue;
     }
     if (failures > 0) log.info("connections are accepted again", { failures });

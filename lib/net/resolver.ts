@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Names to IP addresses, as the system resolves them. */
+import { abortable } from "@std/async/abortable";
 import { lookup } from "node:dns/promises";
 import { ipBytes } from "./ip_address.ts";
-import { untilAborted } from "../wait.ts";
 
 /** The addresses of a name in the order of preference, as texts: the system's resolver, or a test's own. */
 export type Lookup = (name: string) => Promise<readonly string[]>;
@@ -61,7 +61,7 @@ export class Resolver {
     const pending = this.#pending.get(key) ?? this.#add(key);
     pending.waiting++;
     try {
-      return await untilAborted(signal, pending.result.promise);
+      return await abortable(pending.result.promise, signal);
     } finally {
       pending.waiting--;
       const isUnwanted = pending.waiting === 0;

@@ -8,6 +8,7 @@
  * On Linux, `connect()` to an address of no family breaks a connection off by RST (connect(2)). Elsewhere, and without
  * `--allow-ffi`, there are no resets.
  */
+import { equals } from "@std/bytes/equals";
 import { ipBytes } from "./ip_address.ts";
 import { libc, nextDescriptor, readSocketAddress, setOption, SOL_SOCKET } from "./libc.ts";
 
@@ -95,5 +96,5 @@ function hasAddress(fd: number, of: "socket" | "peer", { hostname, port }: Deno.
   const address = readSocketAddress(fd, of);
   if (address?.port !== port) return false;
   const ip = ipBytes(hostname.replace(/%.*$/, ""));
-  return ip?.length === address.ip.length && ip.every((byte, i) => byte === address.ip[i]);
+  return ip !== undefined && equals(ip, address.ip);
 }

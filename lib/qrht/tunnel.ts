@@ -139,5 +139,5 @@ export function openFields({ tunnelId, client }: Partial<Open>) {
 
 /** A tunnel id as logs have it: hexadecimal. */
 export function formatTunnelId(id: Uint8Array): string {
-  return Array.from(id, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  return id.toHex();
 }

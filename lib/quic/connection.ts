@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { sleep } from "../wait.ts";
 import { type CloseInfo, ConnectionClosedError, StreamOpenError } from "./errors.ts";
 import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from "./quiche/native.ts";
 import type { TransportSettings } from "./options.ts";
@@ -366,7 +367,7 @@ export class QuicConnection implements StreamTransport {
     const giveUpAt = performance.now() + timeoutMs;
     let now: number;
     do {
-      await new Promise((resolve) => setTimeout(resolve, SETTLED_LOOK_MS));
+      await sleep(SETTLED_LOOK_MS);
       now = performance.now();
     } while (!this.#closeInfo && now < giveUpAt && !this.#isSettled(now));
   }

@@ -7,7 +7,7 @@ import { certificateFields } from "./certificate.ts";
 import { messageOf } from "../errors.ts";
 import { logger } from "../log.ts";
 import type { TlsSource } from "../quic/mod.ts";
-import { sleep } from "../sleep.ts";
+import { sleep } from "../wait.ts";
 import {
   checkTlsFiles,
   readTlsFiles,

@@ -5,7 +5,7 @@ import { MAX_TIMER_MS } from "../backoff.ts";
 import type { Duplex } from "./duplex.ts";
 import { onAbort } from "../on_abort.ts";
 import { ReadBuffer } from "./read_buffer.ts";
-import { sleep } from "../sleep.ts";
+import { sleep } from "../wait.ts";
 
 /** How long a tunnel may be silent, or stuck, before it is given up. */
 export interface TunnelTimeouts {
@@ -223,7 +223,7 @@ class Pair {
   async #resetOf({ from, fromSide }: Direction): Promise<unknown> {
     const back = [this.#aToB, this.#bToA].find(({ to }) => to === from)!;
     // Both were woken by the same event.
-    if (back.writing) await new Promise((resolve) => setTimeout(resolve, 0));
+    if (back.writing) await sleep(0);
     const { by, error } = this.#failure ?? {};
     return by === fromSide && error instanceof Deno.errors.ConnectionReset ? error : undefined;
   }
@@ -235,7 +235,7 @@ class Pair {
     this.#end = this.#failure ?? { reason: "error", by: fromSide, error };
     from.abort(this.#abortCode);
     const left = movedAt + DELIVERY_MS - performance.now();
-    if (left > 0) await new Promise((resolve) => setTimeout(resolve, left));
+    if (left > 0) await sleep(left);
     to.abort(this.#abortCode);
   }
 

@@ -11,7 +11,6 @@ import { type Duplex, prepend, writeAll } from "../../lib/tunnel/duplex.ts";
 import { formatSocketAddress } from "../../lib/net/authority.ts";
 import { type SocketAddress, socketAddress } from "../../lib/net/ip_address.ts";
 import { formatProxyHeader } from "../../lib/tunnel/proxy_protocol.ts";
-import { within } from "../../lib/wait.ts";
 import { cut } from "../support/memory_carrier.ts";
 import {
   type MemoryDuplex,
@@ -25,7 +24,6 @@ import {
 const PROMPT_MS = 10_000;
 
 /** Longer than any test takes. */
-const LONG_MS = 60_000;
 
 function test(name: string, fn: () => void | Promise<void>): void {
   Deno.test({
@@ -369,66 +367,6 @@ test("prepend() gives none of the first bytes after abort(), stop() and asyncDis
     await end(carrier);
     await assertRejects(() => carrier.read(new Uint8Array(2)), MemoryDuplexError, undefined, name);
   }
-});
-
-const late = () => new Error("too late");
-
-test("within() gives what the promise gives, and throws what it throws", async () => {
-  assertEquals(await within(LONG_MS, Promise.resolve(5), late), 5);
-  await assertRejects(
-    () => within(LONG_MS, Promise.reject(new TypeError("failed")), late),
-    TypeError,
-    "failed",
-  );
-  const promise = new Promise((resolve) => setTimeout(() => resolve("slow"), 5));
-  assertEquals(await within(LONG_MS, promise, late), "slow");
-});
-
-test("within() throws when the promise takes longer", async () => {
-  for (const ms of [0, 1, 5]) {
-    await assertRejects(() => within(ms, new Promise<void>(() => {}), late), Error, "too late");
-  }
-});
-
-test("within() gives what is there already, however short the time is", async () => {
-  assertEquals(await within(0, Promise.resolve(5), late), 5);
-});
-
-test("within() asks for no negative time, of which the runtime would complain on stderr", async () => {
-  const { setTimeout } = globalThis;
-  const asked: (number | undefined)[] = [];
-  globalThis.setTimeout = ((callback: () => void, ms?: number) => {
-    asked.push(ms);
-    return setTimeout(callback, ms);
-  }) as typeof setTimeout;
-  try {
-    await within(-5, Promise.resolve(), late);
-  } finally {
-    globalThis.setTimeout = setTimeout;
-  }
-  assertEquals(asked, [0]);
-});
-
-test("within() makes its error only when it is late", async () => {
-  let made = 0;
-  const make = () => {
-    made++;
-    return late();
-  };
-  await within(5, Promise.resolve(), make);
-  await new Promise((resolve) => setTimeout(resolve, 10));
-  assertEquals(made, 0);
-});
-
-test("within() leaves no rejection that nobody handles when the promise fails later", async () => {
-  const promise = Promise.withResolvers<void>();
-  await assertRejects(() => within(1, promise.promise, late), Error, "too late");
-  promise.reject(new Error("later still"));
-  await new Promise((resolve) => setTimeout(resolve));
-  // Also when both come in one turn.
-  const other = Promise.withResolvers<void>();
-  setTimeout(() => other.reject(new Error("at the same time")), 1);
-  await assertRejects(() => within(1, other.promise, late));
 });
 
 test("speaksQrht() knows its own name only", () => {

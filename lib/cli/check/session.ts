@@ -18,7 +18,7 @@ import {
   QuicEndpoint,
   type TlsIdentity,
 } from "../../quic/mod.ts";
-import { sleep } from "../../sleep.ts";
+import { sleep } from "../../wait.ts";
 import { type Found, type Report, StepError } from "./report.ts";
 
 export interface SessionCheck {

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { equals } from "@std/bytes/equals";
 import { randomBytes } from "node:crypto";
 import { MIN_INITIAL_DATAGRAM_BYTES, parseLongHeader } from "./packet.ts";
 
@@ -28,9 +29,5 @@ export function unknownVersion(): Uint8Array {
 export function isVersionNegotiation(datagram: Uint8Array, sent: Uint8Array): boolean {
   const [answer, asked] = [parseLongHeader(datagram), parseLongHeader(sent)];
   return answer !== undefined && asked !== undefined && answer.version === 0 &&
-    isSame(answer.dcid, asked.scid) && isSame(answer.scid, asked.dcid);
-}
-
-function isSame(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+    equals(answer.dcid, asked.scid) && equals(answer.scid, asked.dcid);
 }
