@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-agent: dials the server and serves HTTP CONNECT on every stream that the server opens. */
+import { NO_BYTES } from "./lib/bytes.ts";
 import { formatRule, type Rule } from "./lib/agent/acl.ts";
 import { runAgentLinks } from "./lib/agent/keep_connected.ts";
 import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
@@ -87,7 +88,7 @@ async function serveConnect(
     const request = await readHead(carrier, headTimeoutMs);
     if (!request) {
       tellRefused(tunnel, NO_REQUEST);
-      return await tunnel.failed(NO_REQUEST, new Uint8Array(0));
+      return await tunnel.failed(NO_REQUEST, NO_BYTES);
     }
     target = request.authority;
     record.connecting(target);

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { NO_BYTES } from "../bytes.ts";
 import { TunnelError } from "../tunnel/errors.ts";
 import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
 
@@ -23,8 +24,6 @@ export const MAX_DATA_BYTES = 2 ** 30 - 1;
 
 /** Type and length, each a number of up to 8 bytes. */
 const MAX_HEAD_BYTES = 16;
-
-const nothing = new Uint8Array(0);
 
 const known: readonly number[] = Object.values(FrameType);
 
@@ -66,7 +65,7 @@ export type FrameEvent =
  */
 export class FrameParser {
   /** The head that is incomplete. */
-  #head = nothing;
+  #head = NO_BYTES;
   #first: number | undefined;
   #headBytes = 0;
   #type = 0;
@@ -123,7 +122,7 @@ export class FrameParser {
       this.#head[this.#headBytes++] = bytes[at++]!;
       if (headLength(this.#head.subarray(0, this.#headBytes)) === undefined) continue;
       this.#begin(this.#head);
-      this.#head = nothing;
+      this.#head = NO_BYTES;
       return at;
     }
     return bytes.length;

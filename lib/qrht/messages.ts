@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The payloads of the frames (docs/protocol.md): what they say, and how that is written. */
+import { NO_BYTES } from "../bytes.ts";
 import { type SocketAddress, unmapIp } from "../net/ip_address.ts";
 import { type FailureCode, failureCodes, failures } from "./failure.ts";
 import { ProtocolError } from "./frame.ts";
@@ -136,7 +137,7 @@ export function decodeHello(payload: Uint8Array): Hello {
 
 /** Nothing yet: only fields that a later version may add. */
 export function encodeDrain(): Uint8Array {
-  return new Uint8Array(0);
+  return NO_BYTES;
 }
 
 /** @throws {ProtocolError} when the payload is none of a DRAIN frame */

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { NO_BYTES } from "../bytes.ts";
 import { clearImmediate, setImmediate } from "node:timers";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import { StreamCode } from "./codes.ts";
@@ -46,8 +47,7 @@ export const Hold = {
 /** Room for the first frame of the peer's and what comes with it. */
 const FIRST_READ_BYTES = 2048;
 
-const nothing = new Uint8Array(0);
-const END = encodeFrame(FrameType.End, nothing);
+const END = encodeFrame(FrameType.End, NO_BYTES);
 
 /**
  * One end of a tunnel stream (docs/protocol.md, "Tunnel streams"): its bytes travel in DATA frames and end with END.
@@ -60,11 +60,11 @@ export class TunnelStream implements Duplex {
   readonly #first: number;
   #awaitsFirst = true;
   /** What came with the first frame. */
-  #pending: Uint8Array = nothing;
+  #pending: Uint8Array = NO_BYTES;
   /** This end's first frame while it waits for room. */
   #opening: Promise<void> | undefined;
   /** This end's first frame while it waits for something to go with. */
-  #held: Uint8Array = nothing;
+  #held: Uint8Array = NO_BYTES;
   #letGo: (() => void) | undefined;
   /** Bytes of the DATA frame that is being written that are still to come. */
   #unwritten = 0;
@@ -120,7 +120,7 @@ export class TunnelStream implements Duplex {
 
   #takeHeld(): Uint8Array {
     const held = this.#held;
-    this.#held = nothing;
+    this.#held = NO_BYTES;
     this.#letGo?.();
     this.#letGo = undefined;
     return held;
@@ -166,7 +166,7 @@ export class TunnelStream implements Duplex {
     if (this.#pending.length === 0) return this.#carrier.read(buffer);
     const n = Math.min(buffer.length, this.#pending.length);
     buffer.set(this.#pending.subarray(0, n));
-    this.#pending = n < this.#pending.length ? this.#pending.subarray(n) : nothing;
+    this.#pending = n < this.#pending.length ? this.#pending.subarray(n) : NO_BYTES;
     return n;
   }
 
@@ -256,7 +256,7 @@ export class TunnelStream implements Duplex {
   }
 
   #drop(): void {
-    this.#pending = nothing;
+    this.#pending = NO_BYTES;
   }
 
   /** Runs what may find the peer's bytes in violation of the dialect: the stream is reset then. */

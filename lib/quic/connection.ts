@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { NO_BYTES } from "../bytes.ts";
 import { sleep } from "../wait.ts";
 import { type CloseInfo, ConnectionClosedError, StreamOpenError } from "./errors.ts";
 import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from "./quiche/native.ts";
@@ -75,7 +76,6 @@ const SETTLED_LOOK_MS = 5;
  */
 const MAX_HANDSHAKE_BYTES = { server: 64 << 10, client: 256 << 10 };
 
-const nothing = new Uint8Array(0);
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
@@ -482,7 +482,7 @@ export class QuicConnection implements StreamTransport {
 
   #open(id: number, direction: StreamDirection): QuicStream {
     // Takes the credit; nothing is sent.
-    this.#native.streamSend(id, nothing, false);
+    this.#native.streamSend(id, NO_BYTES, false);
     return this.#addStream(id, direction);
   }
 
@@ -574,7 +574,7 @@ export class QuicConnection implements StreamTransport {
   }
 
   streamFinish(id: number, readEnded: boolean): void {
-    if (this.#unsent.has(id)) this.#native.streamSend(id, nothing, true);
+    if (this.#unsent.has(id)) this.#native.streamSend(id, NO_BYTES, true);
     else this.#fins.add(this.#native, id, readEnded);
     this.#wake();
   }

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { NO_BYTES } from "../bytes.ts";
 import { createHash } from "node:crypto";
 import { allowedName } from "../tls/agent_names.ts";
 import { describeCertificate } from "../tls/certificate.ts";
@@ -25,7 +26,7 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   /** @param allowed patterns of the names that the server lets in; without any, it lets in all agents */
   constructor(connection: QuicConnection, allowed: readonly string[] = []) {
     super(connection);
-    const certificate = connection.peerCertificates?.[0] ?? new Uint8Array(0);
+    const certificate = connection.peerCertificates?.[0] ?? NO_BYTES;
     this.names = namesOf(certificate);
     const name = allowedName(this.names, allowed);
     this.isAllowed = allowed.length === 0 || name !== undefined;

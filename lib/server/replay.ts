@@ -1,17 +1,16 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { NO_BYTES } from "../bytes.ts";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 
 /** A request fits mostly. */
 const MIN_ROOM_BYTES = 512;
 
-const nothing = new Uint8Array(0);
-
 /** Bytes that are handed on as they come, and kept as long as they may have to be handed on once more. */
 export class Replay {
   readonly #maxBytes: number;
-  #kept = nothing;
+  #kept = NO_BYTES;
   #length = 0;
   #ended = false;
   #fixed = false;
@@ -76,7 +75,7 @@ export class Replay {
 
   /** Forgets what was kept. */
   clear(): void {
-    this.#kept = nothing;
+    this.#kept = NO_BYTES;
     this.#length = 0;
   }
 

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { NO_BYTES } from "../../bytes.ts";
 import type { NativeConnection } from "./native.ts";
 import { isQuiet } from "./quiet.ts";
 
@@ -15,8 +16,6 @@ const LOSSY_MS = 5_000;
 
 /** FINs handed over at a time: each takes a packet, and all have to leave with one burst. */
 const MAX_AT_ONCE = 32;
-
-const nothing = new Uint8Array(0);
 
 interface Fin {
   /** Whether the peer's direction had ended before this one was written. */
@@ -176,7 +175,7 @@ function arrived(fin: Fin, state: State): boolean {
 function write(native: NativeConnection, id: number): boolean {
   try {
     if (native.streamCapacity(id) === 0) return false;
-    native.streamSend(id, nothing, true);
+    native.streamSend(id, NO_BYTES, true);
   } catch {
     // The peer has stopped the stream: no end is owed any more.
   }

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { NO_BYTES } from "../../bytes.ts";
 import { type NativeConnection, nativeErrorOf } from "./native.ts";
 
 /** Time between two looks at the streams. */
@@ -11,8 +12,6 @@ const SETTLE_MS = 1_000;
 
 /** Time after which a peer that never ended its direction is no longer waited for. */
 const GIVE_UP_MS = 60_000;
-
-const nothing = new Uint8Array(0);
 
 interface Uncollected {
   readonly how: "reset" | "stopped";
@@ -80,7 +79,7 @@ function isKnown(native: NativeConnection, id: number): boolean {
 
 function readReset(native: NativeConnection, id: number): void {
   try {
-    native.streamRecv(id, nothing);
+    native.streamRecv(id, NO_BYTES);
   } catch {
     // The reset, again.
   }
@@ -88,7 +87,7 @@ function readReset(native: NativeConnection, id: number): void {
 
 function poke(native: NativeConnection, id: number): void {
   try {
-    native.streamSend(id, nothing, true);
+    native.streamSend(id, NO_BYTES, true);
   } catch {
     // The peer has stopped it, which has made quiche send another RESET_STREAM already.
   }
