@@ -7,10 +7,10 @@
  * Where konnectivity (apiserver-network-proxy) has a metric for the same fact, the name that follows the prefix, the
  * meaning and the buckets are the same. No label holds a client or a target.
  */
-import { cpuUsage } from "node:process";
-import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { type Counter, type Histogram, Registry } from "prom-client";
 import type { Reason } from "../tunnel/errors.ts";
 import { failureCodes } from "../qrht/failure.ts";
+import { MetricSet } from "./metric_set.ts";
 import type {
   ConnectionRefusal,
   HandshakeResult,
@@ -21,7 +21,7 @@ import type {
 } from "./monitor.ts";
 import { PeerTotals } from "./peer_totals.ts";
 import type { ConnectionStats } from "../quic/mod.ts";
-import { version } from "../version.ts";
+import { addProcessMetrics } from "./process_metrics.ts";
 import { readinessOf } from "./readiness.ts";
 
 /** Buckets of konnectivity, in seconds. */
@@ -60,78 +60,79 @@ const handshakeResults: Readonly<Record<"server" | "agent", readonly HandshakeRe
   agent: ["ok", "tls", "timeout", "error"],
 };
 
-/** A value that is read when it is asked for. */
-type Read = () => number;
-
 /** The metrics of one program. */
 export class Metrics implements Observer {
   readonly #registry = new Registry();
-  readonly #prefix: string;
-  readonly #isServer: boolean;
+  readonly #metrics: MetricSet;
   readonly #monitor: Monitor;
-  readonly #tunnels;
-  readonly #dialDuration;
+  readonly #tunnels: Counter<"by" | "reason">;
+  readonly #dialDuration: Histogram;
   readonly #dialFailures: Counter;
-  readonly #duration;
-  readonly #handshakes;
+  readonly #duration: Histogram;
+  readonly #handshakes: Counter<"result">;
+  readonly #accepted: Counter | undefined;
+  readonly #refused: Counter<"reason"> | undefined;
   readonly #peerTotals = new PeerTotals();
   /** The connections at the last scrape, those to peers of one name together. */
   #peers: ReadonlyMap<string, ConnectionStats> = new Map();
-  readonly #accepted: Counter | undefined;
-  readonly #refused: Counter<"reason"> | undefined;
 
   constructor(monitor: Monitor) {
+    const { isServer } = monitor;
+    const end = isServer ? "server" : "agent";
+    const prefix = `quic_tunnel_${end}_`;
+    const metrics = new MetricSet(this.#registry, prefix);
+    this.#metrics = metrics;
     this.#monitor = monitor;
-    this.#isServer = monitor.isServer;
-    const end = this.#isServer ? "server" : "agent";
-    this.#prefix = `quic_tunnel_${end}_`;
+    if (isServer) this.#addServer();
+    else this.#addAgent();
     this.#addState();
-    this.#tunnels = this.#counter(
+    this.#addConnections(isServer ? "agent" : "server");
+    this.#tunnels = metrics.counter(
       "tunnels_total",
       "Tunnels that have ended, by who ended them and why.",
       ["by", "reason"],
     );
-    this.#dialDuration = this.#histogram(
+    this.#dialDuration = metrics.histogram(
       "dial_duration_seconds",
-      this.#isServer
+      isServer
         ? "Time until an agent has connected a client to its target."
         : "Time until a target was connected to.",
       DIAL_BUCKETS[end],
     );
-    this.#duration = this.#histogram(
+    this.#duration = metrics.histogram(
       "connection_duration_seconds",
       "Time that a tunnel was connected.",
       DURATION_BUCKETS,
     );
-    this.#dialFailures = this.#isServer
-      ? this.#counter(
+    this.#dialFailures = isServer
+      ? metrics.counter(
         "dial_failures_total",
         "Clients that were not connected to a target, by reason; code is what the agent has said.",
         ["reason", "code"],
         serverDialFailures,
       )
-      : this.#counter(
+      : metrics.counter(
         "endpoint_dial_failure_total",
         "Targets that were not connected to, by reason.",
         ["reason"],
         failureCodes.map((reason) => ({ reason })),
       );
-    this.#handshakes = this.#counter(
+    this.#handshakes = metrics.counter(
       "handshakes_total",
       "QUIC handshakes, by result.",
       ["result"],
       handshakeResults[end].map((result) => ({ result })),
     );
-    if (this.#isServer) {
-      this.#accepted = this.#counter("accepted_connections_total", "TCP connections accepted.");
-      this.#refused = this.#counter(
+    if (isServer) {
+      this.#accepted = metrics.counter("accepted_connections_total", "TCP connections accepted.");
+      this.#refused = metrics.counter(
         "refused_connections_total",
         "TCP connections for which no agent was looked for, by reason.",
         ["reason"],
         refusals.map((reason) => ({ reason })),
       );
     }
-    this.#addProcess();
+    addProcessMetrics(this.#registry, prefix, monitor.startedAt);
   }
 
   /** Media type of the text. */
@@ -154,7 +155,7 @@ export class Metrics implements Observer {
     // In the raw dialect, a tunnel counts as connected until the agent has reset it.
     if (connectedAt !== undefined && reason !== "refused") {
       this.#duration.observe((performance.now() - connectedAt) / 1_000);
-    } else if (this.#isServer) {
+    } else if (this.#monitor.isServer) {
       const cause = by === "client" ? "frontend_close" : dialFailures[reason] ?? "other";
       this.#dialFailures.inc({ reason: result ? "error_response" : cause, code: result ?? "" });
     } else if (result) this.#dialFailures.inc({ reason: result });
@@ -172,104 +173,102 @@ export class Metrics implements Observer {
     this.#handshakes.inc({ result });
   }
 
-  #addState(): void {
-    const monitor = this.#monitor;
+  #addServer(): void {
+    const [metrics, monitor] = [this.#metrics, this.#monitor];
     const { peers, tunnels } = monitor;
-    const serving = () =>
-      [...peers].filter(({ isDraining, isResponsive }) => !isDraining && isResponsive).length;
-    if (this.#isServer) {
-      this.#gauge("ready_backends", "Agents that take tunnels, and answer.", serving);
-      this.#gauge(
-        "connected_agents",
-        "Agents connected, those included that drain or do not answer.",
-        () => peers.size,
-      );
-      this.#gauge(
-        "pending_opens",
-        "Clients that wait for an agent, or for a stream of one.",
-        () => monitor.waiting,
-      );
-      this.#gauge(
-        "pending_backend_dials",
-        "Clients that are not connected to their target yet.",
-        () => tunnels.size - monitor.established,
-      );
-      this.#gauge(
-        "established_connections",
-        "Tunnels that are connected to their target.",
-        () => monitor.established,
-      );
-      this.#gauge("http_connections", "Clients that are served.", () => tunnels.size);
-      this.#capacity();
-    } else {
-      this.#gauge("open_server_connections", "Connections to servers.", () => peers.size);
-      this.#gauge(
-        "known_servers",
-        "Addresses of servers that it is to be connected to.",
-        () => monitor.knownServers,
-      );
-      this.#gauge(
-        "open_endpoint_connections",
-        "Connections to targets.",
-        () => monitor.established,
-      );
-    }
-    this.#gauge("ready", "Whether the program is ready, as /readyz has it.", () => {
+    metrics.gauge(
+      "ready_backends",
+      "Agents that take tunnels, and answer.",
+      () => [...peers].filter(({ isDraining, isResponsive }) => !isDraining && isResponsive).length,
+    );
+    metrics.gauge(
+      "connected_agents",
+      "Agents connected, those included that drain or do not answer.",
+      () => peers.size,
+    );
+    metrics.gauge(
+      "pending_opens",
+      "Clients that wait for an agent, or for a stream of one.",
+      () => monitor.waiting,
+    );
+    metrics.gauge(
+      "pending_backend_dials",
+      "Clients that are not connected to their target yet.",
+      () => tunnels.size - monitor.established,
+    );
+    metrics.gauge(
+      "established_connections",
+      "Tunnels that are connected to their target.",
+      () => monitor.established,
+    );
+    metrics.gauge("http_connections", "Clients that are served.", () => tunnels.size);
+    metrics.gauges(
+      "capacity",
+      "How many connections, agents and pending opens the server takes at a time.",
+      "of",
+      () => Object.entries(monitor.capacity),
+    );
+  }
+
+  #addAgent(): void {
+    const [metrics, monitor] = [this.#metrics, this.#monitor];
+    metrics.gauge(
+      "open_server_connections",
+      "Connections to servers.",
+      () => monitor.peers.size,
+    );
+    metrics.gauge(
+      "known_servers",
+      "Addresses of servers that it is to be connected to.",
+      () => monitor.knownServers,
+    );
+    metrics.gauge(
+      "open_endpoint_connections",
+      "Connections to targets.",
+      () => monitor.established,
+    );
+  }
+
+  /** What both ends have. */
+  #addState(): void {
+    const [metrics, monitor] = [this.#metrics, this.#monitor];
+    metrics.gauge("ready", "Whether the program is ready, as /readyz has it.", () => {
       const checks = readinessOf(monitor);
       return checks.every(({ problem }) => problem === undefined) ? 1 : 0;
     });
-    this.#carried();
-    this.#quic();
-    this.#certificates();
-  }
-
-  #capacity(): void {
-    const monitor = this.#monitor;
-    new Gauge({
-      name: `${this.#prefix}capacity`,
-      help: "How many connections, agents and pending opens the server takes at a time.",
-      labelNames: ["of"],
-      registers: [this.#registry],
-      collect() {
-        for (const [of, most] of Object.entries(monitor.capacity)) this.set({ of }, most);
-      },
-    });
-  }
-
-  #carried(): void {
-    const monitor = this.#monitor;
-    this.#reread("carried_bytes_total", "Bytes that tunnels have carried, open ones included.", {
-      label: "direction",
-      fill(counter) {
+    metrics.counters(
+      "carried_bytes_total",
+      "Bytes that tunnels have carried, open ones included.",
+      "direction",
+      () => {
         const { aToB, bToA } = monitor.carried;
-        counter.inc({ direction: "to_target" }, aToB);
-        counter.inc({ direction: "to_client" }, bToA);
+        return [["to_target", aToB], ["to_client", bToA]];
       },
-    });
+    );
+    metrics.gauges(
+      "certificate_expiration_timestamp_seconds",
+      "When the first of the certificates in a file expires, in seconds since 1970.",
+      "file",
+      () => {
+        const first = new Map<string, number>();
+        for (const { flag, info } of monitor.certificates) {
+          const file = flag.replace(/^--/, "");
+          const at = info.notAfter.getTime() / 1_000;
+          first.set(file, Math.min(at, first.get(file) ?? Infinity));
+        }
+        return first;
+      },
+    );
   }
 
   /** The connections, those to peers of one name together. */
-  #quic(): void {
-    const label = this.#isServer ? "agent" : "server";
-    const peers = () => this.#peers;
-    const gauge = (name: string, help: string, of: keyof ConnectionStats, unit = 1) =>
-      new Gauge({
-        name: `${this.#prefix}quic_${name}`,
-        help,
-        labelNames: [label],
-        registers: [this.#registry],
-        collect() {
-          this.reset();
-          for (const [name, stats] of peers()) this.set({ [label]: name }, stats[of] * unit);
-        },
-      });
+  #addConnections(label: "agent" | "server"): void {
+    const read = (of: keyof ConnectionStats, unit = 1) => () =>
+      Array.from(this.#peers, ([name, stats]) => [name, stats[of] * unit] as const);
+    const gauge = (name: string, help: string, of: keyof ConnectionStats, unit?: number) =>
+      this.#metrics.gauges(`quic_${name}`, help, label, read(of, unit));
     const counter = (name: string, help: string, of: keyof ConnectionStats) =>
-      this.#reread(`quic_${name}_total`, help, {
-        label,
-        fill(counter) {
-          for (const [name, stats] of peers()) counter.inc({ [label]: name }, stats[of]);
-        },
-      });
+      this.#metrics.counters(`quic_${name}_total`, help, label, read(of));
     gauge("smoothed_rtt_seconds", "Smoothed round-trip time.", "rttMs", 1 / 1_000);
     gauge("congestion_window_bytes", "Congestion window.", "congestionWindowBytes");
     gauge("streams", "Streams open.", "streams");
@@ -279,118 +278,5 @@ export class Metrics implements Observer {
     counter("lost_packets", "Packets sent that were lost.", "lostPackets");
     counter("sent_bytes", "Bytes of UDP payload sent.", "sentBytes");
     counter("received_bytes", "Bytes of UDP payload received.", "receivedBytes");
-  }
-
-  #certificates(): void {
-    const monitor = this.#monitor;
-    new Gauge({
-      name: `${this.#prefix}certificate_expiration_timestamp_seconds`,
-      help: "When the first of the certificates in a file expires, in seconds since 1970.",
-      labelNames: ["file"],
-      registers: [this.#registry],
-      collect() {
-        this.reset();
-        const first = new Map<string, number>();
-        for (const { flag, info } of monitor.certificates) {
-          const at = info.notAfter.getTime() / 1_000;
-          first.set(flag, Math.min(at, first.get(flag) ?? Infinity));
-        }
-        for (const [flag, at] of first) this.set({ file: flag.replace(/^--/, "") }, at);
-      },
-    });
-  }
-
-  #addProcess(): void {
-    const registers = [this.#registry];
-    const gauge = (name: string, help: string, read: Read) =>
-      new Gauge({
-        name,
-        help,
-        registers,
-        collect() {
-          this.set(read());
-        },
-      });
-    const startedAt = this.#monitor.startedAt / 1_000;
-    new Counter({
-      name: "process_cpu_seconds_total",
-      help: "User and system CPU time.",
-      registers,
-      collect() {
-        this.reset();
-        const { user, system } = cpuUsage();
-        this.inc((user + system) / 1e6);
-      },
-    });
-    gauge("process_start_time_seconds", "When the program started, since 1970.", () => startedAt);
-    const memory = (name: string, help: string, of: keyof Deno.MemoryUsage) =>
-      gauge(name, help, () => Deno.memoryUsage()[of]);
-    memory("process_resident_memory_bytes", "Resident memory.", "rss");
-    memory("deno_heap_used_bytes", "Memory of JavaScript objects.", "heapUsed");
-    memory("deno_heap_size_bytes", "Memory that the JavaScript heap has.", "heapTotal");
-    memory("deno_external_memory_bytes", "Memory of buffers outside of it.", "external");
-    new Gauge({
-      name: "deno_event_loop_lag_seconds",
-      help: "Time until a callback that is due at once has run.",
-      registers,
-      async collect() {
-        const asked = performance.now();
-        await new Promise((resolve) => setTimeout(resolve, 0));
-        this.set((performance.now() - asked) / 1_000);
-      },
-    });
-    const { target } = Deno.build;
-    new Gauge({
-      name: `${this.#prefix}build_info`,
-      help: "Always 1; the labels say what the program is made of.",
-      labelNames: ["version", "deno", "target"],
-      registers,
-    }).set({ version, deno: Deno.version.deno, target }, 1);
-  }
-
-  #gauge(name: string, help: string, read: Read): void {
-    new Gauge({
-      name: this.#prefix + name,
-      help,
-      registers: [this.#registry],
-      collect() {
-        this.set(read());
-      },
-    });
-  }
-
-  /** @param known what there may be of its labels, if that is little */
-  #counter<Label extends string = never>(
-    name: string,
-    help: string,
-    labelNames: Label[] = [],
-    known: readonly Record<Label, string>[] = [],
-  ): Counter<Label> {
-    const registers = [this.#registry];
-    const counter = new Counter({ name: this.#prefix + name, help, labelNames, registers });
-    for (const labels of known) counter.inc(labels, 0);
-    return counter;
-  }
-
-  /** A counter of what is counted elsewhere. @param fill gives it its values anew each time */
-  #reread(
-    name: string,
-    help: string,
-    { label, fill }: { label: string; fill: (counter: Counter) => void },
-  ): void {
-    new Counter({
-      name: this.#prefix + name,
-      help,
-      labelNames: [label],
-      registers: [this.#registry],
-      collect() {
-        this.reset();
-        fill(this);
-      },
-    });
-  }
-
-  #histogram(name: string, help: string, buckets: number[]): Histogram {
-    return new Histogram({ name: this.#prefix + name, help, buckets, registers: [this.#registry] });
   }
 }

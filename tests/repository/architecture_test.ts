@@ -49,7 +49,7 @@ const reserved: readonly {
     code: /\bDeno\.(?:args|env|exit|exitCode|addSignalListener|removeSignalListener)\b/,
     imports: /^node:process$/,
     // The metrics need its CPU time.
-    users: ["lib/cli/run_program.ts", "lib/observe/metrics.ts", ...programs],
+    users: ["lib/cli/run_program.ts", "lib/observe/process_metrics.ts", ...programs],
   },
   {
     what: "use Deno or Node, of the rooms whose files are mostly values in, values out",

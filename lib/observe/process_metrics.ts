@@ -1,0 +1,55 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { cpuUsage } from "node:process";
+import { Counter, Gauge, type Registry } from "prom-client";
+import { version } from "../version.ts";
+import { MetricSet } from "./metric_set.ts";
+
+/**
+ * Adds the metrics of the process and its runtime, by the names that Prometheus' client libraries have for them.
+ *
+ * @param prefix of what is this project's own
+ * @param startedAt when the program started, in ms since 1970
+ */
+export function addProcessMetrics(registry: Registry, prefix: string, startedAt: number): void {
+  const registers = [registry];
+  const metrics = new MetricSet(registry);
+  new Counter({
+    name: "process_cpu_seconds_total",
+    help: "User and system CPU time.",
+    registers,
+    collect() {
+      this.reset();
+      const { user, system } = cpuUsage();
+      this.inc((user + system) / 1e6);
+    },
+  });
+  metrics.gauge(
+    "process_start_time_seconds",
+    "When the program started, since 1970.",
+    () => startedAt / 1_000,
+  );
+  const memory = (name: string, help: string, of: keyof Deno.MemoryUsage) =>
+    metrics.gauge(name, help, () => Deno.memoryUsage()[of]);
+  memory("process_resident_memory_bytes", "Resident memory.", "rss");
+  memory("deno_heap_used_bytes", "Memory of JavaScript objects.", "heapUsed");
+  memory("deno_heap_size_bytes", "Memory that the JavaScript heap has.", "heapTotal");
+  memory("deno_external_memory_bytes", "Memory of buffers outside of it.", "external");
+  new Gauge({
+    name: "deno_event_loop_lag_seconds",
+    help: "Time until a callback that is due at once has run.",
+    registers,
+    async collect() {
+      const asked = performance.now();
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      this.set((performance.now() - asked) / 1_000);
+    },
+  });
+  new Gauge({
+    name: `${prefix}build_info`,
+    help: "Always 1; the labels say what the program is made of.",
+    labelNames: ["version", "deno", "target"],
+    registers,
+  }).set({ version, deno: Deno.version.deno, target: Deno.build.target }, 1);
+}
