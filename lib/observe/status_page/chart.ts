@@ -78,7 +78,7 @@ export function chart({ title, series, intervalMs, format, atLeast, empty }: Cha
 }
 
 /** The names, with the last and the highest value. */
-export function legend(series: readonly Series[], format: (value: number) => string): Element {
+function legend(series: readonly Series[], format: (value: number) => string): Element {
   return element(
     "ul",
     { class: "legend" },
@@ -101,7 +101,7 @@ export function legend(series: readonly Series[], format: (value: number) => str
 }
 
 /** The chart for those who do not see it. */
-export function describeSeries(
+function describeSeries(
   series: readonly Series[],
   format: (value: number) => string,
   empty: string,

@@ -1,11 +1,11 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** What the page is made of. The server writes it as HTML, the browser changes its document to look like it. */
+/** What the page is made of. */
 
 export interface Element {
   readonly tag: string;
-  /** `data-key` tells an element from its siblings, so that it stays itself when some come or go. */
+  /** `data-key` tells an element from its siblings, for the script. */
   readonly attributes: Readonly<Record<string, string>>;
   readonly children: readonly Content[];
 }

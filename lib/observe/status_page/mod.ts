@@ -4,7 +4,7 @@
 /** The status page: one HTML document that loads nothing else, and shows the status without its script as well. */
 import type { Status } from "../status.ts";
 import { escapeHtml, toHtml } from "./html.ts";
-import { pageScript } from "./script.ts";
+import { script } from "./script.ts";
 import { style } from "./style.ts";
 import { titleOf, view } from "./view.ts";
 
@@ -12,14 +12,14 @@ const ICON = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
 <path d="M2 14V8a6 6 0 0 1 12 0v6" fill="none" stroke="#3b7ddd" stroke-width="3"/></svg>`;
 
 /**
- * Writes the document. With its script it asks for `status.json`, beside it, every 2 s.
+ * Writes the document. Its script fetches it anew every 2 s.
  *
  * @param nonce what {@linkcode statusPageHeaders} was given: unguessable, and another one for each answer
  */
 export function statusPage(status: Status, nonce: string): string {
   const nonceValue = escapeHtml(nonce);
   return `<!DOCTYPE html>
-<html lang="en">
+<html lang="en" data-version="${escapeHtml(status.version)}">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -34,7 +34,7 @@ export function statusPage(status: Status, nonce: string): string {
 <button id="pause" type="button" hidden>Pause</button>
 </aside>
 <div id="page">${view(status).map(toHtml).join("")}</div>
-<script nonce="${nonceValue}">${pageScript(status.version)}</script>
+<script nonce="${nonceValue}">${script}</script>
 </body>
 </html>
 `;

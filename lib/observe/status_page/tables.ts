@@ -184,7 +184,7 @@ export function nameOf(name: string | undefined): Element {
   return element("bdi", { title: shown === text ? undefined : text }, shown);
 }
 
-export function namesOf(names: readonly string[]): Element {
+function namesOf(names: readonly string[]): Element {
   if (names.length === 0) return nameOf(undefined);
   const shown = names.slice(0, 5).map((name, index) => [index === 0 ? "" : ", ", nameOf(name)]);
   const more = names.length > 5 ? ` and ${formatNumber(names.length - 5)} more` : "";
@@ -192,7 +192,7 @@ export function namesOf(names: readonly string[]): Element {
 }
 
 /** A state in words, with a sign and a colour. */
-export function mark(
+function mark(
   state: StatusPeer["state"] | StatusTunnel["state"] | StatusCertificate["expiry"],
   words: string = state,
 ): Element {
@@ -211,24 +211,24 @@ export function mark(
   return element("span", { class: `mark ${look}` }, `${sign} ${words}${urgency}`);
 }
 
-export function ageOf(since: string, at: string): Element {
+function ageOf(since: string, at: string): Element {
   const age = formatDuration(Date.parse(at) - Date.parse(since));
   return element("time", { datetime: since, title: formatTime(since) }, age);
 }
 
-export function streamsOf({ streams, streamCredit }: StatusPeer): Contents {
+function streamsOf({ streams, streamCredit }: StatusPeer): Contents {
   return [
     formatNumber(streams),
     element("small", { class: "muted" }, ` ${formatNumber(streamCredit)} free`),
   ];
 }
 
-export function lossOf({ lostPackets, sentPackets }: StatusPeer): Element {
+function lossOf({ lostPackets, sentPackets }: StatusPeer): Element {
   const title = `${formatNumber(lostPackets)} of ${formatNumber(sentPackets)} packets`;
   return element("span", { title }, formatPercent(lostPackets, sentPackets));
 }
 
-export function rateOf(bytesPerSecond: number, bytes: number): Contents {
+function rateOf(bytesPerSecond: number, bytes: number): Contents {
   return [
     formatRate(bytesPerSecond),
     element("small", { class: "muted" }, ` ${formatBytes(bytes)} in all`),

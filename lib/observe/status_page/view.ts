@@ -65,7 +65,7 @@ export function head({ program, name, version, at, startedAt, ready, checks }: S
   );
 }
 
-export function checkList(checks: readonly StatusCheck[]): Element {
+function checkList(checks: readonly StatusCheck[]): Element {
   return element(
     "ul",
     { class: "checks", "aria-label": "Checks" },
@@ -110,7 +110,7 @@ export function figure(name: string, value: string, note = ""): Element {
   );
 }
 
-export function peerNote(peers: readonly StatusPeer[]): string {
+function peerNote(peers: readonly StatusPeer[]): string {
   return (["draining", "silent"] as const)
     .map((state) => [state, peers.filter((peer) => peer.state === state).length] as const)
     .filter(([, count]) => count > 0)
@@ -131,7 +131,7 @@ export function latest({ connectP50Ms, connectP99Ms, intervalMs }: StatusHistory
   };
 }
 
-export function charts(history: StatusHistory): Element {
+function charts(history: StatusHistory): Element {
   const { intervalMs } = history;
   return element(
     "section",

@@ -45,8 +45,7 @@ export class Tab implements AsyncDisposable {
     });
     page.on("request", (request) => {
       const target = request.url();
-      const isOwn = target === url || target === new URL("status.json", url).href;
-      if (!isOwn && !target.startsWith("data:")) this.complaints.push(`request: ${target}`);
+      if (target !== url && !target.startsWith("data:")) this.complaints.push(`request: ${target}`);
     });
   }
 

@@ -4,10 +4,12 @@
 import type { Status } from "../../../lib/observe/status.ts";
 import { statusPage, statusPageHeaders } from "../../../lib/observe/status_page/mod.ts";
 
-/** Serves the status page, and the status, on a port of its own. */
+/** Serves the status page on a port of its own. */
 export class StatusSite implements AsyncDisposable {
-  /** How often the status was asked for. */
+  /** How often the script of a page has asked. */
   asked = 0;
+  /** What it is answered in place of the page. */
+  answer: Response | undefined;
   readonly port: number;
   #server: Deno.HttpServer<Deno.NetAddr> | undefined;
 
@@ -22,17 +24,17 @@ export class StatusSite implements AsyncDisposable {
   #start(port: number): number {
     this.#server = Deno.serve(
       { hostname: "127.0.0.1", port, onListen: () => {} },
-      (request) => this.#answer(new URL(request.url).pathname),
+      (request) => this.#answer(request),
     );
     return this.#server.addr.port;
   }
 
-  #answer(path: string): Response {
-    if (path === "/status.json") {
+  #answer({ url, headers }: Request): Response {
+    if (new URL(url).pathname !== "/") return new Response("not found", { status: 404 });
+    if (headers.get("Sec-Fetch-Dest") === "empty") {
       this.asked++;
-      return Response.json(this.status);
+      if (this.answer) return this.answer.clone();
     }
-    if (path !== "/") return new Response("not found", { status: 404 });
     const nonce = crypto.randomUUID();
     return new Response(statusPage(this.status, nonce), { headers: statusPageHeaders(nonce) });
   }
