@@ -7,7 +7,8 @@ import { ConnectError, explainConnectError } from "../../agent/connect_error.ts"
 import { certificateFields, describeCertificate } from "../../tls/certificate.ts";
 import { speaksQrht } from "../../qrht/dialect.ts";
 import { quote } from "../../printable.ts";
-import { largeDatagramsArrive, LOST_DATAGRAMS_HINT } from "../../observe/large_datagrams.ts";
+import { LOST_DATAGRAMS_HINT } from "../../observe/large_datagrams.ts";
+import { largeDatagramsArrive } from "./large_datagrams.ts";
 import { startControl } from "../../qrht/control.ts";
 import type { Hello } from "../../qrht/messages.ts";
 import {

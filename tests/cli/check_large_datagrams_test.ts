@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assertEquals } from "@std/assert";
-import { largeDatagramsArrive } from "../../lib/observe/large_datagrams.ts";
+import { largeDatagramsArrive } from "../../lib/cli/check/large_datagrams.ts";
 import { QRHT_ALPN } from "../../lib/qrht/dialect.ts";
 import { withRelayedPair } from "../support/relayed_pair.ts";
 
