@@ -3,7 +3,7 @@
 
 import { CloseCode } from "./codes.ts";
 import { speaksQrht } from "./dialect.ts";
-import { writeAll } from "../tunnel/duplex.ts";
+import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import { messageOf } from "../errors.ts";
 import { version } from "../version.ts";
 import { encodeFrame, type FrameEvent, FrameParser, FrameType, ProtocolError } from "./frame.ts";
@@ -16,13 +16,12 @@ import {
   encodeHello,
   type Hello,
 } from "./messages.ts";
-import type { Carrier } from "./tunnel_stream.ts";
 
 /** What control streams need of a QUIC connection. */
 export interface ControlConnection {
-  /** Undefined when the peer takes no such streams. */
-  openUniStream(): Pick<Carrier, "write"> | undefined;
-  acceptUniStream(): Promise<Pick<Carrier, "read">>;
+  /** Undefined when the peer allows no such stream. */
+  openUniStream(): Pick<Duplex, "write"> | undefined;
+  acceptUniStream(): Promise<Pick<Duplex, "read">>;
   close(code: number, reason: string): void;
   /** UDP payload of the largest datagram that has come from the peer. */
   readonly largestReceived?: number;
@@ -34,7 +33,7 @@ export interface ControlConnection {
   arrived?(bytes: number): void;
 }
 
-/** What the peer says. */
+/** What arrives on the peer's control stream. */
 export interface ControlEvents {
   hello(hello: Hello): void;
   /** The peer takes no further tunnels. */
@@ -43,7 +42,7 @@ export interface ControlEvents {
   violated(error: ProtocolError): void;
 }
 
-/** What this end understands, beyond what every end does. */
+/** Optional features, which HELLO announces. */
 const DRAIN_FEATURE = "drain";
 const ARRIVED_FEATURE = "arrived";
 
@@ -53,7 +52,7 @@ const READ_BYTES = 2048;
 export class Control {
   readonly #connection: ControlConnection;
   readonly #events: ControlEvents;
-  readonly #stream: Pick<Carrier, "write"> | undefined;
+  readonly #stream: Pick<Duplex, "write"> | undefined;
   /** Frames are sent one after the other. */
   #sent: Promise<void> = Promise.resolve();
   #peer: Hello | undefined;
@@ -68,7 +67,7 @@ export class Control {
   ) {
     this.#connection = connection;
     this.#events = events;
-    this.#stream = openOwn(connection);
+    this.#stream = openStream(connection);
     this.#send(
       FrameType.Hello,
       encodeHello({ ...hello, features: [DRAIN_FEATURE, ARRIVED_FEATURE] }),
@@ -76,14 +75,14 @@ export class Control {
     void this.#listen();
   }
 
-  /** Tells the peer, if it understands that, that this end takes no further tunnels. */
+  /** Tells the peer, if it knows DRAIN, that this end accepts no further tunnels. */
   drain(): void {
     this.#drains = true;
     if (this.#peer?.features.includes(DRAIN_FEATURE)) this.#send(FrameType.Drain, encodeDrain());
   }
 
-  /** Tells the peer, from now on, how large the datagrams are that come from it. */
-  #tellArrivals(): void {
+  /** Reports to the peer, from now on, how large its datagrams are that arrive. */
+  #reportArrivals(): void {
     const connection = this.#connection;
     connection.onLarger = () => {
       this.#send(FrameType.Arrived, encodeArrived(connection.largestReceived ?? 0));
@@ -95,7 +94,7 @@ export class Control {
     const stream = this.#stream;
     if (!stream) return;
     this.#sent = this.#sent.then(() => writeAll(stream, encodeFrame(type, payload)))
-      // The peer does not listen, or the connection has ended: both are no reason to fail.
+      // The peer has stopped the stream, or the connection has ended; tunnels do not depend on it.
       .catch(() => {});
   }
 
@@ -111,7 +110,7 @@ export class Control {
     }
   }
 
-  async #read(stream: Pick<Carrier, "read">): Promise<void> {
+  async #read(stream: Pick<Duplex, "read">): Promise<void> {
     const parser = new FrameParser(FrameType.Hello);
     const buffer = new Uint8Array(READ_BYTES);
     for (let n; (n = await stream.read(buffer)) !== null;) {
@@ -131,7 +130,7 @@ export class Control {
         if (this.#peer) throw new ProtocolError("HELLO twice");
         this.#peer = decodeHello(payload);
         this.#events.hello(this.#peer);
-        if (this.#peer.features.includes(ARRIVED_FEATURE)) this.#tellArrivals();
+        if (this.#peer.features.includes(ARRIVED_FEATURE)) this.#reportArrivals();
         if (this.#drains) this.drain();
         return;
       }
@@ -151,7 +150,7 @@ export class Control {
   }
 }
 
-/** The control streams of a connection whose dialect has some; the others' unidirectional streams mean nothing. */
+/** Starts the control streams of a connection whose dialect has them. In others, unidirectional streams mean nothing. */
 export function startControl(
   connection: ControlConnection & { readonly alpn: string },
   hello: Pick<Hello, "program" | "name">,
@@ -161,7 +160,7 @@ export function startControl(
   return new Control(connection, { ...hello, version }, events);
 }
 
-function openOwn(connection: ControlConnection): Pick<Carrier, "write"> | undefined {
+function openStream(connection: ControlConnection): Pick<Duplex, "write"> | undefined {
   try {
     return connection.openUniStream();
   } catch {
@@ -170,18 +169,18 @@ function openOwn(connection: ControlConnection): Pick<Carrier, "write"> | undefi
   }
 }
 
-/** Reads and forgets whatever unidirectional streams the peer opens beside its control stream, if it has one. */
+/** Discards what the peer sends on further unidirectional streams. */
 export async function ignoreUniStreams(
   connection: Pick<ControlConnection, "acceptUniStream">,
 ): Promise<void> {
   try {
-    for (;;) void readAway(await connection.acceptUniStream());
+    for (;;) void discard(await connection.acceptUniStream());
   } catch {
     // The connection has ended.
   }
 }
 
-async function readAway(stream: Pick<Carrier, "read">): Promise<void> {
+async function discard(stream: Pick<Duplex, "read">): Promise<void> {
   const buffer = new Uint8Array(READ_BYTES);
   try {
     while (await stream.read(buffer) !== null);

@@ -16,7 +16,7 @@ import {
   type Result,
 } from "./messages.ts";
 import { StreamCode } from "./codes.ts";
-import { type Carrier, Hold, TunnelStream } from "./tunnel_stream.ts";
+import { type BidiStream, Hold, TunnelStream } from "./tunnel_stream.ts";
 import { within } from "../wait.ts";
 
 /** The server's end of a tunnel: a way to an agent that is asked to connect it. */
@@ -47,7 +47,7 @@ export interface IncomingTunnel {
 const OPEN_TIMEOUT_MS = 10_000;
 
 /** The server's end of a stream that it has just opened. */
-export function openTunnel(stream: Carrier, alpn: string, open: Open): OutgoingTunnel {
+export function openTunnel(stream: BidiStream, alpn: string, open: Open): OutgoingTunnel {
   if (!speaksQrht(alpn)) {
     return { carrier: stream, result: Promise.resolve({ code: "connected", text: "" }) };
   }
@@ -56,7 +56,7 @@ export function openTunnel(stream: Carrier, alpn: string, open: Open): OutgoingT
     await carrier.holdFirst(FrameType.Open, encodeOpen(open), Hold.forTurn);
     const payload = await carrier.receiveFirst();
     if (!payload) throw new Error("the agent has ended the stream without a result");
-    return carrier.understand(() => decodeResult(payload));
+    return carrier.parseOrReset(() => decodeResult(payload));
   })();
   result.catch(() => {});
   return { carrier, result };
@@ -70,7 +70,7 @@ export function openTunnel(stream: Carrier, alpn: string, open: Open): OutgoingT
  * @throws when it is reset, or takes too long to begin
  */
 export async function acceptTunnel(
-  stream: Carrier,
+  stream: BidiStream,
   alpn: string,
   timeoutMs = OPEN_TIMEOUT_MS,
 ): Promise<IncomingTunnel | undefined> {
@@ -80,12 +80,12 @@ export async function acceptTunnel(
     carrier.abort(StreamCode.ProtocolError);
     return new ProtocolError(`the first frame is not complete in ${timeoutMs} ms`);
   });
-  if (payload) return framedTunnel(carrier, carrier.understand(() => decodeOpen(payload)));
+  if (payload) return framedTunnel(carrier, carrier.parseOrReset(() => decodeOpen(payload)));
   carrier.abort();
   return undefined;
 }
 
-function rawTunnel(stream: Carrier): IncomingTunnel {
+function rawTunnel(stream: BidiStream): IncomingTunnel {
   return {
     carrier: stream,
     open: {},
@@ -101,18 +101,17 @@ function rawTunnel(stream: Carrier): IncomingTunnel {
 }
 
 function framedTunnel(carrier: TunnelStream, open: Open): IncomingTunnel {
-  const tell = (result: Result) => carrier.sendFirst(FrameType.Result, encodeResult(result));
   return {
     carrier,
     open,
     connected() {
       const payload = encodeResult({ code: "connected", text: "" });
-      // Whoever writes next is told when this fails.
+      // When this fails, so does the next write.
       carrier.holdFirst(FrameType.Result, payload, Hold.briefly).catch(() => {});
     },
     failed: (failure, answer) =>
       orAbort(carrier, async () => {
-        await tell(failure);
+        await carrier.sendFirst(FrameType.Result, encodeResult(failure));
         if (answer) await writeAll(carrier, answer);
         await carrier.closeWrite();
         await carrier[Symbol.asyncDispose]();
@@ -124,7 +123,7 @@ async function orAbort(carrier: Duplex, run: () => Promise<void>): Promise<void>
   try {
     await run();
   } catch {
-    // The server does not listen any more.
+    // The server has reset the stream, or is gone.
     carrier.abort();
   }
 }
@@ -132,12 +131,7 @@ async function orAbort(carrier: Duplex, run: () => Promise<void>): Promise<void>
 /** What the log says of a tunnel at either end. */
 export function openFields({ tunnelId, client }: Partial<Open>) {
   return {
-    tunnel: tunnelId && formatTunnelId(tunnelId),
+    tunnel: tunnelId?.toHex(),
     client: client && formatSocketAddress(client),
   };
-}
-
-/** A tunnel id as logs have it: hexadecimal. */
-export function formatTunnelId(id: Uint8Array): string {
-  return id.toHex();
 }

@@ -14,37 +14,41 @@ import {
   ProtocolError,
 } from "./frame.ts";
 
-/** What tunnel streams need of a QUIC stream. */
-export interface Carrier extends Duplex {
-  /** Writes these last bytes and the end with them. */
+/** What a tunnel stream needs of a bidirectional QUIC stream. */
+export interface BidiStream extends Duplex {
+  /** Writes these last bytes together with the end. */
   finish(last: Uint8Array): Promise<void>;
   reset(code: number): void;
   stop(code: number): void;
 }
 
-/** Types of the frames that tunnel streams begin with. */
+/** Types of the first frames of a tunnel stream. */
 type FirstFrame = typeof FrameType.Open | typeof FrameType.Result;
 
-/** DATA of up to this many bytes is copied behind its head, and so goes in one piece. */
+/** Payloads of DATA up to this length are copied behind the head of their frame, for one write instead of two. */
 const MAX_COPIED_BYTES = 4096;
 
-/** Time that a first frame waits for something to go with, where that may take a moment. */
+/** Longest time that a first frame is held back by {@linkcode Hold.briefly}. */
 const HOLD_MS = 2;
 
-/** How long a first frame waits for something to go with: runs a function then, and returns what keeps it from running. */
+/**
+ * How long a first frame is held back, so that one packet can carry it together with the first bytes of the tunnel. Each
+ * calls `send` when that time is over, and returns a function that cancels this.
+ */
 export const Hold = {
-  /** Until what this turn of the event loop has to read has been read. */
+  /** Until the event loop has read what has arrived already. */
   forTurn(send: () => void): () => void {
     const turn = setImmediate(send);
     return () => clearImmediate(turn);
   },
+  /** For 2 ms. */
   briefly(send: () => void): () => void {
     const timer = setTimeout(send, HOLD_MS);
     return () => clearTimeout(timer);
   },
 } as const;
 
-/** Room for the first frame of the peer's and what comes with it. */
+/** Room for the peer's first frame and what arrives together with it. */
 const FIRST_READ_BYTES = 2048;
 
 const END = encodeFrame(FrameType.End, NO_BYTES);
@@ -55,29 +59,29 @@ const END = encodeFrame(FrameType.End, NO_BYTES);
  * Each end sends its first frame before anything else, and takes the peer's first before it reads.
  */
 export class TunnelStream implements Duplex {
-  readonly #carrier: Carrier;
+  readonly #stream: BidiStream;
   readonly #parser: FrameParser;
   readonly #first: number;
   #awaitsFirst = true;
-  /** What came with the first frame. */
+  /** What arrived together with the peer's first frame. */
   #pending: Uint8Array = NO_BYTES;
   /** This end's first frame while it waits for room. */
   #opening: Promise<void> | undefined;
-  /** This end's first frame while it waits for something to go with. */
+  /** This end's first frame while it is held back. */
   #held: Uint8Array = NO_BYTES;
-  #letGo: (() => void) | undefined;
-  /** Bytes of the DATA frame that is being written that are still to come. */
+  #endHold: (() => void) | undefined;
+  /** Bytes that are left to write of the present DATA frame. */
   #unwritten = 0;
-  /** What the peer has done wrong. */
-  #violated: unknown;
-  /** Whether END has come. */
+  /** How the peer has violated the dialect. */
+  #violation: unknown;
+  /** Whether END has arrived. */
   #ended = false;
-  /** Whether END was sent, or is not to be any more. */
+  /** Whether END was sent, or can no longer be. */
   #finished = false;
 
   /** @param first type of the frame that the peer begins with */
-  constructor(carrier: Carrier, first: FirstFrame) {
-    this.#carrier = carrier;
+  constructor(stream: BidiStream, first: FirstFrame) {
+    this.#stream = stream;
     this.#first = first;
     this.#parser = new FrameParser(first);
   }
@@ -91,14 +95,16 @@ export class TunnelStream implements Duplex {
   }
 
   async #open(first: Uint8Array): Promise<void> {
-    this.#opening = writeAll(this.#carrier, first);
+    this.#opening = writeAll(this.#stream, first);
     await this.#opening;
     this.#opening = undefined;
   }
 
   /**
-   * Sends this end's first frame together with what is written next, or alone when that takes too long. Resolves when it
-   * is sent; what it goes with tells of failures then.
+   * Sends this end's first frame together with what is written next, or alone when the hold is over. Resolves when it is
+   * sent.
+   *
+   * @throws when it is sent alone and that fails; otherwise, the write that it goes with throws
    */
   holdFirst(
     type: FirstFrame,
@@ -108,10 +114,10 @@ export class TunnelStream implements Duplex {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     this.#held = encodeFrame(type, payload);
     const cancel = hold(() => {
-      this.#letGo = undefined;
+      this.#endHold = undefined;
       this.#open(this.#takeHeld()).then(resolve, reject);
     });
-    this.#letGo = () => {
+    this.#endHold = () => {
       cancel();
       resolve();
     };
@@ -121,26 +127,26 @@ export class TunnelStream implements Duplex {
   #takeHeld(): Uint8Array {
     const held = this.#held;
     this.#held = NO_BYTES;
-    this.#letGo?.();
-    this.#letGo = undefined;
+    this.#endHold?.();
+    this.#endHold = undefined;
     return held;
   }
 
   /**
-   * The payload of the peer's first frame; undefined when the peer ended the stream without any byte.
+   * The payload of the peer's first frame; undefined when the peer ended the stream before any byte.
    *
-   * @throws {ProtocolError} when it sent something else
+   * @throws {ProtocolError} when it sent something else; the stream is reset then
    */
   async receiveFirst(): Promise<Uint8Array | undefined> {
     const buffer = new Uint8Array(FIRST_READ_BYTES);
     for (;;) {
-      const n = await this.#carrier.read(buffer);
+      const n = await this.#stream.read(buffer);
       if (n === null) {
         if (this.#parser.isFresh) return undefined;
-        throw this.#violation(new ProtocolError("the stream ends within its first frame"));
+        throw this.#reset(new ProtocolError("the stream ends within its first frame"));
       }
       const bytes = buffer.subarray(0, n);
-      const { event, taken } = this.understand(() => this.#parser.next(bytes));
+      const { event, taken } = this.parseOrReset(() => this.#parser.next(bytes));
       if (event?.kind !== "frame") continue;
       this.#awaitsFirst = false;
       if (taken < n) this.#pending = bytes.slice(taken);
@@ -151,26 +157,26 @@ export class TunnelStream implements Duplex {
   /** @throws {ProtocolError} when the peer violates the dialect, or ends the stream without END */
   async read(buffer: Uint8Array): Promise<number | null> {
     if (this.#awaitsFirst) throw new TypeError(`frame ${this.#first} has not been received`);
-    if (this.#violated) throw this.#violated;
+    if (this.#violation) throw this.#violation;
     if (buffer.length === 0) return 0;
     while (!this.#ended) {
       const n = await this.#fill(buffer);
-      if (n === null) throw this.#violation(new ProtocolError("the stream ends without END"));
-      const kept = this.understand(() => this.#unframe(buffer.subarray(0, n)));
+      if (n === null) throw this.#reset(new ProtocolError("the stream ends without END"));
+      const kept = this.parseOrReset(() => this.#unframe(buffer.subarray(0, n)));
       if (kept > 0) return kept;
     }
     return null;
   }
 
   #fill(buffer: Uint8Array): number | Promise<number | null> {
-    if (this.#pending.length === 0) return this.#carrier.read(buffer);
+    if (this.#pending.length === 0) return this.#stream.read(buffer);
     const n = Math.min(buffer.length, this.#pending.length);
     buffer.set(this.#pending.subarray(0, n));
     this.#pending = n < this.#pending.length ? this.#pending.subarray(n) : NO_BYTES;
     return n;
   }
 
-  /** Moves the payloads of DATA frames to the front. Returns how many bytes they are. */
+  /** Moves the payloads of DATA frames to the front, and returns their length in all. */
   #unframe(bytes: Uint8Array): number {
     let kept = 0;
     for (let at = 0; at < bytes.length;) {
@@ -197,8 +203,8 @@ export class TunnelStream implements Duplex {
   }
 
   /**
-   * Takes what there is room for, as one frame that is announced with all of `bytes`: what has to be written next is the
-   * rest of them.
+   * Writes as many of the bytes as there is room for. The head of the frame announces all of them, so that the next write
+   * has to begin with the rest.
    */
   async write(bytes: Uint8Array): Promise<number> {
     if (bytes.length === 0) return 0;
@@ -208,14 +214,14 @@ export class TunnelStream implements Duplex {
     const head = join(this.#takeHeld(), frameHead(FrameType.Data, data.length));
     const first = data.length <= MAX_COPIED_BYTES ? join(head, data) : head;
     let sent = 0;
-    while (sent < head.length) sent += await this.#carrier.write(first.subarray(sent));
+    while (sent < head.length) sent += await this.#stream.write(first.subarray(sent));
     const taken = sent - head.length;
     this.#unwritten = data.length - taken;
     return taken > 0 ? taken : await this.#writeData(data);
   }
 
   async #writeData(data: Uint8Array): Promise<number> {
-    const n = await this.#carrier.write(data);
+    const n = await this.#stream.write(data);
     this.#unwritten -= n;
     return n;
   }
@@ -223,34 +229,34 @@ export class TunnelStream implements Duplex {
   /**
    * Sends END, waiting for room. Does nothing when the direction has ended already.
    *
-   * @throws {TypeError} when the rest of a write is missing; the direction is still open then
+   * @throws {TypeError} in the middle of a DATA frame; the direction stays open then
    */
   async closeWrite(): Promise<void> {
     if (this.#finished) return;
     if (this.#unwritten > 0) throw new TypeError("the stream is in the middle of a DATA frame");
     this.#finished = true;
     if (this.#opening) await this.#opening;
-    await this.#carrier.finish(join(this.#takeHeld(), END));
+    await this.#stream.finish(join(this.#takeHeld(), END));
   }
 
   abort(code: number = StreamCode.Aborted): void {
     this.#finished = true;
     this.#takeHeld();
     this.#drop();
-    this.#carrier.abort(code);
+    this.#stream.abort(code);
   }
 
   stop(code: number): void {
     this.#drop();
-    this.#carrier.stop(code);
+    this.#stream.stop(code);
   }
 
   /** Ends a direction that is still open for writing, by a reset if there is no room for END, and stops the other. */
   async [Symbol.asyncDispose](): Promise<void> {
     const finished = this.closeWrite().catch(() => {});
-    // The first frame may have got its room just now.
+    // There may be room for the first frame only since this turn.
     if (this.#opening) await new Promise((resolve) => setTimeout(resolve, 0));
-    this.#carrier.reset(StreamCode.Aborted);
+    this.#stream.reset(StreamCode.Aborted);
     await finished;
     this.stop(StreamCode.Aborted);
   }
@@ -259,19 +265,19 @@ export class TunnelStream implements Duplex {
     this.#pending = NO_BYTES;
   }
 
-  /** Runs what may find the peer's bytes in violation of the dialect: the stream is reset then. */
-  understand<T>(parse: () => T): T {
+  /** Calls a parser of what the peer has sent. When that throws, the peer has violated the dialect: the stream is reset. */
+  parseOrReset<T>(parse: () => T): T {
     try {
       return parse();
     } catch (error) {
-      throw this.#violation(error);
+      throw this.#reset(error);
     }
   }
 
-  #violation(error: unknown): unknown {
-    this.#violated ??= error;
+  #reset(violation: unknown): unknown {
+    this.#violation ??= violation;
     this.abort(StreamCode.ProtocolError);
-    return error;
+    return violation;
   }
 }
 

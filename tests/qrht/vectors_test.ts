@@ -27,7 +27,7 @@ import {
   resultNumbers,
 } from "../../lib/qrht/messages.ts";
 import { TunnelStream } from "../../lib/qrht/tunnel_stream.ts";
-import { acceptTunnel, formatTunnelId } from "../../lib/qrht/tunnel.ts";
+import { acceptTunnel } from "../../lib/qrht/tunnel.ts";
 import { eventually } from "../support/eventually.ts";
 import { cut, ScriptedCarrier } from "../support/memory_carrier.ts";
 
@@ -117,7 +117,7 @@ function addressOf(text: string): SocketAddress {
 
 function openText({ tunnelId, client, listener }: Open): OpenText {
   return {
-    tunnelId: formatTunnelId(tunnelId),
+    tunnelId: tunnelId.toHex(),
     ...(client && { client: formatSocketAddress(client) }),
     ...(listener && { listener: formatSocketAddress(listener) }),
   };
@@ -180,7 +180,7 @@ async function readTunnel(stream: "server" | "agent", chunks: Uint8Array[]): Pro
   const frames: Frame[] = [];
   const readAll = async () => {
     const first = await tunnel.receiveFirst();
-    frames.push(tunnel.understand(() => decode(firstFrame[stream], first!)));
+    frames.push(tunnel.parseOrReset(() => decode(firstFrame[stream], first!)));
     const buffer = new Uint8Array(100);
     for (let n; (n = await tunnel.read(buffer)) !== null;) {
       frames.push({ data: toHex(buffer.subarray(0, n)) });

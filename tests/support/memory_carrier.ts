@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Carrier } from "../../lib/qrht/tunnel_stream.ts";
+import type { BidiStream } from "../../lib/qrht/tunnel_stream.ts";
 import { type MemoryDuplex, memoryPair, type MemoryPairOptions } from "./memory_duplex.ts";
 
 /** How the directions of a carrier were ended by its own end. */
@@ -23,7 +23,7 @@ class Endings {
  * One end of a {@linkcode carrierPair}: what a QUIC stream is to a tunnel. Like there, each direction ends on its own,
  * what was put on a stream that is not reset arrives, and a second write while one waits for room throws.
  */
-export class MemoryCarrier extends Endings implements Carrier {
+export class MemoryCarrier extends Endings implements BidiStream {
   readonly #incoming: MemoryDuplex;
   readonly #outgoing: MemoryDuplex;
   #writing = 0;
@@ -118,7 +118,7 @@ export function carrierPair(options: MemoryPairOptions = {}): [MemoryCarrier, Me
 }
 
 /** A carrier whose reads give certain chunks, each on its own, and then wait. It takes whatever is written. */
-export class ScriptedCarrier extends Endings implements Carrier {
+export class ScriptedCarrier extends Endings implements BidiStream {
   readonly written: number[] = [];
   readonly #chunks: Uint8Array[];
   readonly #drained = Promise.withResolvers<void>();
