@@ -53,11 +53,6 @@ export interface ConnectionStats {
   readonly streamCredit: number;
 }
 
-export interface OpenStreamOptions {
-  /** Gives up waiting. */
-  readonly signal?: AbortSignal;
-}
-
 /** Time that the packets of a closed connection are still answered at most. */
 const MAX_DRAIN_MS = 1_000;
 
@@ -213,7 +208,7 @@ export class QuicConnection implements StreamTransport {
     return this.#established;
   }
 
-  /** Whether a stream can be opened without waiting. */
+  /** Whether a stream can be opened now. */
   get hasStreamCredit(): boolean {
     return this.#established && !this.#closeInfo && this.#native.peerStreamsLeftBidi() > 0;
   }
@@ -286,38 +281,20 @@ export class QuicConnection implements StreamTransport {
   }
 
   /**
-   * Opens a bidirectional stream, waiting for credit of the peer's (MAX_STREAMS) if there is none. Callers are served
-   * in their order.
-   *
-   * @throws {StreamOpenError} when too many callers wait already
-   * @throws {ConnectionClosedError} when the connection ends first
-   * @throws the signal's reason when it aborts first
-   */
-  openStream(options: OpenStreamOptions = {}): Promise<QuicStream> {
-    const { signal } = options;
-    if (signal?.aborted) return Promise.reject(signal.reason);
-    if (this.#closeInfo) return Promise.reject(new ConnectionClosedError(this.#closeInfo));
-    if (!this.#credit.isAwaited && this.hasStreamCredit) {
-      return Promise.resolve(this.openStreamNow());
-    }
-    return this.#credit.take(() => this.openStreamNow(), signal);
-  }
-
-  /**
    * Opens a bidirectional stream with credit that is there.
    *
    * @throws {StreamOpenError} when there is none
    * @throws {ConnectionClosedError} when the connection has ended
    */
-  openStreamNow(): QuicStream {
+  openStream(): QuicStream {
     if (this.#closeInfo) throw new ConnectionClosedError(this.#closeInfo);
-    if (!this.hasStreamCredit) throw new StreamOpenError("Cannot open a stream: no stream credit");
+    if (!this.hasStreamCredit) throw new StreamOpenError("the peer allows no further stream");
     const id = this.#nextLocalId;
     this.#nextLocalId += 4;
     return this.#open(id, "both");
   }
 
-  /** Resolves, and never rejects, when a stream can be opened without waiting, or the connection has ended. */
+  /** Resolves, and never rejects, when a stream can be opened, or the connection has ended. */
   credit(): Promise<void> {
     if (this.#closeInfo || this.hasStreamCredit) return Promise.resolve();
     return this.#credit.wait();
@@ -691,7 +668,7 @@ export class QuicConnection implements StreamTransport {
       const unread = info.by === "peer" && this.#native.streamReadable(stream.id);
       stream.onClosed(error, unread);
     }
-    this.#credit.end(error);
+    this.#credit.end();
     for (const streams of [this.#incoming, this.#incomingUni]) streams.end(error);
     for (const queue of this.#queues) queue.clear();
     this.#confirmedSettled.reject(error);

@@ -55,7 +55,7 @@ export class StreamEndedError extends Error {
   }
 }
 
-/** No stream could be opened: no credit within the time, or too many callers wait already. */
+/** No stream could be opened: the peer allows no further one now (MAX_STREAMS, RFC 9000 §4.6). */
 export class StreamOpenError extends Error {
   override readonly name = "StreamOpenError";
 }

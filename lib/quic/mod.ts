@@ -2,12 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** QUIC (RFC 9000) with mutual TLS, on the native layer of `@matrixai/quic`. */
-export {
-  type ConnectionStats,
-  live,
-  type OpenStreamOptions,
-  QuicConnection,
-} from "./connection.ts";
+export { type ConnectionStats, live, QuicConnection } from "./connection.ts";
 export {
   type BindOptions,
   type EndpointStats,

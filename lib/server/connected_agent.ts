@@ -42,7 +42,7 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   }
 
   open(): QuicStream {
-    return this.connection.openStreamNow();
+    return this.connection.openStream();
   }
 
   credit(): Promise<void> {

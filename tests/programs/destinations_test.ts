@@ -220,7 +220,7 @@ scriptedTest("runAgent() tells the server that a target is denied", async (net) 
   const server = net.scriptedServer();
   net.agentOf(server);
   const agent = await server.accept();
-  const stream = await agent.open();
+  const stream = agent.open();
   await writeAll(stream, encodeFrame(FrameType.Open, encodeOpen({ tunnelId: new Uint8Array(16) })));
   await writeAll(stream, frames.data(requestFor("169.254.169.254:80")));
   const text = "169.254.169.254:80: denied by default rule link-local 169.254.0.0/16";

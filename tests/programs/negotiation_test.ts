@@ -256,7 +256,7 @@ for (const drainTimeoutMs of [0, 5_000]) {
     const agent = await server.accept();
     const target = net.servingTarget((connection) => sendText(connection, "here"));
     for (let i = 0; i < 3; i++) {
-      const stream = await agent.open();
+      const stream = agent.open();
       const open = encodeOpen({ tunnelId: new Uint8Array(16).fill(i) });
       await writeAll(stream, encodeFrame(FrameType.Open, open));
       await writeAll(stream, frames.data(requestFor(target.authority)));

@@ -57,7 +57,7 @@ const openFrame = encodeFrame(FrameType.Open, encodeOpen(open));
 
 /** A stream to an agent that begins with OPEN, and has this much behind it. */
 async function ask(agent: ScriptedPeer, ...messages: string[]): Promise<QuicStream> {
-  const stream = await agent.open();
+  const stream = agent.open();
   await writeAll(stream, openFrame);
   for (const message of messages) await writeAll(stream, frames.data(message));
   return stream;
@@ -65,7 +65,7 @@ async function ask(agent: ScriptedPeer, ...messages: string[]): Promise<QuicStre
 
 /** A stream on which a tunnel to a target is connected. */
 async function connect(agent: ScriptedPeer, authority: string) {
-  const stream = await agent.open();
+  const stream = agent.open();
   const tunnel = openTunnel(stream, QRHT_ALPN, open);
   await sendText(tunnel.carrier, requestFor(authority));
   assertEquals((await soon("RESULT", tunnel.result)).code, "connected");
@@ -268,7 +268,7 @@ for (const program of ["agent", "passthrough"] as const) {
     start(net, server.quicPort, target.port);
     const agent = await server.accept();
     for (const [what, [bytes, logged]] of Object.entries(wrongOpens)) {
-      const stream = await agent.open();
+      const stream = agent.open();
       await writeAll(stream, bytes);
       assertEquals(await endOf(stream), { reset: 2, stopped: 2 }, what);
       const { length } = linesWith(
@@ -280,14 +280,14 @@ for (const program of ["agent", "passthrough"] as const) {
       assertEquals(length, 1, what);
     }
     // An end within OPEN, one before it, and resets.
-    const cut = await agent.open();
+    const cut = agent.open();
     await cut.finish(openFrame.slice(0, 20));
     assertEquals((await soon("its end", readToEnd(cut).catch((error) => error))).code, 2);
-    const silent = await agent.open();
+    const silent = agent.open();
     await silent.closeWrite();
     await soon("its end", readToEnd(silent).catch(() => {}));
     for (const bytes of [openFrame.slice(0, 1), openFrame.slice(0, 20), openFrame]) {
-      const stream = await agent.open();
+      const stream = agent.open();
       await writeAll(stream, bytes);
       stream.abort(9);
     }
@@ -398,7 +398,7 @@ for (const program of ["agent", "passthrough"] as const) {
         } client=192.0.2.7:50000 `,
       ).length === 1);
     // Without a word about the client there is none in the log.
-    const anonymous = await agent.open();
+    const anonymous = agent.open();
     await writeAll(anonymous, encodeFrame(FrameType.Open, encodeOpen({ tunnelId: id })));
     await writeAll(anonymous, frames.data(requestFor(NOBODY)));
     await anonymous.finish(frames.end);
@@ -416,7 +416,7 @@ test("acceptTunnel() resets a stream whose OPEN does not come to its end in time
   // The stream of another agent than the program, so that the time is the test's own.
   const scripted = net.scriptedServer();
   const [peer, there] = await Promise.all([scripted.accept(), net.scriptedAgent(scripted)]);
-  const stream = await peer.open();
+  const stream = peer.open();
   await writeAll(stream, openFrame.slice(0, 30));
   const accepted = await there.stream();
   const error = await acceptTunnel(accepted, QRHT_ALPN, 50).catch((error) => error);
@@ -430,7 +430,7 @@ test("runAgent() takes no notice of many streams whose OPEN never comes to its e
   const agentProgram = net.agentOf(server);
   const agent = await server.accept();
   for (let i = 0; i < 200; i++) {
-    await writeAll(await agent.open(), openFrame.slice(0, 1 + i % openFrame.length - 1));
+    await writeAll(agent.open(), openFrame.slice(0, 1 + i % openFrame.length - 1));
   }
   const target = net.servingTarget((connection) => sendText(connection, "here"));
   const { carrier } = await connect(agent, target.authority);
@@ -697,7 +697,7 @@ for (
       const upstream = net.target();
       net.passthroughOf(server, upstream.port, { proxyProtocol });
       const agent = await server.accept();
-      const stream = await agent.open();
+      const stream = agent.open();
       const tunnel = openTunnel(stream, QRHT_ALPN, { ...told, tunnelId: id });
       const atUpstream = await soon("the dial", upstream.accept());
       // The header comes before the client has sent anything.

@@ -216,7 +216,7 @@ for (const length of [0, 1, 5_000, 400_000]) {
       await connection.closeWrite();
       assertEquals(await readText(connection), "from the client");
     });
-    const stream = await agent.open();
+    const stream = agent.open();
     await sendText(stream, requestFor(target.authority));
     assertEquals(
       hex(await soon("the head", readExactly(stream, OK.length))),
@@ -232,7 +232,7 @@ for (const length of [0, 1, 5_000, 400_000]) {
 test("runAgent() hands on what comes with a raw CONNECT, and the end", async (net) => {
   const { agent } = await agentAtServer(net);
   const target = net.target();
-  const stream = await agent.open();
+  const stream = agent.open();
   await sendText(stream, `${requestFor(target.authority)}\x00\x01\x02\x03early`);
   await stream.closeWrite();
   const atTarget = await target.accept();
@@ -275,13 +275,13 @@ test("runAgent() refuses a raw request with the documented answer, and the end",
     [`CONNECT ${NOBODY}`, refusal(`408 ${late}`, late, ""), false],
   ];
   for (const [request, answer, ends] of cases) {
-    const stream = await agent.open();
+    const stream = agent.open();
     await sendText(stream, request);
     if (ends) await stream.closeWrite();
     assertEquals(await soon("the answer", readText(stream)), answer);
   }
   // A client that leaves without a word is told nothing.
-  const silent = await agent.open();
+  const silent = agent.open();
   await silent.closeWrite();
   assertEquals(await soon("the end", readText(silent)), "");
   assertEquals(agent.connection.closeInfo, undefined);
@@ -291,7 +291,7 @@ test("runAgent() ignores the unidirectional streams of a raw server", async (net
   const { agent } = await agentAtServer(net);
   await assertUniStreamsAreIgnored(agent);
   const target = net.servingTarget((connection) => sendText(connection, "here"));
-  const stream = await agent.open();
+  const stream = agent.open();
   await sendText(stream, requestFor(target.authority));
   assertEquals(await soon("the answer", readText(stream)), `${OK}here`);
 });
@@ -299,7 +299,7 @@ test("runAgent() ignores the unidirectional streams of a raw server", async (net
 test("runAgent() leaves a raw server with code 100", async (net) => {
   const { program, agent } = await agentAtServer(net);
   const target = net.target();
-  const stream = await agent.open();
+  const stream = agent.open();
   await sendText(stream, requestFor(target.authority));
   await assertReads(stream, OK);
   await program.stop();
@@ -313,7 +313,7 @@ test("runAgent() serves raw streams also while it drains, since their clients ca
   const seen = watchUniStreams(agent);
   const target = net.target();
   const connect = async () => {
-    const stream = await agent.open();
+    const stream = agent.open();
     await sendText(stream, requestFor(target.authority));
     await soon("the answer", assertReads(stream, OK));
     return { stream, atTarget: await target.accept() };
@@ -371,7 +371,7 @@ for (const [up, down] of [[1, 0], [1, 1], [5_000, 300_000], [700_000, 5_000]]) {
     const { agent } = await passthroughAtServer(net, upstream.port);
     const seen = watchUniStreams(agent);
     const [request, answer] = [pattern(up!, 1), pattern(down!, 2)];
-    const stream = await agent.open();
+    const stream = agent.open();
     const sending = writeAll(stream, request).then(() => stream.closeWrite());
     const atUpstream = await upstream.accept();
     assertSameBytes(await soon("the client's bytes", readToEnd(atUpstream)), request);
@@ -387,7 +387,7 @@ for (const [up, down] of [[1, 0], [1, 1], [5_000, 300_000], [700_000, 5_000]]) {
 test("runPassthrough() lets either end of a raw stream go on alone", async (net) => {
   const upstream = net.target();
   const { agent } = await passthroughAtServer(net, upstream.port);
-  const stream = await agent.open();
+  const stream = agent.open();
   await sendText(stream, "first");
   const atUpstream = await upstream.accept();
   await atUpstream.closeWrite();
@@ -396,7 +396,7 @@ test("runPassthrough() lets either end of a raw stream go on alone", async (net)
   await stream.closeWrite();
   assertEquals(await soon("the client's end", readText(atUpstream)), "first, last");
 
-  const other = await agent.open();
+  const other = agent.open();
   await other.closeWrite();
   const atOther = await upstream.accept();
   assertEquals(await soon("the client's end", readText(atOther)), "");
@@ -412,7 +412,7 @@ test("runPassthrough() resets a raw stream with code 1 when it cannot reach the 
   using lines = logLines(0);
   const { agent, program } = await passthroughAtServer(net, 1);
   for (let i = 0; i < 3; i++) {
-    const stream = await agent.open();
+    const stream = agent.open();
     await sendText(stream, "hello");
     const error = await soon("its end", readToEnd(stream).catch((error) => error));
     assert(error instanceof StreamResetError, String(error));
@@ -442,7 +442,7 @@ for (
   test(`runPassthrough() says by PROXY ${proxyProtocol} that it does not know a raw client`, async (net) => {
     const upstream = net.target();
     const { agent } = await passthroughAtServer(net, upstream.port, { proxyProtocol });
-    const stream = await agent.open();
+    const stream = agent.open();
     await sendText(stream, "hello");
     await stream.closeWrite();
     const atUpstream = await upstream.accept();

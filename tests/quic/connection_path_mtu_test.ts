@@ -33,7 +33,7 @@ function tellEachOther({ client, server }: QuicPair): void {
 /** Sends much from the server to the client, all of which has to arrive. */
 async function transfer({ client, server }: QuicPair, bytes: number): Promise<void> {
   const sent = pattern(bytes);
-  const to = await server.openStream();
+  const to = server.openStream();
   const writing = writeAll(to, sent).then(() => to.closeWrite());
   const from = await client.acceptStream();
   assertSameBytes(await readToEnd(from), sent);

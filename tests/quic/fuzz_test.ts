@@ -104,7 +104,7 @@ const packets = fc.array(fc.array(frame, { minLength: 1, maxLength: 6 }), {
 async function roundTrip(a: QuicConnection, b: QuicConnection): Promise<void> {
   const sent = Uint8Array.of(1, 2, 3);
   const buffer = new Uint8Array(8);
-  const here = await a.openStream();
+  const here = a.openStream();
   await here.write(sent);
   const there = await b.acceptStream();
   const length = await there.read(buffer);

@@ -245,7 +245,7 @@ quicTest(
       server.endpoint.accept(),
       connect(client, server.address),
     ]);
-    const stream = await before.openStream();
+    const stream = before.openStream();
     await stream.write(new Uint8Array([1]));
 
     tls.current = await otherCa.server();
@@ -460,7 +460,7 @@ quicTest(
       server.endpoint.accept(),
       connect(client, server.address),
     ]);
-    const here = await accepted.openStream();
+    const here = accepted.openStream();
     await here.write(new Uint8Array([1]));
     const there = await connected.acceptStream();
     assertEquals(await there.read(new Uint8Array(8)), 1);

@@ -84,7 +84,7 @@ async function transfer(
   await Promise.all([
     accepting,
     ...Array.from({ length: streams }, async (_, i) => {
-      const here = await server.openStream();
+      const here = server.openStream();
       await here.write(new Uint8Array([i]));
       const got = await exchange(here, sent[2 * i]!);
       assertEquals(got, described(sent[2 * i + 1]!));
@@ -144,7 +144,7 @@ relayTest(
     const ask = async () => {
       while (opened < 200) {
         const alone = opened++ % 3 === 0;
-        const here = await server.openStream();
+        const here = server.openStream();
         if (!alone) {
           assertEquals(await exchange(here, request), described(answer));
           continue;
@@ -217,7 +217,7 @@ relayTest(
     let left = streams;
     const open = async () => {
       while (left-- > 0) {
-        const stream = await server.openStream();
+        const stream = server.openStream();
         // One of both has to begin.
         await run(stream, true, 1 + (stream.id >> 4) % 2);
       }
@@ -244,7 +244,7 @@ async function readToEnd(stream: QuicStream): Promise<number> {
 
 /** Sends some bytes there and back on a stream of its own. */
 async function roundTrip(from: QuicConnection, to: QuicConnection, bytes = 1000): Promise<void> {
-  const here = await from.openStream();
+  const here = from.openStream();
   const sent = pattern(bytes, 7);
   const [there, back] = await Promise.all([
     to.acceptStream().then((stream) => exchange(stream, sent)),
@@ -471,7 +471,7 @@ relayTest(
     const remotePort = server.remoteAddr.port;
     await using stranger = new Stranger(serverEndpoint.addr.port);
     // What the client sends now is seen by the stranger alone, who passes it on from elsewhere.
-    const here = await client.openStream();
+    const here = client.openStream();
     await roundTrip(server, client);
     relay.cut("toServer");
     const { length } = relay.captured;

@@ -65,7 +65,7 @@ function openUni(connection: QuicConnection): QuicStream {
 
 /** A bidirectional stream carries bytes both ways: the connection goes on. */
 async function roundTrip({ from, to }: Way, length = 1): Promise<void> {
-  const here = await from.openStream();
+  const here = from.openStream();
   const sent = pattern(length);
   await writeAll(here, sent);
   await here.closeWrite();
@@ -134,7 +134,7 @@ uniTest(
   "acceptUniStream() takes no bidirectional streams, nor acceptStream() others",
   async ({ from, to }) => {
     const uni = openUni(from);
-    const both = await from.openStream();
+    const both = from.openStream();
     const accepted: string[] = [];
     const acceptingBoth = soon("the stream", to.acceptStream()).then(async (stream) => {
       accepted.push(`both ${stream.id === both.id}`);
@@ -385,7 +385,7 @@ uniTest("finish() sends the last bytes and the end", async ({ from, to }) => {
     const [before, last] of [[0, 1], [0, 2], [1, 1], [1_000, 500], [0, 1_000_000], [500_000, 3]]
   ) {
     const bytes = pattern(before! + last!);
-    const here = await from.openStream();
+    const here = from.openStream();
     const sending = (async () => {
       await writeAll(here, bytes.subarray(0, before));
       await here.finish(bytes.subarray(before));
@@ -405,7 +405,7 @@ uniTest("finish() sends the last bytes and the end", async ({ from, to }) => {
 uniTest("finish() brings its end with the byte that it comes with", async ({ from, to }) => {
   // Read at once, so that an end on its own would come in a read of its own.
   for (let i = 0; i < 20; i++) {
-    const here = await from.openStream();
+    const here = from.openStream();
     await here.finish(text("last"));
     const there = await soon("the stream", to.acceptStream());
     assertEquals(await there.read(new Uint8Array(10)), 4);
@@ -421,7 +421,7 @@ uniTest("finish() brings its end with the byte that it comes with", async ({ fro
 
 uniTest("finish() waits for room, and then takes the end along", async ({ from, to }) => {
   const windowBytes = 8 << 10;
-  const here = await from.openStream();
+  const here = from.openStream();
   const bytes = pattern(3 * windowBytes + 2);
   // Up to the window exactly, so that not one byte of the last two has room.
   const fill = 3 * windowBytes;
@@ -452,7 +452,7 @@ uniTest(
   "finish() of more than the window takes the end with its last byte only",
   async ({ from, to }) => {
     const bytes = pattern(100_000);
-    const here = await from.openStream();
+    const here = from.openStream();
     const finishing = here.finish(bytes);
     const there = await soon("the stream", to.acceptStream());
     assertSameBytes(await soon("all", readToEnd(there, 777)), bytes);
@@ -473,7 +473,7 @@ uniTest("finish() that waits for room fails with the stream", async ({ from, to 
     [() => pair.server.close(1), ConnectionClosedError],
   ];
   for (const [end, expected] of endings) {
-    const here = await from.openStream();
+    const here = from.openStream();
     const finishing = here.finish(new Uint8Array(1 << 20)).catch((error) => error);
     const there = await soon("the stream", to.acceptStream());
     await end(here, there);
@@ -527,7 +527,7 @@ for (
     };
     const serving = serve();
     await Promise.all(Array.from({ length: 300 }, async (_, i) => {
-      const here = await pair.server.openStream();
+      const here = pair.server.openStream();
       const bytes = pattern(1 + i * 7 % 3_000, i);
       const before = bytes.length > 100 ? bytes.length - 2 : 0;
       await writeAll(here, bytes.subarray(0, before));
@@ -562,7 +562,7 @@ relayTest(
     relay.impair({ loss: 0.2 });
     // Nothing else is under way that would carry a lost end along.
     for (let i = 0; i < 15; i++) {
-      const here = await pair.server.openStream();
+      const here = pair.server.openStream();
       await here.finish(text("?"));
       const there = await pair.client.acceptStream();
       assertEquals(await readToEnd(there), text("?"));

@@ -90,8 +90,8 @@ export class ScriptedPeer {
   }
 
   /** A stream to the program. */
-  async open(): Promise<QuicStream> {
-    return this.#own(await this.connection.openStream());
+  open(): QuicStream {
+    return this.#own(this.connection.openStream());
   }
 
   /** A control stream, with this much said on it. */
