@@ -32,11 +32,12 @@ function setUp() {
     released,
     add: (id: number, readEnded: boolean) =>
       fins.add(native as unknown as NativeConnection, id, readEnded),
-    advance: (now: number) =>
+    /** @param idleForMs since the peer was last heard of */
+    advance: (now: number, idleForMs = 0) =>
       fins.advance(
         native as unknown as NativeConnection,
         now,
-        0,
+        idleForMs,
         IDLE_TIMEOUT_MS,
         (id) => released.push(id),
       ),
@@ -122,6 +123,54 @@ pure(
     assertEquals([native.fins, fins.pending], [[1], false]);
   },
 );
+
+/** Round trips of 1 ms take at most so long to answer. */
+const ANSWER_MS = 52;
+
+pure(
+  "LoneFins takes a FIN for arrived on a busy connection that the peer went on with, without a loss, after later packets",
+  () => {
+    const { native, released, add, advance } = setUp();
+    add(1, false);
+    advance(0);
+    native.sent = 7;
+    for (let now = 1; now <= 200; now++) advance(now);
+    assertEquals(released, [], "too few packets were sent after it");
+    native.sent = 8;
+    for (let now = 200; now < 200 + ANSWER_MS; now++) advance(now);
+    assertEquals(released, []);
+    advance(200 + ANSWER_MS);
+    assertEquals([released, native.fins], [[1], [1]]);
+  },
+);
+
+pure("LoneFins begins anew when a packet was lost on a busy connection, up to four times", () => {
+  const { native, released, add, advance } = setUp();
+  add(1, true);
+  for (let now = 0; native.fins.length === 0; now++) {
+    native.sent++;
+    if (now % 20 === 0) native.lost++;
+    advance(now);
+    assert(now < 1_000);
+    if (now < 4 * ANSWER_MS) assertEquals(native.fins, []);
+  }
+  assertEquals(released, []);
+});
+
+pure("LoneFins takes no silence and no interruption for the arrival of a FIN", () => {
+  const { native, released, add, advance } = setUp();
+  add(1, false);
+  advance(0);
+  native.sent = 100;
+  advance(1);
+  // Nothing is received for a second, though the timers of loss detection run.
+  for (let now = 2; now <= 1_000; now++) advance(now, now - 1);
+  // What was sent before that is received first.
+  for (let now = 1_001; now <= 1_003; now++) advance(now);
+  assertEquals(released, []);
+  for (let now = 1_004; now <= 1_003 + ANSWER_MS; now++) advance(now);
+  assertEquals(released, [1]);
+});
 
 pure(
   "LoneFins hands over no more FINs at a time than leave together, and the others soon after",

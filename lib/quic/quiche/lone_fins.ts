@@ -8,8 +8,17 @@ import { isQuiet } from "./quiet.ts";
 /** Rounds after which everything before must have arrived: each is a time in which any loss is noticed and mended. */
 const MAX_ROUNDS = 4;
 
-/** Packets sent later that make a lost one known once they are acknowledged (RFC 9002 §6.1.1), and some. */
+/**
+ * Packets sent later of which enough arrive to show that one before them is lost: three that are acknowledged (RFC 9002
+ * §6.1.1), and as some of them may be lost too, more than that.
+ */
 const LATER_PACKETS = 8;
+
+/**
+ * Of the time in which an answer comes, what may pass at once. While one of the ends is interrupted, time passes without an
+ * answer, and what is received first after it was sent before.
+ */
+const MAX_STEP_SHARE = 1 / 4;
 
 /** Time after a loss for which more of it is expected. */
 const LOSSY_MS = 5_000;
@@ -27,8 +36,10 @@ interface Fin {
   /** Packets sent and lost when the current round began. */
   sent: number;
   lost: number;
-  /** When enough had been sent after it. */
-  overtakenAt: number;
+  /** When the peer was heard of, once enough had been sent after it. */
+  heardAt: number;
+  /** Time for which the peer was heard of since then. */
+  heardForMs: number;
   rounds: number;
 }
 
@@ -37,6 +48,8 @@ interface State {
   readonly now: number;
   readonly sent: number;
   readonly lost: number;
+  /** When the peer was last heard of. */
+  readonly heardAt: number;
   /** Packets were lost lately. */
   readonly lossy: boolean;
   /** Nothing is under way. */
@@ -59,7 +72,8 @@ interface State {
  *   once more would carry FIN along, and where they have been read before, nobody is told.
  *
  * quiche does not tell what was acknowledged. But it can be told that nothing is under way; and on a connection that is
- * never silent, a packet has arrived when later ones were sent and a while after that none is known to be lost.
+ * never silent, a packet has arrived when later ones were sent, and the peer was heard of for as long as it takes to answer
+ * them, without a loss.
  */
 export class LoneFins {
   readonly #fins = new Map<number, Fin>();
@@ -137,8 +151,8 @@ export class LoneFins {
         this.#fins.delete(id);
         released(id);
       } else {
-        const isNext = mayLeave && written === MAX_AT_ONCE;
-        const at = isNext ? now : Math.max(fin.overtakenAt + state.answerMs, now + 5);
+        // Of the others, only what the peer sends tells more.
+        const at = !mayLeave ? Infinity : written === MAX_AT_ONCE ? now : now + 5;
         this.#nextLookAt = Math.min(this.#nextLookAt, at);
       }
     }
@@ -153,21 +167,28 @@ export class LoneFins {
     }
     const quiet = isQuiet(native, idleForMs, idleTimeoutMs);
     const answerMs = quiet ? 0 : 2 * (native.pathStats()[0]?.rtt ?? 0) + 50;
-    return { now, sent, lost, lossy: now < this.#lossyUntil, quiet, answerMs };
+    const heardAt = now - idleForMs;
+    return { now, heardAt, sent, lost, lossy: now < this.#lossyUntil, quiet, answerMs };
   }
 }
 
 /** A round that begins now. */
 function roundFrom(sent: number, lost: number) {
-  return { sent, lost, overtakenAt: Infinity, rounds: 0 };
+  return { sent, lost, heardAt: Infinity, heardForMs: 0, rounds: 0 };
 }
 
 function arrived(fin: Fin, state: State): boolean {
   if (state.sent - fin.sent < LATER_PACKETS) return false;
-  if (fin.overtakenAt === Infinity) fin.overtakenAt = state.now;
-  if (state.now - fin.overtakenAt < state.answerMs) return false;
+  if (fin.heardAt === Infinity) fin.heardAt = state.now;
+  const stepMs = state.heardAt - fin.heardAt;
+  if (stepMs > 0) {
+    fin.heardAt = state.heardAt;
+    fin.heardForMs += Math.min(stepMs, state.answerMs * MAX_STEP_SHARE);
+  }
+  if (fin.heardForMs < state.answerMs) return false;
   if (fin.lost === state.lost || ++fin.rounds === MAX_ROUNDS) return true;
-  Object.assign(fin, { sent: state.sent, lost: state.lost, overtakenAt: Infinity });
+  const { sent, lost } = state;
+  Object.assign(fin, { sent, lost, heardAt: Infinity, heardForMs: 0 });
   return false;
 }
 
