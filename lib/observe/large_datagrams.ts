@@ -15,14 +15,14 @@ export function logLargeDatagrams(
   log: Logger,
   fields: Readonly<Record<string, unknown>>,
 ): void {
-  connection.onSmaller = () => {
-    const { datagramBytes } = connection;
-    if (datagramBytes >= BASE_DATAGRAM_BYTES) return;
+  const { path } = connection;
+  path.onBlackHole = () => {
+    if (path.datagramBytes >= BASE_DATAGRAM_BYTES) return;
     log.warn("large datagrams are lost", {
       ...fields,
-      largerThan: datagramBytes,
+      largerThan: path.datagramBytes,
       hint: LOST_DATAGRAMS_HINT,
     });
-    connection.onSmaller = undefined;
+    path.onBlackHole = undefined;
   };
 }

@@ -23,14 +23,17 @@ export interface ControlConnection {
   openUniStream(): Pick<Duplex, "write"> | undefined;
   acceptUniStream(): Promise<Pick<Duplex, "read">>;
   close(code: number, reason: string): void;
-  /** UDP payload of the largest datagram that has come from the peer. */
-  readonly largestReceived?: number;
-  /** Is called when that has grown. */
-  onLarger?: (() => void) | undefined;
-  /** The peer tells how large the datagrams are that it gets. */
-  tellsArrivals?(): void;
-  /** The peer has got a datagram of this size. */
-  arrived?(bytes: number): void;
+  /** How large the datagrams are, each way. */
+  readonly path?: {
+    /** UDP payload of the largest datagram that has come from the peer. */
+    readonly largestReceived: number;
+    /** Is called when that has grown. */
+    onLargerReceived: (() => void) | undefined;
+    /** The peer reports how large the datagrams are that it receives. */
+    allowProbes(): void;
+    /** The peer has received a datagram of this size. */
+    confirmed(bytes: number): void;
+  };
 }
 
 /** What arrives on the peer's control stream. */
@@ -83,11 +86,12 @@ export class Control {
 
   /** Reports to the peer, from now on, how large its datagrams are that arrive. */
   #reportArrivals(): void {
-    const connection = this.#connection;
-    connection.onLarger = () => {
-      this.#send(FrameType.Arrived, encodeArrived(connection.largestReceived ?? 0));
+    const { path } = this.#connection;
+    if (!path) return;
+    path.onLargerReceived = () => {
+      this.#send(FrameType.Arrived, encodeArrived(path.largestReceived));
     };
-    connection.tellsArrivals?.();
+    path.allowProbes();
   }
 
   #send(type: number, payload: Uint8Array): void {
@@ -141,7 +145,7 @@ export class Control {
         return;
       case FrameType.Arrived: {
         const bytes = decodeArrived(payload);
-        this.#connection.arrived?.(bytes);
+        this.#connection.path?.confirmed(bytes);
         return;
       }
       default:

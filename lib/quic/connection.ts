@@ -1,27 +1,21 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { NO_BYTES } from "../bytes.ts";
 import { sleep } from "../wait.ts";
-import { type CloseInfo, ConnectionClosedError, StreamOpenError } from "./errors.ts";
-import { type HostPort, type NativeConnection, nativeErrorOf, Shutdown } from "./quiche/native.ts";
+import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
+import { CONNECTION_ID_BYTES, hasLongHeader } from "./handshake/packet.ts";
+import { live } from "./live.ts";
 import type { TransportSettings } from "./options.ts";
 import { DelayedAck } from "./path/delayed_ack.ts";
-import { IncomingStreams } from "./streams/incoming_streams.ts";
 import { KeepAlive } from "./path/keep_alive.ts";
-import { LoneFins } from "./quiche/lone_fins.ts";
-import { CONNECTION_ID_BYTES, hasLongHeader } from "./handshake/packet.ts";
 import { PacketSender } from "./path/packet_sender.ts";
-import { MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
+import { PathMtu } from "./path/path_mtu.ts";
 import { PeerAddress } from "./path/peer_address.ts";
+import type { HostPort, NativeConnection } from "./quiche/native.ts";
 import { isQuiet } from "./quiche/quiet.ts";
-import { QuicStream, type StreamDirection, type StreamTransport } from "./stream.ts";
-import { StreamCredit } from "./streams/stream_credit.ts";
-import { StreamPriorities } from "./streams/stream_priorities.ts";
-import { StreamQueue } from "./streams/stream_queue.ts";
-import { UncollectedStreams } from "./quiche/uncollected_streams.ts";
+import type { QuicStream } from "./stream.ts";
+import { ConnectionStreams, type StreamsHost } from "./streams.ts";
 import type { UdpSocket } from "./udp/socket.ts";
-import { WindowGrowth } from "./quiche/window_growth.ts";
 
 /** What a connection needs of its endpoint. */
 export interface ConnectionHost {
@@ -74,22 +68,10 @@ const MAX_HANDSHAKE_BYTES = { server: 64 << 10, client: 256 << 10 };
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** Connections, bidirectional and unidirectional streams of this process that have not ended, for leak checks. */
-export const live = { connections: 0, streams: 0, uniStreams: 0 };
-
-/** Type of a stream, the two low bits of its id (RFC 9000 §2.1). */
-const SERVER_INITIATED = 0b01;
-const UNIDIRECTIONAL = 0b10;
-
-const isUni = (id: number) => (id & UNIDIRECTIONAL) !== 0;
-
-const serveReader = (stream: QuicStream) => stream.onReadable();
-const serveWriter = (stream: QuicStream) => stream.onWritable();
-
 let lastNumber = 0;
 
 /** A QUIC connection (RFC 9000 §5) whose both ends have shown certificates. */
-export class QuicConnection implements StreamTransport {
+export class QuicConnection implements StreamsHost {
   /** Number of the connection in this process, from 1. */
   readonly number = ++lastNumber;
   readonly role: "client" | "server";
@@ -100,37 +82,20 @@ export class QuicConnection implements StreamTransport {
    * before (RFC 9001 §4.1.2). Rejects with `ConnectionClosedError` when that never happens.
    */
   readonly confirmed: Promise<void>;
+  /** How large the datagrams are, each way. */
+  readonly path: PathMtu;
   readonly #host: ConnectionHost;
   readonly #native: NativeConnection;
   readonly #settings: TransportSettings;
   /** The addresses that quiche knows, whatever the peer's is now. */
-  readonly #path: { readonly from: HostPort; readonly to: HostPort };
-  readonly #streams = new Map<number, QuicStream>();
-  readonly #readers = new StreamQueue<QuicStream>();
-  readonly #priorities = new StreamPriorities();
-  readonly #youngWriters = new StreamQueue<QuicStream>();
-  readonly #oldWriters = new StreamQueue<QuicStream>();
-  /** Those that wait for room, in the order in which they get some. */
-  readonly #writers = [this.#youngWriters, this.#oldWriters];
-  readonly #queues = [this.#readers, ...this.#writers];
-  readonly #credit = new StreamCredit();
-  readonly #incoming: IncomingStreams<QuicStream>;
-  readonly #incomingUni: IncomingStreams<QuicStream>;
-  #streamCount = 0;
-  #cutStreams = 0;
-  readonly #unsent = new Set<number>();
-  readonly #fins = new LoneFins();
-  readonly #uncollected = new UncollectedStreams();
-  readonly #windows = new WindowGrowth();
+  readonly #addresses: { readonly from: HostPort; readonly to: HostPort };
+  readonly #streams: ConnectionStreams;
   readonly #closedSettled = Promise.withResolvers<CloseInfo>();
   readonly #confirmedSettled = Promise.withResolvers<void>();
   readonly #startedAt = performance.now();
   readonly #peer: PeerAddress;
-  #nextLocalId: number;
-  #nextLocalUniId: number;
   #id = "";
   readonly #sender: PacketSender;
-  #largestReceived = MIN_DATAGRAM_BYTES;
   /** The shorter one of both ends' (RFC 9000 §10.1), once the peer has told its own. */
   #idleTimeoutMs: number;
   #established = false;
@@ -159,22 +124,19 @@ export class QuicConnection implements StreamTransport {
     this.#host = options.host;
     this.#native = options.native;
     this.#settings = options.settings;
-    this.#path = { from: { ...options.peer }, to: options.local };
+    this.#addresses = { from: { ...options.peer }, to: options.local };
+    this.path = new PathMtu(options.maxDatagramBytes);
     this.#peer = new PeerAddress(options.peer);
     this.#sender = new PacketSender({
       native: options.native,
       socket: options.host.socket,
       peer: this.#peer,
-      maxDatagramBytes: options.maxDatagramBytes,
+      path: this.path,
       more: () => this.#host.schedule(this),
     });
     this.#keepAlive = new KeepAlive(options.settings.keepAliveMs, this.#startedAt);
     this.#idleTimeoutMs = options.settings.idleTimeoutMs;
-    const [own, peers] = this.role === "server" ? [SERVER_INITIATED, 0] : [0, SERVER_INITIATED];
-    this.#nextLocalId = own;
-    this.#nextLocalUniId = own | UNIDIRECTIONAL;
-    this.#incoming = new IncomingStreams(peers);
-    this.#incomingUni = new IncomingStreams(peers | UNIDIRECTIONAL);
+    this.#streams = new ConnectionStreams(options.native, this);
     this.closed = this.#closedSettled.promise;
     this.confirmed = this.#confirmedSettled.promise;
     this.confirmed.catch(() => {});
@@ -210,12 +172,12 @@ export class QuicConnection implements StreamTransport {
 
   /** Whether a stream can be opened now. */
   get hasStreamCredit(): boolean {
-    return this.#established && !this.#closeInfo && this.#native.peerStreamsLeftBidi() > 0;
+    return this.#streams.creditLeft > 0;
   }
 
   /** Bidirectional streams open now, of either end. */
   get streamCount(): number {
-    return this.#streamCount;
+    return this.#streams.count;
   }
 
   /**
@@ -223,33 +185,7 @@ export class QuicConnection implements StreamTransport {
    * the peer. If bytes waited to be sent then, quiche 0.18.0 holds the stream for ever, and the peer's credit for it.
    */
   get cutStreams(): number {
-    return this.#cutStreams;
-  }
-
-  /** UDP payload of the largest datagrams that are sent now. */
-  get datagramBytes(): number {
-    return this.#sender.datagramBytes;
-  }
-
-  /** UDP payload of the largest datagram that has come from the peer. */
-  get largestReceived(): number {
-    return this.#largestReceived;
-  }
-
-  /** Is called when {@linkcode largestReceived} has grown. */
-  onLarger: (() => void) | undefined;
-
-  /** Is called when large datagrams turn out to be lost, and smaller ones are sent. */
-  onSmaller: (() => void) | undefined;
-
-  /** The peer tells how large the datagrams are that it gets: larger ones may be tried. */
-  tellsArrivals(): void {
-    this.#sender.tellsArrivals();
-  }
-
-  /** The peer has got a datagram of this size. */
-  arrived(bytes: number): void {
-    this.#sender.arrived(bytes);
+    return this.#streams.cutCount;
   }
 
   /** Time since the last datagram of the peer's, in milliseconds. */
@@ -275,8 +211,8 @@ export class QuicConnection implements StreamTransport {
       sentBytes: total.sentBytes,
       receivedBytes: total.recvBytes,
       lostBytes: total.lostBytes,
-      streams: this.#streamCount,
-      streamCredit: this.#established ? this.#native.peerStreamsLeftBidi() : 0,
+      streams: this.#streams.count,
+      streamCredit: this.#streams.creditLeft,
     };
   }
 
@@ -287,17 +223,12 @@ export class QuicConnection implements StreamTransport {
    * @throws {ConnectionClosedError} when the connection has ended
    */
   openStream(): QuicStream {
-    if (this.#closeInfo) throw new ConnectionClosedError(this.#closeInfo);
-    if (!this.hasStreamCredit) throw new StreamOpenError("the peer allows no further stream");
-    const id = this.#nextLocalId;
-    this.#nextLocalId += 4;
-    return this.#open(id, "both");
+    return this.#streams.open();
   }
 
   /** Resolves, and never rejects, when a stream can be opened, or the connection has ended. */
   credit(): Promise<void> {
-    if (this.#closeInfo || this.hasStreamCredit) return Promise.resolve();
-    return this.#credit.wait();
+    return this.#streams.credit();
   }
 
   /**
@@ -306,7 +237,7 @@ export class QuicConnection implements StreamTransport {
    * @throws {ConnectionClosedError} when the connection has ended
    */
   acceptStream(): Promise<QuicStream> {
-    return this.#accept(this.#incoming);
+    return this.#streams.accept();
   }
 
   /**
@@ -315,12 +246,7 @@ export class QuicConnection implements StreamTransport {
    * @throws {ConnectionClosedError} when the connection has ended
    */
   acceptUniStream(): Promise<QuicStream> {
-    return this.#accept(this.#incomingUni);
-  }
-
-  #accept(streams: IncomingStreams<QuicStream>): Promise<QuicStream> {
-    if (this.#closeInfo) return Promise.reject(new ConnectionClosedError(this.#closeInfo));
-    return streams.take();
+    return this.#streams.acceptUni();
   }
 
   /**
@@ -329,11 +255,7 @@ export class QuicConnection implements StreamTransport {
    * @throws {ConnectionClosedError} when the connection has ended
    */
   openUniStream(): QuicStream | undefined {
-    if (this.#closeInfo) throw new ConnectionClosedError(this.#closeInfo);
-    if (!this.#established || this.#native.peerStreamsLeftUni() === 0) return undefined;
-    const id = this.#nextLocalUniId;
-    this.#nextLocalUniId += 4;
-    return this.#open(id, "send");
+    return this.#streams.openUni();
   }
 
   /**
@@ -350,7 +272,7 @@ export class QuicConnection implements StreamTransport {
   }
 
   #isSettled(now: number): boolean {
-    return !this.#sender.isCut && !this.#fins.pending && this.#isQuiet(now);
+    return !this.#sender.isCut && !this.#streams.hasPendingFins && this.#isQuiet(now);
   }
 
   #isQuiet(now: number): boolean {
@@ -372,7 +294,7 @@ export class QuicConnection implements StreamTransport {
   /** @internal A datagram for this connection. */
   receive(bytes: Uint8Array, from: HostPort): void {
     this.#receivedAt = performance.now();
-    if (this.#sender.heard(this.#receivedAt)) this.onSmaller?.();
+    this.path.heard(this.#receivedAt);
     if (
       !this.#established && (this.#handshakeBytes += bytes.length) > MAX_HANDSHAKE_BYTES[this.role]
     ) {
@@ -380,11 +302,11 @@ export class QuicConnection implements StreamTransport {
     }
     // A client's server stays where it is.
     const mayMove = this.#established && this.role === "server" && this.#peer.concerns(from);
-    const isLarger = bytes.length > this.#largestReceived;
+    const isLarger = bytes.length > this.path.largestReceived;
     const count = mayMove || isLarger || !this.#isConfirmed;
     const before = count ? this.#native.stats().recv : 0;
     try {
-      this.#native.recv(bytes, this.#path);
+      this.#native.recv(bytes, this.#addresses);
     } catch {
       // quiche has closed the connection with the fitting code, and #noticeState tells so.
     }
@@ -394,10 +316,7 @@ export class QuicConnection implements StreamTransport {
       this.#native.sendAckEliciting();
       this.#ack.news();
     }
-    if (authentic && isLarger) {
-      this.#largestReceived = bytes.length;
-      this.onLarger?.();
-    }
+    if (authentic && isLarger) this.path.received(bytes.length);
     if (!this.#isConfirmed && authentic) this.#noticeHandshake(bytes);
     this.#ack.received(bytes.length);
     this.#host.schedule(this);
@@ -407,32 +326,35 @@ export class QuicConnection implements StreamTransport {
   dispatch(): void {
     this.#noticeState();
     if (this.#closeInfo) return;
-    this.#serveReaders();
-    this.#serveWriters();
-    if (this.#credit.isAwaited) this.#credit.serve(() => this.hasStreamCredit);
-    if (this.#uncollected.release(this.#native, performance.now())) this.#wake();
+    this.#streams.serveReaders();
+    if (!this.#sender.isCut) this.#streams.serveWriters();
   }
 
   /** @internal Sends what there is to send. */
   flush(): void {
     const now = performance.now();
     this.#peer.settle(now);
-    const isSmaller = !this.#closeInfo &&
-      this.#sender.look(now, now - this.#receivedAt, () => this.stats());
-    if (isSmaller) this.onSmaller?.();
+    if (!this.#closeInfo) this.path.look(now, now - this.#receivedAt, this);
     this.#growWindows(now);
     if (!this.#mayPutOff(now)) this.#sendPackets(now);
     if (!this.#sender.isCut) {
-      this.#unsent.clear();
-      this.#serveFins(now);
-      this.#serveWriters();
+      if (this.#streams.allSent(now, now - this.#receivedAt, this.#idleTimeoutMs)) {
+        this.#sendPackets(now, true);
+      }
+      if (!this.#sender.isCut) this.#streams.serveWriters();
     }
     this.#noticeState();
     this.#arm(now);
   }
 
-  #wake(): void {
+  /** @internal There is something to send that is not an answer to what was received. */
+  wake(): void {
     this.#ack.news();
+    this.#host.schedule(this);
+  }
+
+  /** @internal There may be something to send. */
+  schedule(): void {
     this.#host.schedule(this);
   }
 
@@ -446,7 +368,7 @@ export class QuicConnection implements StreamTransport {
   }
 
   #growWindows(now: number): void {
-    const packetBytes = this.#windows.emptyPacketBytes(this.#native, now);
+    const packetBytes = this.#streams.windowPacketBytes(now);
     if (packetBytes === undefined) return;
     for (let i = 0; i < MORE_DOUBLINGS; i++) this.#sender.tryOne(packetBytes);
   }
@@ -455,157 +377,6 @@ export class QuicConnection implements StreamTransport {
   destroy(reason: string): void {
     this.#finish({ by: "local", application: true, code: 0, reason });
     this.#drain();
-  }
-
-  #open(id: number, direction: StreamDirection): QuicStream {
-    // Takes the credit; nothing is sent.
-    this.#native.streamSend(id, NO_BYTES, false);
-    return this.#addStream(id, direction);
-  }
-
-  #addStream(id: number, direction: StreamDirection): QuicStream {
-    const stream = new QuicStream(id, this, direction);
-    this.#streams.set(id, stream);
-    if (direction !== "receive") this.#priorities.opened(id);
-    this.#count(id, 1);
-    return stream;
-  }
-
-  /** A readable stream that is not open here: new, unless it was opened and ended before. */
-  #acceptId(id: number): QuicStream | undefined {
-    const uni = isUni(id);
-    const streams = uni ? this.#incomingUni : this.#incoming;
-    if (!streams.isNew(id)) return undefined;
-    const stream = this.#addStream(id, uni ? "receive" : "both");
-    streams.add(stream);
-    return stream;
-  }
-
-  #serveFins(now: number): void {
-    if (!this.#fins.pending || this.#closeInfo) return;
-    const release = (id: number) => this.#streams.get(id)?.onReadable();
-    const idleForMs = now - this.#receivedAt;
-    if (this.#fins.advance(this.#native, now, idleForMs, this.#idleTimeoutMs, release)) {
-      this.#sendPackets(now, true);
-    }
-  }
-
-  #serveReaders(): void {
-    this.#readers.serve(serveReader);
-    this.#acceptReadable(this.#incoming);
-    this.#acceptReadable(this.#incomingUni);
-    // What is readable still has no reader, unless there are many, or a new stream has overtaken one before it.
-    const now = performance.now();
-    const readable = this.#native.isReadable() ? () => this.#readable() : undefined;
-    this.#readers.scan(now, serveReader, readable);
-    this.#readers.sweep(now, serveReader);
-  }
-
-  #acceptReadable(streams: IncomingStreams<QuicStream>): void {
-    while (this.#native.streamReadable(streams.nextId)) this.#acceptId(streams.nextId);
-  }
-
-  *#readable(): Iterable<QuicStream> {
-    for (const id of this.#native.readable()) {
-      const stream = this.#streams.get(id) ?? this.#acceptId(id);
-      if (stream) yield stream;
-    }
-  }
-
-  #serveWriters(): void {
-    if (this.#sender.isCut || this.#closeInfo) return;
-    for (const writers of this.#writers) {
-      writers.serve(serveWriter);
-      writers.sweep(performance.now(), serveWriter);
-    }
-  }
-
-  streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null {
-    if (this.#fins.holds(id)) return null;
-    const got = this.#native.streamRecv(id, buffer);
-    // There may be new credit to tell the peer.
-    if (!got || this.#closeInfo) return got;
-    this.#windows.read(id, got[0], performance.now());
-    // A peer that this end has said all to may wait for the acknowledgement before it sends FIN.
-    const isAwaited = isUni(id) || (!got[1] && this.#streams.get(id)?.isWriteEnded);
-    if (isAwaited) this.#wake();
-    else this.#host.schedule(this);
-    return got;
-  }
-
-  streamEnded(id: number): boolean {
-    // A FIN that comes with bytes that have been read already makes nothing readable in quiche 0.18.0.
-    return !this.#fins.holds(id) && this.#native.streamFinished(id);
-  }
-
-  streamSend(id: number, bytes: Uint8Array, fin: boolean): number | null {
-    const taken = this.#native.streamSend(id, bytes, fin);
-    // A stream that quiche has dropped would never have room: throws what happened to it.
-    if (taken === null) this.#native.streamCapacity(id);
-    else {
-      this.#unsent.add(id);
-      this.#priorities.sent(this.#native, id, taken);
-      this.#wake();
-    }
-    return taken;
-  }
-
-  streamFinish(id: number, readEnded: boolean): void {
-    if (this.#unsent.has(id)) this.#native.streamSend(id, NO_BYTES, true);
-    else this.#fins.add(this.#native, id, readEnded);
-    this.#wake();
-  }
-
-  streamReset(id: number, code: number): void {
-    this.#fins.delete(id);
-    this.#shutdown(id, Shutdown.Write, code);
-  }
-
-  streamStop(id: number, code: number): void {
-    this.#shutdown(id, Shutdown.Read, code);
-  }
-
-  #shutdown(id: number, direction: number, code: number): void {
-    if (this.#closeInfo) return;
-    try {
-      this.#native.streamShutdown(id, direction, code);
-      this.#wake();
-    } catch (error) {
-      // The peer was faster: the direction is over.
-      if (nativeErrorOf(error).name !== "InvalidStreamState") throw error;
-    }
-  }
-
-  waitReadable(stream: QuicStream): void {
-    this.#readers.add(stream);
-  }
-
-  waitWritable(stream: QuicStream): void {
-    const writers = this.#priorities.isYoung(stream.id) ? this.#youngWriters : this.#oldWriters;
-    writers.add(stream);
-  }
-
-  streamDone(
-    stream: QuicStream,
-    unread: "reset" | "stopped" | undefined,
-    isCut: boolean,
-  ): void {
-    if (!this.#streams.delete(stream.id)) return;
-    if (isCut && !isUni(stream.id)) this.#cutStreams++;
-    if (unread && !this.#closeInfo) {
-      this.#uncollected.add(stream.id, unread);
-      this.#wake();
-    }
-    this.#count(stream.id, -1);
-    this.#fins.readEnded(stream.id);
-    this.#priorities.ended(stream.id);
-    this.#windows.ended(stream.id);
-    for (const queue of this.#queues) queue.forget(stream);
-  }
-
-  #count(id: number, change: 1 | -1): void {
-    live[isUni(id) ? "uniStreams" : "streams"] += change;
-    if (!isUni(id)) this.#streamCount += change;
   }
 
   #noticeHandshake(bytes: Uint8Array): void {
@@ -618,7 +389,7 @@ export class QuicConnection implements StreamTransport {
       }
       const id = this.role === "server" ? this.#native.sourceId() : this.#native.destinationId();
       this.#id = id.subarray(0, ID_BYTES).toHex();
-      if (this.#settings.mtu === 0) this.#sender.findOut(this.#native.maxSendUdpPayloadSize());
+      if (this.#settings.mtu === 0) this.path.search(this.#native.maxSendUdpPayloadSize());
       this.#host.established(this);
       if (this.role === "server") this.#confirm();
     } else if (this.#established && !hasLongHeader(bytes) && !this.#native.isDraining()) {
@@ -662,15 +433,7 @@ export class QuicConnection implements StreamTransport {
     this.#closedAt = performance.now();
     live.connections--;
     const error = new ConnectionClosedError(info, this.#isConfirmed ? null : this.peerCertificates);
-    this.#fins.clear();
-    for (const stream of [...this.#streams.values()]) {
-      // quiche keeps it.
-      const unread = info.by === "peer" && this.#native.streamReadable(stream.id);
-      stream.onClosed(error, unread);
-    }
-    this.#credit.end();
-    for (const streams of [this.#incoming, this.#incomingUni]) streams.end(error);
-    for (const queue of this.#queues) queue.clear();
+    this.#streams.end(error);
     this.#confirmedSettled.reject(error);
     this.#closedSettled.resolve(info);
     this.#host.closed(this, info);
@@ -708,7 +471,7 @@ export class QuicConnection implements StreamTransport {
     } catch {
       // Closed already.
     }
-    this.#wake();
+    this.wake();
   }
 
   /** One timer serves loss detection, idling, the handshake and keepalive. It is moved only to fire earlier. */
@@ -725,9 +488,7 @@ export class QuicConnection implements StreamTransport {
       at = Math.min(
         at,
         this.#ack.dueAt,
-        ...this.#queues.map((queue) => queue.dueAt(now)),
-        this.#uncollected.nextLookAt,
-        Math.max(now, this.#fins.nextLookAt),
+        this.#streams.dueAt(now),
         this.#peer.movingUntil,
       );
     }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** QUIC (RFC 9000) with mutual TLS, on the native layer of `@matrixai/quic`. */
-export { type ConnectionStats, live, QuicConnection } from "./connection.ts";
+export { type ConnectionStats, QuicConnection } from "./connection.ts";
 export {
   type BindOptions,
   type EndpointStats,
@@ -19,6 +19,7 @@ export {
   StreamStoppedError,
   tlsAlertOf,
 } from "./errors.ts";
+export { live } from "./live.ts";
 export { type HostPort, NativeLibraryError } from "./quiche/native.ts";
 export { BASE_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 export {

@@ -215,7 +215,12 @@ async function readControl(chunks: Uint8Array[]): Promise<Outcome> {
         return next ? Promise.resolve(next) : Promise.reject(new Error("no other streams"));
       },
       close: (code, reason) => closed.resolve([code, reason]),
-      arrived: (arrived) => void frames.push({ arrived }),
+      path: {
+        largestReceived: 0,
+        onLargerReceived: undefined,
+        allowProbes: () => {},
+        confirmed: (arrived) => void frames.push({ arrived }),
+      },
     },
     {},
     {

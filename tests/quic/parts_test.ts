@@ -8,6 +8,7 @@ import { addressKey, HalfOpen } from "../../lib/quic/handshake/half_open.ts";
 import { KeepAlive } from "../../lib/quic/path/keep_alive.ts";
 import { ConnectionClosedError, QuicEndpoint } from "../../lib/quic/mod.ts";
 import type { NativeConnection } from "../../lib/quic/quiche/native.ts";
+import { PathMtu } from "../../lib/quic/path/path_mtu.ts";
 import { PacketSender } from "../../lib/quic/path/packet_sender.ts";
 import { PeerAddress } from "../../lib/quic/path/peer_address.ts";
 import { RateLimit } from "../../lib/quic/handshake/rate_limit.ts";
@@ -360,7 +361,7 @@ function senderOf(packets: number[], { room = Infinity, peer = new PeerAddress(h
       flush: () => {},
     },
     peer,
-    maxDatagramBytes: 1400,
+    path: new PathMtu(1400),
     more: () => turns++,
   });
   return { sender, sent, turns: () => turns };

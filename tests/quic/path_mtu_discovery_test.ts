@@ -23,8 +23,8 @@ const ends = { client: { keepAliveMs: 200 } };
 /** Each end tells the other what arrives, as control streams do. */
 function tellEachOther({ client, server }: QuicPair): void {
   const tell = (from: QuicConnection, to: QuicConnection) => {
-    from.onLarger = () => to.arrived(from.largestReceived);
-    to.tellsArrivals();
+    from.path.onLargerReceived = () => to.path.confirmed(from.path.largestReceived);
+    to.path.allowProbes();
   };
   tell(client, server);
   tell(server, client);
@@ -62,51 +62,54 @@ function test(
 
 for (const [maxBytes, found] of [[65_535, 16_376], [9_000, 8_972]] as const) {
   test(`finds out that a path carries ${found} bytes`, { maxBytes }, async (pair) => {
-    assertEquals(pair.server.datagramBytes, BASE_DATAGRAM_BYTES);
+    assertEquals(pair.server.path.datagramBytes, BASE_DATAGRAM_BYTES);
     tellEachOther(pair);
     await eventually("it is found", async () => {
       await transfer(pair, 300_000);
-      return pair.server.datagramBytes === found;
+      return pair.server.path.datagramBytes === found;
     }, 30_000);
-    assertEquals(pair.client.datagramBytes, BASE_DATAGRAM_BYTES, "it had nothing to send");
+    assertEquals(pair.client.path.datagramBytes, BASE_DATAGRAM_BYTES, "it had nothing to send");
     await transfer(pair, 3_000_000);
-    assertEquals(pair.client.largestReceived, found);
+    assertEquals(pair.client.path.largestReceived, found);
   });
 }
 
 test("sends no larger datagrams to a peer that tells nothing", {}, async (pair) => {
   await transfer(pair, 1_000_000);
-  assertEquals(pair.client.largestReceived, BASE_DATAGRAM_BYTES);
+  assertEquals(pair.client.path.largestReceived, BASE_DATAGRAM_BYTES);
 });
 
 test("goes on when the path carries less all at once", {}, async (pair, relay) => {
   tellEachOther(pair);
   await eventually("large ones", async () => {
     await transfer(pair, 300_000);
-    return pair.server.datagramBytes > 9_000;
+    return pair.server.path.datagramBytes > 9_000;
   });
   relay.impair({ maxBytes: 1_400 });
   await transfer(pair, 2_000_000);
-  assertEquals(pair.server.datagramBytes, BASE_DATAGRAM_BYTES);
+  assertEquals(pair.server.path.datagramBytes, BASE_DATAGRAM_BYTES);
 });
 
 test("goes on over a path that carries the smallest datagrams alone, and tells so", {
   maxBytes: MIN_DATAGRAM_BYTES,
 }, async (pair) => {
   let times = 0;
-  pair.server.onSmaller = () => times++;
+  pair.server.path.onBlackHole = () => times++;
   await transfer(pair, 300_000);
-  assertEquals(pair.server.datagramBytes, MIN_DATAGRAM_BYTES);
+  assertEquals(pair.server.path.datagramBytes, MIN_DATAGRAM_BYTES);
   assert(times > 0);
 });
 
 test("takes an outage of all for no lack of room", {}, async (pair, relay) => {
   let times = 0;
-  pair.server.onSmaller = () => times++;
+  pair.server.path.onBlackHole = () => times++;
   const transferring = transfer(pair, 20_000_000);
   await eventually("it is under way", () => pair.server.stats().sentBytes > 1e6);
   relay.cut();
-  await eventually("it has become careful", () => pair.server.datagramBytes < BASE_DATAGRAM_BYTES);
+  await eventually(
+    "it has become careful",
+    () => pair.server.path.datagramBytes < BASE_DATAGRAM_BYTES,
+  );
   // More than what an answer to the smaller ones may take.
   await new Promise((resolve) => setTimeout(resolve, 500));
   relay.restore();

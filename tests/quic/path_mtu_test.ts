@@ -13,30 +13,71 @@ function test(name: string, fn: () => void): void {
   Deno.test({ name: `PathMtu ${name}`, permissions: "none", fn });
 }
 
-/** Sends probes over a path that carries so much, for a time; returns the sizes. */
-function search(mtu: PathMtu, carries: number, from = 0, seconds = 60): number[] {
+const counts = (sentPackets: number, lostPackets: number, rttMs = 10) => ({
+  stats: () => ({ sentPackets, lostPackets, rttMs }),
+});
+
+/** Of a connection whose peer takes so much, and whether it reports what it receives. */
+function searching(max: number, { reports }: { reports: boolean }): PathMtu {
+  const path = new PathMtu(MAX_DATAGRAM_BYTES);
+  path.search(max);
+  if (reports) path.allowProbes();
+  return path;
+}
+
+/** Counts how often large datagrams were found to be lost. */
+function blackHoles(path: PathMtu): { count: number } {
+  const found = { count: 0 };
+  path.onBlackHole = () => found.count++;
+  return found;
+}
+
+/** Sends full datagrams over a path that carries so much, for a time; returns the sizes of the probes. */
+function search(path: PathMtu, carries: number, from = 0, seconds = 60): number[] {
   const probes: number[] = [];
   for (let now = from; now < from + seconds * 1_000; now += 100) {
-    const bytes = mtu.probe(now);
+    const bytes = path.probe(now);
     if (bytes === undefined) continue;
-    mtu.probed(now);
+    path.sent(bytes, now);
     probes.push(bytes);
-    if (bytes <= carries) mtu.confirmed(bytes);
+    if (bytes <= carries) path.confirmed(bytes);
   }
   return probes;
 }
 
+/** Sends so many datagrams that are large, and hears nothing of the peer. */
+function sendUnheard(path: PathMtu, count: number): void {
+  for (let i = 0; i < count; i++) path.sent(path.datagramBytes, 0);
+}
+
 test("begins with what nearly every path carries", () => {
-  assertEquals(new PathMtu(MAX_DATAGRAM_BYTES).bytes, BASE_DATAGRAM_BYTES);
-  assertEquals(new PathMtu(1_252).bytes, 1_252);
+  const sizeFor = (max: number) => searching(max, { reports: true }).datagramBytes;
+  assertEquals([sizeFor(MAX_DATAGRAM_BYTES), sizeFor(1_252)], [BASE_DATAGRAM_BYTES, 1_252]);
 });
 
-test("sends no probe to a peer that tells nothing", () => {
-  const mtu = new PathMtu(MAX_DATAGRAM_BYTES);
-  assertEquals(search(mtu, MAX_DATAGRAM_BYTES), []);
-  mtu.answering();
-  assertEquals(search(mtu, MAX_DATAGRAM_BYTES), [MAX_DATAGRAM_BYTES]);
-  assertEquals(mtu.bytes, MAX_DATAGRAM_BYTES);
+test("keeps to the size that it is given, unless it is to search", () => {
+  const path = new PathMtu(1_400);
+  path.confirmed(9_000);
+  sendUnheard(path, 10);
+  for (const now of [0, 1_000]) path.look(now, 2_000, counts(now, now));
+  assertEquals([path.datagramBytes, path.probe(0)], [1_400, undefined]);
+});
+
+test("calls onLargerReceived when a larger datagram than before has come", () => {
+  const path = new PathMtu(1_400);
+  const sizes: number[] = [];
+  path.onLargerReceived = () => sizes.push(path.largestReceived);
+  assertEquals(path.largestReceived, MIN_DATAGRAM_BYTES);
+  path.received(1_300);
+  assertEquals(sizes, [1_300]);
+});
+
+test("sends no probe to a peer that reports nothing", () => {
+  const path = searching(MAX_DATAGRAM_BYTES, { reports: false });
+  assertEquals(search(path, MAX_DATAGRAM_BYTES), []);
+  path.allowProbes();
+  assertEquals(search(path, MAX_DATAGRAM_BYTES), [MAX_DATAGRAM_BYTES]);
+  assertEquals(path.datagramBytes, MAX_DATAGRAM_BYTES);
 });
 
 test("finds the largest of the usual sizes that gets through, with few probes", () => {
@@ -52,94 +93,117 @@ test("finds the largest of the usual sizes that gets through, with few probes", 
       [1_472, 1_360, 1_350],
     ] as const
   ) {
-    const mtu = new PathMtu(max);
-    mtu.answering();
-    const probes = search(mtu, carries);
-    assertEquals(mtu.bytes, found, `${carries} of ${max}`);
+    const path = searching(max, { reports: true });
+    const probes = search(path, carries);
+    assertEquals(path.datagramBytes, found, `${carries} of ${max}`);
     assert(probes.length <= 18, `${probes}`);
   }
 });
 
 test("sends one probe at a time, and two of a size before that is too large", () => {
-  const mtu = new PathMtu(1_472);
-  mtu.answering();
-  assertEquals(mtu.probe(0), 1_472);
-  mtu.probed(0);
-  assertEquals([mtu.probe(0), mtu.probe(999), mtu.probe(1_000)], [undefined, undefined, 1_472]);
-  mtu.probed(1_000);
-  assertEquals([mtu.probe(1_999), mtu.probe(2_000)], [undefined, 1_452]);
+  const path = searching(1_472, { reports: true });
+  assertEquals(path.probe(0), 1_472);
+  path.sent(1_472, 0);
+  assertEquals([path.probe(0), path.probe(999), path.probe(1_000)], [undefined, undefined, 1_472]);
+  path.sent(1_472, 1_000);
+  assertEquals([path.probe(1_999), path.probe(2_000)], [undefined, 1_452]);
 });
 
 test("takes an answer to more than it has asked for, up to its maximum, and none to less", () => {
-  const mtu = new PathMtu(8_972);
-  mtu.confirmed(1_300);
-  assertEquals(mtu.bytes, BASE_DATAGRAM_BYTES);
-  mtu.confirmed(65_000);
-  assertEquals(mtu.bytes, 8_972);
+  const path = searching(8_972, { reports: false });
+  path.confirmed(1_300);
+  assertEquals(path.datagramBytes, BASE_DATAGRAM_BYTES);
+  path.confirmed(65_000);
+  assertEquals(path.datagramBytes, 8_972);
 });
 
 test("tries larger sizes again after ten minutes", () => {
-  const mtu = new PathMtu(8_972);
-  mtu.answering();
-  search(mtu, 1_472);
-  assertEquals(mtu.bytes, 1_472);
-  assertEquals(search(mtu, 8_972, 60_000, 500), []);
-  search(mtu, 8_972, 600_000, 120);
-  assertEquals(mtu.bytes, 8_972);
+  const path = searching(8_972, { reports: true });
+  search(path, 1_472);
+  assertEquals(path.datagramBytes, 1_472);
+  assertEquals(search(path, 8_972, 60_000, 500), []);
+  search(path, 8_972, 600_000, 120);
+  assertEquals(path.datagramBytes, 8_972);
 });
 
-const counts = (sentPackets: number, lostPackets: number) => ({ sentPackets, lostPackets });
-
 test("goes back to a safe size, step by step, when most of what is sent is lost", () => {
-  const mtu = new PathMtu(8_972);
-  mtu.confirmed(8_972);
-  assert(mtu.wantsLook(0));
-  assert(!mtu.look(0, counts(1_000, 400)), "there is nothing to compare with");
-  assert(!mtu.wantsLook(499) && mtu.wantsLook(500));
-  assert(!mtu.look(500, counts(2_000, 450)), "an ordinary loss");
-  assert(!mtu.look(1_000, counts(2_004, 454)), "few");
-  assert(mtu.look(1_500, counts(2_014, 460)));
-  assertEquals(mtu.bytes, BASE_DATAGRAM_BYTES);
-  mtu.look(2_000, counts(2_020, 465));
-  assert(mtu.look(2_500, counts(2_040, 485)));
-  assertEquals(mtu.bytes, MIN_DATAGRAM_BYTES);
-  assert(!mtu.wantsLook(10_000), "nothing is smaller");
+  const path = searching(8_972, { reports: true });
+  const found = blackHoles(path);
+  path.confirmed(8_972);
+  for (
+    const [now, sent, lost, bytes, why] of [
+      [0, 1_000, 400, 8_972, "there is nothing to compare with"],
+      [500, 2_000, 450, 8_972, "an ordinary loss"],
+      [1_000, 2_004, 454, 8_972, "few"],
+      [1_499, 2_100, 554, 8_972, "too early for a look"],
+      [1_500, 2_014, 460, BASE_DATAGRAM_BYTES, "most"],
+      [2_000, 2_020, 465, BASE_DATAGRAM_BYTES, "there is nothing to compare with"],
+      [2_500, 2_040, 485, MIN_DATAGRAM_BYTES, "most"],
+      [3_000, 2_040, 485, MIN_DATAGRAM_BYTES, "nothing is smaller"],
+      [3_500, 2_060, 505, MIN_DATAGRAM_BYTES, "nothing is smaller"],
+    ] as const
+  ) {
+    path.look(now, 0, counts(sent, lost));
+    assertEquals(path.datagramBytes, bytes, `${why} (at ${now})`);
+  }
+  assertEquals(found.count, 2);
 });
 
 test("goes back when the peer falls silent at large datagrams, and knows why when it answers at once", () => {
-  const mtu = new PathMtu(1_472);
-  assert(!mtu.wantsSilence(599, 10) && !mtu.wantsSilence(600, 2) && mtu.wantsSilence(600, 3));
-  assert(!mtu.silence(0, 600, 300), "three round trips are no silence");
-  assertEquals(mtu.bytes, BASE_DATAGRAM_BYTES);
-  assert(mtu.silence(0, 600, 50));
-  assertEquals(mtu.bytes, MIN_DATAGRAM_BYTES);
-  assert(mtu.heard(349), "within three round trips and some time");
-  assert(!mtu.heard(349), "once");
+  const silent = (large: number, silentForMs: number, rttMs: number) => {
+    const path = searching(1_472, { reports: true });
+    const found = blackHoles(path);
+    sendUnheard(path, large);
+    path.look(0, silentForMs, counts(0, 0, rttMs));
+    return { path, found };
+  };
+  for (
+    const [large, silentForMs, rttMs] of [[2, 600, 50], [3, 599, 50], [3, 600, 300]] as const
+  ) {
+    const { datagramBytes } = silent(large, silentForMs, rttMs).path;
+    assertEquals(datagramBytes, BASE_DATAGRAM_BYTES, `${large}, ${silentForMs} ms, ${rttMs} ms`);
+  }
+  const { path, found } = silent(3, 600, 50);
+  assertEquals([path.datagramBytes, found.count], [MIN_DATAGRAM_BYTES, 0]);
+  path.heard(349);
+  assertEquals(found.count, 1, "within three round trips and some time");
+  path.heard(349);
+  assertEquals(found.count, 1);
 
-  const outage = new PathMtu(1_472);
-  outage.silence(0, 600, 50);
-  assert(!outage.heard(350));
+  const outage = silent(3, 600, 50);
+  outage.path.heard(350);
+  assertEquals(outage.found.count, 0);
+});
+
+test("counts the large datagrams since the peer was heard of", () => {
+  const path = searching(1_472, { reports: true });
+  sendUnheard(path, 2);
+  path.heard(0);
+  sendUnheard(path, 2);
+  path.look(0, 600, counts(0, 0));
+  assertEquals(path.datagramBytes, BASE_DATAGRAM_BYTES);
 });
 
 test("tries again soon after an outage, and ever later after black holes", () => {
-  const mtu = new PathMtu(1_472);
-  mtu.answering();
-  mtu.confirmed(1_472);
+  const path = searching(1_472, { reports: true });
+  path.confirmed(1_472);
   let now = 0;
   for (const pauseMs of [5_000, 10_000, 20_000]) {
-    mtu.silence(now, 1_000, 10);
-    assertEquals(mtu.probe(now + pauseMs - 1), undefined);
+    sendUnheard(path, 3);
+    path.look(now, 1_000, counts(0, 0));
+    assertEquals(path.probe(now + pauseMs - 1), undefined);
     now += pauseMs;
-    assertEquals(mtu.probe(now), 1_472);
-    mtu.confirmed(1_472);
+    assertEquals(path.probe(now), 1_472);
+    path.confirmed(1_472);
   }
 });
 
-test("goes back to the usual size by itself where the peer tells nothing", () => {
-  const mtu = new PathMtu(1_472);
-  mtu.silence(0, 1_000, 10);
-  mtu.probe(4_999);
-  assertEquals(mtu.bytes, MIN_DATAGRAM_BYTES);
-  mtu.probe(5_000);
-  assertEquals(mtu.bytes, BASE_DATAGRAM_BYTES);
+test("goes back to the usual size by itself where the peer reports nothing", () => {
+  const path = searching(1_472, { reports: false });
+  sendUnheard(path, 3);
+  path.look(0, 1_000, counts(0, 0));
+  path.probe(4_999);
+  assertEquals(path.datagramBytes, MIN_DATAGRAM_BYTES);
+  path.probe(5_000);
+  assertEquals(path.datagramBytes, BASE_DATAGRAM_BYTES);
 });

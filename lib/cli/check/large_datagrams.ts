@@ -31,7 +31,7 @@ export async function largeDatagramsArrive(
       await writeAll(stream, new Uint8Array(PROBE_BYTES));
       await connection.settled(PROBE_TIMEOUT_MS);
       if (connection.closeInfo) return undefined;
-      if (connection.datagramBytes < BASE_DATAGRAM_BYTES) break;
+      if (connection.path.datagramBytes < BASE_DATAGRAM_BYTES) break;
       arrive = connection.stats().lostPackets === lostPackets;
     }
     stream.reset(0);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { NativeConnection } from "../quiche/native.ts";
-import { MIN_DATAGRAM_BYTES, PathMtu } from "./path_mtu.ts";
+import { MIN_DATAGRAM_BYTES, type PathMtu } from "./path_mtu.ts";
 import type { PeerAddress } from "./peer_address.ts";
 import type { UdpSocket } from "../udp/socket.ts";
 
@@ -13,27 +13,16 @@ export interface PacketSenderOptions {
   readonly native: Pick<NativeConnection, "send">;
   readonly socket: Pick<UdpSocket, "reserve" | "commit" | "flush">;
   readonly peer: PeerAddress;
-  /** Largest UDP payload, unless {@linkcode PacketSender.findOut} is to find out what the path carries. */
-  readonly maxDatagramBytes: number;
+  readonly path: PathMtu;
   /** Is called when there was more than one turn may send. */
   more(): void;
-}
-
-/** What {@linkcode PacketSender.look} wants to know of the connection. */
-interface Counts {
-  readonly rttMs: number;
-  readonly sentPackets: number;
-  readonly lostPackets: number;
 }
 
 /** Sends what a connection has to send, in datagrams as large as the path carries. */
 export class PacketSender {
   readonly #options: PacketSenderOptions;
-  #mtu: PathMtu | undefined;
   /** Whether an acknowledgement is missing, and what is sent next is to get through whatever the path carries. */
   #isLate = false;
-  /** Large datagrams that were sent since the peer was heard of. */
-  #unheard = 0;
   #isCut = false;
 
   constructor(options: PacketSenderOptions) {
@@ -45,47 +34,9 @@ export class PacketSender {
     return this.#isCut;
   }
 
-  /** UDP payload of the largest datagrams that are sent now. */
-  get datagramBytes(): number {
-    return this.#mtu?.bytes ?? this.#options.maxDatagramBytes;
-  }
-
-  /** Finds out what the path carries from now on. @param max what the peer takes */
-  findOut(max: number): void {
-    this.#mtu = new PathMtu(Math.min(this.#options.maxDatagramBytes, max));
-  }
-
-  /** The peer tells how large the datagrams are that it gets: larger ones may be tried. */
-  tellsArrivals(): void {
-    this.#mtu?.answering();
-  }
-
-  /** The peer has got a datagram of this size. */
-  arrived(bytes: number): void {
-    this.#mtu?.confirmed(bytes);
-  }
-
-  /** The peer was heard of. Returns whether that shows that large datagrams are lost. */
-  heard(now: number): boolean {
-    this.#unheard = 0;
-    return this.#mtu?.heard(now) ?? false;
-  }
-
   /** An acknowledgement is missing. */
   late(): void {
     this.#isLate = true;
-  }
-
-  /** Looks whether large datagrams are lost. Returns whether that has just turned out: smaller ones are sent then. */
-  look(now: number, silentForMs: number, counts: () => Counts): boolean {
-    const mtu = this.#mtu;
-    if (!mtu) return false;
-    if (!mtu.wantsSilence(silentForMs, this.#unheard)) {
-      return mtu.wantsLook(now) && mtu.look(now, counts());
-    }
-    // It turns out when the peer is heard of again.
-    if (mtu.silence(now, silentForMs, counts().rttMs)) this.#unheard = 0;
-    return false;
   }
 
   /**
@@ -95,10 +46,10 @@ export class PacketSender {
    * @returns the largest datagram, 0 for none
    */
   send(now: number, mustLeave = false): number {
-    const { socket, peer, more } = this.#options;
+    const { socket, peer, path, more } = this.#options;
     const datagramBytes = this.#isLate
-      ? Math.min(this.datagramBytes, MIN_DATAGRAM_BYTES)
-      : this.datagramBytes;
+      ? Math.min(path.datagramBytes, MIN_DATAGRAM_BYTES)
+      : path.datagramBytes;
     let probeBytes: number | undefined;
     let largestBytes = 0;
     this.#isCut = false;
@@ -117,10 +68,9 @@ export class PacketSender {
       if (bytes === 0) break;
       peer.sent(bytes);
       largestBytes = Math.max(largestBytes, bytes);
-      if (bytes > MIN_DATAGRAM_BYTES) this.#unheard++;
-      if (bytes > datagramBytes) this.#mtu?.probed(now);
+      path.sent(bytes, now);
       // Whoever fills a datagram may fill a larger one.
-      probeBytes = bytes === datagramBytes && !this.#isLate ? this.#mtu?.probe(now) : undefined;
+      probeBytes = bytes === datagramBytes && !this.#isLate ? path.probe(now) : undefined;
       socket.commit(bytes, current);
       const copy = previous && socket.reserve(bytes);
       if (copy) {

@@ -40,55 +40,89 @@ const SILENCE_ROUND_TRIPS = 3;
 /** Time, beside some round trips, in which a peer that was silent answers smaller datagrams, if it was for the large ones. */
 const EVIDENCE_MS = 200;
 
-/** Datagrams of a connection since it began. */
-export interface SentAndLost {
+/** What {@linkcode PathMtu.look} wants to know of a connection, since it began. */
+export interface PathCounts {
+  readonly rttMs: number;
   readonly sentPackets: number;
   readonly lostPackets: number;
 }
 
 /**
- * How large the datagrams may be that a path carries (RFC 8899): probes find out, a black hole brings it back to a safe
- * size.
+ * How large the datagrams are that a path carries (RFC 8899): probes find out, a black hole brings their size back to a
+ * safe one.
  *
- * Probes are datagrams of a connection that has much to send, so a lost one is repeated like all others. The peer says
- * how large a datagram it has got; one that does not is sent none.
+ * Probes are datagrams of a connection that has much to send, so a lost one is repeated like all others. The peer reports
+ * how large a datagram it has received; one that does not is sent no probes.
  */
 export class PathMtu {
-  readonly #max: number;
+  /** Is called when {@linkcode largestReceived} has grown. */
+  onLargerReceived: (() => void) | undefined;
+  /** Is called when large datagrams turn out to be lost, and smaller ones are sent. */
+  onBlackHole: (() => void) | undefined;
+  #max: number;
   #bytes: number;
+  #largestReceived = MIN_DATAGRAM_BYTES;
+  #isSearching = false;
   /** Sizes that may still turn out to get through, the largest first. */
   #untried: number[] = [];
   #probes = 0;
   #probedAt = -Infinity;
-  #isAnswering = false;
+  #mayProbe = false;
   #raiseAt = Infinity;
   #blackHoles = 0;
+  /** Large datagrams that were sent since the peer was heard of. */
+  #unheard = 0;
   /** A peer that is heard of until then was silent for the size of the datagrams. */
   #suspectUntil = -Infinity;
   #lookAt = -Infinity;
-  #before: SentAndLost | undefined;
+  #before: PathCounts | undefined;
 
-  /** @param max what the route, this end and the peer allow */
+  /** @param max what the route and this end allow; it is what is sent, until {@linkcode search} */
   constructor(max: number) {
-    this.#max = max;
-    this.#bytes = Math.min(BASE_DATAGRAM_BYTES, max);
-    this.#raise();
+    this.#max = this.#bytes = max;
   }
 
-  /** The largest datagram that may be sent. */
-  get bytes(): number {
+  /** UDP payload of the largest datagrams that are sent now. */
+  get datagramBytes(): number {
     return this.#bytes;
   }
 
-  /** The peer tells how large the datagrams are that it gets. */
-  answering(): void {
-    this.#isAnswering = true;
+  /** UDP payload of the largest datagram that has come from the peer. */
+  get largestReceived(): number {
+    return this.#largestReceived;
   }
 
-  /** Size of a probe that is to be sent now; undefined for none. */
+  /** The peer reports how large the datagrams are that it receives: larger ones may be tried. */
+  allowProbes(): void {
+    this.#mayProbe = true;
+  }
+
+  /** The peer has received a datagram of this size. */
+  confirmed(bytes: number): void {
+    if (!this.#isSearching) return;
+    this.#mayProbe = true;
+    const size = Math.min(bytes, this.#max);
+    if (size <= this.#bytes) return;
+    this.#bytes = size;
+    this.#untried = this.#untried.filter((candidate) => candidate > size);
+    this.#probes = 0;
+    this.#probedAt = -Infinity;
+    this.#before = undefined;
+  }
+
+  /** @internal Finds out what the path carries, from now on. @param max what the peer takes */
+  search(max: number): void {
+    this.#isSearching = true;
+    this.#max = Math.min(this.#max, max);
+    this.#bytes = Math.min(BASE_DATAGRAM_BYTES, this.#max);
+    this.#raise();
+  }
+
+  /** @internal Size of a probe that is to be sent now; undefined for none. */
   probe(now: number): number | undefined {
+    if (!this.#isSearching) return undefined;
     if (now >= this.#raiseAt) this.#raise();
-    if (!this.#isAnswering || now < this.#probedAt + PROBE_TIMEOUT_MS) return undefined;
+    if (!this.#mayProbe || now < this.#probedAt + PROBE_TIMEOUT_MS) return undefined;
     if (this.#probes === MAX_PROBES) {
       this.#probes = 0;
       this.#untried.shift();
@@ -99,69 +133,64 @@ export class PathMtu {
     return this.#untried[0];
   }
 
-  /** A probe was sent. */
-  probed(now: number): void {
+  /** @internal A datagram was sent; one that is larger than others is a probe. */
+  sent(bytes: number, now: number): void {
+    if (bytes > MIN_DATAGRAM_BYTES) this.#unheard++;
+    if (bytes <= this.#bytes) return;
     this.#probes++;
     this.#probedAt = now;
   }
 
-  /** The peer has got a datagram of this size. */
-  confirmed(bytes: number): void {
-    this.#isAnswering = true;
-    const size = Math.min(bytes, this.#max);
-    if (size <= this.#bytes) return;
-    this.#bytes = size;
-    this.#untried = this.#untried.filter((candidate) => candidate > size);
-    this.#probes = 0;
-    this.#probedAt = -Infinity;
-    this.#before = undefined;
+  /** @internal A datagram of the peer's, the largest so far. */
+  received(bytes: number): void {
+    this.#largestReceived = bytes;
+    this.onLargerReceived?.();
   }
 
-  /** Whether {@linkcode look} wants to know what was lost. */
-  wantsLook(now: number): boolean {
-    return this.#bytes > MIN_DATAGRAM_BYTES && now >= this.#lookAt;
+  /** @internal The peer is heard of: if it was silent for the size of datagrams, that is known now. */
+  heard(now: number): void {
+    this.#unheard = 0;
+    if (this.#suspectUntil === -Infinity) return;
+    // An outage would not end just now.
+    const isEvidence = now < this.#suspectUntil;
+    this.#suspectUntil = -Infinity;
+    if (isEvidence) this.onBlackHole?.();
   }
 
-  /** Whether {@linkcode look} wants to know of a silence, into which so many large datagrams were sent. */
-  wantsSilence(silentForMs: number, unheard: number): boolean {
-    return this.#bytes > MIN_DATAGRAM_BYTES && unheard >= MIN_UNHEARD && silentForMs >= SILENCE_MS;
+  /**
+   * @internal Looks whether the path has become a black hole for datagrams of this size.
+   *
+   * @param silentForMs time for which nothing was heard of the peer
+   */
+  look(now: number, silentForMs: number, connection: { stats(): PathCounts }): void {
+    if (!this.#isSearching || this.#bytes <= MIN_DATAGRAM_BYTES) return;
+    if (this.#unheard >= MIN_UNHEARD && silentForMs >= SILENCE_MS) {
+      this.#silence(now, silentForMs, connection.stats().rttMs);
+    } else if (now >= this.#lookAt) this.#compare(now, connection.stats());
   }
 
   /**
    * The peer has fallen silent when large datagrams were sent: perhaps not even acknowledgements get through, as they
-   * travel together with what is lost.
-   *
-   * @returns whether smaller ones are sent from now on
+   * travel together with what is lost. Whether that is why turns out when it is heard of again.
    */
-  silence(now: number, silentForMs: number, rttMs: number): boolean {
-    if (silentForMs < rttMs * SILENCE_ROUND_TRIPS) return false;
+  #silence(now: number, silentForMs: number, rttMs: number): void {
+    if (silentForMs < rttMs * SILENCE_ROUND_TRIPS) return;
+    this.#unheard = 0;
     this.#shrink(now);
     this.#suspectUntil = now + rttMs * SILENCE_ROUND_TRIPS + EVIDENCE_MS;
-    return true;
   }
 
-  /** The peer is heard of. Returns whether that shows that large datagrams are lost: an outage would not end just now. */
-  heard(now: number): boolean {
-    const isEvidence = now < this.#suspectUntil;
-    this.#suspectUntil = -Infinity;
-    return isEvidence;
-  }
-
-  /**
-   * Looks whether the path has become a black hole for datagrams of this size.
-   *
-   * @returns whether smaller ones are sent from now on
-   */
-  look(now: number, counts: SentAndLost): boolean {
+  /** Looks at what was lost since the last look. */
+  #compare(now: number, counts: PathCounts): void {
     this.#lookAt = now + LOOK_MS;
     const before = this.#before;
     this.#before = counts;
-    if (!before) return false;
+    if (!before) return;
     const lost = counts.lostPackets - before.lostPackets;
     const sent = counts.sentPackets - before.sentPackets;
-    if (lost < MIN_LOST || lost < sent * LOST_SHARE) return false;
+    if (lost < MIN_LOST || lost < sent * LOST_SHARE) return;
     this.#shrink(now);
-    return true;
+    this.onBlackHole?.();
   }
 
   #shrink(now: number): void {
@@ -174,8 +203,8 @@ export class PathMtu {
   #raise(): void {
     this.#raiseAt = Infinity;
     this.#probes = 0;
-    // Nobody tells whether they arrive: they are tried as they were at first.
-    if (!this.#isAnswering) this.#bytes = Math.min(BASE_DATAGRAM_BYTES, this.#max);
+    // Nobody reports whether they arrive: they are tried as they were at first.
+    if (!this.#mayProbe) this.#bytes = Math.min(BASE_DATAGRAM_BYTES, this.#max);
     const sizes = [this.#max, ...CANDIDATES, BASE_DATAGRAM_BYTES];
     this.#untried = [...new Set(sizes)].filter((size) => size > this.#bytes && size <= this.#max);
   }
