@@ -121,7 +121,7 @@ if (Deno.args.length === 0) {
     const count = testsBelow(`tests/${name}`).length;
     const files = count === 1 ? "1 file" : `${count} files`;
     const needs = Object.keys(programs).join(", ");
-    console.log(`not run: ${files} of tests/${name}/ (deno task ${task}), for they need ${needs}`);
+    console.log(`not run: tests/${name}/ (${files}), which needs ${needs}: deno task ${task}`);
   }
 }
 Deno.exit(failed ? 1 : 0);
