@@ -4,29 +4,28 @@
 /** proxy-agent: dials the server and serves HTTP CONNECT on every stream that the server opens. */
 import { NO_BYTES } from "./lib/bytes.ts";
 import { formatRule, type Rule } from "./lib/agent/acl.ts";
-import { runAgentLinks } from "./lib/agent/keep_connected.ts";
+import { DialError } from "./lib/agent/dial.ts";
+import { keepConnected } from "./lib/agent/keep_connected.ts";
+import { connectAndCarry, endingOfFailure, type TunnelService } from "./lib/agent/serve.ts";
 import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
-import { formatAuthority } from "./lib/net/authority.ts";
 import { checkAgent } from "./lib/cli/check/programs.ts";
+import { agentTlsFiles, loadTls } from "./lib/cli/program_tls.ts";
+import { agentInfo } from "./lib/cli/programs.ts";
+import { runProgram } from "./lib/cli/run_program.ts";
+import { logger } from "./lib/log.ts";
+import { formatAuthority } from "./lib/net/authority.ts";
+import { formatIp } from "./lib/net/ip_address.ts";
+import type { Resolver } from "./lib/net/resolver.ts";
+import { endingOf } from "./lib/observe/ending.ts";
+import { Monitor } from "./lib/observe/monitor.ts";
+import { type Failure, failureOf, NotConnectedError } from "./lib/qrht/failure.ts";
 import { ConnectHeadParser, type ConnectHeadResult } from "./lib/tunnel/connect_head.ts";
 import {
   CONNECT_OK,
   formatConnectResponse,
   formatProxyStatus,
 } from "./lib/tunnel/connect_response.ts";
-import { dial, DialError } from "./lib/agent/dial.ts";
-import { type Duplex, prepend, writeAll } from "./lib/tunnel/duplex.ts";
-import { tcpDuplex } from "./lib/tunnel/tcp_duplex.ts";
-import { endingOf, summarize } from "./lib/observe/ending.ts";
-import { type Failure, failureOf, failures, NotConnectedError } from "./lib/qrht/failure.ts";
-import { agentTlsFiles, loadTls } from "./lib/cli/program_tls.ts";
-import { runProgram } from "./lib/cli/run_program.ts";
-import { logger } from "./lib/log.ts";
-import { formatIp } from "./lib/net/ip_address.ts";
-import { Monitor } from "./lib/observe/monitor.ts";
-import { pipeDuplex } from "./lib/tunnel/pipe.ts";
-import { agentInfo } from "./lib/cli/programs.ts";
-import type { Resolver } from "./lib/net/resolver.ts";
+import { type Duplex, prepend } from "./lib/tunnel/duplex.ts";
 import { within } from "./lib/wait.ts";
 
 export interface ConnectAgentConfig extends AgentConfig {
@@ -41,6 +40,8 @@ export interface ConnectAgentConfig extends AgentConfig {
 /** Name of this proxy in Proxy-Status (RFC 9209). */
 const PROXY_NAME = "quic-tunnel-agent";
 
+const HEAD_TIMEOUT_MS = 10_000;
+
 /** A client that leaves without having asked for anything. */
 const NO_REQUEST: Failure = { code: "bad-request", text: "the client has not asked for anything" };
 
@@ -48,23 +49,30 @@ const log = logger("agent");
 
 type Answer = Extract<ConnectHeadResult, { kind: "connect" }>;
 
+/** What serving a CONNECT request takes. */
+interface ConnectService extends TunnelService {
+  readonly headTimeoutMs: number;
+}
+
 /** Runs an agent until the signal aborts. Reconnects for ever. */
 export async function runAgent(
   config: ConnectAgentConfig,
   options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
 ): Promise<void> {
   const { signal, monitor = new Monitor("proxy-agent") } = options;
+  const { allow, deny, dialTimeoutMs, headTimeoutMs = HEAD_TIMEOUT_MS, resolver } = config;
   log.info("agent started", {
     servers: config.servers.map(formatAuthority).join(","),
-    allow: formatRules(config.allow),
-    deny: formatRules(config.deny),
+    allow: formatRules(allow),
+    deny: formatRules(deny),
   });
-  await runAgentLinks(config, {
-    program: "proxy-agent",
+  const rules = { allow, deny };
+  const service = { dialTimeoutMs, headTimeoutMs, timeouts: config, rules, resolver, log };
+  await keepConnected(config, {
     log,
     monitor,
     signal,
-    serve: (tunnel, ended) => serveConnect(tunnel, config, ended),
+    serve: (tunnel, ended) => serveConnect(tunnel, service, ended),
     refuse: (tunnel, { code, text }) => refuse(tunnel, new NotConnectedError(code, text)),
   });
   log.info("agent stopped");
@@ -77,59 +85,40 @@ function formatRules(rules: readonly Rule[]): string | undefined {
 /** Serves one CONNECT request to the end of its tunnel. */
 async function serveConnect(
   tunnel: ServedTunnel,
-  config: ConnectAgentConfig,
+  service: ConnectService,
   signal: AbortSignal,
 ): Promise<void> {
-  const { dialTimeoutMs, headTimeoutMs = 10_000, allow, deny, resolver } = config;
   const since = performance.now();
   const { carrier, fields, record } = tunnel;
-  let target: string | undefined;
+  let name: string | undefined;
   try {
-    const request = await readHead(carrier, headTimeoutMs);
+    const request = await readHead(carrier, service.headTimeoutMs);
     if (!request) {
-      tellRefused(tunnel, NO_REQUEST);
+      endRefused(tunnel, NO_REQUEST);
       return await tunnel.failed(NO_REQUEST, NO_BYTES);
     }
-    target = request.authority;
-    record.connecting(target);
-    log.trace("connect request", { ...fields, target });
-    record.span?.dials(request.target);
-    const connection = await dial(request.target, {
-      timeoutMs: dialTimeoutMs,
-      signal,
-      rules: { allow, deny },
-      resolver,
-    });
-    record.span?.connected(connection.remoteAddr);
-    const upstream = tcpDuplex(connection);
-    try {
-      record.connected();
-      tunnel.connected();
-      await writeAll(carrier, CONNECT_OK);
-    } catch (error) {
-      upstream.abort();
-      throw error;
-    }
-    const client = prepend(request.rest, carrier);
-    const result = await pipeDuplex(client, upstream, { ...config, signal, watch: record.watch });
-    const summary = summarize(result, since, "agent");
-    log.debug("tunnel ended", { ...fields, target, ...summary });
-    record.end(summary);
+    const { target, authority, rest } = request;
+    name = authority;
+    record.connecting(name);
+    log.trace("connect request", { ...fields, target: name });
+    const client = prepend(rest, carrier);
+    const destination = { target, name, since, client, answer: CONNECT_OK };
+    await connectAndCarry(tunnel, destination, service, signal);
   } catch (error) {
-    if (error instanceof NotConnectedError) return await refuse(tunnel, error, target);
+    if (error instanceof NotConnectedError) return await refuse(tunnel, error, name);
     const ending = endingOf(error, "client", "agent");
-    log.debug("tunnel refused", { ...fields, target, ...ending });
+    log.debug("tunnel refused", { ...fields, target: name, ...ending });
     record.end(ending);
     carrier.abort();
   }
 }
 
-function tellRefused(
+function endRefused(
   { fields, record }: ServedTunnel,
-  { code, text }: Failure,
+  failure: Failure,
   more: Record<string, unknown> = {},
 ): void {
-  const ending = { by: failures[code].by, reason: "refused", result: code, error: text } as const;
+  const ending = endingOfFailure(failure);
   log.debug("tunnel refused", { ...fields, ...more, ...ending });
   record.end(ending);
 }
@@ -168,7 +157,7 @@ async function refuse(
   const failure = failureOf(error);
   // The address that a rule has denied is for the log alone: clients need not learn what names mean here.
   const address = error instanceof DialError && error.ip ? formatIp(error.ip) : undefined;
-  tellRefused(tunnel, failure, { target, address });
+  endRefused(tunnel, failure, { target, address });
   const proxyStatus = formatProxyStatus({
     proxy: PROXY_NAME,
     ...(proxyError && { error: proxyError }),

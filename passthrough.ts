@@ -2,21 +2,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** proxy-passthrough: dials the server and connects every stream that the server opens to one fixed upstream. */
-import { runAgentLinks } from "./lib/agent/keep_connected.ts";
+import { keepConnected } from "./lib/agent/keep_connected.ts";
+import { connectAndCarry, endingOfFailure, type TunnelService } from "./lib/agent/serve.ts";
 import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
-import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import { checkPassthrough } from "./lib/cli/check/programs.ts";
-import { dial } from "./lib/agent/dial.ts";
-import { type Duplex, writeAll } from "./lib/tunnel/duplex.ts";
-import { tcpDuplex } from "./lib/tunnel/tcp_duplex.ts";
-import { endingOf, summarize } from "./lib/observe/ending.ts";
-import { type Failure, failureOf, failures } from "./lib/qrht/failure.ts";
 import { agentTlsFiles, loadTls } from "./lib/cli/program_tls.ts";
+import { passthroughInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
+import { type Authority, formatAuthority } from "./lib/net/authority.ts";
+import { endingOf } from "./lib/observe/ending.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
-import { pipeDuplex } from "./lib/tunnel/pipe.ts";
-import { passthroughInfo } from "./lib/cli/programs.ts";
+import { type Failure, failureOf } from "./lib/qrht/failure.ts";
 import { formatProxyHeader } from "./lib/tunnel/proxy_protocol.ts";
 
 export interface PassthroughConfig extends AgentConfig {
@@ -28,80 +25,72 @@ export interface PassthroughConfig extends AgentConfig {
 
 const log = logger("passthrough");
 
+/** What serving a tunnel takes. */
+interface PassthroughService extends TunnelService {
+  readonly upstream: Authority;
+  /** What the log calls it. */
+  readonly name: string;
+  readonly proxyProtocol: PassthroughConfig["proxyProtocol"];
+}
+
 /** Runs a passthrough agent until the signal aborts. Reconnects for ever. */
 export async function runPassthrough(
   config: PassthroughConfig,
   options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
 ): Promise<void> {
   const { signal, monitor = new Monitor("proxy-passthrough") } = options;
-  const fields = {
+  const { upstream, proxyProtocol, dialTimeoutMs } = config;
+  const name = formatAuthority(upstream);
+  log.info("passthrough started", {
     servers: config.servers.map(formatAuthority).join(","),
-    upstream: formatAuthority(config.upstream),
-  };
-  log.info("passthrough started", fields);
-  await runAgentLinks(config, {
-    program: "proxy-passthrough",
+    upstream: name,
+  });
+  const service = { upstream, name, proxyProtocol, dialTimeoutMs, timeouts: config, log };
+  await keepConnected(config, {
     log,
     monitor,
     signal,
-    serve: (tunnel, ended) => carry(tunnel, config, ended),
+    serve: (tunnel, ended) => serveTunnel(tunnel, service, ended),
     refuse,
   });
   log.info("passthrough stopped");
 }
 
-/** Carries one tunnel to the upstream, to its end. */
-async function carry(
+/** Connects one tunnel to the upstream, and carries it to its end. */
+async function serveTunnel(
   tunnel: ServedTunnel,
-  config: PassthroughConfig,
+  service: PassthroughService,
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
   const { carrier, fields, record } = tunnel;
-  const target = formatAuthority(config.upstream);
-  record.connecting(target);
-  let upstream: Duplex;
+  const { upstream: target, name } = service;
+  record.connecting(name);
   try {
-    const timeoutMs = config.dialTimeoutMs;
-    record.span?.dials(config.upstream);
-    const connection = await dial(config.upstream, { timeoutMs, signal });
-    record.span?.connected(connection.remoteAddr);
-    upstream = tcpDuplex(connection);
+    const header = proxyHeader(tunnel, service.proxyProtocol);
+    const destination = { target, name, since, client: carrier, header };
+    await connectAndCarry(tunnel, destination, service, signal);
   } catch (error) {
     if (!signal.aborted) return await refuse(tunnel, failureOf(error));
     const ending = endingOf(signal.reason, "server", "agent");
     log.debug("tunnel refused", { ...fields, ...ending });
     record.end(ending);
-    return carrier.abort();
+    carrier.abort();
   }
-  try {
-    await introduceClient(upstream, tunnel, config.proxyProtocol);
-  } catch (error) {
-    upstream.abort();
-    return await refuse(tunnel, failureOf(error));
-  }
-  record.connected();
-  tunnel.connected();
-  const result = await pipeDuplex(carrier, upstream, { ...config, signal, watch: record.watch });
-  const summary = summarize(result, since, "agent");
-  log.debug("tunnel ended", { ...fields, target, ...summary });
-  record.end(summary);
 }
 
-/** Sends the header of the PROXY protocol, before anything else. */
-async function introduceClient(
-  upstream: Duplex,
+/** The header of the PROXY protocol that tells the upstream who the client is. */
+function proxyHeader(
   { open: { client, listener, tunnelId } }: ServedTunnel,
   version: PassthroughConfig["proxyProtocol"],
-): Promise<void> {
-  if (version === "off") return;
+): Uint8Array | undefined {
+  if (version === "off") return undefined;
   const header = { client, listener, uniqueId: tunnelId };
-  await writeAll(upstream, formatProxyHeader(version === "v1" ? 1 : 2, header));
+  return formatProxyHeader(version === "v1" ? 1 : 2, header);
 }
 
 async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
-  const { code, text } = failure;
-  const ending = { by: failures[code].by, reason: "refused", result: code, error: text } as const;
+  const ending = endingOfFailure(failure);
   tunnel.record.end(ending);
   log.warn("cannot reach the upstream", { ...tunnel.fields, ...ending });
   await tunnel.failed(failure);

@@ -18,7 +18,7 @@ const MAX_DRAINED = 8;
  * Keeps an agent connected to every address of its servers, and serves the streams of all, until the signal aborts.
  * Reconnects for ever.
  */
-export async function runAgentLinks(
+export async function keepConnected(
   config: AgentConfig,
   options: AgentSessionOptions,
 ): Promise<void> {

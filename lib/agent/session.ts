@@ -69,8 +69,6 @@ export interface ServedTunnel extends IncomingTunnel {
 }
 
 export interface AgentSessionOptions {
-  /** Name of the program. */
-  readonly program: string;
   readonly log: Logger;
   /** Is told what happens. */
   readonly monitor: Monitor;
@@ -94,7 +92,7 @@ const MAX_STREAMS = 10_000;
 const RAW_QUIET_MS = 1_000;
 
 /** Part of its streams that a connection may have lost: with what is left, it serves until another one has taken its place. */
-const WORN_SHARE = 0.5;
+const MAX_CUT_SHARE = 0.5;
 
 /** A connection to a server, whose streams are served until it ends. */
 export class AgentSession extends ConnectedPeer {
@@ -108,7 +106,7 @@ export class AgentSession extends ConnectedPeer {
   /** Streams that the server has opened so far. */
   #streams = 0;
   #serverDrains = false;
-  #isWorn = false;
+  #isReplaced = false;
   /** Aborts when the connection has ended. */
   readonly #ended = new AbortController();
   readonly #replaceable = Promise.withResolvers<void>();
@@ -168,7 +166,7 @@ export class AgentSession extends ConnectedPeer {
   }
 
   override get isDraining(): boolean {
-    return this.#serverDrains || this.#isWorn;
+    return this.#serverDrains || this.#isReplaced;
   }
 
   /** Resolves when another connection is to take this one's place: it has ended, or the server takes no further tunnels. */
@@ -192,10 +190,10 @@ export class AgentSession extends ConnectedPeer {
         const stream = await this.connection.acceptStream();
         log.trace("stream accepted", { ...this.#fields, stream: stream.id });
         this.#streams++;
-        this.#tunnels.add(this.#serveStream(stream).then(() => this.#noticeWear()));
+        this.#tunnels.add(this.#serveStream(stream));
       }
     } catch (error) {
-      const isExpected = signal.aborted || this.#serverDrains || this.#isWorn;
+      const isExpected = signal.aborted || this.#serverDrains || this.#isReplaced;
       const level = isExpected ? "info" : "warn";
       log[level]("disconnected from quic server", {
         ...this.#fields,
@@ -231,7 +229,7 @@ export class AgentSession extends ConnectedPeer {
 
   /** What the server says on its control stream. */
   #listen(): Control | undefined {
-    const { program, log } = this.#options;
+    const { log, monitor: { program } } = this.#options;
     return startControl(this.connection, { program, name: this.#config.name }, {
       hello: (hello) => log.info("server says hello", { ...this.#fields, ...hello }),
       drain: () => {
@@ -246,12 +244,14 @@ export class AgentSession extends ConnectedPeer {
   }
 
   /** Has another connection take this one's place before the server runs out of streams. */
-  #noticeWear(): void {
+  #replaceIfCut(): void {
     const { log } = this.#options;
     const { maxStreams = MAX_STREAMS } = this.#config;
     const { cutStreams } = this.connection;
-    if (this.#isWorn || this.#ended.signal.aborted || cutStreams < maxStreams * WORN_SHARE) return;
-    this.#isWorn = true;
+    if (this.#isReplaced || this.#ended.signal.aborted || cutStreams < maxStreams * MAX_CUT_SHARE) {
+      return;
+    }
+    this.#isReplaced = true;
     log.info("connection is replaced", { ...this.#fields, cutStreams, maxStreams });
     this.#control?.drain();
     this.#replaceable.resolve();
@@ -299,6 +299,8 @@ export class AgentSession extends ConnectedPeer {
       const ending = endingOf(error, "server", "agent");
       record.end(ending);
       log.warn("stream refused", { ...own, ...ending });
+    } finally {
+      this.#replaceIfCut();
     }
   }
 }

@@ -27,13 +27,16 @@ export interface RoutePolicy {
   readonly retryOn: readonly RetryCause[];
 }
 
-export interface RouteOptions extends RoutePolicy {
+export interface RouteOptions {
+  readonly policy: RoutePolicy;
   readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
   readonly log: Logger;
   /** What the log says of the client. */
   readonly fields: Readonly<Record<string, unknown>>;
   readonly span?: TunnelSpan | undefined;
 }
+
+const OPEN_TIMEOUT_MS = 10_000;
 
 /** What the log says of an agent that has the tunnel. */
 type AgentFields = Record<string, unknown> & { agent?: string; result?: FailureCode };
@@ -44,24 +47,13 @@ const LEFT: readonly RetryCause[] = ["draining", "gone"];
 /** The way of one tunnel to an agent: to one, and when that cannot connect it perhaps to another. */
 export class Route {
   readonly #open: Open;
-  readonly #options: Required<RouteOptions>;
+  readonly #options: RouteOptions;
   readonly #tried = new Set<ConnectedAgent>();
   #fields: AgentFields = {};
 
   constructor(open: Open, options: RouteOptions) {
     this.#open = open;
-    // Only these: there may be many routes, and more in the options.
-    this.#options = {
-      agentWaitMs: options.agentWaitMs,
-      openTimeoutMs: options.openTimeoutMs ?? 10_000,
-      connectTimeoutMs: options.connectTimeoutMs,
-      maxAttempts: options.maxAttempts,
-      retryOn: options.retryOn,
-      registry: options.registry,
-      log: options.log,
-      fields: options.fields,
-      span: options.span,
-    };
+    this.#options = options;
   }
 
   /** What the log says of the agent that the tunnel has got to. */
@@ -85,7 +77,7 @@ export class Route {
    * @throws when there is no agent, or none with room for a stream
    */
   async connect(): Promise<RetryingTunnel> {
-    const { agentWaitMs, connectTimeoutMs } = this.#options;
+    const { agentWaitMs, connectTimeoutMs } = this.#options.policy;
     const first = await this.#attempt(agentWaitMs);
     return new RetryingTunnel(first, {
       timeoutMs: connectTimeoutMs,
@@ -95,14 +87,15 @@ export class Route {
   }
 
   async #retry(cause: RetryCause): Promise<OutgoingTunnel | undefined> {
-    const { retryOn, agentWaitMs } = this.#options;
+    const { retryOn, agentWaitMs } = this.#options.policy;
     if (!retryOn.includes(cause)) return undefined;
     return await this.#attempt(LEFT.includes(cause) ? agentWaitMs : 0);
   }
 
   /** Another agent than those that had the tunnel already. */
   async #attempt(agentWaitMs: number): Promise<OutgoingTunnel> {
-    const { registry, maxAttempts, openTimeoutMs, span } = this.#options;
+    const { registry, policy, span } = this.#options;
+    const { maxAttempts, openTimeoutMs = OPEN_TIMEOUT_MS } = policy;
     if (this.#tried.size >= maxAttempts) throw new Error(`${maxAttempts} agents were tried`);
     span?.event("wait for an agent");
     const { agent, stream } = await registry.open({

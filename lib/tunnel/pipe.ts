@@ -17,8 +17,9 @@ export interface TunnelTimeouts {
   readonly writeTimeoutMs: number;
 }
 
-/** The timeouts are 0 by default. */
-export interface PipeOptions extends Partial<TunnelTimeouts> {
+export interface PipeOptions {
+  /** @default {0 for each} */
+  readonly timeouts?: Partial<TunnelTimeouts>;
   /** Timeouts count from when this has settled: what is still being connected has bounds of its own. */
   readonly connected?: Promise<unknown>;
   /** Aborts the pair. */
@@ -59,6 +60,8 @@ export interface PipeResult extends Carried {
 
 type Side = "a" | "b";
 type End = Pick<PipeResult, "reason" | "by" | "error">;
+
+const NO_TIMEOUTS: Partial<TunnelTimeouts> = {};
 
 /** Time that a side whose bytes go nowhere any more may go on sending them after everything else is done. */
 const LINGER_MS = 1_000;
@@ -125,10 +128,7 @@ class Direction {
 }
 
 class Pair {
-  // Of the options only these are kept: there may be many pairs.
-  readonly #halfOpenTimeoutMs: number;
-  readonly #idleTimeoutMs: number;
-  readonly #writeTimeoutMs: number;
+  readonly #timeouts: Partial<TunnelTimeouts>;
   readonly #abortCode: number | undefined;
   readonly #aToB: Direction;
   readonly #bToA: Direction;
@@ -143,9 +143,7 @@ class Pair {
   #timer: ReturnType<typeof setTimeout> | undefined;
 
   constructor(a: Duplex, b: Duplex, options: PipeOptions) {
-    this.#halfOpenTimeoutMs = options.halfOpenTimeoutMs ?? 0;
-    this.#idleTimeoutMs = options.idleTimeoutMs ?? 0;
-    this.#writeTimeoutMs = options.writeTimeoutMs ?? 0;
+    this.#timeouts = options.timeouts ?? NO_TIMEOUTS;
     this.#abortCode = options.abortCode;
     this.#aToB = new Direction(a, b, "a", "b");
     this.#bToA = new Direction(b, a, "b", "a");
@@ -304,21 +302,22 @@ class Pair {
   #nextTimeout(now: number): { at: number; end?: End } {
     let next: { at: number; end?: End } = { at: Infinity };
     if (!this.#isConnected) return next;
+    const { halfOpenTimeoutMs = 0, idleTimeoutMs = 0, writeTimeoutMs = 0 } = this.#timeouts;
     const add = (timeoutMs: number, since: number, end?: End) => {
       const at = since + timeoutMs;
       if (timeoutMs > 0 && at < next.at) next = end ? { at, end } : { at };
     };
     const directions = [this.#aToB, this.#bToA];
     for (const { writing, movedAt, toSide } of directions) {
-      if (writing) add(this.#writeTimeoutMs, movedAt, { reason: "write-timeout", by: toSide });
-      else add(this.#writeTimeoutMs, now);
+      if (writing) add(writeTimeoutMs, movedAt, { reason: "write-timeout", by: toSide });
+      else add(writeTimeoutMs, now);
     }
     if (directions.some(({ ended }) => ended)) {
       const { writing, fromSide, toSide } = directions.find(({ over }) => !over)!;
       const by = writing ? toSide : fromSide;
-      add(this.#halfOpenTimeoutMs, this.#movedAt, { reason: "half-open", by });
+      add(halfOpenTimeoutMs, this.#movedAt, { reason: "half-open", by });
     }
-    add(this.#idleTimeoutMs, this.#movedAt, { reason: "idle" });
+    add(idleTimeoutMs, this.#movedAt, { reason: "idle" });
     return next;
   }
 

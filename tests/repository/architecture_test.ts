@@ -64,6 +64,7 @@ const reserved: readonly {
       "lib/net/tcp_reset.ts",
       "lib/qrht/tunnel_stream.ts",
       "lib/server/connected_agent.ts",
+      "lib/server/listeners.ts",
       "lib/tunnel/pipe.ts",
     ],
   },

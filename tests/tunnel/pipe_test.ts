@@ -368,7 +368,7 @@ for (const transport of transports) {
     });
 
     test(`aborts both when ${second} is silent for halfOpenTimeoutMs after ${first} has ended`, async () => {
-      await using piped = await Piped.start(transport, { halfOpenTimeoutMs: 20 });
+      await using piped = await Piped.start(transport, { timeouts: { halfOpenTimeoutMs: 20 } });
       await piped.far[first].closeWrite();
       assertEquals(await piped.ended(), { aToB: 0, bToA: 0, reason: "half-open", by: second });
       await assertAborted(piped.far[first], transport);
@@ -377,7 +377,7 @@ for (const transport of transports) {
     });
 
     test(`aborts both when nobody reads of ${first} after ${first} has ended`, async () => {
-      await using piped = await Piped.start(transport, { halfOpenTimeoutMs: 50 });
+      await using piped = await Piped.start(transport, { timeouts: { halfOpenTimeoutMs: 50 } });
       const from = piped.far[first], to = piped.far[second];
       await from.closeWrite();
       piped.flood(to);
@@ -388,7 +388,9 @@ for (const transport of transports) {
 
   test("counts the half-open timeout from the last byte", async () => {
     const timeoutMs = 150;
-    await using piped = await Piped.start(transport, { halfOpenTimeoutMs: timeoutMs });
+    await using piped = await Piped.start(transport, {
+      timeouts: { halfOpenTimeoutMs: timeoutMs },
+    });
     const { a, b } = piped.far;
     await a.closeWrite();
     assertEquals(await b.read(new Uint8Array(1)), null);
@@ -568,7 +570,7 @@ Deno.test({
   async fn() {
     const transport = memory("memory", { stop: false });
     // The half-open timeout is for pairs that may still come to something.
-    await using piped = await Piped.start(transport, { halfOpenTimeoutMs: 0 });
+    await using piped = await Piped.start(transport, { timeouts: { halfOpenTimeoutMs: 0 } });
     const { a, b } = piped.far;
     assert(b instanceof MemoryDuplex);
     b.refuse();

@@ -6,7 +6,12 @@
 import { assert, assertEquals, assertLessOrEqual, assertRejects } from "@std/assert";
 import fc from "fast-check";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
-import { pipeDuplex, type PipeOptions, type PipeResult } from "../../lib/tunnel/pipe.ts";
+import {
+  pipeDuplex,
+  type PipeOptions,
+  type PipeResult,
+  type TunnelTimeouts,
+} from "../../lib/tunnel/pipe.ts";
 import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
 import { encodeResult } from "../../lib/qrht/messages.ts";
 import { TunnelStream } from "../../lib/qrht/tunnel_stream.ts";
@@ -48,10 +53,16 @@ class Piped {
   result: PipeResult | undefined;
 
   /** @param carriers what the carriers are like, and which one never takes an end */
-  constructor(options: PipeOptions, carriers: MemoryPairOptions & { stuck?: "a" | "b" } = {}) {
+  constructor(
+    { connected, signal, ...timeouts }:
+      & Pick<PipeOptions, "connected" | "signal">
+      & Partial<TunnelTimeouts>,
+    carriers: MemoryPairOptions & { stuck?: "a" | "b" } = {},
+  ) {
     const [a, farA] = memoryPair(carriers), [b, farB] = memoryPair(carriers);
     this.far = { a: farA, b: farB };
     if (carriers.stuck) neverEnds({ a, b }[carriers.stuck]);
+    const options = { timeouts, ...connected && { connected }, ...signal && { signal } };
     this.done = pipeDuplex(a, b, options).then((result) => this.result = result);
   }
 
@@ -242,7 +253,7 @@ test("counts a byte that comes as a timeout is over, if it comes before the look
     const write = () => setTimeout(() => void farA.write(Uint8Array.of(1)).catch(() => {}), 500);
     let result: PipeResult | undefined;
     if (first === "byte") write();
-    pipeDuplex(a, b, { idleTimeoutMs: 500 }).then((ended) => result = ended);
+    pipeDuplex(a, b, { timeouts: { idleTimeoutMs: 500 } }).then((ended) => result = ended);
     if (first === "timeout") write();
     await time.pass(500);
     if (first === "byte") {
@@ -320,7 +331,7 @@ test("leaves a RetryingTunnel to its own timeout until it is connected", async (
   const [client, farClient] = memoryPair();
   let result: PipeResult | undefined;
   const timeouts = { idleTimeoutMs: 1_000, writeTimeoutMs: 1_000, halfOpenTimeoutMs: 1_000 };
-  pipeDuplex(client, tunnel, { ...timeouts, connected: tunnel.connected })
+  pipeDuplex(client, tunnel, { timeouts, connected: tunnel.connected })
     .then((ended) => result = ended);
   await writeAll(farClient, pattern(100));
   // Its end waits in the tunnel until there is a target.
@@ -342,7 +353,9 @@ async function pipedTunnelStream(capacity: number) {
   );
   await tunnel.receiveFirst();
   const piped = { farClient, far, result: undefined as PipeResult | undefined };
-  pipeDuplex(client, tunnel, { writeTimeoutMs: 1_000 }).then((ended) => piped.result = ended);
+  pipeDuplex(client, tunnel, { timeouts: { writeTimeoutMs: 1_000 } }).then((ended) =>
+    piped.result = ended
+  );
   return piped;
 }
 

@@ -1,0 +1,80 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** What both agent programs do with a tunnel: connect it to its target, carry its bytes, log how it ended. */
+import type { Logger } from "../log.ts";
+import type { Authority } from "../net/authority.ts";
+import type { Resolver } from "../net/resolver.ts";
+import { summarize } from "../observe/ending.ts";
+import type { TunnelEnding } from "../observe/monitor.ts";
+import { type Failure, failures } from "../qrht/failure.ts";
+import { type Duplex, writeAll } from "../tunnel/duplex.ts";
+import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
+import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
+import type { Rules } from "./acl.ts";
+import { dial } from "./dial.ts";
+import type { ServedTunnel } from "./session.ts";
+
+/** What all tunnels of an agent have in common. */
+export interface TunnelService {
+  readonly dialTimeoutMs: number;
+  readonly timeouts: TunnelTimeouts;
+  /** What may be dialled. @default {everything} */
+  readonly rules?: Rules;
+  /** Resolves the names of targets. @default {the system's} */
+  readonly resolver?: Resolver | undefined;
+  readonly log: Logger;
+}
+
+/** Where one tunnel goes. */
+export interface Destination {
+  readonly target: Authority;
+  /** What the log calls it. */
+  readonly name: string;
+  /** When the tunnel began, by `performance.now()`. */
+  readonly since: number;
+  /** Gives the client's bytes. */
+  readonly client: Duplex;
+  /** What the client gets before the target's bytes. */
+  readonly answer?: Uint8Array;
+  /** What the target gets before the client's bytes. */
+  readonly header?: Uint8Array | undefined;
+}
+
+/**
+ * Connects a tunnel to its target, and carries its bytes to their end.
+ *
+ * @param signal aborts when the tunnel's connection has ended
+ * @throws {DialError} when the target is not connected
+ * @throws when the header or the answer cannot be written, or the signal aborts before
+ */
+export async function connectAndCarry(
+  tunnel: ServedTunnel,
+  { target, name, since, client, answer, header }: Destination,
+  { dialTimeoutMs: timeoutMs, timeouts, rules, resolver, log }: TunnelService,
+  signal: AbortSignal,
+): Promise<void> {
+  const { carrier, fields, record } = tunnel;
+  record.span?.dials(target);
+  const connection = await dial(target, { timeoutMs, signal, rules, resolver });
+  record.span?.connected(connection.remoteAddr);
+  const upstream = tcpDuplex(connection);
+  try {
+    if (header) await writeAll(upstream, header);
+    record.connected();
+    tunnel.connected();
+    if (answer) await writeAll(carrier, answer);
+  } catch (error) {
+    upstream.abort();
+    throw error;
+  }
+  const result = await pipeDuplex(client, upstream, { timeouts, signal, watch: record.watch });
+  const summary = summarize(result, since, "agent");
+  log.debug("tunnel ended", { ...fields, target: name, ...summary });
+  record.end(summary);
+}
+
+/** How a tunnel ends that the agent does not connect. */
+export function endingOfFailure({ code, text }: Failure): TunnelEnding {
+  return { by: failures[code].by, reason: "refused", result: code, error: text };
+}

@@ -1,0 +1,42 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Where a server listens for clients, and for agents. */
+import { messageOf, UsageError } from "../errors.ts";
+import { type Authority, formatAuthority } from "../net/authority.ts";
+import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
+
+/** Clients that may come at once, until they are taken; of more, the system has some try again a second later. */
+const TCP_BACKLOG = 4_096;
+
+/** @throws {UsageError} when the address of `--listen-tcp` cannot be bound */
+export function listenForClients({ hostname, port }: Authority): Deno.TcpListener {
+  const open = () => Deno.listen({ hostname, port, tcpBacklog: TCP_BACKLOG });
+  return bind("--listen-tcp", { hostname, port }, open);
+}
+
+/** @throws {UsageError} when the address of `--listen-quic` cannot be bound */
+export function listenForAgents(
+  { hostname, port }: Authority,
+  listen: ListenOptions,
+): QuicEndpoint {
+  const open = () => new QuicEndpoint({ hostname, port, listen });
+  return bind("--listen-quic", { hostname, port }, open);
+}
+
+function bind<T>(flag: string, address: Authority, open: () => T): T {
+  try {
+    return open();
+  } catch (error) {
+    const hint = error instanceof Deno.errors.AddrInUse ? `; ${portTaken(address)}` : "";
+    throw new UsageError(
+      `cannot listen on ${flag} ${formatAuthority(address)}: ${messageOf(error)}${hint}`,
+      { cause: error },
+    );
+  }
+}
+
+/** What to do about a port that is taken. */
+function portTaken({ port }: Authority): string {
+  return `another program has port ${port}, perhaps a proxy-server: stop it, or choose another port`;
+}

@@ -1,0 +1,93 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { Logger } from "../log.ts";
+import { formatAuthority, formatSocketAddress } from "../net/authority.ts";
+import type { Cidr } from "../net/cidr.ts";
+import { endingOf, summarize } from "../observe/ending.ts";
+import type { Monitor, Tunnel } from "../observe/monitor.ts";
+import { startTunnelSpan } from "../observe/trace.ts";
+import { onAbort } from "../on_abort.ts";
+import { openFields } from "../qrht/tunnel.ts";
+import type { QuicStream } from "../quic/mod.ts";
+import type { Duplex } from "../tunnel/duplex.ts";
+import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
+import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
+import { identifyClient } from "./client.ts";
+import type { ConnectedAgent } from "./connected_agent.ts";
+import { type AgentRegistry, NoAgentError } from "./registry.ts";
+import { Route, type RoutePolicy } from "./route.ts";
+
+/** What all clients of a server have in common. */
+export interface ClientService {
+  readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
+  readonly routePolicy: RoutePolicy;
+  readonly timeouts: TunnelTimeouts;
+  /** Networks whose connections begin with a header of the PROXY protocol. */
+  readonly acceptProxyProtocol: readonly Cidr[];
+  readonly monitor: Monitor;
+  readonly log: Logger;
+  /** Aborts when the server is told to stop. */
+  readonly stopping: AbortSignal;
+  /** Aborts when tunnels that are still open are cut off. */
+  readonly ended: AbortSignal;
+}
+
+/** What to do when clients come and no agent is there. */
+const NO_AGENT_HINT = "start an agent; if one runs, its log says why it cannot connect";
+
+/** Finds an agent for a client and carries its bytes, to their end. Never rejects. */
+export async function serveClient(
+  connection: Deno.TcpConn,
+  service: ClientService,
+): Promise<void> {
+  const { registry, monitor, log, stopping, ended: signal } = service;
+  const since = performance.now();
+  const tunnelId = crypto.getRandomValues(new Uint8Array(16));
+  let fields: Record<string, unknown> = { client: formatAuthority(connection.remoteAddr) };
+  let carrier: Duplex | undefined;
+  let record: Tunnel | undefined;
+  const stopListening = onAbort(signal, () => carrier?.abort());
+  try {
+    carrier = tcpDuplex(connection);
+    const client = await identifyClient(carrier, connection, service.acceptProxyProtocol);
+    if (!client) {
+      monitor.notify((observer) => observer.refused?.("health-check"));
+      log.debug("health check", fields);
+      return await carrier[Symbol.asyncDispose]();
+    }
+    const { address, listener, via } = client;
+    const open = { tunnelId, client: address, listener };
+    const own = openFields(open);
+    fields = { ...own, via: via && formatSocketAddress(via) };
+    record = monitor.begin({ id: own.tunnel, client: own.client });
+    log.debug("accepted tcp connection", fields);
+    record.span = startTunnelSpan("server", open);
+    const { routePolicy: policy, timeouts } = service;
+    const route = new Route(open, { policy, registry, log, fields, span: record.span });
+    const tunnel = await route.connect();
+    const { connected } = tunnel;
+    const { facts, watch } = record;
+    connected.then(() => {
+      facts.peer = route.agent;
+      if (!route.failure) record?.connected();
+    }, () => {});
+    const result = await pipeDuplex(client.carrier, tunnel, { timeouts, connected, signal, watch });
+    const summary = summarize(result, since, "server", route.failure);
+    log.debug("tunnel ended", { ...fields, ...route.fields, ...summary });
+    record.end({ ...summary, result: route.failure });
+  } catch (error) {
+    carrier?.abort();
+    const durationMs = Math.round(performance.now() - since);
+    const ending = endingOf(error, "client", "server");
+    if (record) record.end(signal.aborted ? { by: "server", reason: "stopped" } : ending);
+    else monitor.notify((observer) => observer.refused?.("proxy-header"));
+    const line = { ...fields, durationMs, ...ending };
+    const lacksAgents = error instanceof NoAgentError && registry.size === 0 && !stopping.aborted;
+    const hint = lacksAgents ? NO_AGENT_HINT : undefined;
+    if (!signal.aborted) log.warn("client refused", { ...line, hint });
+    else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
+  } finally {
+    stopListening();
+  }
+}
