@@ -116,11 +116,11 @@ export function formatRule({ host, ports }: Rule): string {
  *
  * @returns why it is denied with any address, or `undefined` when its address decides
  */
-export function judgeName({ allow, deny }: Rules, target: Authority): Denial | undefined {
-  const denying = deny.find((rule) => matches(rule, target, []));
+export function denialOfName({ allow, deny }: Rules, target: Authority): Denial | undefined {
+  const denying = deny.find((rule) => ruleMatches(rule, target, []));
   if (denying) return deniedBy(denying);
   const possible = (rule: Rule) =>
-    rule.host.kind === "network" ? matchesPort(rule, target.port) : matches(rule, target, []);
+    rule.host.kind === "network" ? matchesPort(rule, target.port) : ruleMatches(rule, target, []);
   return allow.length === 0 || allow.some(possible) ? undefined : NOT_ALLOWED;
 }
 
@@ -131,13 +131,13 @@ export function judgeName({ allow, deny }: Rules, target: Authority): Denial | u
  * @param ip the address that is to be dialled, 4 or 16 bytes, no IPv4-mapped IPv6 address
  * @returns why it is denied, or `undefined` when it is allowed
  */
-export function judge(
+export function denialOf(
   { allow, deny }: Rules,
   target: Authority,
   ip: Uint8Array,
 ): Denial | undefined {
   const reached = [ip, ...destinationsOf(ip)];
-  const denying = deny.find((rule) => matches(rule, target, reached));
+  const denying = deny.find((rule) => ruleMatches(rule, target, reached));
   if (denying) return deniedBy(denying);
   const byDefault = DENIED_BY_DEFAULT.find(({ cidr }) =>
     reached.some((address) => cidrContains(cidr, address))
@@ -146,7 +146,7 @@ export function judge(
     const { what, cidr } = byDefault;
     return { reason: `denied by default rule ${what} ${formatNetwork(cidr)}`, byAddress: true };
   }
-  const isAllowed = allow.length === 0 || allow.some((rule) => matches(rule, target, [ip]));
+  const isAllowed = allow.length === 0 || allow.some((rule) => ruleMatches(rule, target, [ip]));
   return isAllowed ? undefined : NOT_ALLOWED;
 }
 
@@ -161,11 +161,11 @@ function deniedBy(rule: Rule): Denial {
 
 function lifts(rule: Rule, denied: Cidr, target: Authority, ip: Uint8Array): boolean {
   const { host } = rule;
-  return host.kind === "network" && matches(rule, target, [ip]) &&
+  return host.kind === "network" && ruleMatches(rule, target, [ip]) &&
     host.cidr.prefixLength >= denied.prefixLength && cidrContains(denied, host.cidr.network);
 }
 
-function matches(rule: Rule, target: Authority, ips: readonly Uint8Array[]): boolean {
+function ruleMatches(rule: Rule, target: Authority, ips: readonly Uint8Array[]): boolean {
   return matchesPort(rule, target.port) && matchesHost(rule.host, target.hostname, ips);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type Denial, judge, judgeName, type Rules } from "./acl.ts";
+import { type Denial, denialOf, denialOfName, type Rules } from "./acl.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { messageOf } from "../errors.ts";
 import { firstToSucceed, interleaveFamilies } from "../net/happy_eyeballs.ts";
@@ -98,14 +98,14 @@ async function addressesOf(
   signal: AbortSignal,
 ): Promise<readonly Uint8Array[]> {
   const own = ipBytes(target.hostname);
-  const denial = !own && rules && judgeName(rules, target);
+  const denial = !own && rules && denialOfName(rules, target);
   if (denial) throw denied(target, denial);
   const ips = own ? [own] : await resolver.resolve(target.hostname, signal);
   if (ips.length === 0) {
     throw new DialError("dns_error", `${formatAuthority(target)}: ${NO_ADDRESS}`);
   }
   if (!rules) return ips;
-  const denials = ips.map((ip) => judge(rules, target, ip));
+  const denials = ips.map((ip) => denialOf(rules, target, ip));
   const allowed = ips.filter((_, i) => !denials[i]);
   if (allowed.length === 0) throw denied(target, denials[0]!, ips[0]);
   return allowed;

@@ -6,7 +6,7 @@ import { type AgentConfig, AgentSession, type AgentSessionOptions } from "./sess
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { messageOf } from "../errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
-import { Links } from "./links.ts";
+import { ServerAddresses } from "./server_addresses.ts";
 import { reconnect } from "./reconnect.ts";
 import { Resolver } from "../net/resolver.ts";
 import { TaskGroup } from "../task_group.ts";
@@ -26,7 +26,7 @@ export async function keepConnected(
   const { servers, refreshMs, backoff, serverResolver = new Resolver() } = config;
   const sessions = new TaskGroup();
 
-  const link = async (address: Authority, signal: AbortSignal) => {
+  const keepConnectedTo = async (address: Authority, signal: AbortSignal) => {
     const streak = new FailureStreak();
     const ownSessions = new TaskGroup();
     await reconnect<AgentSession>({
@@ -39,12 +39,12 @@ export async function keepConnected(
         const ended = session.serve();
         for (const running of [sessions, ownSessions]) running.add(ended);
         await session.replaceable;
-        links.refresh(address);
+        addresses.refresh(address);
         if (ownSessions.size > MAX_DRAINED) await ended;
         return { healthyMs: performance.now() - since };
       },
       failed(error, retryInMs) {
-        links.refresh(address);
+        addresses.refresh(address);
         const level = streak.add(messageOf(error)) ? "warn" : "debug";
         log[level]("cannot connect to the server", {
           server: formatAuthority(address),
@@ -56,15 +56,15 @@ export async function keepConnected(
       },
     });
   };
-  const links = new Links({
+  const addresses = new ServerAddresses({
     servers,
     resolve: (name, signal) => serverResolver.resolve(name, signal),
-    link,
+    keepConnected: keepConnectedTo,
     log,
     signal,
     ...(refreshMs && { refreshMs }),
   });
-  monitor.readFrom({ knownServers: () => links.size });
-  await links.run();
+  monitor.readFrom({ knownServers: () => addresses.size });
+  await addresses.run();
   await sessions.ended();
 }

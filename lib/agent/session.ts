@@ -11,7 +11,7 @@ import { messageOf } from "../errors.ts";
 import { logLargeDatagrams } from "../observe/large_datagrams.ts";
 import type { Logger } from "../log.ts";
 import { ConnectedPeer } from "../observe/connected_peer.ts";
-import { connectResultOf, type Monitor, type Tunnel } from "../observe/monitor.ts";
+import { connectResultOf, type Monitor, type TunnelRecord } from "../observe/monitor.ts";
 import { drain } from "../tunnel/drain.ts";
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
 import { type Control, startControl } from "../qrht/control.ts";
@@ -65,7 +65,7 @@ export interface ServedTunnel extends IncomingTunnel {
   /** What the log says of it: connection and stream, and tunnel id and client where the server tells them. */
   readonly fields: Readonly<Record<string, unknown>>;
   /** What the monitor knows of it; to be told when it is being connected, is, and has ended. */
-  readonly record: Tunnel;
+  readonly record: TunnelRecord;
 }
 
 export interface AgentSessionOptions {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { History } from "./history.ts";
-import type { Monitor, Peer, Tunnel } from "./monitor.ts";
+import type { Monitor, Peer, TunnelRecord } from "./monitor.ts";
 import { version } from "../version.ts";
 import { readinessOf } from "./readiness.ts";
 import type { Status, StatusPeer, StatusTunnel } from "./status.ts";
@@ -62,7 +62,7 @@ function statusOfPeer(peer: Peer, history: History): StatusPeer {
   };
 }
 
-function statusOfTunnel({ facts, connectedAt, since, carried }: Tunnel): StatusTunnel {
+function statusOfTunnel({ facts, connectedAt, since, carried }: TunnelRecord): StatusTunnel {
   return {
     ...facts,
     state: connectedAt === undefined ? "connecting" : "open",

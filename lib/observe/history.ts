@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Monitor, Observer, Peer, Tunnel } from "./monitor.ts";
+import type { Monitor, Observer, Peer, TunnelRecord } from "./monitor.ts";
 import type { StatusHistory } from "./status.ts";
 
 /** Together ten minutes. */
@@ -51,14 +51,14 @@ export class History implements Observer {
     signal.addEventListener("abort", () => clearInterval(timer), { once: true });
   }
 
-  connected(_: Tunnel, seconds: number): void {
+  connected(_: TunnelRecord, seconds: number): void {
     // Any of them stays with the same chance.
     const i = this.#connected++;
     const place = i < MAX_TIMES ? i : Math.floor(Math.random() * (i + 1));
     if (place < MAX_TIMES) this.#times[place] = seconds * 1_000;
   }
 
-  ended({ connectedAt }: Tunnel): void {
+  ended({ connectedAt }: TunnelRecord): void {
     if (connectedAt === undefined) this.#failed++;
   }
 

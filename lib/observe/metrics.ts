@@ -16,8 +16,8 @@ import type {
   HandshakeResult,
   Monitor,
   Observer,
-  Tunnel,
   TunnelEnding,
+  TunnelRecord,
 } from "./monitor.ts";
 import { PeerTotals } from "./peer_totals.ts";
 import type { ConnectionStats } from "../quic/mod.ts";
@@ -146,11 +146,11 @@ export class Metrics implements Observer {
     return this.#registry.metrics();
   }
 
-  connected(_: Tunnel, seconds: number): void {
+  connected(_: TunnelRecord, seconds: number): void {
     this.#dialDuration.observe(seconds);
   }
 
-  ended({ connectedAt }: Tunnel, { by, reason, result }: TunnelEnding): void {
+  ended({ connectedAt }: TunnelRecord, { by, reason, result }: TunnelEnding): void {
     this.#tunnels.inc({ by: by ?? "", reason });
     // In the raw dialect, a tunnel counts as connected until the agent has reset it.
     if (connectedAt !== undefined && reason !== "refused") {

@@ -72,8 +72,8 @@ export function connectResultOf(error: unknown): HandshakeResult {
 /** Is called for what happens. All of it is optional, and must not throw. */
 export interface Observer {
   /** A tunnel was connected, so many seconds after that was begun. */
-  connected?(tunnel: Tunnel, seconds: number): void;
-  ended?(tunnel: Tunnel, ending: TunnelEnding): void;
+  connected?(tunnel: TunnelRecord, seconds: number): void;
+  ended?(tunnel: TunnelRecord, ending: TunnelEnding): void;
   /** A TCP connection was accepted. */
   accepted?(): void;
   refused?(reason: ConnectionRefusal): void;
@@ -81,7 +81,7 @@ export interface Observer {
 }
 
 /** A tunnel under way. */
-export class Tunnel {
+export class TunnelRecord {
   /** When it began, in ms since 1970. */
   readonly since = Date.now();
   #began = performance.now();
@@ -148,7 +148,7 @@ export interface Sources {
 export class Monitor {
   /** When it started, in ms since 1970. */
   readonly startedAt = Date.now();
-  readonly tunnels = new Set<Tunnel>();
+  readonly tunnels = new Set<TunnelRecord>();
   readonly peers = new Set<Peer>();
   /** Bytes of tunnels that have ended. */
   readonly #carried = { aToB: 0, bToA: 0 };
@@ -196,20 +196,20 @@ export class Monitor {
     return this.#sources.capacity?.() ?? {};
   }
 
-  begin(facts: TunnelFacts = {}): Tunnel {
-    const tunnel = new Tunnel(this, facts);
+  begin(facts: TunnelFacts = {}): TunnelRecord {
+    const tunnel = new TunnelRecord(this, facts);
     this.tunnels.add(tunnel);
     return tunnel;
   }
 
   /** @internal */
-  connected(tunnel: Tunnel, seconds: number): void {
+  connected(tunnel: TunnelRecord, seconds: number): void {
     this.#established++;
     this.notify((observer) => observer.connected?.(tunnel, seconds));
   }
 
   /** @internal */
-  end(tunnel: Tunnel, ending: TunnelEnding): void {
+  end(tunnel: TunnelRecord, ending: TunnelEnding): void {
     if (!this.tunnels.delete(tunnel)) return;
     if (tunnel.connectedAt !== undefined) this.#established--;
     this.#carried.aToB += tunnel.carried.aToB;

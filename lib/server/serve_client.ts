@@ -5,7 +5,7 @@ import type { Logger } from "../log.ts";
 import { formatAuthority, formatSocketAddress } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
 import { endingOf, summarize } from "../observe/ending.ts";
-import type { Monitor, Tunnel } from "../observe/monitor.ts";
+import type { Monitor, TunnelRecord } from "../observe/monitor.ts";
 import { startTunnelSpan } from "../observe/trace.ts";
 import { onAbort } from "../on_abort.ts";
 import { openFields } from "../qrht/tunnel.ts";
@@ -46,7 +46,7 @@ export async function serveClient(
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   let fields: Record<string, unknown> = { client: formatAuthority(connection.remoteAddr) };
   let carrier: Duplex | undefined;
-  let record: Tunnel | undefined;
+  let record: TunnelRecord | undefined;
   const stopListening = onAbort(signal, () => carrier?.abort());
   try {
     carrier = tcpDuplex(connection);

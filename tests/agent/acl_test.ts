@@ -3,7 +3,7 @@
 
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { formatRule, judge, judgeName, parseRule, type Rule } from "../../lib/agent/acl.ts";
+import { denialOf, denialOfName, formatRule, parseRule, type Rule } from "../../lib/agent/acl.ts";
 import { parseAuthority } from "../../lib/net/authority.ts";
 import { NotParsedError } from "../../lib/errors.ts";
 import { formatIp, ipBytes, isIpAddress } from "../../lib/net/ip_address.ts";
@@ -28,7 +28,7 @@ function verdict(rules: Texts, target: string, address?: string): string {
   const authority = parseAuthority(target);
   const ip = ipBytes(address ?? authority.hostname);
   assert(ip, `${target} needs an address`);
-  return judge(rulesOf(rules), authority, ip)?.reason ?? "allowed";
+  return denialOf(rulesOf(rules), authority, ip)?.reason ?? "allowed";
 }
 
 test("parseRule() reads networks, names and *, with and without ports", () => {
@@ -125,7 +125,7 @@ test("parseRule() names what is no rule, and what is wrong with it", () => {
   }
 });
 
-test("judge() allows everything that is not denied by default when there are no rules", () => {
+test("denialOf() allows everything that is not denied by default when there are no rules", () => {
   for (
     const target of ["10.1.2.3:22", "127.0.0.1:1", "[::1]:65535", "[fd00::1]:80", "169.253.0.1:80"]
   ) {
@@ -134,7 +134,7 @@ test("judge() allows everything that is not denied by default when there are no 
   assertEquals(verdict({}, "example.com:443", "192.0.2.1"), "allowed");
 });
 
-test("judge() denies what no --allow rule matches, once there are any", () => {
+test("denialOf() denies what no --allow rule matches, once there are any", () => {
   const rules = { allow: ["10.0.0.0/8:10250", "*.svc.cluster.local:80-90", "[fd00::/8]:443"] };
   const denied = "denied: no --allow rule matches";
   const cases: [target: string, address: string | undefined, said: string][] = [
@@ -158,7 +158,7 @@ test("judge() denies what no --allow rule matches, once there are any", () => {
   }
 });
 
-test("judge() lets --deny win over --allow, and names the rule", () => {
+test("denialOf() lets --deny win over --allow, and names the rule", () => {
   const rules = {
     allow: ["*", "10.1.2.3", "db.example"],
     deny: ["10.0.0.0/8:22", "*.internal.example", "[fd00::/8]:22-23", "db.example:22", "*:25"],
@@ -178,9 +178,9 @@ test("judge() lets --deny win over --allow, and names the rule", () => {
   }
 });
 
-test("judge() says whether the address is to blame", () => {
+test("denialOf() says whether the address is to blame", () => {
   const judged = (rules: Texts, address: string) =>
-    judge(rulesOf(rules), { hostname: "a.example", port: 80 }, ipBytes(address)!)?.byAddress;
+    denialOf(rulesOf(rules), { hostname: "a.example", port: 80 }, ipBytes(address)!)?.byAddress;
   assertEquals(judged({ deny: ["10.0.0.0/8"] }, "10.0.0.1"), true);
   assertEquals(judged({}, "169.254.0.1"), true);
   assertEquals(judged({ deny: ["a.example"] }, "10.0.0.1"), false);
@@ -204,7 +204,7 @@ const byDefault: Readonly<Record<string, string>> = {
   "fd00:42::42": "cloud metadata fd00:42::42",
 };
 
-test("judge() denies link-local addresses and those of cloud metadata by default", () => {
+test("denialOf() denies link-local addresses and those of cloud metadata by default", () => {
   for (const [address, rule] of Object.entries(byDefault)) {
     const said = `denied by default rule ${rule}`;
     assertEquals(verdict({}, "metadata.example:80", address), said, address);
@@ -219,7 +219,7 @@ test("judge() denies link-local addresses and those of cloud metadata by default
   }
 });
 
-test("judge() lifts a default denial for a network or address in --allow that is in it", () => {
+test("denialOf() lifts a default denial for a network or address in --allow that is in it", () => {
   const linkLocal = "denied by default rule link-local 169.254.0.0/16";
   const cases: [rules: Texts, target: string, said: string][] = [
     [{ allow: ["169.254.0.0/16"] }, "169.254.169.254:80", "allowed"],
@@ -246,7 +246,7 @@ test("judge() lifts a default denial for a network or address in --allow that is
   }
 });
 
-test("judge() sees through addresses that lead to another one", () => {
+test("denialOf() sees through addresses that lead to another one", () => {
   const linkLocal = "denied by default rule link-local 169.254.0.0/16";
   const leading = [
     "::ffff:169.254.169.254",
@@ -272,7 +272,7 @@ test("judge() sees through addresses that lead to another one", () => {
   assertEquals(verdict({}, "[64:ff9b:1::169.254.169.254]:80"), "allowed");
 });
 
-test("judge() takes the unspecified address for loopback, and loopback for nothing else", () => {
+test("denialOf() takes the unspecified address for loopback, and loopback for nothing else", () => {
   const deny = ["127.0.0.0/8", "::1"];
   assertEquals(verdict({ deny }, "0.0.0.0:80"), "denied by --deny 127.0.0.0/8");
   assertEquals(verdict({ deny }, "[::]:80"), "denied by --deny ::1");
@@ -282,16 +282,16 @@ test("judge() takes the unspecified address for loopback, and loopback for nothi
   assertEquals(verdict({ deny: ["0.0.0.0/0"] }, "[::]:80"), "allowed");
 });
 
-test("judge() has --allow match the address itself, not one that it leads to", () => {
+test("denialOf() has --allow match the address itself, not one that it leads to", () => {
   const denied = "denied: no --allow rule matches";
   assertEquals(verdict({ allow: ["10.0.0.0/8"] }, "[64:ff9b::10.0.0.1]:80"), denied);
   assertEquals(verdict({ allow: ["127.0.0.1"] }, "0.0.0.0:80"), denied);
   assertEquals(verdict({ allow: ["64:ff9b::/96"] }, "[64:ff9b::10.0.0.1]:80"), "allowed");
 });
 
-test("judgeName() denies what no address could make allowed", () => {
+test("denialOfName() denies what no address could make allowed", () => {
   const said = (rules: Texts, target: string) =>
-    judgeName(rulesOf(rules), parseAuthority(target))?.reason;
+    denialOfName(rulesOf(rules), parseAuthority(target))?.reason;
   const notAllowed = "denied: no --allow rule matches";
   assertEquals(said({}, "a.example:80"), undefined);
   assertEquals(said({ deny: ["*.example"] }, "a.example:80"), "denied by --deny *.example");
@@ -461,12 +461,12 @@ const target: fc.Arbitrary<Target> = fc.oneof(
 );
 const someRules = fc.array(rule, { maxLength: 4 });
 
-test("judge() agrees with the rules by the book", () => {
+test("denialOf() agrees with the rules by the book", () => {
   const seen = new Map<string, number>();
   fc.assert(
     fc.property(someRules, someRules, target, (allow, deny, target) => {
       const ip = ipBytes(target.address)!;
-      const said = judge({ allow, deny }, target, ip)?.reason ?? "allowed";
+      const said = denialOf({ allow, deny }, target, ip)?.reason ?? "allowed";
       assertEquals(said, slowly(allow, deny, target));
       const kind = said.split(" ", 3).join(" ");
       seen.set(kind, (seen.get(kind) ?? 0) + 1);
@@ -478,22 +478,22 @@ test("judge() agrees with the rules by the book", () => {
   for (const kind of kinds) assert((seen.get(kind) ?? 0) > 200, `${kind}: ${seen.get(kind)}`);
 });
 
-test("judgeName() denies only what judge() denies with every address", () => {
+test("denialOfName() denies only what denialOf() denies with every address", () => {
   fc.assert(
     fc.property(someRules, someRules, target, (allow, deny, target) => {
       if (isIpAddress(target.hostname) !== 0) return;
-      const early = judgeName({ allow, deny }, target);
-      if (early) assert(judge({ allow, deny }, target, ipBytes(target.address)!), early.reason);
+      const early = denialOfName({ allow, deny }, target);
+      if (early) assert(denialOf({ allow, deny }, target, ipBytes(target.address)!), early.reason);
     }),
     runs(5000),
   );
 });
 
-test("judge() allows no more with a --deny rule, and no less with an --allow rule in its place", () => {
+test("denialOf() allows no more with a --deny rule, and no less with an --allow rule in its place", () => {
   fc.assert(
     fc.property(someRules, someRules, rule, target, (allow, deny, more, target) => {
       const allows = (allow: readonly Rule[], deny: readonly Rule[]) =>
-        judge({ allow, deny }, target, ipBytes(target.address)!) === undefined;
+        denialOf({ allow, deny }, target, ipBytes(target.address)!) === undefined;
       if (allows(allow, [...deny, more])) assert(allows(allow, deny));
       if (allow.length > 0 && allows(allow, deny)) assert(allows([...allow, more], deny));
     }),

@@ -7,7 +7,7 @@ import {
   handshakeResultOf,
   Monitor,
   type Observer,
-  type Tunnel,
+  type TunnelRecord,
 } from "../../lib/observe/monitor.ts";
 import { ConnectionClosedError } from "../../lib/quic/mod.ts";
 import { FakeTime } from "../support/fake_time.ts";
@@ -58,7 +58,7 @@ test("Monitor tells its observers of each tunnel once, with the time since conne
   };
   monitor.observe(observer);
   monitor.observe({});
-  const direct: Tunnel = monitor.begin();
+  const direct: TunnelRecord = monitor.begin();
   await time.pass(1_000);
   direct.connected();
   const late = monitor.begin({ id: "7" });

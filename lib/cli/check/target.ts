@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Steps about what an agent connects clients to. */
-import { judge, judgeName, type Rules } from "../../agent/acl.ts";
+import { denialOf, denialOfName, type Rules } from "../../agent/acl.ts";
 import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { dial } from "../../agent/dial.ts";
 import { messageOf } from "../../errors.ts";
@@ -36,9 +36,9 @@ export async function checkTarget(
   const allowed = rules === undefined
     ? ips
     : await report.after(ips, `${label} is allowed`, (ips) => {
-      const denials = ips.map((ip) => judge(rules, target, ip));
-      const denial = judgeName(rules, target) ?? denials.find((denial) => denial);
-      const isAllowed = !judgeName(rules, target) && denials.includes(undefined);
+      const denials = ips.map((ip) => denialOf(rules, target, ip));
+      const denial = denialOfName(rules, target) ?? denials.find((denial) => denial);
+      const isAllowed = !denialOfName(rules, target) && denials.includes(undefined);
       if (!isAllowed) {
         throw new StepError(denial!.reason, `have --allow and --deny let clients reach ${label}`);
       }

@@ -6,7 +6,7 @@ import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { formatAuthority, parseAuthority } from "../../lib/net/authority.ts";
 import { ipBytes } from "../../lib/net/ip_address.ts";
-import { Links, type LinksOptions } from "../../lib/agent/links.ts";
+import { ServerAddresses, type ServerAddressesOptions } from "../../lib/agent/server_addresses.ts";
 import { Resolver } from "../../lib/net/resolver.ts";
 import { configureLog, logger, resetLog } from "../../lib/log.ts";
 
@@ -26,7 +26,7 @@ interface Sleeper {
   wake(): void;
 }
 
-/** Links in a world in which time passes when a test says so. */
+/** ServerAddresses in a world in which time passes when a test says so. */
 class World implements AsyncDisposable {
   readonly dns: Record<string, Answer> = {};
   readonly links: FakeLink[] = [];
@@ -37,22 +37,22 @@ class World implements AsyncDisposable {
   readonly lines: string[] = [];
   readonly #stop = new AbortController();
   readonly #sleepers = new Set<Sleeper>();
-  readonly #links: Links;
+  readonly #links: ServerAddresses;
   readonly #done: Promise<void>;
   now = 0;
 
   constructor(
     servers: readonly string[],
     dns: Record<string, Answer> = {},
-    options: Partial<LinksOptions> = {},
+    options: Partial<ServerAddressesOptions> = {},
   ) {
     Object.assign(this.dns, dns);
     const resolver = new Resolver({ lookup: (name) => this.#lookup(name) });
     configureLog(2, (line) => this.lines.push(line.replace(/^\S+ /, "")));
-    this.#links = new Links({
+    this.#links = new ServerAddresses({
       servers: servers.map((server) => parseAuthority(server)),
       resolve: (name, signal) => resolver.resolve(name, signal),
-      link: (address, signal) => this.#link(formatAuthority(address), signal),
+      keepConnected: (address, signal) => this.#link(formatAuthority(address), signal),
       log: logger("test"),
       signal: this.#stop.signal,
       random: () => 1,
@@ -162,7 +162,7 @@ function test(name: string, fn: () => Promise<void>): void {
 const [A, B, C] = ["192.0.2.1", "192.0.2.2", "2001:db8::3"];
 const [a9, b9, c9] = [`${A}:9`, `${B}:9`, `[${C}]:9`];
 
-test("Links has one link to each IP address, however often and however it is written", async () => {
+test("ServerAddresses has one link to each IP address, however often and however it is written", async () => {
   await using world = new World([
     "192.0.2.1:9",
     "[2001:db8::3]:9",
@@ -179,7 +179,7 @@ test("Links has one link to each IP address, however often and however it is wri
   assertEquals(world.lines, []);
 });
 
-test("Links has one link to each address of each name, and one to what two names share", async () => {
+test("ServerAddresses has one link to each address of each name, and one to what two names share", async () => {
   await using world = new World(["x:9", "y:9", a9], {
     x: [B, A, B],
     y: [C, A, "::ffff:192.0.2.2"],
@@ -192,7 +192,7 @@ test("Links has one link to each address of each name, and one to what two names
   ]);
 });
 
-test("Links resolves names every 30 s, and says only what is new", async () => {
+test("ServerAddresses resolves names every 30 s, and says only what is new", async () => {
   await using world = new World(["x:9"], { x: [A, B] });
   await world.advance(29_999);
   assertEquals(world.lookups.length, 1);
@@ -203,7 +203,7 @@ test("Links resolves names every 30 s, and says only what is new", async () => {
   assertEquals(world.started, [a9, b9]);
 });
 
-test("Links follows what a name resolves to", async () => {
+test("ServerAddresses follows what a name resolves to", async () => {
   await using world = new World(["x:9"], { x: [A] }, { refreshMs: 5_000 });
   await world.settle();
   assertEquals(world.kept, [a9]);
@@ -217,7 +217,7 @@ test("Links follows what a name resolves to", async () => {
   assertEquals(world.started, [a9, b9, c9]);
 });
 
-test("Links begins anew with an address that comes back, once its last connection has ended", async () => {
+test("ServerAddresses begins anew with an address that comes back, once its last connection has ended", async () => {
   await using world = new World(["x:9"], { x: [A, B] }, { refreshMs: 5_000 });
   await world.settle();
   world.dns.x = [B];
@@ -231,7 +231,7 @@ test("Links begins anew with an address that comes back, once its last connectio
   assertEquals(world.started, [a9, b9, a9]);
 });
 
-test("Links keeps an address that another name still has", async () => {
+test("ServerAddresses keeps an address that another name still has", async () => {
   await using world = new World(["x:9", "y:9"], { x: [A], y: [A, B] }, { refreshMs: 5_000 });
   await world.settle();
   world.dns.y = [B];
@@ -239,7 +239,7 @@ test("Links keeps an address that another name still has", async () => {
   assertEquals([world.kept, world.ending], [[a9, b9], []]);
 });
 
-test("Links keeps the addresses of a name that cannot be resolved any more", async () => {
+test("ServerAddresses keeps the addresses of a name that cannot be resolved any more", async () => {
   await using world = new World(["x:9", "y:9"], { x: [A], y: [B] }, { resolveTimeoutMs: 1 });
   await world.settle();
   for (const answer of [undefined, [], ["fe80::1%eth0", "none"]]) {
@@ -252,7 +252,7 @@ test("Links keeps the addresses of a name that cannot be resolved any more", asy
   assertEquals([world.kept, world.ending], [[b9, c9], [a9]]);
 });
 
-test("Links tries a name again that it cannot resolve, with growing pauses and few lines", async () => {
+test("ServerAddresses tries a name again that it cannot resolve, with growing pauses and few lines", async () => {
   await using world = new World(["x:9"]);
   await world.advance(60_000);
   const pauses = world.lookups.map(({ at }, i, all) => at - (all[i - 1]?.at ?? 0)).slice(1);
@@ -280,7 +280,7 @@ test("Links tries a name again that it cannot resolve, with growing pauses and f
   assertStringIncludes(world.lines.at(-1)!, "failures=1 known=1 retryInMs=250");
 });
 
-test("Links gives up a lookup that takes too long", async () => {
+test("ServerAddresses gives up a lookup that takes too long", async () => {
   let answers = false;
   const resolve = (name: string) =>
     answers || name === "y"
@@ -297,7 +297,7 @@ test("Links gives up a lookup that takes too long", async () => {
   assertStringIncludes(world.lines.join("\n"), `error="no answer in 1 ms"`);
 });
 
-test("Links.refresh() resolves the names of an address soon, not more than once a second, and no others", async () => {
+test("ServerAddresses.refresh() resolves the names of an address soon, not more than once a second, and no others", async () => {
   await using world = new World(["x:9", "y:9"], { x: [A], y: [B] });
   await world.advance(10_000);
   await world.refresh(a9);
@@ -317,7 +317,7 @@ test("Links.refresh() resolves the names of an address soon, not more than once 
   assertEquals(world.lookups.length, before);
 });
 
-test("Links has no more links than it may, and says so once", async () => {
+test("ServerAddresses has no more links than it may, and says so once", async () => {
   const many = Array.from({ length: 100 }, (_, i) => `198.51.100.${i}`);
   await using world = new World(["x:9"], { x: many });
   await world.settle();
@@ -340,7 +340,7 @@ test("Links has no more links than it may, and says so once", async () => {
   assertEquals([world.kept.length, world.ending], [64, []]);
 });
 
-test("Links ends when it is told so: it stops its links, and waits for them", async () => {
+test("ServerAddresses ends when it is told so: it stops its links, and waits for them", async () => {
   const world = new World(["x:9", "y:9", c9], { x: [A], y: "silence" });
   await world.settle();
   assertEquals(world.kept, [a9, c9]);
@@ -358,7 +358,7 @@ test("Links ends when it is told so: it stops its links, and waits for them", as
   await world[Symbol.asyncDispose]();
 });
 
-test("Links has no link when it was told to end before", async () => {
+test("ServerAddresses has no link when it was told to end before", async () => {
   const signal = AbortSignal.abort(new Error("stopped"));
   const world = new World(["x:9", a9], { x: [B] }, { signal });
   await world.done;
@@ -377,9 +377,9 @@ const step = fc.oneof(
   fc.record({ end: fc.constantFrom(...ips) }),
 );
 
-test("Links has, after any story, exactly the links that it is to have", async () => {
+test("ServerAddresses has, after any story, exactly the links that it is to have", async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { maxLength: 40 }), fc.nat(6), async (story, maxLinks) => {
+    fc.asyncProperty(fc.array(step, { maxLength: 40 }), fc.nat(6), async (story, maxAddresses) => {
       /** What each name resolved to last. */
       const known = new Map<string, readonly string[]>();
       const lookup = (name: string) => {
@@ -391,15 +391,15 @@ test("Links has, after any story, exactly the links that it is to have", async (
       const resolver = new Resolver({ lookup });
       await using world: World = new World(["x:9", "y:9"], {}, {
         resolve: (name, signal) => resolver.resolve(name, signal),
-        maxLinks,
+        maxAddresses,
       });
       const check = () => {
         const wanted = new Set([...known.values()].flat());
         const addresses = world.links.map(({ address }) => address);
         assertEquals(new Set(addresses).size, addresses.length, "two links to one address");
-        assert(addresses.length <= maxLinks, "too many links");
+        assert(addresses.length <= maxAddresses, "too many links");
         assert(world.kept.every((address) => wanted.has(address)), "a link to nowhere");
-        if (addresses.length < maxLinks) {
+        if (addresses.length < maxAddresses) {
           assert([...wanted].every((address) => addresses.includes(address)), "a link is missing");
         }
         return wanted;
@@ -420,7 +420,7 @@ test("Links has, after any story, exactly the links that it is to have", async (
       await world.settle();
       const wanted = check();
       assertEquals(world.ending, []);
-      assertEquals(world.kept.length, Math.min(wanted.size, maxLinks));
+      assertEquals(world.kept.length, Math.min(wanted.size, maxAddresses));
     }),
     { numRuns: 300 },
   );

@@ -15,16 +15,16 @@ import type { Logger } from "../log.ts";
 import { TaskGroup } from "../task_group.ts";
 import { sleep, within } from "../wait.ts";
 
-export interface LinksOptions {
+export interface ServerAddressesOptions {
   /** Names or IP addresses, and ports. */
   readonly servers: readonly Authority[];
   /** All IP addresses of a name, 4 or 16 bytes each. Rejects when the signal aborts. */
   readonly resolve: (name: string, signal: AbortSignal) => Promise<readonly Uint8Array[]>;
   /**
-   * Keeps up a connection to an address. Once the signal aborts, as the address is no longer the servers' or everything
+   * Keeps a connection to an address. Once the signal aborts, since the address is no longer a server's or everything
    * ends, it makes no other one, and resolves when it has none. Must not reject.
    */
-  readonly link: (address: Authority, signal: AbortSignal) => Promise<void>;
+  readonly keepConnected: (address: Authority, signal: AbortSignal) => Promise<void>;
   readonly log: Logger;
   /** Ends everything. */
   readonly signal: AbortSignal;
@@ -32,8 +32,8 @@ export interface LinksOptions {
   readonly refreshMs?: number;
   /** Time that a lookup may take. @default {5000} */
   readonly resolveTimeoutMs?: number;
-  /** Links at a time; further addresses get none. @default {64} */
-  readonly maxLinks?: number;
+  /** Addresses that are connected at a time; further ones are left out. @default {64} */
+  readonly maxAddresses?: number;
   /** Source of jitter, 0 to 1. @default {Math.random} */
   readonly random?: () => number;
   /** Waits; resolves early when the signal aborts. */
@@ -43,7 +43,7 @@ export interface LinksOptions {
 const defaults = {
   refreshMs: 30_000,
   resolveTimeoutMs: 5_000,
-  maxLinks: 64,
+  maxAddresses: 64,
   random: Math.random,
   sleep,
 };
@@ -54,81 +54,81 @@ const RETRY = { minMs: 250, maxMs: 10_000 };
 /** Time between two lookups of a name, whatever the reason for the second. */
 const MIN_PAUSE_MS = 1_000;
 
-/** A server of the options. */
-interface Followed {
+/** One of the options' servers. */
+interface ServerEntry {
   readonly server: Authority;
-  /** What it resolved to last, each address as the keys of the links have it. */
+  /** What it resolved to last, each address as the keys of the tasks have it. */
   addresses: readonly string[];
   /** Aborts when it is to be resolved soon. */
   wake: AbortController;
 }
 
 /**
- * One link to each address of some servers. Names are resolved again and again: addresses that appear get a link, and
- * those that vanish lose theirs.
+ * Runs one task for each address of some servers. Names are resolved again and again: an address that appears gets a
+ * task, and one that vanishes has its task end.
  */
-export class Links {
-  readonly #options: Required<LinksOptions>;
-  readonly #followed: readonly Followed[];
-  /** What stops each link, by its address. */
-  readonly #links = new Map<string, AbortController>();
-  readonly #running = new TaskGroup();
-  /** Addresses without a link, for want of room. */
+export class ServerAddresses {
+  readonly #options: Required<ServerAddressesOptions>;
+  readonly #servers: readonly ServerEntry[];
+  /** What ends each task, by its address. */
+  readonly #stops = new Map<string, AbortController>();
+  readonly #tasks = new TaskGroup();
+  /** Addresses that were left out. */
   #left = 0;
 
-  constructor(options: LinksOptions) {
+  constructor(options: ServerAddressesOptions) {
     this.#options = { ...defaults, ...options };
-    this.#followed = options.servers.map((server) => ({
+    this.#servers = options.servers.map((server) => ({
       server,
       addresses: [],
       wake: new AbortController(),
     }));
   }
 
-  /** Runs until the signal has aborted and every link has ended. */
+  /** Runs until the signal has aborted and every task has ended. */
   async run(): Promise<void> {
     const { signal } = this.#options;
     const stop = () => {
-      for (const { wake } of this.#followed) wake.abort();
-      for (const link of this.#links.values()) link.abort();
+      for (const { wake } of this.#servers) wake.abort();
+      for (const end of this.#stops.values()) end.abort();
     };
     signal.addEventListener("abort", stop);
-    await Promise.all(this.#followed.map((followed) => this.#follow(followed)));
+    await Promise.all(this.#servers.map((entry) => this.#follow(entry)));
     if (!signal.aborted) {
       await new Promise((resolve) => signal.addEventListener("abort", resolve, { once: true }));
     }
-    await this.#running.ended();
+    await this.#tasks.ended();
     signal.removeEventListener("abort", stop);
   }
 
-  /** Addresses that have a link. */
+  /** Addresses that have a task. */
   get size(): number {
-    return this.#links.size;
+    return this.#stops.size;
   }
 
   /** Has the names that led to an address resolved again soon: it does not answer. */
   refresh(address: Authority): void {
     const key = formatAuthority(address);
-    for (const { addresses, wake } of this.#followed) if (addresses.includes(key)) wake.abort();
+    for (const { addresses, wake } of this.#servers) if (addresses.includes(key)) wake.abort();
   }
 
-  async #follow(followed: Followed): Promise<void> {
+  async #follow(entry: ServerEntry): Promise<void> {
     const { signal, refreshMs, random, sleep, log } = this.#options;
-    const { hostname, port } = followed.server;
+    const { hostname, port } = entry.server;
     const address = socketAddress(hostname, port);
-    if (address) return this.#take(followed, [formatSocketAddress(address)]);
-    const server = formatAuthority(followed.server);
+    if (address) return this.#take(entry, [formatSocketAddress(address)]);
+    const server = formatAuthority(entry.server);
     const streak = new FailureStreak();
     while (!signal.aborted) {
-      followed.wake = new AbortController();
+      entry.wake = new AbortController();
       let pauseMs = refreshMs;
       try {
-        const addresses = await this.#resolve(followed.server);
+        const addresses = await this.#resolve(entry.server);
         streak.end();
-        if (!sameItems(addresses, followed.addresses)) {
+        if (!sameItems(addresses, entry.addresses)) {
           log.info("server resolved", { server, addresses: addresses.join(",") });
         }
-        this.#take(followed, addresses);
+        this.#take(entry, addresses);
       } catch (error) {
         if (signal.aborted) return;
         const level = streak.add(messageOf(error)) ? "warn" : "debug";
@@ -137,11 +137,11 @@ export class Links {
           server,
           error: messageOf(error),
           failures: streak.failures,
-          known: followed.addresses.length,
+          known: entry.addresses.length,
           retryInMs: pauseMs,
         });
       }
-      const { wake } = followed;
+      const { wake } = entry;
       if (signal.aborted) return;
       await sleep(Math.min(pauseMs, MIN_PAUSE_MS), signal);
       if (pauseMs > MIN_PAUSE_MS) await sleep(pauseMs - MIN_PAUSE_MS, wake.signal);
@@ -156,38 +156,38 @@ export class Links {
     return found.map((ip) => formatSocketAddress({ ip, port })).sort();
   }
 
-  #take(followed: Followed, addresses: readonly string[]): void {
-    followed.addresses = addresses;
+  #take(entry: ServerEntry, addresses: readonly string[]): void {
+    entry.addresses = addresses;
     this.#update();
   }
 
   #update(): void {
-    const { signal, maxLinks, log } = this.#options;
+    const { signal, maxAddresses, log } = this.#options;
     if (signal.aborted) return;
-    const wanted = new Set(this.#followed.flatMap(({ addresses }) => addresses));
-    for (const [key, link] of this.#links) if (!wanted.has(key)) link.abort();
+    const wanted = new Set(this.#servers.flatMap(({ addresses }) => addresses));
+    for (const [key, end] of this.#stops) if (!wanted.has(key)) end.abort();
     let left = 0;
     for (const key of wanted) {
       // One that had vanished, and ends its last connection, begins anew after that.
-      if (this.#links.has(key)) continue;
-      if (this.#links.size < maxLinks) this.#start(key);
+      if (this.#stops.has(key)) continue;
+      if (this.#stops.size < maxAddresses) this.#start(key);
       else left++;
     }
     if (left > 0 && left !== this.#left) {
-      log.warn("more addresses of servers than links", { links: maxLinks, without: left });
+      log.warn("more addresses of servers than links", { links: maxAddresses, without: left });
     }
     this.#left = left;
   }
 
   #start(key: string): void {
     const stop = new AbortController();
-    this.#links.set(key, stop);
-    const link = async () => {
-      await this.#options.link(parseAuthority(key), stop.signal);
-      this.#links.delete(key);
+    this.#stops.set(key, stop);
+    const run = async () => {
+      await this.#options.keepConnected(parseAuthority(key), stop.signal);
+      this.#stops.delete(key);
       this.#update();
     };
-    this.#running.add(link());
+    this.#tasks.add(run());
   }
 }
 
