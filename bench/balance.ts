@@ -96,7 +96,7 @@ async function measure(
       }),
     )
   );
-  await server.said(/agent connected.* agents=3 /, signal);
+  await server.said(/agent connected.* agents=3\b/, signal);
   const download = async () => {
     const { seconds } = await transfer({ way: straight(Number(port)), bytes: BYTES, signal });
     return seconds;
