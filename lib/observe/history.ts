@@ -8,7 +8,7 @@ import type { StatusHistory } from "./status.ts";
 const INTERVAL_MS = 5_000;
 const INTERVALS = 120;
 
-/** Of the times in one interval, no more are kept: enough for a 99th percentile. */
+/** The times that are kept of one interval: enough for a 99th percentile. */
 const MAX_TIMES = 1_000;
 
 /** Bytes a second of a peer's connection. */
@@ -52,7 +52,7 @@ export class History implements Observer {
   }
 
   connected(_: TunnelRecord, seconds: number): void {
-    // Any of them stays with the same chance.
+    // Each is kept with the same probability.
     const i = this.#connected++;
     const place = i < MAX_TIMES ? i : Math.floor(Math.random() * (i + 1));
     if (place < MAX_TIMES) this.#times[place] = seconds * 1_000;

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What a program knows of itself while it runs: its peers, its tunnels, and what has become of those before. Metrics, the
+ * What a program knows of itself while it runs: its peers, its tunnels, and totals of those that have ended. Metrics, the
  * status page, readiness and snapshots read it; it costs a tunnel one object.
  */
 import type { FileCertificate } from "../tls/files.ts";
@@ -18,7 +18,7 @@ import type { TracedEnding, TunnelSpan } from "./trace.ts";
 import type { FailureCode } from "../qrht/failure.ts";
 import type { Carried } from "../tunnel/pipe.ts";
 
-/** PINGs come every 2 s, and are answered. A peer that is silent for longer than this may have vanished. */
+/** A peer answers PINGs, which are sent every 2 s: one that is silent for longer than this may have vanished. */
 export const RESPONSIVE_MS = 3_000;
 
 /** A peer at the other end of a QUIC connection: an agent, as a server sees it, or a server. */
@@ -30,9 +30,9 @@ export interface Peer {
   readonly alpn: string;
   /** When it connected, in ms since 1970. */
   readonly since: number;
-  /** Whether it has said that it takes, or opens, no further tunnels. */
+  /** Whether it has announced that it accepts, or opens, no further tunnels. */
   readonly isDraining: boolean;
-  /** Whether it was heard of lately. */
+  /** Whether a packet of it has arrived within {@linkcode RESPONSIVE_MS}. */
   readonly isResponsive: boolean;
   stats(): ConnectionStats;
 }
@@ -48,7 +48,7 @@ export interface TunnelFacts {
   peer?: string | undefined;
 }
 
-/** How a tunnel ended; with `result`, an agent has not connected it. */
+/** How a tunnel ended; `result` says why an agent has not connected it. */
 export type TunnelEnding = TracedEnding & Ending & { readonly result?: FailureCode | undefined };
 
 /** Why a server has not served a TCP connection. */
@@ -57,13 +57,13 @@ export type ConnectionRefusal = "max-connections" | "health-check" | "proxy-head
 /** How a handshake on QUIC has ended. */
 export type HandshakeResult = "ok" | "tls" | "timeout" | "not-admitted" | "refused" | "error";
 
-/** What the end of a connection whose handshake has failed says of that. */
+/** The result of a handshake that has failed, by how its connection ended. */
 export function handshakeResultOf(info: CloseInfo): HandshakeResult {
   if (tlsAlertOf(info) !== undefined) return "tls";
   return info.by === "timeout" ? "timeout" : "error";
 }
 
-/** Of a failure to connect. */
+/** The result of a handshake that has failed, by the error of the connection. */
 export function connectResultOf(error: unknown): HandshakeResult {
   const cause = error instanceof Error && error.cause ? error.cause : error;
   return cause instanceof ConnectionClosedError ? handshakeResultOf(cause.info) : "error";
@@ -80,7 +80,7 @@ export interface Observer {
   handshake?(result: HandshakeResult): void;
 }
 
-/** A tunnel under way. */
+/** A tunnel in progress. */
 export class TunnelRecord {
   /** When it began, in ms since 1970. */
   readonly since = Date.now();
@@ -93,7 +93,7 @@ export class TunnelRecord {
   #carried: Carried = { aToB: 0, bToA: 0 };
   readonly #monitor: Monitor;
 
-  /** @internal Tunnels come from {@linkcode Monitor.begin}. */
+  /** @internal Records come from {@linkcode Monitor.begin}. */
   constructor(monitor: Monitor, facts: TunnelFacts) {
     this.#monitor = monitor;
     this.facts = facts;
@@ -109,7 +109,7 @@ export class TunnelRecord {
     this.#carried = carried;
   };
 
-  /** From now on it is being connected, to a target that is known now. */
+  /** From now on it is being connected, to a target if that is known now. */
   connecting(target?: string): void {
     if (target !== undefined) this.facts.target = target;
     this.#began = performance.now();

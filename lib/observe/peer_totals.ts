@@ -4,15 +4,15 @@
 import type { Peer } from "./monitor.ts";
 import type { ConnectionStats } from "../quic/mod.ts";
 
-/** A certificate may hold names of any length; a label gets no more than that. */
+/** A certificate may hold names of any length; a label is cut after so many characters. */
 const MAX_LABEL_LENGTH = 128;
 
 /**
  * The numbers of connections, those to peers of one name together.
  *
- * An agent may have two connections for a while, the next one and one that drains. When one of them ends, what it has
- * counted stays in the sum, as long as there is another: a counter that falls looks to Prometheus like one that began
- * anew, and the rest of the sum would be counted twice.
+ * An agent may have two connections for a while, a new one and one that drains. When one of them ends, its counts stay in
+ * the sum as long as there is another: Prometheus takes a counter that falls for one that was reset, and would count the
+ * rest of the sum twice.
  */
 export class PeerTotals {
   #seen: ReadonlyMap<Peer, ConnectionStats> = new Map();

@@ -2,16 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Which names in certificates belong to agents that a server lets in.
+ * Which names in certificates are those of agents that a server admits.
  *
  * A pattern is a name as it is in the certificate, or
  * - `*.agents.example`: `*` stands for one whole label of letters, digits, hyphens and underscores, as in the names of
- *   hosts. Upper and lower case of ASCII letters are the same.
+ *   hosts. ASCII letters match in upper and lower case.
  * - `spiffe://cluster/ns/*`, `system:node:*`: with a colon in it, a pattern is for URIs and the like. `*` at its end,
  *   after a slash or colon, stands for whatever follows. Upper and lower case differ.
  */
 
-/** Says what is wrong with a pattern, or nothing. */
+/** What is wrong with a pattern, or `undefined`. */
 export function checkAgentName(pattern: string): string | undefined {
   if (pattern !== pattern.trim()) return "must not begin or end with a space";
   if (pattern.includes(":")) {
@@ -25,7 +25,7 @@ export function checkAgentName(pattern: string): string | undefined {
 }
 
 /**
- * The first name that a pattern is for, if there is one.
+ * The first name that one of the patterns matches, if there is one.
  *
  * @param names those of a certificate: DNS names, URIs and common names
  * @param patterns each without a fault that {@linkcode checkAgentName} knows
@@ -34,10 +34,10 @@ export function allowedName(
   names: readonly string[],
   patterns: readonly string[],
 ): string | undefined {
-  return names.find((name) => patterns.some((pattern) => matches(pattern, name)));
+  return names.find((name) => patterns.some((pattern) => matchesName(pattern, name)));
 }
 
-function matches(pattern: string, name: string): boolean {
+function matchesName(pattern: string, name: string): boolean {
   if (pattern.includes(":")) {
     const prefix = pattern.slice(0, -1);
     return pattern.endsWith("*")

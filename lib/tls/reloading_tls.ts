@@ -17,16 +17,16 @@ import {
 } from "./files.ts";
 import { ExpiryLog } from "./expiry.ts";
 
-/** How often the files are looked at. */
+/** How often the files are read. */
 const RELOAD_INTERVAL_MS = 10_000;
 
 const log = logger("tls");
 
-/** Time that whoever replaces the files, one after the other or all at once, has for it until a set is refused. */
+/** Pause before a set is read once more and refused: its files may be replaced one after the other. */
 const SETTLE_MS = 200;
 
-/** A set that is not used. */
-interface Refusal {
+/** A set that cannot be used. */
+interface UnusableSet {
   /** Digest of its files, or the fault of one that cannot be read. */
   readonly version: string;
   readonly error: unknown;
@@ -35,17 +35,17 @@ interface Refusal {
 export interface WatchOptions {
   /** Ends the watch. */
   readonly signal: AbortSignal;
-  /** Has a listener called when an operator wants the files to be read now. */
+  /** Registers a listener, which is called when an operator asks for the files to be read. */
   readonly onHangup?: (listener: () => void) => void;
-  /** How often the files are looked at. @default {10000} */
+  /** How often the files are read. @default {10000} */
   readonly intervalMs?: number;
 }
 
 /**
  * Certificates and key of a program, as they are in its files.
  *
- * The files are replaced as one: a set that does not fit together, be it for as long as it takes to write all of it, is
- * refused, and the one in use stays. It is the content that counts, so files may be written, renamed or linked anew.
+ * The files are replaced as one: a set that does not fit together is refused, and the one in use stays. Only the content
+ * counts, so files may be written, renamed or linked anew.
  */
 export class ReloadingTls implements TlsSource {
   readonly #files: TlsFiles;
@@ -55,7 +55,7 @@ export class ReloadingTls implements TlsSource {
   #current: TlsMaterial;
   /** Of the set in use. */
   #digest: string;
-  /** Digest of a set, or fault of a file, that was refused and has been told. */
+  /** `version` of the last set that was refused, which has been logged. */
   #refused: string | undefined;
   #last: Promise<void> = Promise.resolve();
   #next: Promise<void> | undefined;
@@ -89,8 +89,8 @@ export class ReloadingTls implements TlsSource {
   }
 
   /**
-   * Looks at the files at intervals, and whenever an operator wants it, and logs what becomes of them and when
-   * certificates are about to expire, until the signal aborts. Never rejects.
+   * Reads the files at intervals, and whenever an operator asks for it, until the signal aborts. Logs what becomes of
+   * them, and when certificates are about to expire. Never rejects.
    */
   async watch({ signal, onHangup, intervalMs = RELOAD_INTERVAL_MS }: WatchOptions): Promise<void> {
     log.info("certificates loaded", this.#fields);
@@ -104,9 +104,9 @@ export class ReloadingTls implements TlsSource {
     }
   }
 
-  /** Reads the files now and logs what has become of it, in any case. Never rejects. */
+  /** Reads the files now, and logs the outcome in any case. Never rejects. */
   reload(): Promise<void> {
-    // Whoever asks before an earlier request has begun is served by it.
+    // A request that has not begun yet serves all who ask.
     this.#next ??= this.#inTurn(true);
     return this.#next;
   }
@@ -120,17 +120,16 @@ export class ReloadingTls implements TlsSource {
   }
 
   async #read(isAsked: boolean): Promise<void> {
-    let refusal = await this.#take(isAsked);
-    if (refusal && refusal.version !== this.#refused) {
-      // The files may just have been on their way from one set to the next.
+    let unusable = await this.#take(isAsked);
+    if (unusable && unusable.version !== this.#refused) {
       await sleep(SETTLE_MS);
-      refusal = await this.#take(isAsked);
+      unusable = await this.#take(isAsked);
     }
-    if (refusal) this.#refuse(refusal, isAsked);
+    if (unusable) this.#refuse(unusable, isAsked);
   }
 
-  /** Takes over what is in the files, if it has changed. Returns what is wrong with it. */
-  async #take(isAsked: boolean): Promise<Refusal | undefined> {
+  /** Takes over what is in the files, if it has changed. Returns it when it cannot be used. */
+  async #take(isAsked: boolean): Promise<UnusableSet | undefined> {
     let version: string | undefined;
     try {
       const contents = await readTlsFiles(this.#files, this.#contents);
@@ -152,14 +151,14 @@ export class ReloadingTls implements TlsSource {
     this.#expiry.report(material.certificates, this.#now());
   }
 
-  /** Also when what was refused is gone again. */
+  /** Logs it also when a set that was refused is gone again. */
   #unchanged(isAsked: boolean): void {
     if (isAsked || this.#refused !== undefined) log.info("certificates unchanged", this.#fields);
     this.#refused = undefined;
   }
 
-  /** Tells it once, unless asked; but tries again each time, for what is not valid yet becomes so. */
-  #refuse({ version, error }: Refusal, isAsked: boolean): void {
+  /** Logs a set once, or whenever it was asked for. It is tried again each time: what is not valid yet becomes so. */
+  #refuse({ version, error }: UnusableSet, isAsked: boolean): void {
     if (version === this.#refused && !isAsked) return;
     this.#refused = version;
     log.error("certificates not reloaded", {
