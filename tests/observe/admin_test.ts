@@ -11,7 +11,7 @@ import { type ProgramName, version } from "../../lib/version.ts";
 import { eventually } from "../support/eventually.ts";
 import { logLines, loopback, PROMPT_MS, soon } from "../support/network.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
-import { agentFlags, anyPort, type ChildProgram, startProgram } from "../support/processes.ts";
+import type { ChildProgram } from "../support/processes.ts";
 import { samplesOf } from "../support/samples.ts";
 import { Site } from "../support/site.ts";
 
@@ -103,68 +103,47 @@ function test(
   });
 }
 
-test("startAdmin() has a program that runs alive, under both names", async ({ get }) => {
-  for (const path of ["/livez", "/healthz"]) {
-    const { status, body } = await get(path);
-    assertEquals([status, body], [200, "ok\n"]);
-  }
-  assertEquals((await get("/livez?verbose")).body, "livez check passed\n");
+test("startAdmin() has a program alive, and ready once it has a peer, under both names", async ({ get, monitor }) => {
+  const answersOf = (...paths: string[]) =>
+    Promise.all(paths.map(async (path) => {
+      const { status, body } = await get(path);
+      return `${status} ${body}`;
+    }));
+  const [alive, unready] = ["200 ok\n", "503 [-]agents failed: no agent is connected\n"];
+  assertEquals(await answersOf("/livez", "/healthz"), [alive, alive]);
+  assertEquals(await answersOf("/readyz", "/ready"), [unready, unready]);
+  monitor.peers.add(fakePeer("a"));
+  assertEquals(await answersOf("/readyz", "/ready"), [alive, alive]);
+  monitor.isDraining = true;
+  assertEquals(await answersOf("/livez", "/readyz"), [
+    alive,
+    "503 [-]draining failed: it was told to stop\n",
+  ]);
 });
 
-test("startAdmin() has a server ready once an agent is connected, under both names", async ({ get, monitor }) => {
-  for (const path of ["/readyz", "/ready"]) {
-    const { status, body } = await get(path);
-    assertEquals([status, body], [503, "[-]agents failed: no agent is connected\n"]);
-  }
-  monitor.peers.add(fakePeer("a"));
-  for (const path of ["/readyz", "/ready"]) {
-    const { status, body } = await get(path);
-    assertEquals([status, body], [200, "ok\n"]);
-  }
-});
-
-test("startAdmin() has an agent ready once a server is connected", async ({ get, monitor }) => {
-  assertEquals((await get("/readyz")).body, "[-]servers failed: not connected to a server\n");
-  monitor.peers.add(fakePeer("a"));
-  assertEquals((await get("/readyz")).status, 200);
-}, { program: "proxy-agent" });
-
-test("startAdmin() names what keeps a program from being ready", async ({ get, monitor }) => {
-  monitor.peers.add(fakePeer("a"));
+test("startAdmin() tells every check with ?verbose, but for those of ?exclude", async ({ get, monitor }) => {
+  const cases = [
+    ["/livez?verbose", 200, "livez check passed\n"],
+    [
+      "/readyz?verbose",
+      503,
+      "[+]listeners ok\n[-]agents failed: no agent is connected\n[-]certificates failed: " +
+      "--cert-file has expired at 2020-01-01T00:00:00.000Z\n[+]draining ok\nreadyz check failed\n",
+    ],
+    ["/readyz?exclude=agents&exclude=certificates", 200, "ok\n"],
+    [
+      "/readyz?verbose=1&exclude=agents&exclude=certificates",
+      200,
+      "[+]listeners ok\n[+]draining ok\nreadyz check passed\n",
+    ],
+    ["/readyz?exclude=certificates", 503, "[-]agents failed: no agent is connected\n"],
+  ] as const;
   const certificates = [fakeCertificate(new Date("2020-01-01T00:00:00Z"))];
   monitor.readFrom({ certificates: () => certificates });
-  const { status, body } = await get("/readyz");
-  assertEquals(status, 503);
-  const expired = "[-]certificates failed: --cert-file has expired at 2020-01-01T00:00:00.000Z\n";
-  assertEquals(body, expired);
-  monitor.isDraining = true;
-  assertEquals((await get("/readyz")).body, `${expired}[-]draining failed: it was told to stop\n`);
-  assertEquals((await get("/livez")).status, 200);
-});
-
-test("startAdmin() tells every check with ?verbose", async ({ get, monitor }) => {
-  const checks = "[+]certificates ok\n[+]draining ok\n";
-  const { status, body } = await get("/readyz?verbose");
-  assertEquals(status, 503);
-  assertEquals(
-    body,
-    `[+]listeners ok\n[-]agents failed: no agent is connected\n${checks}readyz check failed\n`,
-  );
-  monitor.peers.add(fakePeer("a"));
-  const ready = await get("/readyz?verbose=1");
-  assertEquals(ready.status, 200);
-  assertEquals(ready.body, `[+]listeners ok\n[+]agents ok\n${checks}readyz check passed\n`);
-});
-
-test("startAdmin() leaves out the checks of ?exclude", async ({ get, monitor }) => {
-  assertEquals((await get("/readyz?exclude=agents")).status, 200);
-  assertEquals(
-    (await get("/readyz?verbose&exclude=agents&exclude=certificates")).body,
-    "[+]listeners ok\n[+]draining ok\nreadyz check passed\n",
-  );
-  monitor.isDraining = true;
-  assertEquals((await get("/readyz?exclude=agents")).status, 503);
-  assertEquals((await get("/readyz?exclude=agents&exclude=draining")).status, 200);
+  for (const [path, ...expected] of cases) {
+    const { status, body } = await get(path);
+    assertEquals([status, body], expected, path);
+  }
 });
 
 test("startAdmin() serves metrics as Prometheus reads them", async ({ get }) => {
@@ -193,18 +172,13 @@ test("startAdmin() tells its status", async ({ get, monitor }) => {
   assertEquals([tunnels.open, tunnels.latest[0].client], [1, "192.0.2.1:5"]);
 });
 
-test("startAdmin() serves a page of its own", async ({ get }) => {
-  const { status, headers } = await get("/");
-  assertEquals(status, 200);
-  assertMatch(headers.get("content-type")!, /^text\/html/);
-});
-
 test("startAdmin() answers HEAD as GET, without the body", async ({ get }) => {
   for (const path of PATHS) {
     const [whole, head] = [await get(path), await get(path, { method: "HEAD" })];
     assertEquals([head.status, head.body], [whole.status, ""], path);
     assertEquals(head.headers.get("content-type"), whole.headers.get("content-type"), path);
   }
+  assertMatch((await get("/")).headers.get("content-type")!, /^text\/html/);
 });
 
 test("startAdmin() takes no other methods, and changes nothing", async ({ get }) => {
@@ -263,15 +237,11 @@ test("startAdmin() answers probes and scrapers by whatever name", async ({ get }
   }
 });
 
-test("startAdmin() listens on a name", async ({ port }) => {
-  const { status } = await ask(loopback(port), "/status.json", { host: `localhost:${port}` });
-  assertEquals(status, 200);
-}, { hostname: "localhost" });
-
-test("startAdmin() listens on IPv6", async ({ get }) => {
-  assertEquals((await get("/livez")).status, 200);
-  assertEquals((await get("/status.json")).status, 200);
-}, { hostname: "::1" });
+for (const hostname of ["localhost", "::1"]) {
+  test(`startAdmin() listens on ${hostname}`, async ({ get }) => {
+    assertEquals((await get("/status.json")).status, 200);
+  }, { hostname });
+}
 
 test("startAdmin() has browsers keep, frame and run nothing of it", async ({ get }) => {
   for (const path of PATHS.filter((path) => path !== "/")) {
@@ -302,42 +272,35 @@ test("startAdmin() says in one line when its port is taken", ({ port }) => {
 // Real processes.
 
 /** Where a program's admin listener is. */
-async function adminOf(program: ChildProgram): Promise<{ hostname: string; port: number }> {
+async function adminOf(program: ChildProgram): Promise<Address> {
   const [, port] = await program.line(/"?admin listener on 127\.0\.0\.1:(\d+)/);
   return loopback(Number(port));
 }
 
 const withAdmin = { "listen-admin": "127.0.0.1:0" };
 
-Deno.test("--listen-admin of a port that is taken ends a program with one line and exit code 2", async () => {
-  await using site = await Site.start();
-  using taken = Deno.listen(loopback(0));
-  const { port } = taken.addr as Deno.NetAddr;
-  const flags = { ...anyPort, ...agentFlags(site.dir), "listen-admin": `127.0.0.1:${port}` };
-  const { "listen-tcp": _tcp, "listen-quic": _quic, ...own } = flags;
-  const agent = site.use(startProgram("agent", { ...own, server: "127.0.0.1:1" }));
-  assertEquals((await soon("its end", agent.status)).code, 2);
-  await agent.line(/^proxy-agent: cannot listen on --listen-admin 127\.0\.0\.1:\d+: /);
-  assertEquals(agent.lines.length, 1);
-});
+const becomesReady = (admin: Address) =>
+  eventually("it is ready", async () => (await ask(admin, "/readyz")).status === 200);
+
+/** Waits until a program is not ready, for what follows in its answer. */
+const becomesUnready = (admin: Address, problem: string, ms = VANISHED_MS) =>
+  eventually(`it is not ready: ${problem}`, async () => {
+    const { status, body } = await ask(admin, "/readyz");
+    return status === 503 && body.includes(problem);
+  }, ms);
 
 Deno.test("/readyz turns to 503 while a program drains, and /livez does not", async () => {
   await using site = await Site.start();
   const server = await site.server(withAdmin);
   const agent = await site.agent(server.quic, withAdmin);
   const [atServer, atAgent] = [await adminOf(server.program), await adminOf(agent)];
-  for (const admin of [atServer, atAgent]) {
-    await eventually("it is ready", async () => (await ask(admin, "/readyz")).status === 200);
-  }
+  for (const admin of [atServer, atAgent]) await becomesReady(admin);
   // More than a client takes that does not read.
   const client = await site.request(server.tcpPort, 100_000_000);
   try {
     for (const [admin, program] of [[atAgent, agent], [atServer, server.program]] as const) {
       program.kill("SIGTERM");
-      await eventually("it is not ready, since it drains", async () => {
-        const { status, body } = await ask(admin, "/readyz");
-        return status === 503 && body.includes("[-]draining failed: it was told to stop\n");
-      }, PROMPT_MS);
+      await becomesUnready(admin, "[-]draining failed: it was told to stop\n", PROMPT_MS);
       assertEquals((await ask(admin, "/livez")).status, 200);
     }
   } finally {
@@ -350,15 +313,11 @@ Deno.test("/readyz of a server turns to 503 once its only agent has vanished, an
   const { program, quic, tcpPort } = await site.server(withAdmin);
   const agent = await site.agent(quic, withAdmin);
   const admin = await adminOf(program);
-  await eventually("it is ready", async () => (await ask(admin, "/readyz")).status === 200);
+  await becomesReady(admin);
   const client = await site.request(tcpPort, 100_000_000);
   site.use({ [Symbol.dispose]: () => client.abort() });
   agent.kill("SIGKILL");
-  const unready = await eventually("it is not ready", async () => {
-    const answer = await ask(admin, "/readyz");
-    return answer.status === 503 && answer;
-  }, VANISHED_MS);
-  assertMatch(unready.body, /^\[-\]agents failed: no agent is connected/);
+  await becomesUnready(admin, "[-]agents failed: no agent is connected");
   const lost = { by: "agent", reason: "connection-lost" };
   await eventually("its connection and tunnel are over", async () => {
     const samples = samplesOf((await ask(admin, "/metrics")).body);
@@ -374,14 +333,10 @@ Deno.test("/readyz of an agent turns to 503 once its only server has vanished", 
   await using site = await Site.start();
   const { program, quic } = await site.server();
   const admin = await adminOf(await site.agent(quic, withAdmin));
-  await eventually("it is ready", async () => (await ask(admin, "/readyz")).status === 200);
+  await becomesReady(admin);
   program.kill("SIGSTOP");
   try {
-    const unready = await eventually("it is not ready", async () => {
-      const answer = await ask(admin, "/readyz");
-      return answer.status === 503 && answer;
-    }, VANISHED_MS);
-    assertMatch(unready.body, /^\[-\]servers failed: not connected to a server/);
+    await becomesUnready(admin, "[-]servers failed: not connected to a server");
   } finally {
     program.kill("SIGCONT");
   }

@@ -119,10 +119,15 @@ test("takes a clock that was set back for an interval without length", () => {
   assertEquals(history.status().sentBytesPerSecond, [1_000]);
 });
 
-test("run() ends intervals until its signal aborts", () => {
-  const { history } = start();
+test("run() ends an interval every 5 s until its signal aborts", async () => {
+  using time = new FakeTime();
+  const { monitor, history } = start();
   const stop = new AbortController();
   history.run(stop.signal);
-  // The timer would be seen by the sanitizer.
+  monitor.begin();
+  await time.pass(2 * INTERVAL_MS);
+  assertEquals(history.status().open, [1, 1]);
   stop.abort();
+  await time.pass(INTERVAL_MS);
+  assertEquals(history.status().open, [1, 1]);
 });

@@ -8,13 +8,15 @@ interface Timer {
   run(): void;
 }
 
-/** In place of `performance.now()` and of `setTimeout()`, until it is disposed of: time passes when a test says so. */
+/** In place of `performance.now()` and of the timers, until it is disposed of: time passes when a test says so. */
 export class FakeTime implements Disposable {
   /** Timers that were started so far. */
   started = 0;
   readonly #real = {
     setTimeout: globalThis.setTimeout,
     clearTimeout: globalThis.clearTimeout,
+    setInterval: globalThis.setInterval,
+    clearInterval: globalThis.clearInterval,
     now: performance.now,
   };
   readonly #timers = new Map<number, Timer>();
@@ -27,9 +29,20 @@ export class FakeTime implements Disposable {
       this.#timers.set(id, { at: this.#now + Math.max(0, ms), run: callback });
       return id;
     };
+    const repeat = (callback: () => void, ms: number): number => {
+      const id = set(() => {
+        this.#timers.set(id, { at: this.#now + ms, run });
+        callback();
+      }, ms);
+      const { run } = this.#timers.get(id)!;
+      return id;
+    };
+    const clear = (id: number) => this.#timers.delete(id);
     Object.assign(globalThis, {
       setTimeout: set,
-      clearTimeout: (id: number) => this.#timers.delete(id),
+      clearTimeout: clear,
+      setInterval: repeat,
+      clearInterval: clear,
     });
     performance.now = () => this.#now;
   }

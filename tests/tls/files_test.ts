@@ -234,6 +234,15 @@ const issue = async (validity: typeof PAST) => {
   const { certPem, keyPem } = await issueCertificate(ca, options);
   return { cert: certPem, key: keyPem };
 };
+/** An RSA key of which one number is wrong. */
+async function damagedKey(): Promise<Contents> {
+  const { publicKey, privateKey } = generateKeys("RSA");
+  const der = privateKey.export({ type: "pkcs8", format: "der" });
+  der[der.length - 1]! ^= 2;
+  const { certPem } = await issueFor(ca, publicKey);
+  return { cert: certPem, key: block("PRIVATE KEY", der.toString("base64")) };
+}
+
 const noSigning = new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyEncipherment, true);
 const broken = server.certPem.replace(/\n.{8}/, "\nAAAAAAAA");
 const trailing = Buffer.concat([derOf(server), new Uint8Array([5, 0])]).toString("base64");
@@ -297,6 +306,7 @@ const faults: readonly (readonly [what: string, contents: Contents, fault: strin
     { key: block("RSA PRIVATE KEY", "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,79\n\nAAAA") },
     ENCRYPTED,
   ],
+  ["an empty key file", { key: "" }, 'no private key in --cert-key "key": it is not a PEM file'],
   [
     "a broken key",
     { key: block("PRIVATE KEY", "AAAA") },
@@ -351,6 +361,11 @@ const faults: readonly (readonly [what: string, contents: Contents, fault: strin
       key: anyKey.privateKey.export({ type: "pkcs8", format: "pem" }).toString(),
     },
     /key usage lacks digitalSignature$/,
+  ],
+  [
+    "what only the TLS library finds wrong",
+    await damagedKey(),
+    /^the TLS library refuses --cert-file "cert" with its key, or .*BAD_RSA_PARAMETERS/,
   ],
 ];
 for (const [what, contents, fault] of faults) {
