@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The longest that `setTimeout` can wait, in milliseconds: what is set for longer is over at once. */
+/**
+ * The longest that `setTimeout` can wait, in milliseconds: what is set for longer is over at once.
+ */
 export const MAX_TIMER_MS = 2 ** 31 - 1;
 
 /** Bounds of the wait between attempts, and where its randomness comes from. */

@@ -8,7 +8,10 @@ export class UsageError extends Error {
   override readonly name = "UsageError";
 }
 
-/** A text is not what it should be. The message names the text, shortened where it is long, and what is wrong. */
+/**
+ * A text is not what it should be. The message names the text, shortened where it is long, and what
+ * is wrong.
+ */
 export class NotParsedError extends Error {
   override readonly name = "NotParsedError";
 

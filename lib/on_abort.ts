@@ -1,15 +1,16 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The listeners of a signal, which is listened to once for all of them. */
+/** The listeners of each signal, which has one event listener for all of them. */
 const listeners = new WeakMap<AbortSignal, Set<() => void>>();
 
 /**
- * Calls a function once when a signal aborts, if it has not already. `addEventListener` looks through all that listen, and so
- * costs the more the more tunnels there are; this does not.
+ * Calls a function once when a signal aborts, unless it has aborted already. Unlike
+ * `addEventListener`, which searches all listeners, it costs the same however many tunnels there
+ * are.
  *
  * @param listener must not throw; a function of its own for each call
- * @returns what ends the listening
+ * @returns removes the listener
  */
 export function onAbort(signal: AbortSignal, listener: () => void): () => void {
   let all = listeners.get(signal);

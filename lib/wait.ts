@@ -2,11 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Waits for a promise, but not for longer than a time. Nothing is left of the wait when it is over; what becomes of the
- * promise afterwards is nobody's concern.
+ * Waits for a promise, but not for longer than a time. Nothing is left of the wait when it is over;
+ * what becomes of the promise afterwards is nobody's concern.
  *
  * @param ms the time, in milliseconds
  * @param late makes the error that is thrown when the time is over
+ *
+ * @example
+ * ```ts
+ * import { within } from "./wait.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const late = () => new Error("no answer in 1000 ms");
+ * assertEquals(await within(1_000, Promise.resolve("answer"), late), "answer");
+ * ```
  */
 export async function within<T>(ms: number, promise: Promise<T>, late: () => Error): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -20,7 +29,10 @@ export async function within<T>(ms: number, promise: Promise<T>, late: () => Err
   }
 }
 
-/** Waits for a time, in milliseconds; resolves early when the signal aborts, at once when it has before. */
+/**
+ * Waits for a time, in milliseconds; resolves early when the signal aborts, at once when it has
+ * before.
+ */
 export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {

@@ -14,7 +14,10 @@ export interface Listener<Connection> {
 /** Pauses after failures in a row: they grow from the first to the last. */
 const RETRY = { minMs: 10, maxMs: 1_000 };
 
-/** Errors of accepting that concern one client only: a load balancer's health check may end by a reset. */
+/**
+ * Errors of accepting that concern one client only: a load balancer's health check may end by a
+ * reset.
+ */
 const goneBeforeAccepted = [
   Deno.errors.NotConnected,
   Deno.errors.ConnectionAborted,
@@ -22,8 +25,9 @@ const goneBeforeAccepted = [
 ];
 
 /**
- * Takes connections off a listener until it is closed. A failure, such as for want of file descriptors, is followed by a
- * pause, in which clients wait in the system's queue; it is logged once, and so is its end.
+ * Takes connections off a listener until it is closed. A failure, such as for want of file
+ * descriptors, is followed by a pause, in which clients wait in the system's queue; it is logged
+ * once, and so is its end.
  *
  * @param signal aborts when the listener is closed
  * @param take is handed each connection; must not throw

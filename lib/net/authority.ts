@@ -10,7 +10,9 @@ import { formatIp, isIpAddress, type SocketAddress } from "./ip_address.ts";
 
 /** A host and a port. */
 export interface Authority {
-  /** An IPv4 address, an IPv6 address without brackets, or a name, in the letter case it came in. */
+  /**
+   * An IPv4 address, an IPv6 address without brackets, or a name, in the letter case it came in.
+   */
   readonly hostname: string;
   /** TCP or UDP port, 1 to 65535; 0 only where it was allowed. */
   readonly port: number;
@@ -36,11 +38,13 @@ const MAX_HOST_LENGTH = 255;
 const MAX_LABEL_LENGTH = 63;
 
 /**
- * Reads `host:port`, where host is an IPv4 address, an IPv6 address in brackets, or a name of letters,
- * digits, `-`, `_` and `.` (RFC 3986 §3.2, narrowed: no user information, no percent-encoding, no zone ids).
+ * Reads `host:port`, where host is an IPv4 address, an IPv6 address in brackets, or a name of
+ * letters, digits, `-`, `_` and `.` (RFC 3986 §3.2, narrowed: no user information, no
+ * percent-encoding, no zone ids).
  *
- * A name made of nothing but numbers must be an IPv4 address of four decimal parts, because resolvers
- * read `127.1`, `0177.0.0.1` and `0x7f000001` as addresses, which would slip past a check by text.
+ * A name made of nothing but numbers must be an IPv4 address of four decimal parts, because
+ * resolvers read `127.1`, `0177.0.0.1` and `0x7f000001` as addresses, which would slip past a check
+ * by text.
  *
  * @throws {NotParsedError} when `text` is anything else.
  */
@@ -66,7 +70,20 @@ export function parseAuthority(text: string, options: ParseAuthorityOptions = {}
   return { hostname: host, port };
 }
 
-/** Writes `host:port`, with brackets around an IPv6 address: the inverse of {@linkcode parseAuthority}. */
+/**
+ * Writes `host:port`, with brackets around an IPv6 address: the inverse of
+ * {@linkcode parseAuthority}.
+ *
+ * @example
+ * ```ts
+ * import { formatAuthority, parseAuthority } from "./authority.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const authority = parseAuthority("[::1]:443");
+ * assertEquals(authority, { hostname: "::1", port: 443 });
+ * assertEquals(formatAuthority(authority), "[::1]:443");
+ * ```
+ */
 export function formatAuthority(authority: Authority): string {
   const { hostname, port } = authority;
   return hostname.includes(":") ? `[${hostname}]:${port}` : `${hostname}:${port}`;

@@ -4,8 +4,8 @@
 /**
  * Networks in CIDR notation: an address prefix and its length (RFC 4632 §3.1, RFC 4291 §2.3).
  *
- * IPv4 and IPv6 are apart: no IPv6 network holds an IPv4 address, not even `::/0`. What is written as
- * an IPv4-mapped IPv6 address is IPv4, so `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
+ * IPv4 and IPv6 are apart: no IPv6 network holds an IPv4 address, not even `::/0`. What is written
+ * as an IPv4-mapped IPv6 address is IPv4, so `::ffff:10.0.0.0/104` is `10.0.0.0/8`.
  */
 import { NotParsedError } from "../errors.ts";
 import { formatIp, ipBytes, mapIp, unmapIp } from "./ip_address.ts";
@@ -23,8 +23,8 @@ const MAPPED_PREFIX_LENGTH = 96;
 /**
  * Reads `10.0.0.0/8` or `2001:db8::/32`. A plain address is the network of that address alone.
  *
- * @throws {NotParsedError} when `text` is anything else, or its address has bits beyond the prefix: then
- * the message names the network that has none.
+ * @throws {NotParsedError} when `text` is anything else, or its address has bits beyond the prefix:
+ * then the message names the network that has none.
  */
 export function parseCidr(text: string): Cidr {
   const slash = text.indexOf("/");
@@ -59,7 +59,18 @@ export function formatCidr(cidr: Cidr): string {
   return `${formatIp(cidr.network)}/${cidr.prefixLength}`;
 }
 
-/** Whether an address of 4 or 16 bytes is in a network. */
+/**
+ * Whether an address of 4 or 16 bytes is in a network.
+ *
+ * @example
+ * ```ts
+ * import { cidrContains, parseCidr } from "./cidr.ts";
+ * import { ipBytes } from "./ip_address.ts";
+ * import { assert } from "@std/assert";
+ *
+ * assert(cidrContains(parseCidr("10.0.0.0/8"), ipBytes("10.1.2.3")!));
+ * ```
+ */
 export function cidrContains(cidr: Cidr, ip: Uint8Array): boolean {
   const address = unmapIp(ip);
   return address.length === cidr.network.length &&

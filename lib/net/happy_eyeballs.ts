@@ -1,15 +1,23 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The addresses of a name tried one after the other, without waiting for those that do not answer (RFC 8305). */
+/**
+ * Happy Eyeballs (RFC 8305): connection attempts to the addresses of a name, staggered and raced.
+ */
 
 /** Connection Attempt Delay, RFC 8305 §5. */
 const ATTEMPT_DELAY_MS = 250;
 
-/** What attempts that are not wanted any more are ended with; an abort without a reason makes an error each time. */
+/**
+ * Abort reason of attempts that have lost. Shared: an abort without a reason creates an error each
+ * time.
+ */
 const OVER = new Error("another attempt has succeeded");
 
-/** Puts addresses, of 4 or 16 bytes, into the order of attempts: families in turn, from that of the first (§4). */
+/**
+ * Orders addresses of 4 or 16 bytes for the attempts: families alternate, from that of the first
+ * (§4).
+ */
 export function interleaveFamilies(ips: readonly Uint8Array[]): Uint8Array[] {
   const isFirst = (ip: Uint8Array) => ip.length === ips[0]!.length;
   const first = ips.filter(isFirst);
@@ -23,18 +31,22 @@ export function interleaveFamilies(ips: readonly Uint8Array[]): Uint8Array[] {
 
 /** What is done with each candidate of {@linkcode firstToSucceed}. */
 export interface Attempts<C, T> {
-  /** One attempt. The signal aborts when its outcome is not wanted any more. */
+  /** Makes one attempt. The signal aborts when its result is no longer needed. */
   attempt(candidate: C, signal: AbortSignal): Promise<T>;
-  /** Takes what attempts bring after the abort. */
+  /** Disposes of the results of attempts that have lost. */
   discard(value: T): void;
-  /** Gives up. */
+  /** Aborts all attempts. */
   readonly signal: AbortSignal;
-  /** Time until the next attempt begins beside those under way; at once when one has failed. @default {250} */
+  /**
+   * Time until the next attempt starts beside those in progress; at once when one fails.
+   *
+   * @default {250}
+   */
   readonly delayMs?: number;
 }
 
 /**
- * Begins one attempt after the other until one has succeeded (RFC 8305 §5), and ends the others then.
+ * Starts one attempt after the other until one succeeds (RFC 8305 §5), and aborts the others.
  *
  * @param candidates at least one
  * @throws {AggregateError} with the errors of all attempts, in the order of their candidates

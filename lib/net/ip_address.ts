@@ -4,8 +4,8 @@
 /**
  * IP addresses as bytes: 4 for IPv4, 16 for IPv6, in network byte order.
  *
- * An address has one form only: an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) is its IPv4 address,
- * or whoever compares addresses would take one host for two.
+ * An address has one form only: an IPv4-mapped IPv6 address (RFC 4291 §2.5.5.2) is its IPv4
+ * address, or whoever compares addresses would take one host for two.
  */
 
 /** What an IPv4-mapped IPv6 address begins with. */
@@ -20,10 +20,11 @@ export interface SocketAddress {
 }
 
 /**
- * Reads an IPv4 or IPv6 address (RFC 4291 §2.2) without brackets or zone id. IPv4 has four decimal parts without leading
- * zeros.
+ * Reads an IPv4 or IPv6 address (RFC 4291 §2.2) without brackets or zone id. IPv4 has four decimal
+ * parts without leading zeros.
  *
- * @returns 4 or 16 bytes, 4 for an IPv4-mapped IPv6 address, or `undefined` when `text` is no IP address.
+ * @returns 4 or 16 bytes, 4 for an IPv4-mapped IPv6 address, or `undefined` when `text` is no IP
+ * address.
  */
 export function ipBytes(text: string): Uint8Array | undefined {
   const bytes = ipv4Bytes(text) ?? ipv6Bytes(text);

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The C library of Linux, for what Deno has no calls for. There is none on other systems, and without `--allow-ffi`.
+ * The C library of Linux, for what Deno has no calls for. There is none on other systems, and
+ * without `--allow-ffi`.
  *
  * Numbers and layouts are those of x86-64 and arm64: socket(7), ip(7), ipv6(7).
  */
@@ -38,7 +39,10 @@ const symbols = {
 
 type Libc = Deno.DynamicLibrary<typeof symbols>["symbols"];
 
-/** Functions of the C library; undefined where there is none, or it may not be used. Opened before anything needs it. */
+/**
+ * Functions of the C library; undefined where there is none, or it may not be used. Opened before
+ * anything needs it.
+ */
 export const libc = open();
 
 function open(): Libc | undefined {
@@ -99,7 +103,10 @@ export function writeSocketAddress(
   return SOCKADDR_BYTES;
 }
 
-/** The address of a socket, or of its peer; undefined where there is none, or it is of another family. */
+/**
+ * The address of a socket, or of its peer; undefined where there is none, or it is of another
+ * family.
+ */
 export function readSocketAddress(
   fd: number,
   of: "socket" | "peer",

@@ -1,44 +1,47 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Names to IP addresses, as the system resolves them. */
+/** Resolves names to IP addresses as the system does. */
 import { abortable } from "@std/async/abortable";
 import { lookup } from "node:dns/promises";
 import { ipBytes } from "./ip_address.ts";
 
-/** The addresses of a name in the order of preference, as texts: the system's resolver, or a test's own. */
+/** Looks up the addresses of a name, as texts in the order of preference. */
 export type Lookup = (name: string) => Promise<readonly string[]>;
 
 /**
- * Lookups under way at a time. Each holds one of the 32 threads that Deno has for what blocks, among
- * it reading files, until the system gives up on name servers that do not answer; nothing ends it earlier.
+ * Lookups in progress at a time. Each occupies one of Deno's 32 threads for blocking calls, which
+ * read files as well, until the system gives up on name servers that do not answer. It cannot be
+ * aborted.
  */
 const MAX_LOOKUPS = 16;
 
-/** Names that have resolved last time, at most; those asked for longest ago are forgotten first. */
+/**
+ * Largest number of names remembered as resolvable; the least recently used are forgotten first.
+ */
 const MAX_KNOWN = 1000;
 
 interface Pending {
   readonly name: string;
   readonly kind: "known" | "unknown";
   readonly result: PromiseWithResolvers<readonly Uint8Array[]>;
-  /** How many wait for it. */
+  /** Number of callers that wait for it. */
   waiting: number;
 }
 
 /**
- * Resolves names, the same name once at a time and few names at a time. A quarter of these lookups is kept for names
- * that have resolved before, so that others which hang do not stop those. As many names wait for a lookup as have
- * somebody that waits for them.
+ * Resolves names: each name once at a time, and few names at a time. A quarter of the lookups is
+ * reserved for names that have resolved before, so that names whose lookup hangs do not block them.
+ * A name waits for its lookup as long as a caller waits for it.
  */
 export class Resolver {
   readonly #lookup: Lookup;
   readonly #maxLookups: number;
   readonly #maxUnknown: number;
   readonly #known = new Set<string>();
-  /** All that are under way or have to wait, by name. */
+  /** Lookups in progress or queued, by name. */
   readonly #pending = new Map<string, Pending>();
-  /** Those that have to wait, in their order. */
+  /** Queued lookups, oldest first. */
   readonly #queued = { known: new Set<Pending>(), unknown: new Set<Pending>() };
   readonly #running = { known: 0, unknown: 0 };
 
@@ -51,7 +54,8 @@ export class Resolver {
   /**
    * Resolves a name.
    *
-   * @returns each address once, 4 or 16 bytes, in the order of preference; empty when the name has none
+   * @returns each address once, 4 or 16 bytes, in the order of preference; empty when the name has
+   * none
    * @throws what the lookup throws
    * @throws the signal's reason when it aborts first
    */

@@ -2,11 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Resets of TCP connections (RST, RFC 9293 §3.10.5), for which Deno has no call: its `close()` always sends FIN first,
- * after which a peer takes what it got for all there was.
+ * Resets of TCP connections (RST, RFC 9293 §3.10.5), for which Deno has no call: its `close()`
+ * always sends FIN first, after which a peer takes what it got for all there was.
  *
- * On Linux, `connect()` to an address of no family breaks a connection off by RST (connect(2)). Elsewhere, and without
- * `--allow-ffi`, there are no resets.
+ * On Linux, `connect()` to an address of no family breaks a connection off by RST (connect(2)).
+ * Elsewhere, and without `--allow-ffi`, there are no resets.
  */
 import { equals } from "@std/bytes/equals";
 import { ipBytes } from "./ip_address.ts";
@@ -18,7 +18,9 @@ const NO_ADDRESS = new Uint8Array(16);
 /** socket(7) */
 const SO_LINGER = 13;
 
-/** Descriptors that may have been opened between the look at the next one and a connection's own. */
+/**
+ * Descriptors that may have been opened between the look at the next one and a connection's own.
+ */
 const OPENED_MEANWHILE = 1024;
 
 /** Descriptors of open connections. Reading the addresses of a descriptor has shown whose it is. */
@@ -36,8 +38,8 @@ export async function connectTcp(options: Deno.ConnectOptions): Promise<Deno.Tcp
 }
 
 /**
- * Resets a connection that is open, and was accepted or comes from {@linkcode connectTcp}. It has to be closed all the
- * same, and at once.
+ * Resets a connection that is open, and was accepted or comes from {@linkcode connectTcp}. It has
+ * to be closed all the same, and at once.
  *
  * @returns whether the peer gets RST; if not, nothing was done
  */
@@ -48,8 +50,9 @@ export function resetTcp(connection: Deno.TcpConn): boolean {
 }
 
 /**
- * Has the system reset such a connection, or not any more, when this process ends without having closed it, as when it is
- * killed: by itself it would say that this was all. To be taken back right before the connection is closed in order.
+ * Has the system reset such a connection, or not any more, when this process ends without having
+ * closed it, as when it is killed: by itself it would say that this was all. To be taken back right
+ * before the connection is closed in order.
  */
 export function resetTcpAtExit(connection: Deno.TcpConn, reset: boolean): void {
   const fd = descriptorOf(connection);
@@ -84,7 +87,10 @@ function search(connection: Deno.TcpConn, next: number): void {
   }
 }
 
-/** Whether a descriptor is that of a connection, which is remembered then: no other one must ever be reset. */
+/**
+ * Whether a descriptor is that of a connection, which is remembered then: no other one must ever be
+ * reset.
+ */
 function isOf(connection: Deno.TcpConn, fd: number): boolean {
   const isIt = hasAddress(fd, "socket", connection.localAddr) &&
     hasAddress(fd, "peer", connection.remoteAddr);

@@ -4,10 +4,13 @@
 import { NO_BYTES } from "../bytes.ts";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 
-/** A request fits mostly. */
+/** First size of the buffer: most requests fit. */
 const MIN_ROOM_BYTES = 512;
 
-/** Bytes that are handed on as they come, and kept as long as they may have to be handed on once more. */
+/**
+ * Bytes that are handed on as they come, and kept as long as they may have to be handed on once
+ * more.
+ */
 export class Replay {
   readonly #maxBytes: number;
   #kept = NO_BYTES;
@@ -57,7 +60,8 @@ export class Replay {
   }
 
   /**
-   * Hands on everything from the first byte: what is here, and what comes until the end, or until nothing more is taken.
+   * Hands on everything from the first byte: what is here, and what comes until the end, or until
+   * nothing more is taken.
    *
    * @throws what the carrier throws
    */

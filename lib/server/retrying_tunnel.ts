@@ -19,7 +19,8 @@ export interface RetryOptions {
   /** Time for all attempts together; 0 for any. */
   readonly timeoutMs: number;
   /**
-   * Bytes of the client's that are kept for another attempt. A client that sends more has no further one.
+   * Bytes of the client's that are kept for another attempt. A client that sends more has no
+   * further one.
    *
    * @default {65536}
    */
@@ -28,16 +29,20 @@ export interface RetryOptions {
   readonly answerTimeoutMs?: number;
   /** Application error code for an attempt that another one has replaced. @default {0} */
   readonly movedCode?: number;
-  /** Makes another attempt, with another agent; undefined when there is none, or the cause is not worth it. */
+  /**
+   * Makes another attempt, with another agent; undefined when there is none, or the cause is not
+   * worth it.
+   */
   retry(cause: RetryCause): Promise<OutgoingTunnel | undefined>;
 }
 
 /**
  * A tunnel that is tried with another agent when one cannot connect it.
  *
- * The client's bytes are handed on as they come, and kept as well until an attempt has succeeded: the next attempt gets
- * them from the first. Reads wait for the end of the trying, so that the client gets bytes of one attempt only: of the
- * one that has succeeded, or else of the last that has answered.
+ * The client's bytes are handed on as they come, and kept as well until an attempt has succeeded:
+ * the next attempt gets them from the first. Reads wait for the end of the trying, so that the
+ * client gets bytes of one attempt only: of the one that has succeeded, or else of the last that
+ * has answered.
  */
 export class RetryingTunnel implements Duplex {
   readonly #options: RetryOptions;
@@ -162,7 +167,8 @@ export class RetryingTunnel implements Duplex {
 
   /**
    * @throws {ConnectTimeoutError} when no agent has connected the tunnel in time
-   * @throws {NotConnectedError} when none has connected it, and there is no answer: that is no end of the target's
+   * @throws {NotConnectedError} when none has connected it, and there is no answer: that is no end
+   * of the target's
    * @throws when there is no attempt left, or the one that the client has got fails
    */
   read(buffer: Uint8Array): Promise<number | null> {

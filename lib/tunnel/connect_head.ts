@@ -9,14 +9,15 @@
  *
  * - A lone LF ends a line as CRLF does (RFC 9112 §2.2 allows it, and the Go program does it). A CR
  *   that no LF follows is refused, and so is every other control character but a tab in a value.
- * - Empty lines before the request line are skipped (RFC 9112 §2.2); they count as part of the head.
+ * - Empty lines before the request line are skipped (RFC 9112 §2.2); they count as part of the
+ *   head.
  * - A folded field line (RFC 9112 §5.2) and whitespace before a field's colon (§5.1) are refused.
  * - The request target alone names where to connect. `Host` is not looked at: it may be missing,
  *   repeated or another name, against RFC 9112 §3.2, because kube-apiserver sends `127.0.0.1`.
- * - `Content-Length` and `Transfer-Encoding` mean nothing: CONNECT has no content (RFC 9110 §9.3.6),
- *   so all that follows the head belongs to the tunnel.
- * - Any HTTP/1.x will do. A version or a method of another kind is told apart from garbage only once
- *   the request line is complete; garbage is refused at the first byte that gives it away.
+ * - `Content-Length` and `Transfer-Encoding` mean nothing: CONNECT has no content (RFC 9110
+ *   §9.3.6), so all that follows the head belongs to the tunnel.
+ * - Any HTTP/1.x will do. A version or a method of another kind is told apart from garbage only
+ *   once the request line is complete; garbage is refused at the first byte that gives it away.
  * - Fields are held to their grammar, and ignored.
  */
 import { NotParsedError } from "../errors.ts";
@@ -26,8 +27,8 @@ import { type Authority, parseAuthority } from "../net/authority.ts";
  * What is known after a {@linkcode ConnectHeadParser.push}.
  *
  * - `incomplete`: nothing is wrong yet, more bytes are needed.
- * - `connect`: a valid head. `authority` is the request target as it was sent and `target` its parts,
- *   `rest` a copy of the bytes behind the head.
+ * - `connect`: a valid head. `authority` is the request target as it was sent and `target` its
+ *   parts, `rest` a copy of the bytes behind the head.
  * - `reject`: the status to answer with, and the cause in words fit for a reason phrase. Who sends
  *   it ends the stream; bytes already received are dropped.
  */
@@ -80,8 +81,19 @@ const VERSION_LENGTH = "HTTP/1.1".length;
 
 /**
  * Reads the head of one CONNECT request, in chunks of any size. Each byte is looked at once, as it
- * comes, so the work is linear however the bytes are cut, and the result does not depend on the cuts.
- * Of the bytes no more than a part of the request line is held.
+ * comes, so the work is linear however the bytes are cut, and the result does not depend on the
+ * cuts. Of the bytes no more than a part of the request line is held.
+ *
+ * @example
+ * ```ts
+ * import { ConnectHeadParser } from "./connect_head.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const parser = new ConnectHeadParser();
+ * const push = (text: string) => parser.push(new TextEncoder().encode(text)).kind;
+ * assertEquals(push("CONNECT example.com:443 HTTP/1.1\r\n"), "incomplete");
+ * assertEquals(push("Host: example.com\r\n\r\n"), "connect");
+ * ```
  */
 export class ConnectHeadParser {
   readonly #maxHeadBytes: number;
@@ -117,7 +129,8 @@ export class ConnectHeadParser {
       const verdict = this.#step(chunk[i]!);
       if (verdict === "end") return this.#finish(this.#connect(chunk.subarray(i + 1)));
       if (verdict !== undefined) return this.#finish(verdict);
-      // A head that is full and has not ended cannot end in time: no need to wait for the next byte.
+      // A head that is full and has not ended cannot end in time: no need to wait for the next
+      // byte.
       if (this.#length === this.#maxHeadBytes) {
         return this.#finish(reject(431, `the head is longer than ${this.#maxHeadBytes} bytes`));
       }

@@ -13,8 +13,8 @@ const MAX_DETAILS_LENGTH = 256;
  * Writes an answer to a CONNECT. One that is not 2xx says that it has no content and closes the
  * connection; a 2xx carries no framing (RFC 9110 §9.3.6). A 405 names the allowed method (§15.5.6).
  *
- * @param reason any text: characters that a reason phrase cannot have (RFC 9112 §4), and those beyond
- * ASCII, become spaces, and it is cut to 256 characters
+ * @param reason any text: characters that a reason phrase cannot have (RFC 9112 §4), and those
+ * beyond ASCII, become spaces, and it is cut to 256 characters
  * @param fields header fields to add; their values are cleaned in the same way, but not cut
  */
 export function formatConnectResponse(

@@ -10,7 +10,8 @@ const CROSSING_MS = 1_000;
  * Lets open tunnels continue for a bounded time, and what they have sent last be delivered.
  *
  * @param timeoutMs time for all of it
- * @param settled resolves when the peers have acknowledged everything, or after so many milliseconds
+ * @param settled resolves when the peers have acknowledged everything, or after so many
+ * milliseconds
  * @returns whether all tunnels have ended
  */
 export async function drain(

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The contract that every carrier of a tunnel fulfils: a QUIC stream, a TCP connection, a pair in memory.
+ * The contract that every carrier of a tunnel fulfils: a QUIC stream, a TCP connection, a pair in
+ * memory.
  *
  * At most one `read` and one `write` may be pending at a time; each direction ends on its own.
  */
@@ -24,15 +25,17 @@ export interface Duplex extends AsyncDisposable {
   /** Ends the writing direction in order: the peer reads all that was written and then the end. */
   closeWrite(): Promise<void>;
   /**
-   * Ends both directions at once, dropping what is under way. Pending calls throw. Idempotent. The peer sees a reset, not
-   * an end, unless this end had finished writing or the carrier has no resets.
+   * Ends both directions at once, dropping what is under way. Pending calls throw. Idempotent. The
+   * peer sees a reset, not an end, unless this end had finished writing or the carrier has no
+   * resets.
    *
    * @param code application error code shown to the peer where the carrier has one
    * @default {0}
    */
   abort(code?: number): void;
   /**
-   * Ends the reading direction only: the peer is told to send no more. Carriers that cannot tell leave it out.
+   * Ends the reading direction only: the peer is told to send no more. Carriers that cannot tell
+   * leave it out.
    *
    * @param code application error code shown to the peer
    */

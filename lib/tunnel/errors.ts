@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Who can end a tunnel. The upstream of a passthrough is its `target`; both agent programs are `agent`. */
+/**
+ * Who can end a tunnel. The upstream of a passthrough is its `target`; both agent programs are
+ * `agent`.
+ */
 export type Party = "client" | "server" | "agent" | "target";
 
 /**
@@ -12,7 +15,8 @@ export type Party = "client" | "server" | "agent" | "target";
  * - `half-open`: one direction had ended, and `by` was silent, or took nothing, for too long
  * - `idle`: both directions were silent for too long
  * - `write-timeout`: `by` took nothing of what waited for it for too long
- * - `refused`: there was never a connection to the target, for a cause of `by`'s that `result` tells
+ * - `refused`: there was never a connection to the target, for a cause of `by`'s that `result`
+ *   tells
  * - `no-agent`: no agent was there in time, or none with room for a stream
  * - `connect-timeout`: no agent has connected the target in time
  * - `moved`: the server has tried another agent instead
@@ -42,7 +46,10 @@ export type Reason =
 export class TunnelError extends Error {
   override readonly name: string = "TunnelError";
 
-  /** @param by the program that logs, its peer, or a party; undefined for the party whose bytes were carried */
+  /**
+   * @param by the program that logs, its peer, or a party; undefined for the party whose bytes were
+   * carried
+   */
   constructor(
     readonly by: Party | "self" | "peer" | undefined,
     readonly reason: Reason,

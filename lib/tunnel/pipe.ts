@@ -20,7 +20,9 @@ export interface TunnelTimeouts {
 export interface PipeOptions {
   /** @default {0 for each} */
   readonly timeouts?: Partial<TunnelTimeouts>;
-  /** Timeouts count from when this has settled: what is still being connected has bounds of its own. */
+  /**
+   * Timeouts count from when this has settled: what is still being connected has bounds of its own.
+   */
   readonly connected?: Promise<unknown>;
   /** Aborts the pair. */
   readonly signal?: AbortSignal;
@@ -48,11 +50,14 @@ export interface PipeResult extends Carried {
    * - `write-timeout`: a carrier took nothing of what waited for it for too long
    * - `aborted`: the signal was aborted
    *
-   * In all cases but `end` both carriers were aborted, or had failed before: neither peer is told that it has got
-   * everything, unless it has.
+   * In all cases but `end` both carriers were aborted, or had failed before: neither peer is told
+   * that it has got everything, unless it has.
    */
   readonly reason: "end" | "error" | "half-open" | "idle" | "write-timeout" | "aborted";
-  /** The side that ended first (`end`), failed first (`error`), or was waited for (`half-open`, `write-timeout`). */
+  /**
+   * The side that ended first (`end`), failed first (`error`), or was waited for (`half-open`,
+   * `write-timeout`).
+   */
   readonly by?: Side;
   /** What it failed with, or the signal's reason. */
   readonly error?: unknown;
@@ -63,39 +68,46 @@ type End = Pick<PipeResult, "reason" | "by" | "error">;
 
 const NO_TIMEOUTS: Partial<TunnelTimeouts> = {};
 
-/** Time that a side whose bytes go nowhere any more may go on sending them after everything else is done. */
+/**
+ * Time for which a side whose bytes are dropped may continue to send after everything else is done.
+ */
 const LINGER_MS = 1_000;
 
-/** Pause after each read whose bytes are dropped: a side that always has more would keep the event loop for itself. */
+/**
+ * Pause after each read whose bytes are dropped: a side that always has more would keep the event
+ * loop for itself.
+ */
 const DROP_PAUSE_MS = 1;
 
-/** Time that bytes need to get ahead of the reset that follows them, which would overtake and drop them. */
+/** Head start of bytes before the reset that follows them, which could overtake and drop them. */
 const DELIVERY_MS = 100;
 
 /**
- * Carries bytes between two carriers, both ways, until both directions have ended; both are closed then. Never rejects.
+ * Copies bytes between two carriers, both ways, until both directions have ended; then closes both.
+ * Never rejects.
  *
  * - The end of `a`'s bytes closes the writing direction of `b`; the other direction goes on.
- * - A failed read, such as a reset by the peer, aborts both, once the bytes before it have got through.
- * - A failed write ends its direction alone: a peer that takes no more bytes may still have an answer under way. The
- *   side they come from is told to stop, or its bytes are dropped.
- * - A pair that is silent or stuck for longer than its timeouts allow is aborted. Every byte that a carrier gives or takes
- *   starts them anew.
+ * - A failed read, such as a reset by the peer, aborts both, once the bytes before it have got
+ *   through.
+ * - A failed write ends its direction alone: a peer that takes no more bytes may still have an
+ *   answer under way. The side they come from is told to stop, or its bytes are dropped.
+ * - A pipe that is idle or stuck for longer than its timeouts allow is aborted. Every byte read or
+ *   written restarts them.
  */
 export function pipeDuplex(a: Duplex, b: Duplex, options: PipeOptions = {}): Promise<PipeResult> {
   const { signal, connected, watch } = options;
-  return new Pair(a, b, options).run(signal, connected, watch);
+  return new Pipe(a, b, options).run(signal, connected, watch);
 }
 
 class Direction {
   bytes = 0;
-  /** Whether the reader got to the end, or the writer takes no more. */
+  /** Whether the reader has reached the end, or the writer accepts no more. */
   ended = false;
   /** Whether it has ended, and the writer knows. */
   over = false;
-  /** Whether the writer has bytes, or the end, that it has not taken yet. */
+  /** Whether a write, or the end, is pending. */
   writing = false;
-  /** When the reader gave a byte, or the writer took one, the last time. */
+  /** When a byte was last read or written. */
   movedAt = performance.now();
 
   constructor(
@@ -127,16 +139,16 @@ class Direction {
   }
 }
 
-class Pair {
+class Pipe {
   readonly #timeouts: Partial<TunnelTimeouts>;
   readonly #abortCode: number | undefined;
   readonly #aToB: Direction;
   readonly #bToA: Direction;
   readonly #lingered = Promise.withResolvers<void>();
   #isConnected: boolean;
-  /** How the pair ended, when both carriers were aborted. */
+  /** How the pipe ended, when both carriers were aborted. */
   #end: End | undefined;
-  /** What has failed first, when the rest goes on. */
+  /** The first failure, when the other direction continues. */
   #failure: End | undefined;
   #firstEnd: Side | undefined;
   #isDone = false;
@@ -211,13 +223,16 @@ class Pair {
     try {
       await direction.closeWrite();
     } catch (error) {
-      // A writer that is gone needs no end; whether its bytes were still to come, its reader tells.
+      // A writer that is gone needs no end; reads from it show whether bytes were still to come.
       this.#failure ??= { reason: "error", by: direction.toSide, error };
     }
     this.#over(direction);
   }
 
-  /** What a reader that has come to an end was reset with: TCP tells of a reset once, and a write may have been told. */
+  /**
+   * The reset behind an apparent end: TCP reports a reset once, and a pending write may have got
+   * it.
+   */
   async #resetOf({ from, fromSide }: Direction): Promise<unknown> {
     const back = [this.#aToB, this.#bToA].find(({ to }) => to === from)!;
     // Both were woken by the same event.
@@ -226,7 +241,7 @@ class Pair {
     return by === fromSide && error instanceof Deno.errors.ConnectionReset ? error : undefined;
   }
 
-  /** Aborts both, the writer a little later: what it was given just before is not to be lost with the rest. */
+  /** Aborts both, the writer a little later, so that what was written just before is not lost. */
   async #readFailed({ from, to, fromSide, movedAt }: Direction, error: unknown): Promise<void> {
     if (this.#end) return;
     // A failed write comes first, and explains the read that fails after it.
@@ -237,7 +252,10 @@ class Pair {
     to.abort(this.#abortCode);
   }
 
-  /** The writer takes no more: has the reader's peer stop, or drops what it sends, while the other direction goes on. */
+  /**
+   * The writer accepts no more: stops the reader's peer, or drops what it sends. The other
+   * direction continues.
+   */
   async #writeFailed(direction: Direction, buffer: Uint8Array, error: unknown): Promise<void> {
     const { from, toSide } = direction;
     this.#failure ??= { reason: "error", by: toSide, error };
@@ -268,7 +286,10 @@ class Pair {
     this.#arm();
   }
 
-  /** Starts the one timer of the pair, if there is anything to wait for. It is not moved when bytes are: it looks again. */
+  /**
+   * Starts the one timer of the pipe, if a timeout can expire. Bytes do not restart it: it checks
+   * when it fires.
+   */
   #arm(): void {
     clearTimeout(this.#timer);
     if (this.#end || this.#isDone) return;
@@ -289,7 +310,7 @@ class Pair {
     this.#arm();
   }
 
-  /** Whether all is done but for a side whose bytes are dropped. */
+  /** Whether everything is done except for a side whose bytes are dropped. */
   get #isLingering(): boolean {
     return this.#aToB.over && this.#bToA.over;
   }
@@ -298,7 +319,10 @@ class Pair {
     return Math.max(this.#aToB.movedAt, this.#bToA.movedAt);
   }
 
-  /** The timeout that is over next if nothing moves, and when; without an end, another look is due then. */
+  /**
+   * The timeout that expires next if no byte moves, and when; without `end`, another check is due
+   * then.
+   */
   #nextTimeout(now: number): { at: number; end?: End } {
     let next: { at: number; end?: End } = { at: Infinity };
     if (!this.#isConnected) return next;

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * HAProxy's PROXY protocol, versions 1 and 2: a header that a proxy sends before the first byte of a
- * connection, to tell whose connection it is (https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt).
+ * HAProxy's PROXY protocol, versions 1 and 2: a header that a proxy sends before the first byte of
+ * a connection, to tell whose connection it is
+ * (https://www.haproxy.org/download/2.9/doc/proxy-protocol.txt).
  *
  * What is taken, where the specification leaves a choice:
  *
@@ -78,7 +79,8 @@ const MAX_UNIQUE_ID_BYTES = 128;
 
 /**
  * Writes a header. Without both addresses it says that they are unknown. Where one is IPv4 and the
- * other IPv6, the first is written as an IPv4-mapped IPv6 address. Version 1 leaves the unique id out.
+ * other IPv6, the first is written as an IPv4-mapped IPv6 address. Version 1 leaves the unique id
+ * out.
  */
 export function formatProxyHeader(version: 1 | 2, header: ProxyHeader): Uint8Array<ArrayBuffer> {
   const { client, listener, uniqueId } = header;
@@ -112,7 +114,8 @@ export class ProxyHeaderParser {
   #finished = false;
 
   /**
-   * Takes the next bytes of the connection. They are copied: the caller may use `chunk` again at once.
+   * Takes the next bytes of the connection. They are copied: the caller may use `chunk` again at
+   * once.
    *
    * @throws {TypeError} when an earlier call has given a result other than `more`.
    */

@@ -1,11 +1,14 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Bytes that one who has read little so far holds, and that one read takes at most. */
+/** Sizes of a buffer: at first, and at most. */
 export const MIN_BUFFER_BYTES = 512;
 export const MAX_BUFFER_BYTES = 64 << 10;
 
-/** A buffer grows by this factor when a read fills most of it, and shrinks by it when these many in a row leave most free. */
+/**
+ * A buffer grows by this factor when a read fills most of it, and shrinks by it when these many in
+ * a row leave most free.
+ */
 const FACTOR = 4;
 const FULL_SHARE = 0.75;
 const EMPTY_SHARE = 0.25;
@@ -26,8 +29,9 @@ function keep(buffer: Uint8Array<ArrayBuffer>): void {
 }
 
 /**
- * A buffer for reads of which each is done with before the next: as large as they turn out to need. A single small one
- * tells nothing, as where many readers share what comes in, large and small ones alternate.
+ * A buffer for reads of which each is done with before the next: as large as they turn out to need.
+ * A single small one tells nothing, as where many readers share what comes in, large and small ones
+ * alternate.
  */
 export class ReadBuffer {
   #bytes = bufferOf(MIN_BUFFER_BYTES);
@@ -48,7 +52,10 @@ export class ReadBuffer {
     }
   }
 
-  /** Another reader may have the buffer: no read is under way any more, as one may be after a failure. */
+  /**
+   * Another reader may have the buffer: no read is under way any more, as one may be after a
+   * failure.
+   */
   release(): void {
     keep(this.#bytes);
   }

@@ -5,8 +5,9 @@ import { resetTcp, resetTcpAtExit } from "../net/tcp_reset.ts";
 import type { Duplex } from "./duplex.ts";
 
 /**
- * A TCP connection as a {@linkcode Duplex}. Takes the connection over; Nagle's algorithm is turned off. `abort` resets it
- * where the system can ({@linkcode resetTcp}), and else closes it; so does the end of the process.
+ * A TCP connection as a {@linkcode Duplex}. Takes the connection over; Nagle's algorithm is turned
+ * off. `abort` resets it where the system can ({@linkcode resetTcp}), and else closes it; so does
+ * the end of the process.
  */
 export function tcpDuplex(connection: Deno.TcpConn): Duplex {
   connection.setNoDelay(true);
