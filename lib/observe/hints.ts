@@ -4,19 +4,9 @@
 /** What to do about a connection that does not come about: the field `hint` of a log line. */
 import { CloseCode } from "../qrht/codes.ts";
 import type { CertificateFault } from "../tls/faults.ts";
-import { type CloseInfo, tlsAlertOf } from "../quic/errors.ts";
+import { type CloseInfo, TlsAlert, tlsAlertOf } from "../quic/errors.ts";
 
 type FaultKind = CertificateFault["kind"];
-
-/** TLS alerts (RFC 8446 §6.2) that say something about a certificate, or about ALPN. */
-const Alert = {
-  BadCertificate: 42,
-  UnsupportedCertificate: 43,
-  CertificateExpired: 45,
-  UnknownCa: 48,
-  CertificateRequired: 116,
-  NoApplicationProtocol: 120,
-} as const;
 
 const ALPN = "give both ends a common name in --alpn";
 const CLOCKS = "set the clocks of both machines, or wait";
@@ -32,12 +22,12 @@ const serverFaults: Partial<Record<FaultKind, string>> = {
 
 /** What an agent can do that the server has refused, by the alert. */
 const alertsForAgent: Readonly<Record<number, string>> = {
-  [Alert.BadCertificate]: "see the server's log; are the clocks of both machines right?",
-  [Alert.UnsupportedCertificate]: "give --cert-file a certificate for clients (clientAuth)",
-  [Alert.CertificateExpired]: "renew --cert-file, or set the clocks of both machines",
-  [Alert.UnknownCa]: "give the server's --client-ca-file the CA of --cert-file",
-  [Alert.CertificateRequired]: "give --cert-file a certificate for clients (clientAuth)",
-  [Alert.NoApplicationProtocol]: ALPN,
+  [TlsAlert.BadCertificate]: "see the server's log; are the clocks of both machines right?",
+  [TlsAlert.UnsupportedCertificate]: "give --cert-file a certificate for clients (clientAuth)",
+  [TlsAlert.CertificateExpired]: "renew --cert-file, or set the clocks of both machines",
+  [TlsAlert.UnknownCa]: "give the server's --client-ca-file the CA of --cert-file",
+  [TlsAlert.CertificateRequired]: "give --cert-file a certificate for clients (clientAuth)",
+  [TlsAlert.NoApplicationProtocol]: ALPN,
 };
 
 /** The same, by the application error code. */
@@ -57,12 +47,12 @@ const clientFaults: Partial<Record<FaultKind, string>> = {
 
 /** What a server can do that an agent has refused, by the alert. */
 const alertsForServer: Readonly<Record<number, string>> = {
-  [Alert.BadCertificate]:
+  [TlsAlert.BadCertificate]:
     "is the agent's --server-name a name of --cert-file, and are the clocks of both machines right?",
-  [Alert.UnsupportedCertificate]: "give --cert-file a certificate for servers (serverAuth)",
-  [Alert.CertificateExpired]: "renew --cert-file, or set the clocks of both machines",
-  [Alert.UnknownCa]: "give the agent's --ca-file the CA of --cert-file",
-  [Alert.NoApplicationProtocol]: ALPN,
+  [TlsAlert.UnsupportedCertificate]: "give --cert-file a certificate for servers (serverAuth)",
+  [TlsAlert.CertificateExpired]: "renew --cert-file, or set the clocks of both machines",
+  [TlsAlert.UnknownCa]: "give the agent's --ca-file the CA of --cert-file",
+  [TlsAlert.NoApplicationProtocol]: ALPN,
 };
 
 const NO_ANSWER =
@@ -84,7 +74,7 @@ export function hintForAgent(
     if (info.application) return codesForAgent[info.code];
     return alert === undefined ? undefined : alertsForAgent[alert];
   }
-  return alert === Alert.NoApplicationProtocol ? ALPN : firstHint(serverFaults, faults);
+  return alert === TlsAlert.NoApplicationProtocol ? ALPN : firstHint(serverFaults, faults);
 }
 
 /**
@@ -99,7 +89,7 @@ export function hintForServer(
   const alert = tlsAlertOf(info);
   if (alert === undefined) return undefined;
   if (info.by === "peer") return alertsForServer[alert];
-  return alert === Alert.NoApplicationProtocol ? ALPN : firstHint(clientFaults, faults);
+  return alert === TlsAlert.NoApplicationProtocol ? ALPN : firstHint(clientFaults, faults);
 }
 
 function firstHint(

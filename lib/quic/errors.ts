@@ -60,21 +60,38 @@ export class StreamOpenError extends Error {
   override readonly name = "StreamOpenError";
 }
 
-/** TLS alerts that end a handshake, by their number (RFC 8446 §6.2), in the words of this project. */
+/** TLS alerts that end a handshake (RFC 8446 §6.2). */
+export const TlsAlert = {
+  HandshakeFailure: 40,
+  BadCertificate: 42,
+  UnsupportedCertificate: 43,
+  CertificateRevoked: 44,
+  CertificateExpired: 45,
+  CertificateUnknown: 46,
+  UnknownCa: 48,
+  AccessDenied: 49,
+  DecryptError: 51,
+  ProtocolVersion: 70,
+  InternalError: 80,
+  CertificateRequired: 116,
+  NoApplicationProtocol: 120,
+} as const;
+
+/** The same, in the words of this project. */
 const alerts: Readonly<Record<number, string>> = {
-  40: "handshake failure",
-  42: "bad certificate",
-  43: "unsupported certificate",
-  44: "certificate revoked",
-  45: "certificate expired",
-  46: "certificate not acceptable",
-  48: "certificate of an unknown CA",
-  49: "access denied",
-  51: "bad certificate signature",
-  70: "no common TLS version",
-  80: "TLS internal error",
-  116: "no client certificate",
-  120: "no common ALPN protocol",
+  [TlsAlert.HandshakeFailure]: "handshake failure",
+  [TlsAlert.BadCertificate]: "bad certificate",
+  [TlsAlert.UnsupportedCertificate]: "unsupported certificate",
+  [TlsAlert.CertificateRevoked]: "certificate revoked",
+  [TlsAlert.CertificateExpired]: "certificate expired",
+  [TlsAlert.CertificateUnknown]: "certificate not acceptable",
+  [TlsAlert.UnknownCa]: "certificate of an unknown CA",
+  [TlsAlert.AccessDenied]: "access denied",
+  [TlsAlert.DecryptError]: "bad certificate signature",
+  [TlsAlert.ProtocolVersion]: "no common TLS version",
+  [TlsAlert.InternalError]: "TLS internal error",
+  [TlsAlert.CertificateRequired]: "no client certificate",
+  [TlsAlert.NoApplicationProtocol]: "no common ALPN protocol",
 };
 
 /** Transport error codes (RFC 9000 §20.1). */
