@@ -42,7 +42,7 @@ const slownesses: readonly Slowness[] = [
   {
     name: "100 ms away",
     via: (started, port) =>
-      started.use(new UdpRelay({ host: "127.0.0.1", port }, { delayMs: 50 })).addr.port,
+      started.use(new UdpRelay({ hostname: "127.0.0.1", port }, { delayMs: 50 })).addr.port,
     begin: () => ({ [Symbol.dispose]: () => {} }),
   },
   {

@@ -141,7 +141,7 @@ async function measureRelayed(bench: Bench): Promise<void> {
       await using started = new AsyncDisposableStack();
       const startAgent = (flags: Flags) => {
         const [host, port] = String(flags["server"]).split(":");
-        const relay = new UdpRelay({ host: host!, port: Number(port) }, {
+        const relay = new UdpRelay({ hostname: host!, port: Number(port) }, {
           delayMs: DELAY_MS,
           loss: percent / 100,
           maxBytes: MAX_DATAGRAM_BYTES,
@@ -149,7 +149,7 @@ async function measureRelayed(bench: Bench): Promise<void> {
         started.use(relay);
         return projectProgram("agent", {
           ...flags,
-          server: `${relay.addr.host}:${relay.addr.port}`,
+          server: `${relay.addr.hostname}:${relay.addr.port}`,
         });
       };
       const tunnel = started.use(await startTunnel({ certificates, signal, startAgent }));

@@ -141,13 +141,15 @@ export class AgentSession extends ConnectedPeer {
     options: AgentSessionOptions,
     signal: AbortSignal,
   ): Promise<AgentSession> {
-    const { hostname: host, port } = address;
     options.log.debug("dialing quic server", { server: formatAuthority(address) });
     const { alpn, serverName, maxStreams = MAX_STREAMS } = config;
     const tls = identityOf(config.tls);
-    const endpoint = new QuicEndpoint({ hostname: host.includes(":") ? "::" : "0.0.0.0", port: 0 });
+    const endpoint = new QuicEndpoint({
+      hostname: address.hostname.includes(":") ? "::" : "0.0.0.0",
+      port: 0,
+    });
     try {
-      const connection = await endpoint.connect({ host, port }, serverName, {
+      const connection = await endpoint.connect(address, serverName, {
         tls,
         alpn,
         keepAliveMs: KEEPALIVE_MS,

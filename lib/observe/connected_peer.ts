@@ -17,8 +17,7 @@ export abstract class ConnectedPeer implements Peer {
   }
 
   get address(): string {
-    const { host, port } = this.connection.remoteAddr;
-    return formatAuthority({ hostname: host, port });
+    return formatAuthority(this.connection.remoteAddr);
   }
 
   get isResponsive(): boolean {

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import type { Authority } from "../net/authority.ts";
 import { sleep } from "../wait.ts";
 import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
 import { CONNECTION_ID_BYTES, hasLongHeader } from "./handshake/packet.ts";
@@ -116,15 +117,16 @@ export class QuicConnection implements StreamsHost {
     host: ConnectionHost;
     native: NativeConnection;
     settings: TransportSettings;
-    local: HostPort;
-    peer: HostPort;
+    /** As quiche knows them. */
+    addresses: { readonly from: HostPort; readonly to: HostPort };
+    peer: Authority;
     maxDatagramBytes: number;
   }) {
     this.role = options.role;
     this.#host = options.host;
     this.#native = options.native;
     this.#settings = options.settings;
-    this.#addresses = { from: { ...options.peer }, to: options.local };
+    this.#addresses = options.addresses;
     this.path = new PathMtu(options.maxDatagramBytes);
     this.#peer = new PeerAddress(options.peer);
     this.#sender = new PacketSender({
@@ -152,7 +154,7 @@ export class QuicConnection implements StreamsHost {
   }
 
   /** Address the peer sends from; a NAT may change it while the connection goes on. */
-  get remoteAddr(): HostPort {
+  get remoteAddr(): Authority {
     return this.#peer.current;
   }
 
@@ -292,7 +294,7 @@ export class QuicConnection implements StreamsHost {
   }
 
   /** @internal A datagram for this connection. */
-  receive(bytes: Uint8Array, from: HostPort): void {
+  receive(bytes: Uint8Array, from: Authority): void {
     this.#receivedAt = performance.now();
     this.path.heard(this.#receivedAt);
     if (

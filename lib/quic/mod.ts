@@ -3,12 +3,8 @@
 
 /** QUIC (RFC 9000) with mutual TLS, on the native layer of `@matrixai/quic`. */
 export { type ConnectionStats, QuicConnection } from "./connection.ts";
-export {
-  type BindOptions,
-  type EndpointStats,
-  type ListenOptions,
-  QuicEndpoint,
-} from "./endpoint.ts";
+export { type BindOptions, QuicEndpoint } from "./endpoint.ts";
+export { type DropReason, dropReasons, type EndpointStats } from "./endpoint_stats.ts";
 export {
   type CloseInfo,
   ConnectionClosedError,
@@ -17,10 +13,12 @@ export {
   StreamOpenError,
   StreamResetError,
   StreamStoppedError,
+  TlsAlert,
   tlsAlertOf,
 } from "./errors.ts";
+export type { ListenOptions } from "./listener.ts";
 export { live } from "./live.ts";
-export { type HostPort, NativeLibraryError } from "./quiche/native.ts";
+export { NativeLibraryError } from "./quiche/native.ts";
 export { BASE_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 export {
   checkIdentity,

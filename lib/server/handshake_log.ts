@@ -5,12 +5,9 @@ import type { Logger } from "../log.ts";
 import { formatAuthority } from "../net/authority.ts";
 import { hintForServer } from "../observe/hints.ts";
 import { handshakeResultOf, type Monitor } from "../observe/monitor.ts";
-import { describeClose, type ListenOptions, tlsAlertOf } from "../quic/mod.ts";
+import { describeClose, type ListenOptions, TlsAlert, tlsAlertOf } from "../quic/mod.ts";
 import { clientCertificateFaults, reasonsOf } from "../tls/faults.ts";
 import { Throttle } from "./throttle.ts";
-
-/** TLS alert (RFC 8446 §6.2). */
-const UNKNOWN_CA = 48;
 
 /** Time between two lines about failed handshakes of a level: anybody can cause them. */
 const LINE_INTERVAL_MS = 100;
@@ -24,7 +21,7 @@ export function failedHandshakeLog(
     warn: new Throttle(LINE_INTERVAL_MS),
     debug: new Throttle(LINE_INTERVAL_MS),
   };
-  return (info, { host, port }, certificates) => {
+  return (info, from, certificates) => {
     monitor.notify((observer) => observer.handshake?.(handshakeResultOf(info)));
     // A peer that failed to show who it is, is worth a line; one that never answered is noise.
     const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
@@ -33,9 +30,9 @@ export function failedHandshakeLog(
     const alert = info.by === "local" ? tlsAlertOf(info) : undefined;
     const faults = alert === undefined
       ? []
-      : clientCertificateFaults(certificates, alert !== UNKNOWN_CA);
+      : clientCertificateFaults(certificates, alert !== TlsAlert.UnknownCa);
     log[level]("agent refused", {
-      remote: formatAuthority({ hostname: host, port }),
+      remote: formatAuthority(from),
       reason: describeClose(info),
       error: reasonsOf(faults),
       hint: hintForServer(info, faults),

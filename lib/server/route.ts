@@ -117,7 +117,7 @@ export class Route {
       "qrht.agent": agent.name,
       "qrht.cid": agent.connection.id,
       "qrht.stream": stream.id,
-      ...peerAttributes(agent.connection.remoteAddr.host, agent.connection.remoteAddr.port),
+      ...peerAttributes(agent.connection.remoteAddr.hostname, agent.connection.remoteAddr.port),
     });
     const tunnel = openTunnel(stream, agent.alpn, this.#open);
     tunnel.result.then(

@@ -1,13 +1,13 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { HostPort } from "../../lib/quic/mod.ts";
+import type { Authority } from "../../lib/net/authority.ts";
 import type { Impairment } from "../support/udp_relay.ts";
 
 export type LinkCommand =
   & { readonly link: number }
   & (
-    | { readonly kind: "open"; readonly server: HostPort; readonly seed: number }
+    | { readonly kind: "open"; readonly server: Authority; readonly seed: number }
     | { readonly kind: "impair"; readonly impairment: Impairment }
     | { readonly kind: "cut"; readonly way: Way }
     | { readonly kind: "restore" | "rebind" }
@@ -67,7 +67,7 @@ export class Links implements Disposable {
   }
 
   /** A link to a server. */
-  open(server: HostPort, seed: number): Promise<Link> {
+  open(server: Authority, seed: number): Promise<Link> {
     const link = this.#count++;
     const command: LinkCommand = { link, kind: "open", server, seed };
     return new Promise((resolve) => {

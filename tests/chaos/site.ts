@@ -99,7 +99,10 @@ export class Site implements AsyncDisposable {
     );
     try {
       for (const agent of agents) {
-        const link = await links.open({ host: "127.0.0.1", port: quicPort }, draws.integer(1, 1e9));
+        const link = await links.open(
+          { hostname: "127.0.0.1", port: quicPort },
+          draws.integer(1, 1e9),
+        );
         site.#addAgent(agent, link);
       }
       await site.server.start();

@@ -222,7 +222,7 @@ Deno.test("checkAgent() misses the hello of a server that says none", async () =
 Deno.test("checkAgent() notices that large datagrams are lost", async () => {
   await using net = new Network(combinations["qrht/1"]!);
   const server = await net.server({ tls: await files.identity("server") });
-  await using relay = new UdpRelay({ host: "127.0.0.1", port: server.quicPort }, {
+  await using relay = new UdpRelay({ hostname: "127.0.0.1", port: server.quicPort }, {
     maxBytes: 1280,
   });
   const flags = { server: `127.0.0.1:${relay.addr.port}`, ...files.agent() };

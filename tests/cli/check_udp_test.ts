@@ -25,22 +25,22 @@ Deno.test("isVersionNegotiation() takes the answer to this datagram and no other
 Deno.test("probeUdp() has an answer of a server, which takes it for no connection", async () => {
   await using server = listen();
   assertEquals(await probeUdp(server.address), "answers");
-  assertEquals([server.endpoint.halfOpen, server.failures], [0, []]);
+  assertEquals([server.endpoint.stats.halfOpen, server.failures], [0, []]);
 });
 
 Deno.test("probeUdp() gives up on an address that does not answer", async () => {
   const silent = Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 });
   using _ = { [Symbol.dispose]: () => silent.close() };
   const { port } = silent.addr as Deno.NetAddr;
-  assertEquals(await probeUdp({ host: "127.0.0.1", port }, 100), "silent");
+  assertEquals(await probeUdp({ hostname: "127.0.0.1", port }, 100), "silent");
 });
 
 Deno.test({
   name: "probeUdp() learns that nothing listens, by IPv4 and IPv6",
   ignore: Deno.build.os !== "linux",
   fn: async () => {
-    assertEquals(await probeUdp({ host: "127.0.0.1", port: 1 }), "refused");
-    const outcome = await probeUdp({ host: "::1", port: 1 });
+    assertEquals(await probeUdp({ hostname: "127.0.0.1", port: 1 }), "refused");
+    const outcome = await probeUdp({ hostname: "::1", port: 1 });
     // A machine without IPv6 cannot send at all.
     assert(outcome === "refused" || typeof outcome === "object");
   },
@@ -51,7 +51,7 @@ Deno.test({
   ignore: Deno.build.os !== "linux",
   fn: async () => {
     await using server = listen();
-    const nobody = { host: "127.0.0.1", port: 1 };
+    const nobody = { hostname: "127.0.0.1", port: 1 };
     const { found, value, isWarning } = await checkUdp([nobody, server.address]);
     assertEquals([value, isWarning], [[server.address], true]);
     assertEquals(

@@ -254,7 +254,7 @@ async function openTunnel(net: Network, row: Row): Promise<Tunnel & AsyncDisposa
   await using stack = new AsyncDisposableStack();
   const { timeouts, drainTimeoutMs = 0 } = row;
   const server = await net.server({ ...timeouts?.server, drainTimeoutMs });
-  const relay = stack.use(new UdpRelay({ host: "127.0.0.1", port: server.quicPort }));
+  const relay = stack.use(new UdpRelay({ hostname: "127.0.0.1", port: server.quicPort }));
   const behind = Object.assign(Object.create(server), { quicPort: relay.addr.port });
   const agent = net.agent(behind, { ...timeouts?.agent, drainTimeoutMs });
   const targets = stack.use(await ResettableTarget.listen());

@@ -232,7 +232,7 @@ test("a key file that cannot be read", async (stage) => {
 test("an MTU that is too small", async (stage) => {
   const { program, quic, tcpPort } = await stage.server();
   const relay = stage.use(
-    new UdpRelay({ host: "127.0.0.1", port: Number(quic.split(":")[1]) }, { maxBytes: 1280 }),
+    new UdpRelay({ hostname: "127.0.0.1", port: Number(quic.split(":")[1]) }, { maxBytes: 1280 }),
   );
   const server = `127.0.0.1:${relay.addr.port}`;
   const agent = stage.agent(server);
@@ -256,7 +256,7 @@ test("an MTU that is too small", async (stage) => {
 test("an MTU that is too small for what an agent sends", async (stage) => {
   const { quic, tcpPort } = await stage.server();
   const relay = stage.use(
-    new UdpRelay({ host: "127.0.0.1", port: Number(quic.split(":")[1]) }, {
+    new UdpRelay({ hostname: "127.0.0.1", port: Number(quic.split(":")[1]) }, {
       toServer: { maxBytes: 1280 },
     }),
   );

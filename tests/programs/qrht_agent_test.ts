@@ -526,7 +526,7 @@ for (const program of ["agent", "passthrough"] as const) {
 
 test("runAgent() delivers the last bytes before it leaves, also when packets were lost", async (net) => {
   const server = net.scriptedServer();
-  await using relay = new UdpRelay({ host: "127.0.0.1", port: server.quicPort });
+  await using relay = new UdpRelay({ hostname: "127.0.0.1", port: server.quicPort });
   const target = net.target();
   const running = net.agentOf({ quicPort: relay.addr.port }, { drainTimeoutMs: 20_000 });
   const agent = await server.accept();

@@ -894,7 +894,7 @@ test("runServer() outlives an agent that has left when its handshake arrives", a
     const { port } = toAgent.addr as Deno.NetAddr;
     const options = { tls: clientTls, alpn: [QRHT_ALPN] };
     const connecting = endpoint.connect(
-      { host: "127.0.0.1", port },
+      { hostname: "127.0.0.1", port },
       "quic-tunnel-server",
       options,
       giveUp.signal,

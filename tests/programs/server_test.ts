@@ -78,7 +78,7 @@ test("runServer() stops while a client waits for an agent", async (net) => {
 async function narrowAgent(server: Server) {
   const endpoint = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
   const connection = await endpoint.connect(
-    { host: "127.0.0.1", port: server.quicPort },
+    { hostname: "127.0.0.1", port: server.quicPort },
     "quic-tunnel-server",
     { tls: clientTls, alpn: ALPN, maxStreams: 1 },
   );
@@ -194,7 +194,7 @@ test("runServer() logs ten failed handshakes a second, and how many there were",
   using lines = logLines(0);
   const server = await net.server();
   await using stranger = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
-  const peer = { host: "127.0.0.1", port: server.quicPort };
+  const peer = { hostname: "127.0.0.1", port: server.quicPort };
   const options = { tls: clientTls, alpn: ["nobody speaks this"] };
   const fail = () => assertRejects(() => stranger.connect(peer, "quic-tunnel-server", options));
   const startedAt = performance.now();

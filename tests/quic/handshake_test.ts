@@ -14,10 +14,10 @@ import {
   assertRejects,
 } from "@std/assert";
 import { deadline } from "@std/async/deadline";
+import type { Authority } from "../../lib/net/authority.ts";
 import {
   ConnectionClosedError,
   describeClose,
-  type HostPort,
   type ListenOptions,
   type QuicConnection,
   QuicEndpoint,
@@ -25,7 +25,13 @@ import {
   type TlsIdentity,
   type TransportOptions,
 } from "../../lib/quic/mod.ts";
-import { type NativeConfig, type NativeConnection, quiche } from "../../lib/quic/quiche/native.ts";
+import {
+  type HostPort,
+  hostPort,
+  type NativeConfig,
+  type NativeConnection,
+  quiche,
+} from "../../lib/quic/quiche/native.ts";
 import { nativeConfig, transportSettings } from "../../lib/quic/options.ts";
 import { parseLongHeader } from "../../lib/quic/handshake/packet.ts";
 import { eventually } from "../support/eventually.ts";
@@ -90,7 +96,7 @@ const listen = (options: Partial<ListenOptions> = {}) => listenAs({ tls: goodSer
 
 function connect(
   client: QuicEndpoint,
-  address: HostPort,
+  address: Authority,
   options: Partial<TransportOptions> = {},
   name = SERVER_NAME,
 ): Promise<QuicConnection> {
@@ -159,7 +165,7 @@ for (const [who, { identity, alert }] of Object.entries(badClients)) {
       () => server.failures.length > 0 && server.failures,
     );
     assertEquals([failure!.by, tlsAlertOf(failure!)], ["local", alert], describeClose(failure!));
-    assertEquals(server.endpoint.halfOpen, 0);
+    assertEquals(server.endpoint.stats.halfOpen, 0);
     await assertOnlyGoodGetIn(server, client);
     assertEquals(server.failures.length, 1);
   });
@@ -229,7 +235,7 @@ for (const [which, { identity, alert, name }] of Object.entries(badServers)) {
       () => server.failures.length > 0 && server.failures,
     );
     assertEquals([failure!.by, tlsAlertOf(failure!)], ["peer", alert], describeClose(failure!));
-    assertEquals(server.endpoint.halfOpen, 0);
+    assertEquals(server.endpoint.stats.halfOpen, 0);
   });
 }
 
@@ -350,15 +356,14 @@ class RawClient implements AsyncDisposable {
   readonly #local: HostPort;
   #receiving: Promise<[Uint8Array, Deno.Addr]> | undefined;
 
-  constructor(server: HostPort, config?: NativeConfig, from: string = LOOPBACK.hostname) {
-    this.#server = server;
+  constructor(server: Authority, config?: NativeConfig, from: string = LOOPBACK.hostname) {
+    this.#server = hostPort(server);
     this.socket = Deno.listenDatagram({ transport: "udp", hostname: from, port: 0 });
-    const { hostname, port } = this.socket.addr as Deno.NetAddr;
-    this.#local = { host: hostname, port };
+    this.#local = hostPort(this.socket.addr as Deno.NetAddr);
     if (config) config.setApplicationProtos(ALPN);
     else config = nativeConfig(transportSettings({ tls: goodClient, alpn: ALPN }));
     const scid = crypto.getRandomValues(new Uint8Array(16));
-    this.native = quiche.Connection.connect(SERVER_NAME, scid, this.#local, server, config);
+    this.native = quiche.Connection.connect(SERVER_NAME, scid, this.#local, this.#server, config);
   }
 
   /** What the client has to send next. */
@@ -443,9 +448,8 @@ quicTest(
     const versions = Array.from({ length: view.byteLength / 4 }, (_, i) => view.getUint32(4 * i));
     assert(versions.includes(1), `no version 1 in ${versions}`);
     assert(!versions.includes(version));
-    const { stats } = server.endpoint;
-    assertEquals([stats.sentVersionNegotiation, stats.droppedInvalid], [1, 3]);
-    assertEquals(server.endpoint.halfOpen, 0);
+    const { dropped, halfOpen } = server.endpoint.stats;
+    assertEquals([dropped.invalid, halfOpen], [3, 0]);
   },
 );
 
@@ -464,8 +468,8 @@ quicTest(
     await here.write(new Uint8Array([1]));
     const there = await connected.acceptStream();
     assertEquals(await there.read(new Uint8Array(8)), 1);
-    const { sentRetry, droppedToken } = server.endpoint.stats;
-    assertEquals([sentRetry, droppedToken], [1, 0]);
+    const { retries, dropped } = server.endpoint.stats;
+    assertEquals([retries, dropped["bad-token"]], [1, 0]);
   },
 );
 
@@ -490,14 +494,16 @@ quicTest(
   "QuicEndpoint drops Initial packets with a token that was forged or is another's",
   async () => {
     await using server = listen({ retryAfterHalfOpen: 0 });
-    const { stats } = server.endpoint;
     const { client, initial, tokenAt, tokenLength } = await withToken(server);
     await using _ = client;
     let dropped = 0;
     const assertDropped = async (what: string) => {
       dropped++;
-      await eventually(`${what} was dropped`, () => stats.droppedToken === dropped);
-      assertEquals(server.endpoint.halfOpen, 0);
+      await eventually(
+        `${what} was dropped`,
+        () => server.endpoint.stats.dropped["bad-token"] === dropped,
+      );
+      assertEquals(server.endpoint.stats.halfOpen, 0);
     };
     for (const offset of [0, 7, 8, tokenLength - 33, tokenLength - 1]) {
       const forged = initial.slice();
@@ -518,7 +524,7 @@ quicTest(
     await client.send(initial);
     await client.run(() => client.native.isEstablished());
     await server.endpoint.accept();
-    assertEquals(stats.droppedToken, dropped);
+    assertEquals(server.endpoint.stats.dropped["bad-token"], dropped);
     assertEquals(server.failures, []);
   },
 );
@@ -530,13 +536,12 @@ quicTest("QuicEndpoint drops Initial packets with a token that has expired", asy
   Date.now = () => realNow() + laterMs;
   try {
     await using server = listen({ retryAfterHalfOpen: 0 });
-    const { stats } = server.endpoint;
     const { client, initial } = await withToken(server);
     await using _ = client;
     laterMs = 60_000;
     await client.send(initial);
-    await eventually("it was dropped", () => stats.droppedToken === 1);
-    assertEquals(server.endpoint.halfOpen, 0);
+    await eventually("it was dropped", () => server.endpoint.stats.dropped["bad-token"] === 1);
+    assertEquals(server.endpoint.stats.halfOpen, 0);
     laterMs = 0;
     await client.send(initial);
     await client.run(() => client.native.isEstablished());
@@ -559,20 +564,20 @@ quicTest(
       const client = stack.use(new RawClient(server.address, undefined, `127.0.0.${1 + i}`));
       const initial = client.next()!;
       await client.send(initial);
-      await eventually(`${i} handshakes are under way`, () => endpoint.halfOpen === i);
+      await eventually(`${i} handshakes are under way`, () => endpoint.stats.halfOpen === i);
       // The same packet again belongs to the same handshake.
       const { received } = endpoint.stats;
       await client.send(initial);
       await eventually("it has come again", () => endpoint.stats.received > received);
-      assertEquals(endpoint.halfOpen, i);
+      assertEquals(endpoint.stats.halfOpen, i);
     }
-    assertEquals(endpoint.stats.droppedBusy, 0);
+    assertEquals(endpoint.stats.dropped.busy, 0);
     await using client = new QuicEndpoint(LOOPBACK);
     const error = await assertRejects(
       () => connect(client, server.address, { handshakeTimeoutMs: 100 }),
       ConnectionClosedError,
     );
-    assertEquals([error.info.by, endpoint.stats.droppedBusy], ["timeout", 1]);
+    assertEquals([error.info.by, endpoint.stats.dropped.busy], ["timeout", 1]);
     await eventually("the handshakes have timed out", () => server.failures.length === 3);
     for (const { by, reason } of server.failures) {
       assertEquals([by, reason], ["timeout", "handshake not complete after 400 ms"]);
@@ -584,7 +589,7 @@ quicTest(
       return true;
     });
     await accepting;
-    assertEquals(endpoint.halfOpen, 0);
+    assertEquals(endpoint.stats.halfOpen, 0);
   },
 );
 
@@ -613,7 +618,7 @@ quicTest(
     await using client = new RawClient(server.address);
     const initial = client.next()!;
     await client.send(initial);
-    await eventually("the handshake is under way", () => server.endpoint.halfOpen === 1);
+    await eventually("the handshake is under way", () => server.endpoint.stats.halfOpen === 1);
     const junk = initial.slice();
     junk.fill(0xff, 100);
     for (let sent = 0; sent < 1000 && server.failures.length === 0; sent++) {
@@ -624,7 +629,7 @@ quicTest(
     assertEquals(server.failures.map(({ by, reason }) => [by, reason]), [
       ["local", "the peer sent too much before it authenticated itself"],
     ]);
-    assertEquals(server.endpoint.halfOpen, 0);
+    assertEquals(server.endpoint.stats.halfOpen, 0);
     assertLessOrEqual(server.endpoint.stats.received, 300);
   },
 );

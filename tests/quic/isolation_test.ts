@@ -158,7 +158,7 @@ test("agents without a stream to spare", async (site, tunnel) => {
   site.use(endpoint);
   const read = (name: string) => Deno.readFile(`${site.dir}/${name}`);
   const full = await endpoint.connect(
-    { host: "127.0.0.1", port: Number(tunnel.quic.split(":")[1]) },
+    { hostname: "127.0.0.1", port: Number(tunnel.quic.split(":")[1]) },
     "quic-tunnel-server",
     {
       tls: {

@@ -209,7 +209,7 @@ pureTest("connectionIdKey() of a part is that of the part's bytes", () => {
 // ---- Tokens ----
 
 const peer = fc.record({
-  host: fc.oneof(fc.ipV4(), fc.ipV6()),
+  hostname: fc.oneof(fc.ipV4(), fc.ipV6()),
   port: fc.integer({ min: 1, max: 65535 }),
 });
 const cid = bytes(8, 20);
@@ -270,12 +270,12 @@ pureTest("AddressValidator refuses a token of another address, connection id or 
   const other = new AddressValidator();
   fc.assert(
     fc.property(peer, peer, cid, cid, cid, (peer, elsewhere, retryCid, otherCid, original) => {
-      fc.pre(peer.host !== elsewhere.host && peer.port !== elsewhere.port);
+      fc.pre(peer.hostname !== elsewhere.hostname && peer.port !== elsewhere.port);
       fc.pre(connectionIdKey(retryCid) !== connectionIdKey(otherCid));
       const token = validator.mint(peer, retryCid, original);
-      const { host, port } = elsewhere;
-      assertEquals(validator.verify(token, { host, port: peer.port }, retryCid), undefined);
-      assertEquals(validator.verify(token, { host: peer.host, port }, retryCid), undefined);
+      const { hostname, port } = elsewhere;
+      assertEquals(validator.verify(token, { hostname, port: peer.port }, retryCid), undefined);
+      assertEquals(validator.verify(token, { hostname: peer.hostname, port }, retryCid), undefined);
       assertEquals(validator.verify(token, peer, otherCid), undefined);
       assertEquals(other.verify(token, peer, retryCid), undefined);
     }),
@@ -286,7 +286,7 @@ pureTest("AddressValidator cannot be led to take bytes of one field for another'
   const validator = new AddressValidator();
   fc.assert(
     fc.property(cid, cid, fc.integer({ min: 1, max: 7 }), (retryCid, original, shift) => {
-      const peer = { host: "127.0.0.1", port: 1234 };
+      const peer = { hostname: "127.0.0.1", port: 1234 };
       const token = validator.mint(peer, retryCid, original);
       // The same bytes in the same order, with the border between id and token elsewhere.
       const moved = new Uint8Array([...retryCid.subarray(-shift), ...token]);
@@ -303,7 +303,7 @@ pureTest("AddressValidator takes a token until its lifetime is over", () => {
     fc.property(time, fc.integer({ min: 1, max: 1e6 }), (start, lifetimeMs) => {
       let now = start;
       const validator = new AddressValidator({ lifetimeMs, now: () => now });
-      const peer = { host: "::1", port: 1 };
+      const peer = { hostname: "::1", port: 1 };
       const id = new Uint8Array(8);
       const token = validator.mint(peer, id, id);
       const isTaken = () => validator.verify(token, peer, id) !== undefined;
@@ -321,7 +321,7 @@ pureTest("AddressValidator takes a token until its lifetime is over", () => {
 pureTest("AddressValidator tokens live for 10 seconds unless told otherwise", () => {
   let now = 1e12;
   const validator = new AddressValidator({ now: () => now });
-  const peer = { host: "127.0.0.1", port: 1 };
+  const peer = { hostname: "127.0.0.1", port: 1 };
   const id = new Uint8Array(8);
   const token = validator.mint(peer, id, id);
   now += 9_999;
@@ -335,7 +335,7 @@ pureTest(
   () => {
     let now = 1e12;
     const validator = new AddressValidator({ now: () => now });
-    const peer = { host: "127.0.0.1", port: 1 };
+    const peer = { hostname: "127.0.0.1", port: 1 };
     fc.assert(
       fc.property(fc.uniqueArray(cid, { selector: connectionIdKey, minLength: 2 }), (cids) => {
         const tokens = cids.map((id) => validator.mint(peer, id, id));
@@ -358,7 +358,7 @@ pureTest(
 
 pureTest("AddressValidator redeem() remembers the last 20 000", () => {
   const validator = new AddressValidator({ now: () => 1e12 });
-  const peer = { host: "127.0.0.1", port: 1 };
+  const peer = { hostname: "127.0.0.1", port: 1 };
   const redeem = (number: number) => {
     const id = new Uint8Array(8);
     new DataView(id.buffer).setUint32(0, number);

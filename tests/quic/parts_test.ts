@@ -17,22 +17,22 @@ import { StreamQueue } from "../../lib/quic/streams/stream_queue.ts";
 import { WindowGrowth } from "../../lib/quic/quiche/window_growth.ts";
 import { ALPN, assertNothingLive, clientTls } from "../support/quic.ts";
 
-const home = { host: "192.0.2.1", port: 1000 };
-const away = { host: "192.0.2.1", port: 2000 };
-const stranger = { host: "198.51.100.1", port: 3000 };
+const home = { hostname: "192.0.2.1", port: 1000 };
+const away = { hostname: "192.0.2.1", port: 2000 };
+const stranger = { hostname: "198.51.100.1", port: 3000 };
 
 Deno.test("QuicEndpoint counts sends that the system refuses and goes on", async () => {
   {
     await using endpoint = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
     // An IPv4 socket cannot send there.
-    const peer = { host: "::1", port: 9 };
+    const peer = { hostname: "::1", port: 9 };
     const options = { tls: clientTls, alpn: ALPN, handshakeTimeoutMs: 100 };
     const error = await assertRejects(
       () => endpoint.connect(peer, "quic-tunnel-server", options),
       ConnectionClosedError,
     );
     assertEquals(error.info.by, "timeout");
-    assert(endpoint.stats.sendErrors > 0);
+    assert(endpoint.stats.dropped["send-error"] > 0);
   }
   assertNothingLive();
 });

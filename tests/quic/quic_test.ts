@@ -615,7 +615,7 @@ function connectTo(
   signal?: AbortSignal,
 ): Promise<QuicConnection> {
   return client.connect(
-    { host: "127.0.0.1", port: server.addr.port },
+    { hostname: "127.0.0.1", port: server.addr.port },
     SERVER_NAME,
     { tls: clientTls, alpn: ALPN },
     signal,
@@ -924,8 +924,8 @@ quicTest("QuicConnection tells what both ends have agreed on and shown", async (
     new Uint8Array(new X509Certificate(new TextDecoder().decode(pem)).raw);
   assertEquals(client.peerCertificates?.map((der) => new Uint8Array(der)), [derOf(serverTls.cert)]);
   assertEquals(server.peerCertificates?.map((der) => new Uint8Array(der)), [derOf(clientTls.cert)]);
-  const { host, port } = server.remoteAddr;
-  assertEquals({ host, port }, { host: "127.0.0.1", port: pair.clientEndpoint.addr.port });
+  const { hostname, port } = server.remoteAddr;
+  assertEquals({ hostname, port }, { hostname: "127.0.0.1", port: pair.clientEndpoint.addr.port });
   assertEquals(client.remoteAddr.port, pair.serverEndpoint.addr.port);
   assert(server.number !== client.number);
   assertMatch(server.id, /^[0-9a-f]{16}$/);
@@ -1034,7 +1034,7 @@ quicTest("QuicEndpoint connect() gives up a server that never answers", async ()
   const error = await deadline(
     assertRejects(
       () =>
-        endpoint.connect({ host: "127.0.0.1", port }, SERVER_NAME, {
+        endpoint.connect({ hostname: "127.0.0.1", port }, SERVER_NAME, {
           tls: clientTls,
           alpn: ALPN,
           handshakeTimeoutMs: 300,
@@ -1049,7 +1049,7 @@ quicTest("QuicEndpoint connect() gives up a server that never answers", async ()
   silent.close();
   const gone = assertRejects(
     () =>
-      endpoint.connect({ host: "127.0.0.1", port }, SERVER_NAME, {
+      endpoint.connect({ hostname: "127.0.0.1", port }, SERVER_NAME, {
         tls: clientTls,
         alpn: ALPN,
         handshakeTimeoutMs: 100,
@@ -1064,7 +1064,7 @@ quicTest("QuicEndpoint connect() is given up by its signal", async () => {
   await using endpoint = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
   const connect = (signal: AbortSignal) =>
     endpoint.connect(
-      { host: "127.0.0.1", port: (silent.addr as Deno.NetAddr).port },
+      { hostname: "127.0.0.1", port: (silent.addr as Deno.NetAddr).port },
       SERVER_NAME,
       { tls: clientTls, alpn: ALPN },
       signal,
@@ -1102,7 +1102,7 @@ quicTest("QuicEndpoint close() tells the peers and ends accept() and connect()",
   const { port } = silent.addr as Deno.NetAddr;
   const options = { tls: clientTls, alpn: ALPN };
   const connecting = assertRejects(
-    () => pair.clientEndpoint.connect({ host: "127.0.0.1", port }, SERVER_NAME, options),
+    () => pair.clientEndpoint.connect({ hostname: "127.0.0.1", port }, SERVER_NAME, options),
     ConnectionClosedError,
   );
   await pair.serverEndpoint.close(42, "going away");
@@ -1169,8 +1169,8 @@ quicTest("QuicEndpoint turns connections away that nobody accepts", async () => 
     (error) => (error as ConnectionClosedError).info,
   );
   assertEquals(refused, { by: "peer", application: true, code: 0, reason: "too many connections" });
-  assertEquals(pair.serverEndpoint.stats.droppedBusy, 1);
-  assertEquals(pair.serverEndpoint.halfOpen, 0);
+  assertEquals(pair.serverEndpoint.stats.dropped.busy, 1);
+  assertEquals(pair.serverEndpoint.stats.halfOpen, 0);
   for (const client of waiting) {
     await roundTrip(await openEnds(await pair.serverEndpoint.accept(), client));
   }

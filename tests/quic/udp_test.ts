@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import type { HostPort } from "../../lib/quic/quiche/native.ts";
+import type { Authority } from "../../lib/net/authority.ts";
 import { UdpSocket } from "../../lib/quic/udp/socket.ts";
 import { headerBytes, routePayloadBytes } from "../../lib/quic/udp/batch.ts";
 import { eventually } from "../support/eventually.ts";
@@ -16,7 +16,7 @@ const mayBatch = isLinux &&
 
 interface Got {
   readonly bytes: Uint8Array;
-  readonly from: HostPort;
+  readonly from: Authority;
 }
 
 /** A socket that keeps what it gets. */
@@ -34,12 +34,12 @@ class Receiver implements AsyncDisposable {
     });
   }
 
-  get addr(): HostPort {
-    return { host: this.socket.addr.hostname, port: this.socket.addr.port };
+  get addr(): Authority {
+    return { hostname: this.socket.addr.hostname, port: this.socket.addr.port };
   }
 
   /** Sends a datagram, as soon as there is room. */
-  async send(bytes: Uint8Array, to: HostPort): Promise<void> {
+  async send(bytes: Uint8Array, to: Authority): Promise<void> {
     const place = await eventually("room", () => this.socket.reserve(bytes.length));
     place.set(bytes);
     this.socket.commit(bytes.length, to);
@@ -98,8 +98,10 @@ for (const batch of [true, false]) {
     await using six = new Receiver(batch, "::1");
     await using four = new Receiver(batch);
     for (const sender of [six, four]) {
-      const host = sender === six ? "::1" : "127.0.0.1";
-      for (let i = 0; i < 3; i++) await sender.send(pattern(500), { host, port: both.addr.port });
+      const hostname = sender === six ? "::1" : "127.0.0.1";
+      for (let i = 0; i < 3; i++) {
+        await sender.send(pattern(500), { hostname, port: both.addr.port });
+      }
       sender.socket.flush();
     }
     await eventually("all six have come", () => both.got.length === 6);
@@ -130,7 +132,7 @@ for (const batch of [true, false]) {
   test("tells of sends that the system refuses, and goes on", async () => {
     await using sender = new Receiver(batch);
     await using receiver = new Receiver(batch);
-    await sender.send(pattern(10), { host: "::1", port: 9 });
+    await sender.send(pattern(10), { hostname: "::1", port: 9 });
     await sender.send(pattern(11), receiver.addr);
     sender.socket.flush();
     await eventually(
@@ -187,11 +189,11 @@ for (const batch of [true, false]) {
 }
 
 Deno.test("routePayloadBytes() tells what the route to an address carries, and headerBytes() what goes off it", () => {
-  assertEquals(headerBytes({ host: "192.0.2.1", port: 1 }), 28);
-  assertEquals(headerBytes({ host: "::ffff:192.0.2.1", port: 1 }), 28);
-  assertEquals(headerBytes({ host: "2001:db8::1", port: 1 }), 48);
-  assertEquals(routePayloadBytes({ host: "a name", port: 1 }), undefined);
-  const bytes = routePayloadBytes({ host: "127.0.0.1", port: 9 });
+  assertEquals(headerBytes({ hostname: "192.0.2.1", port: 1 }), 28);
+  assertEquals(headerBytes({ hostname: "::ffff:192.0.2.1", port: 1 }), 28);
+  assertEquals(headerBytes({ hostname: "2001:db8::1", port: 1 }), 48);
+  assertEquals(routePayloadBytes({ hostname: "a name", port: 1 }), undefined);
+  const bytes = routePayloadBytes({ hostname: "127.0.0.1", port: 9 });
   if (mayBatch) assert(bytes !== undefined && bytes >= 1_472, `${bytes}`);
   else assertEquals(bytes, undefined);
 });

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type HostPort, quiche } from "../../lib/quic/quiche/native.ts";
+import type { Authority } from "../../lib/net/authority.ts";
+import { hostPort, quiche } from "../../lib/quic/quiche/native.ts";
 import { nativeConfig, transportSettings } from "../../lib/quic/options.ts";
 import type { QuicEndpoint } from "../../lib/quic/mod.ts";
 import { eventually } from "./eventually.ts";
@@ -37,9 +38,8 @@ export class Attacker implements AsyncDisposable {
     this.#socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   }
 
-  get addr(): HostPort {
-    const { hostname, port } = this.#socket.addr as Deno.NetAddr;
-    return { host: hostname, port };
+  get addr(): Authority {
+    return this.#socket.addr as Deno.NetAddr;
   }
 
   async send(datagram: Uint8Array): Promise<void> {
@@ -103,16 +103,16 @@ export class InitialForger {
  */
 export async function authenticate(
   attacker: Attacker,
-  server: HostPort,
+  server: Authority,
 ): Promise<(...frames: readonly Uint8Array[]) => Uint8Array<ArrayBuffer>> {
   const config = nativeConfig(transportSettings({ tls: clientTls, alpn: ALPN }));
   config.logKeys();
-  const from = attacker.addr;
+  const [from, to] = [hostPort(attacker.addr), hostPort(server)];
   const native = quiche.Connection.connect(
     "quic-tunnel-server",
     randomBytes(16),
     from,
-    server,
+    to,
     config,
   );
   const keyLog = await Deno.makeTempFile();
@@ -122,7 +122,7 @@ export async function authenticate(
     for (;;) {
       for (let sent; (sent = native.send(buffer));) await attacker.send(buffer.slice(0, sent[0]));
       if (native.isEstablished()) break;
-      native.recv(await attacker.receive(), { from: server, to: from });
+      native.recv(await attacker.receive(), { from: to, to: from });
     }
     const log = await Deno.readTextFile(keyLog);
     const [, secret] = /^CLIENT_TRAFFIC_SECRET_0 \w+ (\w{64})$/m.exec(log) ?? [];

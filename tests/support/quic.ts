@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assertEquals } from "@std/assert";
+import type { Authority } from "../../lib/net/authority.ts";
 import {
   type CloseInfo,
-  type HostPort,
   type ListenOptions,
   live,
   type QuicConnection,
@@ -25,7 +25,7 @@ export const clientTls = await ca.client();
 /** An endpoint on loopback that takes connections. */
 export interface Listening extends AsyncDisposable {
   readonly endpoint: QuicEndpoint;
-  readonly address: HostPort;
+  readonly address: Authority;
   /** The handshakes that failed. */
   readonly failures: CloseInfo[];
 }
@@ -44,7 +44,7 @@ export function listen(options: Partial<ListenOptions> = {}): Listening {
   });
   return {
     endpoint,
-    address: { host: "127.0.0.1", port: endpoint.addr.port },
+    address: { hostname: "127.0.0.1", port: endpoint.addr.port },
     failures,
     [Symbol.asyncDispose]: () => endpoint.close(),
   };
@@ -62,7 +62,7 @@ export interface QuicPair extends AsyncDisposable {
 export async function connectPair(options: {
   server?: Partial<ListenOptions>;
   client?: Partial<TransportOptions>;
-  via?: (server: HostPort) => HostPort | Promise<HostPort>;
+  via?: (server: Authority) => Authority | Promise<Authority>;
 } = {}): Promise<QuicPair> {
   const serverEndpoint = new QuicEndpoint({
     hostname: "127.0.0.1",
@@ -75,7 +75,7 @@ export async function connectPair(options: {
     await serverEndpoint.close();
   };
   try {
-    const address = { host: "127.0.0.1", port: serverEndpoint.addr.port };
+    const address = { hostname: "127.0.0.1", port: serverEndpoint.addr.port };
     const peer = await options.via?.(address) ?? address;
     const [server, client] = await Promise.all([
       serverEndpoint.accept(),

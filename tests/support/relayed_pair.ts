@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { HostPort, ListenOptions, TransportOptions } from "../../lib/quic/mod.ts";
+import type { Authority } from "../../lib/net/authority.ts";
+import type { ListenOptions, TransportOptions } from "../../lib/quic/mod.ts";
 import { connectPair, type QuicPair } from "./quic.ts";
 import { UdpRelay, type UdpRelayOptions } from "./udp_relay.ts";
 
@@ -16,7 +17,7 @@ export async function withRelayedPair<T>(
   body: (pair: QuicPair, relay: UdpRelay) => Promise<T>,
 ): Promise<T> {
   let relay: UdpRelay | undefined;
-  const via = (server: HostPort) => (relay = new UdpRelay(server, options)).addr;
+  const via = (server: Authority) => (relay = new UdpRelay(server, options)).addr;
   try {
     await using pair = await connectPair({ ...ends, via });
     return await body(pair, relay!);

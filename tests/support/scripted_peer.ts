@@ -161,7 +161,7 @@ export class ScriptedNetwork extends Network {
     options: Partial<TransportOptions> = {},
   ): Promise<ScriptedPeer> {
     const endpoint = this.#endpoint(new QuicEndpoint({ hostname: "127.0.0.1", port: 0 }));
-    const peer = { host: "127.0.0.1", port: server.quicPort };
+    const peer = { hostname: "127.0.0.1", port: server.quicPort };
     return this.#peer(
       await endpoint.connect(peer, "quic-tunnel-server", {
         tls: clientTls,

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { HostPort } from "../../lib/quic/mod.ts";
+import type { Authority } from "../../lib/net/authority.ts";
 
 /** What happens to packets on their way; shares are from 0 to 1. */
 export interface Impairment {
@@ -222,12 +222,12 @@ export class UdpRelay implements AsyncDisposable {
   readonly #maxQueued: number;
   #closed = false;
 
-  constructor(server: HostPort, options: UdpRelayOptions = {}) {
+  constructor(server: Authority, options: UdpRelayOptions = {}) {
     const { toServer, toClient, ...both } = options;
     this.#options = options;
     this.seed = options.seed ?? Math.floor(Math.random() * 2 ** 32);
     this.#maxQueued = options.maxQueued ?? 4096;
-    this.#server = { transport: "udp", hostname: server.host, port: server.port };
+    this.#server = { transport: "udp", ...server };
     // Each way has numbers of its own: how the two interleave does not depend on the seed.
     this.#toServer = new Lane({ ...both, ...toServer }, seededRandom(this.seed), this.#maxQueued);
     this.#toClient = new Lane({ ...both, ...toClient }, seededRandom(~this.seed), this.#maxQueued);
@@ -236,9 +236,9 @@ export class UdpRelay implements AsyncDisposable {
   }
 
   /** Where clients send to. */
-  get addr(): HostPort {
+  get addr(): Authority {
     const { hostname, port } = this.#downstream.addr as Deno.NetAddr;
-    return { host: hostname, port };
+    return { hostname, port };
   }
 
   /** Ports that the server sees the clients at. */

@@ -53,7 +53,7 @@ function bindError(flag: string, address: Authority, error: unknown, who: string
 async function answersQuic({ hostname, port }: Authority): Promise<boolean> {
   const any: Record<string, string> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
   try {
-    return await probeUdp({ host: any[hostname] ?? hostname, port }, PROBE_MS) === "answers";
+    return await probeUdp({ hostname: any[hostname] ?? hostname, port }, PROBE_MS) === "answers";
   } catch {
     return false;
   }

@@ -67,13 +67,13 @@ async function checkServers(
     const label = formatAuthority(server);
     const addresses = await report.step(`server ${label} resolves`, async () => {
       const ips = await addressesOf(server.hostname, RESOLVE_TIMEOUT_MS);
-      const value = ips.map((ip) => ({ host: formatIp(ip), port }));
-      return { found: value.map(({ host }) => host).join(", "), value };
+      const value = ips.map((ip) => ({ hostname: formatIp(ip), port }));
+      return { found: value.map(({ hostname }) => hostname).join(", "), value };
     });
     const answering = await report.after(addresses, `udp to ${label}`, checkUdp);
     const options = tls && sessionOf(program, values, tls);
     for (const address of answering ?? [undefined]) {
-      const one = address ? formatAuthority({ hostname: address.host, port }) : label;
+      const one = address ? formatAuthority(address) : label;
       await checkSession(report, address, one, options);
     }
   }

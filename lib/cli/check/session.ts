@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Steps of an agent that connects to its server for a moment, and takes no clients. */
+import type { Authority } from "../../net/authority.ts";
 import { CloseCode } from "../../qrht/codes.ts";
 import { ConnectError, explainConnectError } from "../../agent/connect_error.ts";
 import { certificateFields, describeCertificate } from "../../tls/certificate.ts";
@@ -13,7 +14,6 @@ import { startControl } from "../../qrht/control.ts";
 import type { Hello } from "../../qrht/messages.ts";
 import {
   ConnectionClosedError,
-  type HostPort,
   MIN_DATAGRAM_BYTES,
   type QuicConnection,
   QuicEndpoint,
@@ -54,11 +54,11 @@ const CHECKED = "this was only a check";
  */
 export async function checkSession(
   report: Report,
-  address: HostPort | undefined,
+  address: Authority | undefined,
   label: string,
   options: SessionCheck | undefined,
 ): Promise<void> {
-  const hostname = address?.host.includes(":") ? "::" : "0.0.0.0";
+  const hostname = address?.hostname.includes(":") ? "::" : "0.0.0.0";
   await using endpoint = new QuicEndpoint({ hostname, port: 0 });
   const connected = await report.after(
     address && options,
@@ -86,7 +86,7 @@ type Connected = QuicConnection | StepError;
 
 async function connect(
   endpoint: QuicEndpoint,
-  address: HostPort,
+  address: Authority,
   { tls, serverName, alpn }: SessionCheck,
 ): Promise<Found<Connected>> {
   try {

@@ -2,9 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Whether a QUIC server can be reached by UDP: it has to answer a version that nobody knows (RFC 9000 §6.1). */
-import { formatAuthority } from "../../net/authority.ts";
+import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { messageOf } from "../../errors.ts";
-import type { HostPort } from "../../quic/mod.ts";
 import { isVersionNegotiation, unknownVersion } from "../../quic/handshake/version_probe.ts";
 import { sleep } from "../../wait.ts";
 import { openRefusalProbe } from "./udp_refusal.ts";
@@ -22,12 +21,10 @@ const RESEND_MS = 500;
 const REFUSAL_LOOK_MS = 20;
 
 /** Whether one of a server's addresses answers. The value has those that do. */
-export async function checkUdp(addresses: readonly HostPort[]): Promise<Found<HostPort[]>> {
+export async function checkUdp(addresses: readonly Authority[]): Promise<Found<Authority[]>> {
   const outcomes = await Promise.all(addresses.map((address) => probeUdp(address)));
   const found = addresses.length === 1 ? describe(outcomes[0]!) : addresses
-    .map(({ host, port }, i) =>
-      `${formatAuthority({ hostname: host, port })}: ${describe(outcomes[i]!)}`
-    ).join("; ");
+    .map((address, i) => `${formatAuthority(address)}: ${describe(outcomes[i]!)}`).join("; ");
   const value = addresses.filter((_, i) => outcomes[i] === "answers");
   const isWarning = value.length < addresses.length;
   if (value.length > 0) return { found, value, isWarning };
@@ -43,7 +40,7 @@ function describe(outcome: UdpOutcome): string {
   return typeof outcome === "string" ? words[outcome] : `cannot send: ${outcome.error}`;
 }
 
-function fixOf({ port }: HostPort, outcomes: readonly UdpOutcome[]): string {
+function fixOf({ port }: Authority, outcomes: readonly UdpOutcome[]): string {
   if (outcomes.includes("refused")) {
     return `start proxy-server there with --listen-quic at UDP port ${port}, or correct --server`;
   }
@@ -53,8 +50,8 @@ function fixOf({ port }: HostPort, outcomes: readonly UdpOutcome[]): string {
 }
 
 /** Sends some datagrams that every QUIC server answers, whoever asks. */
-export async function probeUdp(to: HostPort, timeoutMs = TIMEOUT_MS): Promise<UdpOutcome> {
-  const hostname = to.host.includes(":") ? "::" : "0.0.0.0";
+export async function probeUdp(to: Authority, timeoutMs = TIMEOUT_MS): Promise<UdpOutcome> {
+  const hostname = to.hostname.includes(":") ? "::" : "0.0.0.0";
   const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   using refusal = openRefusalProbe(to);
   const probe = unknownVersion();
@@ -76,7 +73,7 @@ export async function probeUdp(to: HostPort, timeoutMs = TIMEOUT_MS): Promise<Ud
     }
   };
   const send = async () => {
-    const address: Deno.NetAddr = { transport: "udp", hostname: to.host, port: to.port };
+    const address: Deno.NetAddr = { transport: "udp", ...to };
     try {
       while (!over.signal.aborted) {
         await socket.send(probe, address);

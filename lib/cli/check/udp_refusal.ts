@@ -7,6 +7,7 @@
  * Linux tells that only to sockets that are connected to the address, and Deno has none for UDP. Elsewhere, and without
  * `--allow-ffi`, it is not told.
  */
+import type { Authority } from "../../net/authority.ts";
 import { ipBytes } from "../../net/ip_address.ts";
 import {
   AF_INET,
@@ -33,9 +34,9 @@ export interface RefusalProbe extends Disposable {
 
 /** A probe of one address; undefined where there is no way to know. */
 export function openRefusalProbe(
-  { host, port }: { readonly host: string; readonly port: number },
+  { hostname, port }: Authority,
 ): RefusalProbe | undefined {
-  const ip = ipBytes(host);
+  const ip = ipBytes(hostname);
   if (!libc || !ip) return undefined;
   const { socket, connect, write, close } = libc;
   const family = ip.length === 4 ? AF_INET : AF_INET6;

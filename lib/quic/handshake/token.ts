@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
-import type { HostPort } from "../quiche/native.ts";
+import type { Authority } from "../../net/authority.ts";
 import { connectionIdKey } from "./packet.ts";
 
 const MAC_BYTES = 32;
@@ -40,7 +40,7 @@ export class AddressValidator {
   }
 
   /** Makes the token of a Retry packet. */
-  mint(peer: HostPort, retryCid: Uint8Array, originalDcid: Uint8Array): Uint8Array {
+  mint(peer: Authority, retryCid: Uint8Array, originalDcid: Uint8Array): Uint8Array {
     const token = new Uint8Array(EXPIRY_BYTES + originalDcid.length + MAC_BYTES);
     new DataView(token.buffer).setFloat64(0, this.#now() + this.#lifetimeMs);
     token.set(originalDcid, EXPIRY_BYTES);
@@ -55,7 +55,7 @@ export class AddressValidator {
    * @returns the original destination connection id, or undefined when the token is forged, expired or was made for
    *   another address or connection id
    */
-  verify(token: Uint8Array, peer: HostPort, retryCid: Uint8Array): Uint8Array | undefined {
+  verify(token: Uint8Array, peer: Authority, retryCid: Uint8Array): Uint8Array | undefined {
     if (token.length <= EXPIRY_BYTES + MAC_BYTES) return undefined;
     const body = token.subarray(0, -MAC_BYTES);
     if (!timingSafeEqual(this.#mac(peer, retryCid, body), token.subarray(-MAC_BYTES))) {
@@ -66,7 +66,7 @@ export class AddressValidator {
   }
 
   /** As {@linkcode verify}, and takes each connection id once only, so that copies of a packet start nothing. */
-  redeem(token: Uint8Array, peer: HostPort, retryCid: Uint8Array): Uint8Array | undefined {
+  redeem(token: Uint8Array, peer: Authority, retryCid: Uint8Array): Uint8Array | undefined {
     const originalDcid = this.verify(token, peer, retryCid);
     if (!originalDcid) return undefined;
     const now = this.#now();
@@ -80,9 +80,9 @@ export class AddressValidator {
     return originalDcid;
   }
 
-  #mac(peer: HostPort, retryCid: Uint8Array, body: Uint8Array): Uint8Array {
+  #mac(peer: Authority, retryCid: Uint8Array, body: Uint8Array): Uint8Array {
     return createHmac("sha256", this.#key).update("retry token")
-      .update(`${peer.host} ${peer.port} ${retryCid.length} `).update(retryCid).update(body)
+      .update(`${peer.hostname} ${peer.port} ${retryCid.length} `).update(retryCid).update(body)
       .digest();
   }
 }

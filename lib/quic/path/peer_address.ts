@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { HostPort } from "../quiche/native.ts";
+import type { Authority } from "../../net/authority.ts";
 
 /** What may be sent to an address that has not proven itself, for each byte that came from it (RFC 9000 §8). */
 const AMPLIFICATION_FACTOR = 3;
@@ -24,27 +24,27 @@ const MOVING_MS = 3_000;
  * small one. So it is not told of addresses.
  */
 export class PeerAddress {
-  #current: HostPort;
+  #current: Authority;
   /** The last address that was proven, while the peer moves. */
-  #previous: HostPort | undefined;
+  #previous: Authority | undefined;
   #movingUntil = Infinity;
   #allowance = Infinity;
 
-  constructor(address: HostPort) {
+  constructor(address: Authority) {
     this.#current = { ...address };
   }
 
-  get current(): HostPort {
+  get current(): Authority {
     return this.#current;
   }
 
   /** Where everything has to go as well. */
-  get previous(): HostPort | undefined {
+  get previous(): Authority | undefined {
     return this.#previous;
   }
 
   /** Whether {@linkcode authentic} wants to know about a packet. */
-  concerns(from: HostPort): boolean {
+  concerns(from: Authority): boolean {
     return this.#previous !== undefined || !same(from, this.#current);
   }
 
@@ -53,7 +53,7 @@ export class PeerAddress {
    *
    * @returns whether something has to be sent, for an answer that proves its address
    */
-  authentic(from: HostPort, bytes: number, now: number): boolean {
+  authentic(from: Authority, bytes: number, now: number): boolean {
     if (same(from, this.#current)) {
       this.#allowance = Infinity;
       return false;
@@ -89,6 +89,6 @@ export class PeerAddress {
   }
 }
 
-function same(a: HostPort, b: HostPort): boolean {
-  return a.port === b.port && a.host === b.host;
+function same(a: Authority, b: Authority): boolean {
+  return a.port === b.port && a.hostname === b.hostname;
 }

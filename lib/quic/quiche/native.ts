@@ -8,6 +8,7 @@
  * code that reads it.
  */
 import "./addon.ts";
+import type { Authority } from "../../net/authority.ts";
 import { messageOf } from "../../errors.ts";
 import { unsupported } from "./platforms.ts";
 
@@ -53,6 +54,11 @@ export type NativeConnection = ReturnType<typeof quiche.Connection.connect>;
 export interface HostPort {
   readonly host: string;
   readonly port: number;
+}
+
+/** An address in quiche's form. */
+export function hostPort({ hostname, port }: Authority): HostPort {
+  return { host: hostname, port };
 }
 
 /** A quiche error: its name, and the application error code where the peer sent one. */

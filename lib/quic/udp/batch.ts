@@ -8,6 +8,7 @@
  * The layouts are those of the C library on 64-bit Linux, the same on x86-64 and arm64: `struct msghdr`, `mmsghdr` and
  * `iovec` (socket(7), recvmmsg(2)), `cmsghdr` (cmsg(3)), `sockaddr_in` and `sockaddr_in6` (ip(7), ipv6(7)).
  */
+import type { Authority } from "../../net/authority.ts";
 import { formatIp, ipBytes, unmapIp } from "../../net/ip_address.ts";
 import {
   AF_INET,
@@ -23,7 +24,6 @@ import {
   SOL_SOCKET,
   writeSocketAddress,
 } from "../../net/libc.ts";
-import type { HostPort } from "../quiche/native.ts";
 
 const SO_TYPE = 3;
 const SO_SNDBUF = 7;
@@ -70,8 +70,8 @@ const MAX_DESCRIPTORS = 4096;
 const MAX_KNOWN_ADDRESSES = 4096;
 
 /** What the headers of IP and UDP take of a packet to an address. */
-export function headerBytes({ host }: HostPort): number {
-  const ip = ipBytes(host);
+export function headerBytes({ hostname }: Authority): number {
+  const ip = ipBytes(hostname);
   return ip && unmapIp(ip).length === 16 ? 48 : 28;
 }
 
@@ -79,18 +79,18 @@ export function headerBytes({ host }: HostPort): number {
  * The largest UDP payload that the route to an address is said to carry; undefined where that is not known. Whether the
  * path does, is another question.
  */
-export function routePayloadBytes({ host, port }: HostPort): number | undefined {
-  const ip = ipBytes(host);
+export function routePayloadBytes(to: Authority): number | undefined {
+  const ip = ipBytes(to.hostname);
   if (!libc || !ip) return undefined;
   const isV6 = ip.length === 16;
   const fd = libc.socket(isV6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0);
   if (fd < 0) return undefined;
   try {
     const address = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
-    const length = writeSocketAddress(address, { ip, port });
+    const length = writeSocketAddress(address, { ip, port: to.port });
     if (libc.connect(fd, address, length) !== 0) return undefined;
     const mtu = isV6 ? getOption(fd, IPPROTO_IPV6, IPV6_MTU) : getOption(fd, IPPROTO_IP, IP_MTU);
-    return mtu === undefined ? undefined : mtu - headerBytes({ host, port });
+    return mtu === undefined ? undefined : mtu - headerBytes(to);
   } finally {
     libc.close(fd);
   }
@@ -154,7 +154,7 @@ export class UdpBatch {
    * @param bytes all of them, in a buffer that stays where it is
    * @returns how far it got; with `failed` the rest is lost
    */
-  send(bytes: Uint8Array, segmentBytes: number, to: HostPort): SendResult {
+  send(bytes: Uint8Array, segmentBytes: number, to: Authority): SendResult {
     // Deno says what is wrong with an address that is none of this socket's.
     if (!this.#outgoing.address(to, this.#isV6)) return "full";
     if (this.#outgoing.send(this.#fd, bytes, segmentBytes)) return "sent";
@@ -185,7 +185,7 @@ export class UdpBatch {
   }
 
   /** Hands out what has come, up to a bound. */
-  receive(datagram: (bytes: Uint8Array, from: HostPort) => void): void {
+  receive(datagram: (bytes: Uint8Array, from: Authority) => void): void {
     const count = libc!.recvmmsg(
       this.#fd,
       this.#incoming.messages,
@@ -208,7 +208,7 @@ class Outgoing {
   #buffer: ArrayBufferLike | undefined;
   #bufferAt = 0n;
   /** What the message has for an address now. */
-  #host = "";
+  #hostname = "";
   #port = 0;
 
   constructor() {
@@ -222,11 +222,11 @@ class Outgoing {
   }
 
   /** Takes an address. Returns whether it is one that such a socket can send to. */
-  address({ host, port }: HostPort, asV6: boolean): boolean {
-    if (port === this.#port && host === this.#host) return true;
-    const ip = ipBytes(host);
+  address({ hostname, port }: Authority, asV6: boolean): boolean {
+    if (port === this.#port && hostname === this.#hostname) return true;
+    const ip = ipBytes(hostname);
     if (!ip || (ip.length === 16 && !asV6)) return false;
-    this.#host = host;
+    this.#hostname = hostname;
     this.#port = port;
     this.#header.setUint32(8, writeSocketAddress(this.#name, { ip, port }, asV6), true);
     return true;
@@ -254,7 +254,7 @@ class Incoming {
   readonly #names = new DataView(new ArrayBuffer(RECEIVE_BATCH * SOCKADDR_BYTES));
   readonly #bytes: Uint8Array;
   readonly #slot: number;
-  readonly #known = new Map<number | string, HostPort>();
+  readonly #known = new Map<number | string, Authority>();
 
   constructor(maxDatagramBytes: number) {
     this.#slot = maxDatagramBytes;
@@ -273,7 +273,7 @@ class Incoming {
     }
   }
 
-  handOut(count: number, datagram: (bytes: Uint8Array, from: HostPort) => void): void {
+  handOut(count: number, datagram: (bytes: Uint8Array, from: Authority) => void): void {
     for (let i = 0; i < count; i++) {
       const header = i * MMSGHDR_BYTES;
       const length = this.#view.getUint32(header + 56, true);
@@ -287,7 +287,7 @@ class Incoming {
     }
   }
 
-  #addressAt(offset: number): HostPort | undefined {
+  #addressAt(offset: number): Authority | undefined {
     const family = this.#names.getUint16(offset, true);
     const port = this.#names.getUint16(offset + 2);
     if (family === AF_INET) {
@@ -300,10 +300,10 @@ class Incoming {
     return this.#known.get(key) ?? this.#learn(key, offset + 8, 16, port);
   }
 
-  #learn(key: number | string, offset: number, length: number, port: number): HostPort {
+  #learn(key: number | string, offset: number, length: number, port: number): Authority {
     if (this.#known.size >= MAX_KNOWN_ADDRESSES) this.#known.clear();
-    const host = formatIp(new Uint8Array(this.#names.buffer, offset, length));
-    const address = { host, port };
+    const hostname = formatIp(new Uint8Array(this.#names.buffer, offset, length));
+    const address = { hostname, port };
     this.#known.set(key, address);
     return address;
   }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { HostPort } from "../quiche/native.ts";
+import type { Authority } from "../../net/authority.ts";
 import { UdpBatch } from "./batch.ts";
 
 /** Receive calls under way at a time, where one call takes one datagram: what one turn of the event loop can take. */
@@ -18,7 +18,7 @@ const RECEIVE_RETRY_MS = 20;
 
 export interface UdpSocketEvents {
   /** A datagram, valid during the call only. */
-  datagram(bytes: Uint8Array, from: HostPort): void;
+  datagram(bytes: Uint8Array, from: Authority): void;
   /** A send failed; the datagram is lost. */
   sendError(error: unknown): void;
   /** There is room for sends again after {@linkcode UdpSocket.reserve} had none. */
@@ -59,7 +59,7 @@ export class UdpSocket {
   #end = 0;
   #segments = 0;
   #segmentBytes = 0;
-  #to: HostPort | undefined;
+  #to: Authority | undefined;
 
   /** @throws when the address cannot be bound */
   constructor(options: UdpSocketOptions, events: UdpSocketEvents) {
@@ -102,9 +102,10 @@ export class UdpSocket {
   }
 
   /** The datagram that was written where {@linkcode reserve} said last is to be sent. */
-  commit(bytes: number, to: HostPort): void {
+  commit(bytes: number, to: Authority): void {
     const isOther = this.#segments > 0 &&
-      (bytes > this.#segmentBytes || to.port !== this.#to!.port || to.host !== this.#to!.host);
+      (bytes > this.#segmentBytes || to.port !== this.#to!.port ||
+        to.hostname !== this.#to!.hostname);
     if (isOther) this.#sendOutgoing();
     if (this.#segments === 0) {
       this.#segmentBytes = bytes;
@@ -139,7 +140,7 @@ export class UdpSocket {
   }
 
   /** Sends one datagram as soon as there is room. */
-  #send(bytes: Uint8Array, { host: hostname, port }: HostPort): void {
+  #send(bytes: Uint8Array, { hostname, port }: Authority): void {
     if (this.#address.port !== port || this.#address.hostname !== hostname) {
       this.#address = { transport: "udp", hostname, port };
     }
@@ -167,14 +168,14 @@ export class UdpSocket {
 
   async #receive(): Promise<void> {
     const buffer = new Uint8Array(this.#maxDatagramBytes);
-    const from = { host: "", port: 0 };
-    const datagram = (bytes: Uint8Array, from: HostPort) => {
+    const from = { hostname: "", port: 0 };
+    const datagram = (bytes: Uint8Array, from: Authority) => {
       if (!this.#closed) this.#events.datagram(bytes, from);
     };
     while (!this.#closed) {
       try {
         const [bytes, addr] = await this.#socket.receive(buffer);
-        from.host = (addr as Deno.NetAddr).hostname;
+        from.hostname = (addr as Deno.NetAddr).hostname;
         from.port = (addr as Deno.NetAddr).port;
         datagram(bytes, from);
         if (!this.#closed) this.#batch?.receive(datagram);

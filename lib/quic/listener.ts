@@ -1,0 +1,276 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { Authority } from "../net/authority.ts";
+import type { QuicConnection } from "./connection.ts";
+import type { DropReason } from "./endpoint_stats.ts";
+import type { CloseInfo, ConnectionClosedError } from "./errors.ts";
+import { HalfOpen } from "./handshake/half_open.ts";
+import {
+  CONNECTION_ID_BYTES,
+  initialToken,
+  type LongHeader,
+  MIN_INITIAL_DATAGRAM_BYTES,
+  MIN_INITIAL_DCID_BYTES,
+} from "./handshake/packet.ts";
+import { RateLimit } from "./handshake/rate_limit.ts";
+import { AddressValidator } from "./handshake/token.ts";
+import {
+  identityOf,
+  nativeConfig,
+  type TlsIdentity,
+  type TransportOptions,
+  type TransportSettings,
+  transportSettings,
+} from "./options.ts";
+import { BASE_DATAGRAM_BYTES } from "./path/path_mtu.ts";
+import {
+  type HostPort,
+  type NativeConfig,
+  type NativeConnection,
+  quiche,
+} from "./quiche/native.ts";
+import type { UdpSocket } from "./udp/socket.ts";
+
+/** How an endpoint takes connections. */
+export interface ListenOptions extends TransportOptions {
+  /** Handshakes under way, or failed in the last second, from which on clients have to prove their address first (Retry). @default {100} */
+  readonly retryAfterHalfOpen?: number;
+  /** Handshakes under way, or failed in the last second, at most; further ones are not answered. @default {1000} */
+  readonly maxHalfOpen?: number;
+  /**
+   * Those of one IPv4 address, or one IPv6 network of 64 bits, at most; never more than are left for all others.
+   *
+   * @default {250}
+   */
+  readonly maxHalfOpenPerAddress?: number;
+  /** Bytes received in them at most, of one address never more than are left; further ones are dropped. @default {4194304} */
+  readonly maxHalfOpenBytes?: number;
+  /** Retry and Version Negotiation packets sent in a second at most. @default {2000} */
+  readonly maxAnswersPerSecond?: number;
+  /** Established connections that may wait for `QuicEndpoint.accept`. @default {1000} */
+  readonly maxAcceptQueue?: number;
+  /**
+   * Told of each handshake that a client began and did not complete.
+   *
+   * @param certificates what the client had shown until then, DER, leaf first
+   */
+  readonly handshakeFailed?: (
+    info: CloseInfo,
+    from: Authority,
+    certificates: Uint8Array[] | null,
+  ) => void;
+}
+
+const defaults = {
+  retryAfterHalfOpen: 100,
+  maxHalfOpen: 1000,
+  maxHalfOpenPerAddress: 250,
+  maxHalfOpenBytes: 4 << 20,
+  maxAnswersPerSecond: 2000,
+  maxAcceptQueue: 1000,
+};
+
+/** Room for an answer to a packet that belongs to no connection. */
+const MAX_ANSWER_BYTES = 1500;
+
+/** What a listener needs of its endpoint. */
+export interface ListenerHost {
+  readonly socket: Pick<UdpSocket, "reserve" | "commit" | "flush">;
+  /** The connection that a connection id leads to. */
+  find(cid: Uint8Array): QuicConnection | undefined;
+  /** Makes the connection of a client, which its connection id leads to from then on. */
+  start(
+    role: "server",
+    cid: Uint8Array,
+    peer: Authority,
+    settings: TransportSettings,
+    open: (local: HostPort, peer: HostPort, maxDatagramBytes: number) => NativeConnection,
+  ): QuicConnection;
+  /** Counts a datagram that is dropped. */
+  drop(reason: DropReason): undefined;
+}
+
+interface Waiter {
+  resolve(connection: QuicConnection): void;
+  reject(error: Error): void;
+}
+
+/**
+ * Takes the connections that clients begin: bounds what strangers cost until they have authenticated themselves, and keeps
+ * those that have until they are accepted.
+ */
+export class Listener {
+  readonly #host: ListenerHost;
+  readonly #options: ListenOptions & typeof defaults;
+  readonly #settings: TransportSettings;
+  readonly #validator = new AddressValidator();
+  readonly #halfOpen: HalfOpen<QuicConnection>;
+  readonly #answers: RateLimit;
+  readonly #queue: QuicConnection[] = [];
+  readonly #waiters: Waiter[] = [];
+  /** By the size of the largest datagrams that will be sent. */
+  readonly #configs = new Map<number, NativeConfig>();
+  /** What `#configs` were made of. */
+  #identity: TlsIdentity;
+  #retries = 0;
+  #closed: Error | undefined;
+
+  /** @throws {Error} when certificates or key cannot be used */
+  constructor(options: ListenOptions, host: ListenerHost) {
+    this.#host = host;
+    this.#options = { ...defaults, ...options };
+    this.#settings = transportSettings(options);
+    const { maxHalfOpen, maxHalfOpenPerAddress, maxHalfOpenBytes, maxAnswersPerSecond } =
+      this.#options;
+    this.#halfOpen = new HalfOpen({
+      maxHandshakes: maxHalfOpen,
+      maxPerAddress: maxHalfOpenPerAddress,
+      maxBytes: maxHalfOpenBytes,
+    });
+    this.#answers = new RateLimit(maxAnswersPerSecond);
+    this.#identity = identityOf(options.tls);
+    this.#configFor(BASE_DATAGRAM_BYTES);
+  }
+
+  /** Handshakes under way. */
+  get halfOpen(): number {
+    return this.#halfOpen.size;
+  }
+
+  /** Retry packets sent so far. */
+  get retries(): number {
+    return this.#retries;
+  }
+
+  /**
+   * The next connection whose client has authenticated itself.
+   *
+   * @throws what {@linkcode close} is given
+   */
+  accept(): Promise<QuicConnection> {
+    for (let next = this.#queue.shift(); next; next = this.#queue.shift()) {
+      if (!next.closeInfo) return Promise.resolve(next);
+    }
+    if (this.#closed) return Promise.reject(this.#closed);
+    return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject }));
+  }
+
+  /** Takes no further connections, and nobody waits for one any more. */
+  close(error: ConnectionClosedError): void {
+    this.#closed = error;
+    for (const waiter of this.#waiters.splice(0)) waiter.reject(error);
+  }
+
+  /** A client has authenticated itself. */
+  established(connection: QuicConnection): void {
+    this.#halfOpen.complete(connection);
+    const waiter = this.#waiters.shift();
+    if (waiter) waiter.resolve(connection);
+    else if (this.#queue.length < this.#options.maxAcceptQueue) this.#queue.push(connection);
+    else {
+      this.#host.drop("busy");
+      connection.close(0, "too many connections");
+    }
+  }
+
+  /** A handshake has failed. */
+  failed(connection: QuicConnection, info: CloseInfo): void {
+    this.#halfOpen.fail(connection);
+    this.#options.handshakeFailed?.(info, connection.remoteAddr, connection.peerCertificates);
+  }
+
+  /** Whether a connection may take in so many bytes: all but those whose handshake is under way may. */
+  mayReceive(connection: QuicConnection, bytes: number): boolean {
+    return this.#halfOpen.receive(connection, bytes);
+  }
+
+  /** The connection that a packet for an unknown connection id begins, or belongs to by its first id. */
+  begin(bytes: Uint8Array, header: LongHeader, from: Authority): QuicConnection | undefined {
+    if (this.#closed) return this.#host.drop("unknown-connection");
+    if (bytes.length < MIN_INITIAL_DATAGRAM_BYTES || header.version === 0) {
+      return this.#host.drop("invalid");
+    }
+    if (!quiche.versionIsSupported(header.version)) return this.#negotiateVersion(header, from);
+    if (!header.initial) return this.#host.drop("unknown-connection");
+    if (header.dcid.length < MIN_INITIAL_DCID_BYTES) return this.#host.drop("invalid");
+    const token = initialToken(bytes, header);
+    if (!token) return this.#host.drop("invalid");
+    const hasToken = token.length > 0;
+    const cid = hasToken
+      ? header.dcid.slice()
+      : this.#validator.connectionIdFor(header.dcid, CONNECTION_ID_BYTES);
+    const known = hasToken ? undefined : this.#host.find(cid);
+    if (known) return known;
+    const verdict = this.#halfOpen.judge(from.hostname, bytes.length);
+    if (verdict !== "yes") {
+      return this.#host.drop(verdict === "too many" ? "busy" : "address-limit");
+    }
+    let originalDcid: Uint8Array | null = null;
+    if (hasToken) {
+      originalDcid = this.#validator.redeem(token, from, header.dcid) ?? null;
+      if (!originalDcid) return this.#host.drop("bad-token");
+    } else if (this.#halfOpen.recent >= this.#options.retryAfterHalfOpen) {
+      return this.#retry(header, cid, from);
+    }
+    const connection = this.#host.start(
+      "server",
+      cid,
+      from,
+      this.#settings,
+      (local, peer, maxDatagramBytes) =>
+        quiche.Connection.accept(
+          cid,
+          originalDcid,
+          local,
+          peer,
+          this.#configFor(maxDatagramBytes),
+        ),
+    );
+    this.#halfOpen.add(connection, from.hostname);
+    return connection;
+  }
+
+  /** The configuration for a handshake that starts now: certificates and key may have been replaced. */
+  #configFor(maxDatagramBytes: number): NativeConfig {
+    const identity = identityOf(this.#options.tls);
+    if (identity !== this.#identity) {
+      this.#configs.clear();
+      this.#identity = identity;
+    }
+    let config = this.#configs.get(maxDatagramBytes);
+    if (!config) {
+      config = nativeConfig({ ...this.#settings, tls: identity }, maxDatagramBytes);
+      this.#configs.set(maxDatagramBytes, config);
+    }
+    return config;
+  }
+
+  #negotiateVersion(header: LongHeader, to: Authority): undefined {
+    if (!this.#answers.take()) return this.#host.drop("answer-limit");
+    this.#answer(to, (out) => quiche.negotiateVersion(header.scid, header.dcid, out));
+  }
+
+  #retry(header: LongHeader, cid: Uint8Array, to: Authority): undefined {
+    if (!this.#answers.take()) return this.#host.drop("answer-limit");
+    this.#retries++;
+    const token = this.#validator.mint(to, cid, header.dcid);
+    this.#answer(
+      to,
+      (out) => quiche.retry(header.scid, header.dcid, cid, token, header.version, out),
+    );
+  }
+
+  /** Sends a stateless answer, if there is room for it. */
+  #answer(to: Authority, write: (out: Uint8Array) => number): void {
+    const { socket } = this.#host;
+    const buffer = socket.reserve(MAX_ANSWER_BYTES);
+    if (!buffer) return;
+    try {
+      socket.commit(write(buffer), to);
+      socket.flush();
+    } catch {
+      // There is nothing to be said to such a packet.
+    }
+  }
+}
