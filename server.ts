@@ -116,7 +116,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     stopping: signal,
     ended: ended.signal,
   };
-  report(server);
+  report(server, endpoint);
   const serveClients = async () => {
     await acceptEach(listener, log, signal, (client) => takeClient(client, server));
     await drainClients(server);
@@ -136,15 +136,22 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   log.info("server stopped");
 }
 
-/** Tells the monitor that the server listens, and of its limits. */
-function report({ monitor, registry, config: { maxConnections, maxAgents } }: Server): void {
+/** Tells the monitor that the server listens, of its limits, and of the datagrams that come. */
+function report(
+  { monitor, registry, config: { maxConnections, maxAgents } }: Server,
+  endpoint: QuicEndpoint,
+): void {
   monitor.isListening = true;
   const limits = {
     connections: maxConnections,
     agents: maxAgents,
     pending_opens: registry.maxPending,
   };
-  monitor.readFrom({ waiting: () => registry.pending, capacity: () => limits });
+  monitor.readFrom({
+    waiting: () => registry.pending,
+    capacity: () => limits,
+    datagrams: () => endpoint.stats,
+  });
 }
 
 /** Takes agents until the endpoint is closed. */

@@ -37,6 +37,17 @@ export class MetricSet {
     });
   }
 
+  /** A counter of what is counted elsewhere. */
+  total(name: string, help: string, read: () => number): void {
+    new Counter({
+      ...this.#options(name, help),
+      collect() {
+        this.reset();
+        this.inc(read());
+      },
+    });
+  }
+
   /** A counter with a label, of what is counted elsewhere. */
   counters(name: string, help: string, label: string, read: ReadLabelled): void {
     new Counter({

@@ -208,6 +208,17 @@ export class Metrics implements Observer {
       "of",
       () => Object.entries(monitor.capacity),
     );
+    metrics.counters(
+      "quic_dropped_datagrams_total",
+      "UDP datagrams of the QUIC listener that were dropped, by reason.",
+      "reason",
+      () => Object.entries(monitor.datagrams?.dropped ?? {}),
+    );
+    metrics.total(
+      "quic_retries_total",
+      "QUIC Retry packets sent.",
+      () => monitor.datagrams?.retries ?? 0,
+    );
   }
 
   #addAgent(): void {

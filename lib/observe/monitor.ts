@@ -12,6 +12,7 @@ import {
   type CloseInfo,
   ConnectionClosedError,
   type ConnectionStats,
+  type EndpointStats,
   tlsAlertOf,
 } from "../quic/mod.ts";
 import type { TracedEnding, TunnelSpan } from "./trace.ts";
@@ -142,6 +143,8 @@ export interface Sources {
   readonly waiting?: () => number;
   /** How much a server takes at a time. */
   readonly capacity?: () => Readonly<Record<Bounded, number>>;
+  /** Datagrams of a server's QUIC endpoint. */
+  readonly datagrams?: () => EndpointStats;
 }
 
 /** What one program knows of itself. */
@@ -194,6 +197,10 @@ export class Monitor {
 
   get capacity(): Readonly<Partial<Record<Bounded, number>>> {
     return this.#sources.capacity?.() ?? {};
+  }
+
+  get datagrams(): EndpointStats | undefined {
+    return this.#sources.datagrams?.();
   }
 
   begin(facts: TunnelFacts = {}): TunnelRecord {

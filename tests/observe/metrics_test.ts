@@ -5,6 +5,8 @@
 import { assert, assertEquals, assertLess } from "@std/assert";
 import { parseCidr } from "../../lib/net/cidr.ts";
 import type { TunnelEnding } from "../../lib/observe/monitor.ts";
+import { dropReasons } from "../../lib/quic/mod.ts";
+import { InitialForger } from "../support/attacker.ts";
 import { eventually } from "../support/eventually.ts";
 import { FakeTime } from "../support/fake_time.ts";
 import {
@@ -24,6 +26,7 @@ import {
   test,
 } from "../support/network.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
+import { pingFrame } from "../support/quic_packets.ts";
 import { samplesOf, Scrapes } from "../support/samples.ts";
 import { TestCa } from "../support/tls.ts";
 
@@ -235,6 +238,29 @@ test("Metrics have handshakes by result, at both ends", async (net) => {
   await becomes(alone, "handshakes_total", 1, { result: "timeout" });
   await lost.stop();
   silent.close();
+}, OWN_ONLY);
+
+test("Metrics have a flood at the QUIC listener", async (net) => {
+  using _ = logLines(0);
+  const atServer = new Scrapes("proxy-server");
+  const server = await net.server({}, atServer.monitor);
+  await becomes(atServer, "quic_retries_total", 0);
+  for (const reason of dropReasons) {
+    await becomes(atServer, "quic_dropped_datagrams_total", 0, { reason });
+  }
+  const attacker = Deno.listenDatagram({ ...loopback(0), transport: "udp" });
+  const send = (datagram: Uint8Array) =>
+    attacker.send(datagram, { ...loopback(server.quicPort), transport: "udp" });
+  await send(new Uint8Array(10));
+  await becomes(atServer, "quic_dropped_datagrams_total", 1, { reason: "invalid" });
+  await send(new Uint8Array(1_200));
+  await becomes(atServer, "quic_dropped_datagrams_total", 1, { reason: "unknown-connection" });
+  await send(new InitialForger({ token: new Uint8Array(60) }).next(pingFrame()));
+  await becomes(atServer, "quic_dropped_datagrams_total", 1, { reason: "bad-token" });
+  // Of those that begin at one time, a hundred need not prove their address.
+  for (let i = 0; i < 103; i++) await send(new InitialForger().next(pingFrame()));
+  await becomes(atServer, "quic_retries_total", 3);
+  attacker.close();
 }, OWN_ONLY);
 
 test("Metrics have the connection to each peer, and whether it takes tunnels", async (net) => {

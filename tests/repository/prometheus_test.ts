@@ -4,6 +4,7 @@
 /** Documentation, alert rules and dashboard know the metrics that the programs expose, all of them and no others. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { parse } from "yaml";
+import { noDrops } from "../../lib/quic/endpoint_stats.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
 import { samplesOf, Scrapes } from "../support/samples.ts";
 
@@ -30,6 +31,7 @@ async function exposedBy(program: "proxy-server" | "proxy-agent"): Promise<Map<s
   monitor.readFrom({
     capacity: () => ({ connections: 1, agents: 1, pending_opens: 1 }),
     certificates: () => [fakeCertificate(new Date())],
+    datagrams: () => ({ received: 1, dropped: noDrops(), retries: 1, halfOpen: 1 }),
   });
   monitor.peers.add(fakePeer("a"));
   monitor.begin().end({ by: "client", reason: "end" });
