@@ -42,7 +42,7 @@ test("parseAuthority() refuses everything else and says what is wrong", () => {
     ["foo:", "no port"],
     ["[::1]", "no port"],
     ["[::1]:", "no port"],
-    [":80", "no host"],
+    [":80", ": no host"],
     ["foo:0", "the port is not in 1 to 65535"],
     ["foo:65536", "the port is not in 1 to 65535"],
     ["foo:000080", "the port is not in 1 to 65535"],

@@ -67,6 +67,26 @@ for (const end of ["reset", "closed in order"]) {
   });
 }
 
+Deno.test("resetTcp() leaves the connection alone that has the descriptor of one that is over", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  const open = () => Promise.all([connectTcp({ hostname: "127.0.0.1", port }), listener.accept()]);
+  for (const end of [resetTcp, (own: Deno.TcpConn) => resetTcpAtExit(own, false)]) {
+    const over = await open();
+    for (const own of over) {
+      end(own);
+      own.close();
+    }
+    // These get the lowest descriptors that are free.
+    const [own, peer] = await open();
+    assertEquals(over.map(resetTcp), [false, false]);
+    await own.write(Uint8Array.of(1));
+    assertEquals(await readExactly(peer, 1), Uint8Array.of(1));
+    own.close();
+    peer.close();
+  }
+});
+
 Deno.test("resetTcp() finds connections of both families", async () => {
   for (
     const [listening, dialled] of [

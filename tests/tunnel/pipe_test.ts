@@ -352,31 +352,27 @@ for (const transport of transports) {
     });
   }
 
-  test("aborts both when the signal aborts", async () => {
-    const stop = new AbortController();
-    await using piped = await Piped.start(transport, { signal: stop.signal, abortCode: 3 });
-    const { a, b } = piped.far;
-    await sendText(a, "hello");
-    await assertReads(b, "hello");
-    stop.abort(new Error("told to"));
-    const { error, ...result } = await piped.ended();
-    assertEquals(result, { aToB: 5, bToA: 0, reason: "aborted" });
-    assertEquals(error, stop.signal.reason);
-    await assertAborted(a, transport);
-    await assertAborted(b, transport);
-    assertEquals(piped.carriers.a.abortCodes, [3]);
-    assertEquals(piped.carriers.b.abortCodes, [3]);
-  });
-
-  test("aborts both when the signal has aborted before", async () => {
-    const signal = AbortSignal.abort(new Error("told to"));
-    await using piped = await Piped.start(transport, { signal });
-    const { error, ...result } = await piped.ended();
-    assertEquals(result, { aToB: 0, bToA: 0, reason: "aborted" });
-    assertEquals(error, signal.reason);
-    await assertAborted(piped.far.a, transport);
-    await assertAborted(piped.far.b, transport);
-  });
+  for (const when of ["aborts", "has aborted before"]) {
+    test(`aborts both when the signal ${when}`, async () => {
+      const stop = new AbortController();
+      const reason = new Error("told to");
+      if (when === "has aborted before") stop.abort(reason);
+      await using piped = await Piped.start(transport, { signal: stop.signal, abortCode: 3 });
+      const { a, b } = piped.far;
+      let aToB = 0;
+      if (when === "aborts") {
+        await sendText(a, "hello");
+        await assertReads(b, "hello");
+        aToB = 5;
+        stop.abort(reason);
+      }
+      assertEquals(await piped.ended(), { aToB, bToA: 0, reason: "aborted", error: reason });
+      await assertAborted(a, transport);
+      await assertAborted(b, transport);
+      assertEquals(piped.carriers.a.abortCodes, [3]);
+      assertEquals(piped.carriers.b.abortCodes, [3]);
+    });
+  }
 
   test("aborts both when the signal aborts while nobody reads", async () => {
     const stop = new AbortController();

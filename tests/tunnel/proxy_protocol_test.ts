@@ -51,8 +51,18 @@ const CLIENT = socketAddress("192.0.2.1", 56670)!;
 const LISTENER = socketAddress("198.51.100.7", 443)!;
 const CLIENT6 = socketAddress("2001:db8::1", 1)!;
 const LISTENER6 = socketAddress("2001:db8::2", 65535)!;
+const ipv4 = { client: CLIENT, listener: LISTENER };
+const ipv6 = { client: CLIENT6, listener: LISTENER6 };
+const mixed = { client: CLIENT, listener: LISTENER6 };
 const NOTHING = new Uint8Array(0);
 const header = { kind: "header", rest: NOTHING } as const;
+
+const V4 = "c0000201 c6336407 dd5e 01bb";
+const V6 = "20010db8000000000000000000000001 20010db8000000000000000000000002 0001 ffff";
+const MIXED = "00000000000000000000ffffc0000201 20010db8000000000000000000000002 dd5e ffff";
+
+/** A header of version 1. */
+const line = (text: string) => bytesOf(`PROXY ${text}\r\n`);
 
 /** Headers and all that they tell. */
 const vectors: [
@@ -60,55 +70,16 @@ const vectors: [
   version: 1 | 2,
   told: Parameters<typeof formatProxyHeader>[1],
 ][] = [
-  [
-    bytesOf("PROXY TCP4 192.0.2.1 198.51.100.7 56670 443\r\n"),
-    1,
-    { client: CLIENT, listener: LISTENER },
-  ],
-  [
-    bytesOf("PROXY TCP6 2001:db8::1 2001:db8::2 1 65535\r\n"),
-    1,
-    { client: CLIENT6, listener: LISTENER6 },
-  ],
-  [
-    bytesOf("PROXY TCP6 ::ffff:192.0.2.1 2001:db8::2 56670 65535\r\n"),
-    1,
-    { client: CLIENT, listener: LISTENER6 },
-  ],
-  [
-    bytesOf("PROXY TCP6 2001:db8::1 ::ffff:198.51.100.7 1 443\r\n"),
-    1,
-    { client: CLIENT6, listener: LISTENER },
-  ],
-  [bytesOf("PROXY UNKNOWN\r\n"), 1, {}],
-  [
-    fromHex(`${SIGNATURE} 21 11 000c c0000201 c6336407 dd5e 01bb`),
-    2,
-    { client: CLIENT, listener: LISTENER },
-  ],
-  [
-    fromHex(
-      `${SIGNATURE} 21 21 0024 20010db8000000000000000000000001 ` +
-        "20010db8000000000000000000000002 0001 ffff",
-    ),
-    2,
-    { client: CLIENT6, listener: LISTENER6 },
-  ],
-  [
-    fromHex(
-      `${SIGNATURE} 21 21 0024 00000000000000000000ffffc0000201 ` +
-        "20010db8000000000000000000000002 dd5e ffff",
-    ),
-    2,
-    { client: CLIENT, listener: LISTENER6 },
-  ],
-  [fromHex(`${SIGNATURE} 21 00 0000`), 2, {}],
-  [fromHex(`${SIGNATURE} 21 00 0005 05 0002 abcd`), 2, { uniqueId: fromHex("abcd") }],
-  [
-    fromHex(`${SIGNATURE} 21 11 0010 c0000201 c6336407 dd5e 01bb 05 0001 ff`),
-    2,
-    { client: CLIENT, listener: LISTENER, uniqueId: fromHex("ff") },
-  ],
+  [line("TCP4 192.0.2.1 198.51.100.7 56670 443"), 1, ipv4],
+  [line("TCP6 2001:db8::1 2001:db8::2 1 65535"), 1, ipv6],
+  [line("TCP6 ::ffff:192.0.2.1 2001:db8::2 56670 65535"), 1, mixed],
+  [line("UNKNOWN"), 1, {}],
+  [v2("2111", V4), 2, ipv4],
+  [v2("2121", V6), 2, ipv6],
+  [v2("2121", MIXED), 2, mixed],
+  [v2("2100"), 2, {}],
+  [v2("2100", "050002abcd"), 2, { uniqueId: fromHex("abcd") }],
+  [v2("2111", `${V4} 050001ff`), 2, { ...ipv4, uniqueId: fromHex("ff") }],
 ];
 
 test("formatProxyHeader() writes the bytes of the specification", () => {
@@ -219,7 +190,6 @@ test("ProxyHeaderParser verifies a checksum over the whole header", () => {
 });
 
 test("ProxyHeaderParser rejects as soon as the bytes cannot become a header", () => {
-  const line = (text: string) => bytesOf(`PROXY ${text}\r\n`);
   const signature = fromHex(SIGNATURE);
   const no = "no PROXY header";
   const alone = "a CR or LF alone in the PROXY line";
