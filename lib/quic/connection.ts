@@ -13,7 +13,7 @@ import { PacketSender } from "./path/packet_sender.ts";
 import { PathMtu } from "./path/path_mtu.ts";
 import { PeerAddress } from "./path/peer_address.ts";
 import type { HostPort, NativeConnection } from "./quiche/native.ts";
-import { isQuiet } from "./quiche/quiet.ts";
+import { nothingInFlight } from "./quiche/in_flight.ts";
 import type { QuicStream } from "./stream.ts";
 import { ConnectionStreams, type StreamsHost } from "./streams.ts";
 import type { UdpSocket } from "./udp/socket.ts";
@@ -274,11 +274,11 @@ export class QuicConnection implements StreamsHost {
   }
 
   #isSettled(now: number): boolean {
-    return !this.#sender.isCut && !this.#streams.hasPendingFins && this.#isQuiet(now);
+    return !this.#sender.isCut && !this.#streams.hasPendingFins && this.#nothingInFlight(now);
   }
 
-  #isQuiet(now: number): boolean {
-    return isQuiet(this.#native, now - this.#receivedAt, this.#idleTimeoutMs);
+  #nothingInFlight(now: number): boolean {
+    return nothingInFlight(this.#native, now - this.#receivedAt, this.#idleTimeoutMs);
   }
 
   /**
@@ -362,7 +362,7 @@ export class QuicConnection implements StreamsHost {
 
   #mayPutOff(now: number): boolean {
     return !this.#sender.isCut && this.#isConfirmed &&
-      this.#ack.putOff(now, this.#native, () => this.#isQuiet(now));
+      this.#ack.putOff(now, this.#native, () => this.#nothingInFlight(now));
   }
 
   #sendPackets(now: number, mustLeave = false): void {

@@ -10,11 +10,15 @@ const LARGE = 1_350;
 
 /** On a connection on which a small datagram was sent, and of which nothing is under way. */
 function setUp() {
-  const network = { lost: 0, isQuiet: true };
+  const network = { lost: 0, nothingInFlight: true };
   const native = { stats: () => network } as unknown as NativeConnection;
   const ack = new DelayedAck();
   ack.sent(SMALL);
-  return { ack, network, putOff: (now: number) => ack.putOff(now, native, () => network.isQuiet) };
+  return {
+    ack,
+    network,
+    putOff: (now: number) => ack.putOff(now, native, () => network.nothingInFlight),
+  };
 }
 
 const test = (name: string, fn: () => void) =>
@@ -55,7 +59,7 @@ test("puts off nothing when much has come", () => {
 
 test("puts off nothing while something of this end's is under way", () => {
   const { ack, network, putOff } = setUp();
-  network.isQuiet = false;
+  network.nothingInFlight = false;
   ack.received(SMALL);
   assert(!putOff(0));
   assertEquals(ack.dueAt, Infinity);

@@ -11,13 +11,13 @@ const IDLE_TIMEOUT_MS = 5_000;
 class FakeNative {
   sent = 0;
   lost = 0;
-  isQuiet = false;
+  nothingInFlight = false;
   capacity = 1_000;
   readonly fins: number[] = [];
 
   stats = () => ({ sent: this.sent, lost: this.lost });
   pathStats = () => [{ rtt: 1 }];
-  timeout = () => this.isQuiet ? IDLE_TIMEOUT_MS : 10;
+  timeout = () => this.nothingInFlight ? IDLE_TIMEOUT_MS : 10;
   streamCapacity = () => this.capacity;
   streamSend = (id: number) => (this.fins.push(id), 0);
 }
@@ -56,7 +56,7 @@ pure(
     assertEquals(native.fins, [1]);
     assert(fins.holds(1));
     assert(!advance(1));
-    native.isQuiet = true;
+    native.nothingInFlight = true;
     assert(!advance(2));
     assertEquals([released, fins.pending, fins.holds(1)], [[1], false, false]);
   },
@@ -70,7 +70,7 @@ pure(
     assert(advance(0));
     native.lost = 1;
     assert(!advance(1));
-    native.isQuiet = true;
+    native.nothingInFlight = true;
     assert(advance(2));
     assertEquals([native.fins, released], [[1, 1], []]);
     // Everything before it has arrived: quiche takes care of this one.
@@ -82,13 +82,13 @@ pure(
 
 pure("LoneFins sends a FIN once that left after its bytes had arrived, whatever is lost", () => {
   const { native, released, add, advance } = setUp();
-  native.isQuiet = true;
+  native.nothingInFlight = true;
   add(1, false);
   assert(advance(0));
-  native.isQuiet = false;
+  native.nothingInFlight = false;
   native.lost = 1;
   assert(!advance(1));
-  native.isQuiet = true;
+  native.nothingInFlight = true;
   assert(!advance(2));
   assertEquals([native.fins, released], [[1], [1]]);
 });
@@ -100,7 +100,7 @@ pure(
     add(1, true);
     assert(!advance(0));
     assertEquals(native.fins, []);
-    native.isQuiet = true;
+    native.nothingInFlight = true;
     assert(advance(1));
     assertEquals([native.fins, fins.pending], [[1], false]);
   },
@@ -118,7 +118,7 @@ pure(
     // The acknowledgement of the bytes would have the FIN dropped.
     assert(!advance(1));
     assertEquals(native.fins, []);
-    native.isQuiet = true;
+    native.nothingInFlight = true;
     assert(advance(2));
     assertEquals([native.fins, fins.pending], [[1], false]);
   },
@@ -176,7 +176,7 @@ pure(
   "LoneFins hands over no more FINs at a time than leave together, and the others soon after",
   () => {
     const { native, add, advance, fins } = setUp();
-    native.isQuiet = true;
+    native.nothingInFlight = true;
     for (let id = 1; id <= 100; id++) add(id, true);
     let turns = 0;
     for (let now = 0; fins.pending; now = fins.nextLookAt) {

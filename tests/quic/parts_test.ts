@@ -3,7 +3,7 @@
 
 /** Parts of the driver that work without a peer. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { Budget } from "../../lib/quic/streams/budget.ts";
+import { TimeBudget } from "../../lib/quic/streams/time_budget.ts";
 import { addressKey, HalfOpen } from "../../lib/quic/handshake/half_open.ts";
 import { KeepAlive } from "../../lib/quic/path/keep_alive.ts";
 import { ConnectionClosedError, QuicEndpoint } from "../../lib/quic/mod.ts";
@@ -83,8 +83,8 @@ function spin(ms: number): void {
   for (const until = performance.now() + ms; performance.now() < until;);
 }
 
-Deno.test("Budget puts work off that has taken more than its share, and tells until when", () => {
-  const budget = new Budget(0.1);
+Deno.test("TimeBudget puts work off that has taken more than its share, and tells until when", () => {
+  const budget = new TimeBudget(0.1);
   const start = performance.now();
   let runs = 0;
   const work = () => (runs++, spin(12));

@@ -39,11 +39,15 @@ export class DelayedAck {
   /**
    * Whether nothing needs to be sent now.
    *
-   * @param isQuiet whether nothing is under way; asked last
+   * @param nothingInFlight asked last
    */
-  putOff(now: number, native: Pick<NativeConnection, "stats">, isQuiet: () => boolean): boolean {
+  putOff(
+    now: number,
+    native: Pick<NativeConnection, "stats">,
+    nothingInFlight: () => boolean,
+  ): boolean {
     const mayWait = !this.#hasNews && !this.#sentMuch && this.#receivedBytes < MUCH_BYTES &&
-      now < this.#dueAt && isQuiet() && !this.#hasLost(native);
+      now < this.#dueAt && nothingInFlight() && !this.#hasLost(native);
     if (mayWait) this.#dueAt = Math.min(this.#dueAt, now + MAX_ACK_DELAY_MS);
     return mayWait;
   }

@@ -3,7 +3,7 @@
 
 import { NO_BYTES } from "../../bytes.ts";
 import type { NativeConnection } from "./native.ts";
-import { isQuiet } from "./quiet.ts";
+import { nothingInFlight } from "./in_flight.ts";
 
 /** Rounds after which everything before must have arrived: each is a time in which any loss is noticed and mended. */
 const MAX_ROUNDS = 4;
@@ -52,28 +52,29 @@ interface State {
   readonly heardAt: number;
   /** Packets were lost lately. */
   readonly lossy: boolean;
-  /** Nothing is under way. */
-  readonly quiet: boolean;
+  readonly nothingInFlight: boolean;
   /** Time in which what was sent is acknowledged, if it has arrived. */
   readonly answerMs: number;
 }
 
 /**
- * Stream ends whose bytes have all left already, so that FIN goes in a frame of its own.
+ * Ends of streams (FIN) that travel alone, as all bytes before them have left already.
  *
- * quiche 0.18.0 takes a stream for complete as soon as all its *bytes* are acknowledged, whether or not such a FIN was
- * acknowledged, or even sent. Once the peer's direction is over too, it drops the stream, and the FIN with it if that
- * was lost: the peer would wait for ever. Rules keep that from happening:
- * - while the peer's direction goes on, the stream is not read from FIN's leaving to its arrival.
- *   If packets were lost meanwhile, it is sent once more: quiche forgets it where bytes of the stream are lost with it, but
- *   not the last;
- * - when the peer's direction is over, FIN is sent once all bytes before it have arrived, so that the next
- *   acknowledgement for the stream is that of the FIN. So it is, too, while packets are being lost: bytes that are sent
- *   once more would carry FIN along, and where they have been read before, nobody is told.
+ * quiche 0.18.0 takes a stream for complete as soon as all its *bytes* are acknowledged, whether or not its FIN was
+ * acknowledged, or even sent. Once the peer's direction is over too, it drops the stream. A FIN that was lost is not sent
+ * again then, and the peer waits for it for ever. Two rules prevent that:
+ * - While the peer's direction goes on, the stream is not read from when the FIN leaves until it has arrived: a stream that
+ *   is not read to its end is not dropped. If packets were lost meanwhile, the FIN is sent once more, because quiche
+ *   forgets a FIN when bytes of its stream, other than the last, are lost with it.
+ * - When the peer's direction is over, or packets were lost lately, the FIN is sent once all bytes before it have arrived.
+ *   The next acknowledgement for the stream is that of the FIN, then. And no bytes are sent again that would take the FIN
+ *   along: a peer of this version that has read those bytes before does not notice it.
  *
- * quiche does not tell what was acknowledged. But it can be told that nothing is under way; and on a connection that is
- * never silent, a packet has arrived when later ones were sent, and the peer was heard of for as long as it takes to answer
- * them, without a loss.
+ * quiche does not tell what was acknowledged. But nothing may be in flight any more; and on a connection that never pauses,
+ * a packet has arrived when others were sent after it, and the peer was heard of for as long as it takes to answer those,
+ * without a loss.
+ *
+ * Can go when quiche keeps a stream until its FIN is acknowledged, which no version up to now does.
  */
 export class LoneFins {
   readonly #fins = new Map<number, Fin>();
@@ -137,7 +138,7 @@ export class LoneFins {
     let written = 0;
     this.#nextLookAt = Infinity;
     for (const [id, fin] of this.#fins) {
-      const isSettled = state.quiet || arrived(fin, state);
+      const isSettled = state.nothingInFlight || arrived(fin, state);
       const mayLeave = fin.written
         ? isSettled && fin.isEarly && fin.lostBefore !== state.lost
         : isSettled || (!fin.readEnded && !state.lossy);
@@ -165,10 +166,18 @@ export class LoneFins {
       this.#lost = lost;
       this.#lossyUntil = now + LOSSY_MS;
     }
-    const quiet = isQuiet(native, idleForMs, idleTimeoutMs);
-    const answerMs = quiet ? 0 : 2 * (native.pathStats()[0]?.rtt ?? 0) + 50;
+    const isOver = nothingInFlight(native, idleForMs, idleTimeoutMs);
+    const answerMs = isOver ? 0 : 2 * (native.pathStats()[0]?.rtt ?? 0) + 50;
     const heardAt = now - idleForMs;
-    return { now, heardAt, sent, lost, lossy: now < this.#lossyUntil, quiet, answerMs };
+    return {
+      now,
+      heardAt,
+      sent,
+      lost,
+      lossy: now < this.#lossyUntil,
+      nothingInFlight: isOver,
+      answerMs,
+    };
   }
 }
 

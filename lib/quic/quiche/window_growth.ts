@@ -32,15 +32,20 @@ interface Transfer {
 }
 
 /**
- * Has the windows of streams (RFC 9000 §4.1) grow with the congestion window of a peer that has much to send.
+ * Makes the windows of streams (RFC 9000 §4.1) grow as fast as the congestion window of a peer that has much to send.
  *
- * quiche 0.18.0 grants each stream 32 KiB more at a time once it has used up what it was granted first, twice as much whenever
- * it grants again within two round trips. Over a long path that takes a dozen round trips; and where packets are lost, it
- * is the window that limits a transfer, as it has to hold what comes behind a gap. But quiche doubles the window when it
- * makes the frame, before it looks whether the packet has room for it: asking for a packet that has none grows the window of
- * each stream that is to be granted more. It sends nothing. But the answer to a PATH_CHALLENGE (RFC 9000 §8.2), of which
- * this end's peers send none unless a NAT has moved this end, is lost if it was to leave just then; so it is done for the
- * first bytes of a transfer alone.
+ * quiche 0.18.0 starts each stream with a small window, and doubles it when it grants more within two round trips of the
+ * last grant. Over a long path that takes a dozen round trips. Where packets are lost, the window limits a transfer, as it
+ * has to hold what arrives behind a gap.
+ *
+ * The trick: quiche doubles the window when it makes the MAX_STREAM_DATA frame, before it looks whether the packet has
+ * room for it. A packet that is asked for with no room sends nothing, and doubles the window of each stream that is due for
+ * a grant.
+ *
+ * The cost: an answer to a PATH_CHALLENGE (RFC 9000 §8.2) is lost if it was to leave in that packet. Peers of this project
+ * send none, unless a NAT has moved this end. So only the first bytes of a transfer are treated this way.
+ *
+ * Can go when quiche has windows follow the bandwidth-delay product, or the binding sets the window to begin with.
  */
 export class WindowGrowth {
   /** By stream, of those alone that carry much. */

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { Budget } from "./budget.ts";
+import { TimeBudget } from "./time_budget.ts";
 
 /** As many waiting streams are all tried each time. */
 const FEW = 64;
@@ -25,9 +25,9 @@ const MAX_GLANCE_DELAY_MS = 20;
 export class StreamQueue<S> {
   readonly #waiting = new Set<S>();
   readonly #hot = new Set<S>();
-  readonly #scanning = new Budget(SCAN_SHARE);
-  readonly #glancing = new Budget(GLANCE_SHARE, GLANCE_SHARE * MAX_GLANCE_DELAY_MS);
-  readonly #sweeping = new Budget(SCAN_SHARE);
+  readonly #scanning = new TimeBudget(SCAN_SHARE);
+  readonly #glancing = new TimeBudget(GLANCE_SHARE, GLANCE_SHARE * MAX_GLANCE_DELAY_MS);
+  readonly #sweeping = new TimeBudget(SCAN_SHARE);
   readonly #budgets = [this.#scanning, this.#glancing, this.#sweeping];
   /** Whether {@linkcode serve} has left some untried. */
   #hasOthers = false;

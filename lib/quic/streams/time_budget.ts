@@ -8,7 +8,7 @@ const MAX_CREDIT_MS = 2;
  * Keeps work that grows with the number of streams from taking more than a share of the time: it earns credit while time
  * passes and spends what it takes.
  */
-export class Budget {
+export class TimeBudget {
   readonly #share: number;
   readonly #maxDebtMs: number;
   #creditMs = MAX_CREDIT_MS;
@@ -17,7 +17,7 @@ export class Budget {
 
   /**
    * @param share of the time, 0 to 1
-   * @param maxDebtMs what one run may cost at most of the time after it: a clock does not tell work from its interruption
+   * @param maxDebtMs the most that one run is charged for: by the clock, a run that was interrupted looks like a long one
    */
   constructor(share: number, maxDebtMs = Infinity) {
     this.#share = share;

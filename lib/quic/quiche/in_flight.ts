@@ -3,18 +3,19 @@
 
 import type { NativeConnection } from "./native.ts";
 
-/** quiche's timers are cut to whole milliseconds, and run a little behind this end's clock. */
+/** quiche cuts its timers to whole milliseconds, and they run a little behind this end's clock. */
 const CLOCK_SLACK_MS = 5;
 
 /**
- * Whether nothing is under way: everything that was sent is acknowledged.
+ * Whether no packets are in flight (RFC 9002 §2): everything that was sent is acknowledged, or known to be lost.
  *
- * quiche does not tell what was acknowledged, but then the only timer it has left is that of idling.
+ * The binding has no such number. But then the idle timer is the only one that quiche 0.18.0 has left. Can go when the
+ * binding tells the bytes in flight.
  *
  * @param idleForMs time for which nothing was heard of the peer
  * @param idleTimeoutMs idle timeout of the connection, the shorter one of both ends'
  */
-export function isQuiet(
+export function nothingInFlight(
   native: NativeConnection,
   idleForMs: number,
   idleTimeoutMs: number,
