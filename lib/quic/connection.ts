@@ -3,6 +3,8 @@
 
 import type { Authority } from "../net/authority.ts";
 import { sleep } from "../wait.ts";
+import { type ConnectionStats, connectionStats } from "./connection_stats.ts";
+import { EarlyTimer } from "./early_timer.ts";
 import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
 import { CONNECTION_ID_BYTES, hasLongHeader } from "./handshake/packet.ts";
 import { live } from "./live.ts";
@@ -29,23 +31,6 @@ export interface ConnectionHost {
   closed(connection: QuicConnection, info: CloseInfo): void;
   /** Nothing more is to be sent or answered: forget the connection. */
   drained(connection: QuicConnection): void;
-}
-
-/** Numbers of one connection since it began. */
-export interface ConnectionStats {
-  /** Smoothed round-trip time, in whole milliseconds. */
-  readonly rttMs: number;
-  readonly congestionWindowBytes: number;
-  readonly sentPackets: number;
-  readonly receivedPackets: number;
-  readonly lostPackets: number;
-  readonly sentBytes: number;
-  readonly receivedBytes: number;
-  readonly lostBytes: number;
-  /** Bidirectional streams open now, of either end. */
-  readonly streams: number;
-  /** Streams that this end may open right now. */
-  readonly streamCredit: number;
 }
 
 /** Time that the packets of a closed connection are still answered at most. */
@@ -108,8 +93,8 @@ export class QuicConnection implements StreamsHost {
   #receivedAt = this.#startedAt;
   readonly #keepAlive: KeepAlive;
   #handshakeBytes = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  #timerAt = Infinity;
+  /** Serves loss detection, idling, the handshake and keepalive. */
+  readonly #timer = new EarlyTimer(() => this.#onTimer());
 
   /** @internal Connections come from `QuicEndpoint`. */
   constructor(options: {
@@ -201,21 +186,7 @@ export class QuicConnection implements StreamsHost {
   }
 
   stats(): ConnectionStats {
-    const total = this.#native.stats();
-    const paths = this.#native.pathStats();
-    const path = paths.find((p) => p.active) ?? paths[0];
-    return {
-      rttMs: path?.rtt ?? 0,
-      congestionWindowBytes: path?.cwnd ?? 0,
-      sentPackets: total.sent,
-      receivedPackets: total.recv,
-      lostPackets: total.lost,
-      sentBytes: total.sentBytes,
-      receivedBytes: total.recvBytes,
-      lostBytes: total.lostBytes,
-      streams: this.#streams.count,
-      streamCredit: this.#streams.creditLeft,
-    };
+    return connectionStats(this.#native, this.#streams);
   }
 
   /**
@@ -444,8 +415,7 @@ export class QuicConnection implements StreamsHost {
   #drain(): void {
     if (this.#drained) return;
     this.#drained = true;
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+    this.#timer.stop();
     this.#host.drained(this);
   }
 
@@ -476,7 +446,6 @@ export class QuicConnection implements StreamsHost {
     this.wake();
   }
 
-  /** One timer serves loss detection, idling, the handshake and keepalive. It is moved only to fire earlier. */
   #arm(now: number): void {
     if (this.#drained) return;
     const { handshakeTimeoutMs } = this.#settings;
@@ -494,16 +463,10 @@ export class QuicConnection implements StreamsHost {
         this.#peer.movingUntil,
       );
     }
-    if (at >= this.#timerAt || at === Infinity) return;
-    clearTimeout(this.#timer);
-    this.#timerAt = at;
-    // quiche cuts its timeout to whole milliseconds; one more and it is over for sure.
-    this.#timer = setTimeout(() => this.#onTimer(), Math.max(0, at - now) + 1);
+    this.#timer.fireBy(at, now);
   }
 
   #onTimer(): void {
-    this.#timer = undefined;
-    this.#timerAt = Infinity;
     this.#ack.news();
     const now = performance.now();
     if (this.#native.timeout() === 0) {

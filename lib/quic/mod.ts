@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** QUIC (RFC 9000) with mutual TLS, on the native layer of `@matrixai/quic`. */
-export { type ConnectionStats, QuicConnection } from "./connection.ts";
+export { QuicConnection } from "./connection.ts";
+export type { ConnectionStats } from "./connection_stats.ts";
 export { type BindOptions, QuicEndpoint } from "./endpoint.ts";
 export { type DropReason, dropReasons, type EndpointStats } from "./endpoint_stats.ts";
 export {
