@@ -15,6 +15,7 @@ import { assertSameBytes, pattern } from "../support/bytes.ts";
 import {
   ask,
   assertReads,
+  linesWith,
   logLines,
   loopback,
   Network,
@@ -28,7 +29,7 @@ import {
   soon,
   test,
 } from "../support/network.ts";
-import { frames, linesWith, type ScriptedPeer, scriptedTest } from "../support/scripted_peer.ts";
+import { frames, type ScriptedPeer, scriptedTest } from "../support/scripted_peer.ts";
 
 const quick = { backoff: { minMs: 5, maxMs: 50 } };
 

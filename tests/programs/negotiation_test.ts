@@ -15,6 +15,7 @@ import { readToEnd } from "../support/memory_duplex.ts";
 import {
   ask,
   assertReads,
+  linesWith,
   logLines,
   OK,
   readText,
@@ -22,13 +23,7 @@ import {
   sendText,
   soon,
 } from "../support/network.ts";
-import {
-  frames,
-  hex,
-  linesWith,
-  readAgentFrames,
-  scriptedTest as test,
-} from "../support/scripted_peer.ts";
+import { frames, hex, readAgentFrames, scriptedTest as test } from "../support/scripted_peer.ts";
 
 const OTHER = "some other/2";
 

@@ -21,6 +21,7 @@ import { assertSameBytes, pattern } from "../support/bytes.ts";
 import {
   assertGivenUp,
   assertReads,
+  linesWith,
   logLines,
   NOBODY,
   OK,
@@ -39,7 +40,6 @@ import {
   frames,
   garbage,
   hex,
-  linesWith,
   readAgentFrames,
   type ScriptedNetwork,
   type ScriptedPeer,

@@ -1,19 +1,23 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The dialect of the Go programs: peers that know no other find not one byte that differs. */
+/**
+ * The dialect of the Go programs: peers that know no other find not one byte that differs. What tunnels do in either
+ * dialect is in the tests that run in all combinations of them, such as endings_test.ts.
+ */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { RAW_ALPN } from "../../lib/qrht/dialect.ts";
-import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { ConnectionClosedError, StreamResetError, StreamStoppedError } from "../../lib/quic/mod.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
 import {
   assertReads,
+  linesWith,
+  lineWith,
   logLines,
-  NOBODY,
   OK,
   readText,
   readUntilOver,
@@ -23,13 +27,17 @@ import {
 } from "../support/network.ts";
 import {
   hex,
-  linesWith,
   type ScriptedNetwork,
   type ScriptedPeer,
   scriptedTest as test,
 } from "../support/scripted_peer.ts";
 
 const raw = { alpn: [RAW_ALPN] };
+
+const serverAndAgent = (net: ScriptedNetwork) => net.serverAndAgent({}, raw);
+const agentAtServer = (net: ScriptedNetwork, config = {}) => net.agentAtServer(config, raw);
+const passthroughAtServer = (net: ScriptedNetwork, upstreamPort: number, config = {}) =>
+  net.passthroughAtServer(upstreamPort, config, raw);
 
 /** Whether a unidirectional stream has come; to be asked when it would have. */
 function watchUniStreams(peer: ScriptedPeer): { readonly came: boolean } {
@@ -40,30 +48,11 @@ function watchUniStreams(peer: ScriptedPeer): { readonly came: boolean } {
   return seen;
 }
 
-/** Opens more unidirectional streams than there is credit for at a time, with more in each than a window holds. */
-async function assertUniStreamsAreIgnored(peer: ScriptedPeer): Promise<void> {
-  for (let i = 0; i < 10; i++) {
-    const stream = await eventually("there is credit", () => peer.connection.openUniStream());
-    await writeAll(stream, new Uint8Array(100_000).fill(i));
-    await stream.finish(Uint8Array.of(i));
-  }
-  assertEquals(peer.connection.closeInfo, undefined);
-}
-
-// ---- The server, and an agent of the raw dialect ----
-
-async function serverAndAgent(net: ScriptedNetwork) {
-  const server = await net.server();
-  const agent = await net.scriptedAgent(server, raw);
-  assertEquals(agent.connection.alpn, RAW_ALPN);
-  return { server, agent };
-}
-
 test("runServer() shows a raw agent no stream before the client's first byte", async (net) => {
   using lines = logLines(4);
   const { server, agent } = await serverAndAgent(net);
   const silent = await net.client(server);
-  await eventually("it has a stream", () => linesWith(lines, '"stream opened"').length === 1);
+  await lineWith(lines, '"stream opened"');
   const speaks = await net.client(server);
   await sendText(speaks, "2");
   const second = await agent.stream();
@@ -75,93 +64,56 @@ test("runServer() shows a raw agent no stream before the client's first byte", a
   await assertReads(first, "1");
 });
 
-for (const [up, down] of [[0, 0], [1, 0], [0, 1], [5, 7], [5_000, 300_000], [700_000, 5_000]]) {
-  test(`runServer() carries ${up} bytes to a raw agent and ${down} back, and nothing else`, async (net) => {
-    const { server, agent } = await serverAndAgent(net);
-    const seen = watchUniStreams(agent);
-    const client = await net.client(server);
-    const [request, answer] = [pattern(up!, 1), pattern(down!, 2)];
-    const sending = writeAll(client, request).then(() => client.closeWrite());
-    const stream = await agent.stream();
-    assertSameBytes(await soon("the client's bytes", readToEnd(stream)), request);
-    await sending;
-    const receiving = readToEnd(client);
-    await writeAll(stream, answer);
-    await stream.closeWrite();
-    assertSameBytes(await soon("the agent's bytes", receiving), answer);
-    assertEquals(seen.came, false);
-  });
+/** Who begins a tunnel, and, once that has begun to send, who is at its other end. */
+interface Ends {
+  readonly peer: ScriptedPeer;
+  readonly first: Duplex;
+  readonly second: () => Promise<Duplex>;
 }
 
-test("runServer() carries on what a raw agent sends after the client's end, and before", async (net) => {
-  const { server, agent } = await serverAndAgent(net);
-  const client = await net.client(server);
-  await sendText(client, "request");
-  const stream = await agent.stream();
-  await assertReads(stream, "request");
-  await sendText(stream, "early");
-  await assertReads(client, "early");
-  await client.closeWrite();
-  assertEquals(await soon("FIN", stream.read(new Uint8Array(1))), null);
-  await sendText(stream, "late");
-  await assertReads(client, "late");
-  await stream.closeWrite();
-  assertEquals(await readText(client), "");
+const programs: Readonly<Record<string, (net: ScriptedNetwork) => Promise<Ends>>> = {
+  async runServer(net) {
+    const { server, agent: peer } = await serverAndAgent(net);
+    return { peer, first: await net.client(server), second: () => peer.stream() };
+  },
+  async runPassthrough(net) {
+    const upstream = net.target();
+    const { agent: peer } = await passthroughAtServer(net, upstream.port);
+    return { peer, first: peer.open(), second: () => upstream.accept() };
+  },
+};
 
-  // The agent ends first.
-  const other = await net.client(server);
-  await sendText(other, "request");
-  const answered = await agent.stream();
-  await answered.closeWrite();
-  assertEquals(await readText(other), "");
-  await sendText(other, " and more");
-  await other.closeWrite();
-  assertEquals(await readText(answered), "request and more");
-});
-
-test("runServer() opens no unidirectional stream to a raw agent, and ignores those it opens", async (net) => {
-  const { server, agent } = await serverAndAgent(net);
-  const seen = watchUniStreams(agent);
-  await assertUniStreamsAreIgnored(agent);
-  const client = await net.client(server);
-  await sendText(client, "hello");
-  const stream = await agent.stream();
-  await assertReads(stream, "hello");
-  await sendText(stream, "answer");
-  await assertReads(client, "answer");
-  assertEquals(seen.came, false);
-});
-
-test("runServer() closes the client when a raw agent resets its stream", async (net) => {
-  const { server, agent } = await serverAndAgent(net);
-  for (const how of ["reset", "abort"] as const) {
-    for (const code of [0, 1, 77]) {
-      const client = await net.client(server);
-      await sendText(client, "hello");
-      const stream = await agent.stream();
-      await sendText(stream, "half an ");
-      await assertReads(client, "half an ");
-      stream[how](code);
-      assertEquals(await soon("the client's end", readUntilOver(client)), "");
-      stream.abort();
-    }
+for (const [program, start] of Object.entries(programs)) {
+  for (const [up, down] of [[0, 0], [1, 0], [0, 1], [5_000, 300_000], [700_000, 5_000]] as const) {
+    test(`${program}() carries ${up} raw bytes on and ${down} back, and nothing else`, async (net) => {
+      const { peer, first, second } = await start(net);
+      const seen = watchUniStreams(peer);
+      const [request, answer] = [pattern(up, 1), pattern(down, 2)];
+      const sending = writeAll(first, request).then(() => first.closeWrite());
+      const far = await second();
+      assertSameBytes(await soon("the request", readToEnd(far)), request);
+      await sending;
+      const receiving = readToEnd(first);
+      await writeAll(far, answer);
+      await far.closeWrite();
+      assertSameBytes(await soon("the answer", receiving), answer);
+      assertEquals(seen.came, false);
+    });
   }
-  assertEquals(agent.connection.closeInfo, undefined);
-});
 
-test("runServer() resets the stream of a raw agent when nobody reads it any more", async (net) => {
-  const { server, agent } = await serverAndAgent(net);
-  const client = await net.client(server);
-  await sendText(client, "hello");
-  const stream = await agent.stream();
-  await assertReads(stream, "hello");
-  client.abort();
-  const error = await eventually(
-    "its writes fail",
-    () => sendText(stream, "is anybody there?").then(() => undefined, (error) => error),
-  );
-  assert(error instanceof StreamStoppedError, String(error));
-});
+  test(`${program}() ignores the unidirectional streams of a raw peer`, async (net) => {
+    const { peer, first, second } = await start(net);
+    // More of them than there is credit for at a time, with more in each than a window holds.
+    for (let i = 0; i < 10; i++) {
+      const stream = await eventually("there is credit", () => peer.connection.openUniStream());
+      await writeAll(stream, new Uint8Array(100_000).fill(i));
+      await stream.finish(Uint8Array.of(i));
+    }
+    await sendText(first, "hello");
+    await assertReads(await second(), "hello");
+    assertEquals(peer.connection.closeInfo, undefined);
+  });
+}
 
 test("runServer() takes the leaving of a raw agent with code 100 for what it is", async (net) => {
   using lines = logLines(2);
@@ -172,17 +124,12 @@ test("runServer() takes the leaving of a raw agent with code 100 for what it is"
   // What the Go programs say.
   agent.connection.close(100, "bye");
   assertEquals(await soon("the client's end", readUntilOver(client)), "");
-  await eventually("it is logged", () =>
-    linesWith(
-      lines,
-      ' INF server "agent disconnected" agent=agent-1 ',
-      'reason="connection closed by the peer: code 100 (bye)" agents=0',
-    ).length === 1);
+  await lineWith(
+    lines,
+    ' INF server "agent disconnected" agent=agent-1 ',
+    'reason="connection closed by the peer: code 100 (bye)" agents=0',
+  );
   assertEquals(lines.filter((line) => / (?:WRN|ERR) /.test(line)), []);
-  const next = await net.scriptedAgent(server, raw);
-  const again = await net.client(server);
-  await sendText(again, "again");
-  await assertReads(await next.stream(), "again");
 });
 
 test("runServer() does not try another agent for what a raw one has reset", async (net) => {
@@ -196,17 +143,7 @@ test("runServer() does not try another agent for what a raw one has reset", asyn
   assertEquals(streams.length, 0);
 });
 
-// ---- The agent, and a server of the raw dialect ----
-
-async function agentAtServer(net: ScriptedNetwork, config = {}) {
-  const server = net.scriptedServer(raw);
-  const program = net.agentOf(server, config);
-  const agent = await server.accept();
-  assertEquals(agent.connection.alpn, RAW_ALPN);
-  return { program, agent };
-}
-
-for (const length of [0, 1, 5_000, 400_000]) {
+for (const length of [0, 5_000, 400_000]) {
   test(`runAgent() answers a raw CONNECT with 200 and the target's ${length} bytes, and nothing else`, async (net) => {
     const { agent } = await agentAtServer(net);
     const seen = watchUniStreams(agent);
@@ -229,84 +166,6 @@ for (const length of [0, 1, 5_000, 400_000]) {
   });
 }
 
-test("runAgent() hands on what comes with a raw CONNECT, and the end", async (net) => {
-  const { agent } = await agentAtServer(net);
-  const target = net.target();
-  const stream = agent.open();
-  await sendText(stream, `${requestFor(target.authority)}\x00\x01\x02\x03early`);
-  await stream.closeWrite();
-  const atTarget = await target.accept();
-  assertEquals(await soon("the client's bytes", readText(atTarget)), "\x00\x01\x02\x03early");
-  await sendText(atTarget, "answer");
-  await atTarget.closeWrite();
-  assertEquals(await soon("the answer", readText(stream)), `${OK}answer`);
-});
-
-/** An answer other than 200, as documented. */
-const refusal = (status: string, details: string, error: string, more: string[] = []) =>
-  [
-    `HTTP/1.1 ${status}`,
-    ...more,
-    `Proxy-Status: quic-tunnel-agent; ${error}details="${details}"`,
-    "Content-Length: 0",
-    "Connection: close",
-    "",
-    "",
-  ].join("\r\n");
-
-test("runAgent() refuses a raw request with the documented answer, and the end", async (net) => {
-  const { agent } = await agentAtServer(net, { headTimeoutMs: 300 });
-  const nobody = `${NOBODY}: connection refused`;
-  const noPort = 'bad address "no-port": no port';
-  const cut = "the request ends within its head";
-  const late = "request head not complete in 300 ms";
-  const cases: [request: string, answer: string, ends: boolean][] = [
-    [requestFor(NOBODY), refusal(`502 ${nobody}`, nobody, "error=connection_refused; "), false],
-    [
-      "CONNECT no-port HTTP/1.1\r\n\r\n",
-      refusal(
-        `400 ${noPort}`,
-        noPort.replaceAll('"', '\\"'),
-        "error=http_request_error; ",
-      ),
-      false,
-    ],
-    [`CONNECT ${NOBODY}`, refusal(`400 ${cut}`, cut, ""), true],
-    [`CONNECT ${NOBODY}`, refusal(`408 ${late}`, late, ""), false],
-  ];
-  for (const [request, answer, ends] of cases) {
-    const stream = agent.open();
-    await sendText(stream, request);
-    if (ends) await stream.closeWrite();
-    assertEquals(await soon("the answer", readText(stream)), answer);
-  }
-  // A client that leaves without a word is told nothing.
-  const silent = agent.open();
-  await silent.closeWrite();
-  assertEquals(await soon("the end", readText(silent)), "");
-  assertEquals(agent.connection.closeInfo, undefined);
-});
-
-test("runAgent() ignores the unidirectional streams of a raw server", async (net) => {
-  const { agent } = await agentAtServer(net);
-  await assertUniStreamsAreIgnored(agent);
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
-  const stream = agent.open();
-  await sendText(stream, requestFor(target.authority));
-  assertEquals(await soon("the answer", readText(stream)), `${OK}here`);
-});
-
-test("runAgent() leaves a raw server with code 100", async (net) => {
-  const { program, agent } = await agentAtServer(net);
-  const target = net.target();
-  const stream = agent.open();
-  await sendText(stream, requestFor(target.authority));
-  await assertReads(stream, OK);
-  await program.stop();
-  const { by, application, code } = await agent.closed();
-  assertEquals([by, application, code], ["peer", true, 100]);
-});
-
 test("runAgent() serves raw streams also while it drains, since their clients can go nowhere else", async (net) => {
   using lines = logLines(0);
   const { program, agent } = await agentAtServer(net, { drainTimeoutMs: 20_000 });
@@ -328,89 +187,20 @@ test("runAgent() serves raw streams also while it drains, since their clients ca
   };
   const early = await connect();
   program.abort();
-  await eventually("it drains", () => linesWith(lines, '"draining"', " tunnels=1").length === 1);
+  await lineWith(lines, '"draining"', " tunnels=1");
   const late = await connect();
   await finish(early);
   assertEquals(agent.connection.closeInfo, undefined);
   await finish(late);
-  assertEquals((await agent.closed()).code, 100);
+  const { by, application, code } = await agent.closed();
+  assertEquals([by, application, code], ["peer", true, 100]);
   assertEquals(seen.came, false);
   await soon("the program's end", program.done);
 });
 
-test("the agents offer qrht/1 first, and a server that knows the raw dialect only gets that", async (net) => {
-  const ways: [alpn: string[], spoken: string][] = [
-    [[RAW_ALPN], RAW_ALPN],
-    [["qrht/1"], "qrht/1"],
-    // The agent's order counts, not the server's.
-    [[RAW_ALPN, "qrht/1"], "qrht/1"],
-    [["qrht/1", RAW_ALPN], "qrht/1"],
-    [["another", RAW_ALPN], RAW_ALPN],
-  ];
-  for (const [alpn, spoken] of ways) {
-    const server = net.scriptedServer({ alpn });
-    const programs = [net.agentOf(server), net.passthroughOf(server, 1)];
-    for (const _ of programs) assertEquals((await server.accept()).connection.alpn, spoken);
-    for (const program of programs) await program.stop();
-  }
-});
-
-// ---- The passthrough agent, and a server of the raw dialect ----
-
-async function passthroughAtServer(net: ScriptedNetwork, upstreamPort: number, config = {}) {
-  const server = net.scriptedServer(raw);
-  const program = net.passthroughOf(server, upstreamPort, config);
-  const agent = await server.accept();
-  assertEquals(agent.connection.alpn, RAW_ALPN);
-  return { program, agent };
-}
-
-for (const [up, down] of [[1, 0], [1, 1], [5_000, 300_000], [700_000, 5_000]]) {
-  test(`runPassthrough() carries ${up} raw bytes to the upstream and ${down} back, and nothing else`, async (net) => {
-    const upstream = net.target();
-    const { agent } = await passthroughAtServer(net, upstream.port);
-    const seen = watchUniStreams(agent);
-    const [request, answer] = [pattern(up!, 1), pattern(down!, 2)];
-    const stream = agent.open();
-    const sending = writeAll(stream, request).then(() => stream.closeWrite());
-    const atUpstream = await upstream.accept();
-    assertSameBytes(await soon("the client's bytes", readToEnd(atUpstream)), request);
-    await sending;
-    const receiving = readToEnd(stream);
-    await writeAll(atUpstream, answer);
-    await atUpstream.closeWrite();
-    assertSameBytes(await soon("the upstream's bytes", receiving), answer);
-    assertEquals(seen.came, false);
-  });
-}
-
-test("runPassthrough() lets either end of a raw stream go on alone", async (net) => {
-  const upstream = net.target();
-  const { agent } = await passthroughAtServer(net, upstream.port);
-  const stream = agent.open();
-  await sendText(stream, "first");
-  const atUpstream = await upstream.accept();
-  await atUpstream.closeWrite();
-  assertEquals(await soon("the upstream's end", readText(stream)), "");
-  await sendText(stream, ", last");
-  await stream.closeWrite();
-  assertEquals(await soon("the client's end", readText(atUpstream)), "first, last");
-
-  const other = agent.open();
-  await other.closeWrite();
-  const atOther = await upstream.accept();
-  assertEquals(await soon("the client's end", readText(atOther)), "");
-  for (const message of ["late", "later"]) {
-    await sendText(atOther, message);
-    await assertReads(other, message);
-  }
-  await atOther.closeWrite();
-  assertEquals(await soon("the upstream's end", readText(other)), "");
-});
-
 test("runPassthrough() resets a raw stream with code 1 when it cannot reach the upstream", async (net) => {
   using lines = logLines(0);
-  const { agent, program } = await passthroughAtServer(net, 1);
+  const { agent } = await passthroughAtServer(net, 1);
   for (let i = 0; i < 3; i++) {
     const stream = agent.open();
     await sendText(stream, "hello");
@@ -429,8 +219,6 @@ test("runPassthrough() resets a raw stream with code 1 when it cannot reach the 
     line!,
     / stream=1 cid=[0-9a-f]{16} by=target reason=refused result=refused error="127\.0\.0\.1:1: connection refused"$/,
   );
-  await program.stop();
-  assertEquals((await agent.closed()).code, 100);
 });
 
 for (

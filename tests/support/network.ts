@@ -177,6 +177,26 @@ export class Network implements AsyncDisposable {
     );
   }
 
+  /** A server, and a proxy-agent that is its only one. */
+  async serverWithAgent(config: Partial<ConnectAgentConfig> = {}): Promise<Server> {
+    const server = await this.server();
+    this.agent(server, config);
+    return server;
+  }
+
+  /** A tunnel from a client of the server to a target, through a proxy-agent. */
+  async tunnel(server: Server, target: Target = this.target()) {
+    const client = await this.client(server);
+    await sendText(client, requestFor(target.authority));
+    await assertReads(client, OK);
+    return { client, target, atTarget: await target.accept() };
+  }
+
+  /** A target that says `here` to whoever connects. */
+  greeter(): Target {
+    return this.servingTarget((connection) => sendText(connection, "here"));
+  }
+
   /** A TCP connection to the server. */
   async client(server: Server): Promise<Duplex> {
     return this.own(tcpDuplex(await Deno.connect(loopback(server.tcpPort))));
@@ -298,6 +318,16 @@ export function logLines(verbosity: number): string[] & Disposable {
   return Object.assign(lines, { [Symbol.dispose]: resetLog });
 }
 
+/** Lines of a log that have all of these in them. */
+export function linesWith(lines: readonly string[], ...parts: readonly string[]): string[] {
+  return lines.filter((line) => parts.every((part) => line.includes(part)));
+}
+
+/** The first such line, once there is one. */
+export function lineWith(lines: readonly string[], ...parts: readonly string[]): Promise<string> {
+  return eventually(`a line with ${parts.join(" and ")}`, () => linesWith(lines, ...parts)[0]);
+}
+
 export const utf8 = new TextEncoder();
 export const text = new TextDecoder();
 
@@ -330,14 +360,15 @@ export function requestFor(authority: string): string {
 }
 
 /** A server with an agent and a target, and a tunnel through them. */
-export async function openTunnel(net: Network) {
-  const server = await net.server();
+export async function openTunnel(net: Network, config: Partial<ServerConfig> = {}) {
+  const server = await net.server(config);
   const agent = net.agent(server);
-  const target = net.target();
-  const client = await net.client(server);
-  await sendText(client, requestFor(target.authority));
-  await assertReads(client, OK);
-  return { server, agent, target, client, atTarget: await target.accept() };
+  return { server, agent, ...await net.tunnel(server) };
+}
+
+/** Asserts that a client of the server gets to a target. */
+export async function assertServed(net: Network, server: Server): Promise<void> {
+  assertEquals(await ask(net, server, requestFor(net.greeter().authority)), `${OK}here`);
 }
 
 /** What a client reads that sends a request and then waits for the end, of any sort. */

@@ -28,6 +28,7 @@ import {
 } from "../../lib/quic/mod.ts";
 import { acceptTunnel, type IncomingTunnel } from "../../lib/qrht/tunnel.ts";
 import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
+import type { ServerConfig } from "../../server.ts";
 import { readToEnd } from "./memory_duplex.ts";
 import {
   agentConfig,
@@ -182,6 +183,35 @@ export class ScriptedNetwork extends Network {
     };
   }
 
+  /** A server, and a scripted agent that is its only one. */
+  async serverAndAgent(
+    config: Partial<ServerConfig> = {},
+    options: Partial<TransportOptions> = {},
+  ): Promise<{ server: Server; agent: ScriptedPeer }> {
+    const server = await this.server(config);
+    return { server, agent: await this.scriptedAgent(server, options) };
+  }
+
+  /** proxy-agent, connected to a scripted server. */
+  async agentAtServer(
+    config: Partial<AgentConfig> = {},
+    options: Partial<ListenOptions> = {},
+  ): Promise<{ program: Running; agent: ScriptedPeer }> {
+    const server = this.scriptedServer(options);
+    return { program: this.agentOf(server, config), agent: await server.accept() };
+  }
+
+  /** proxy-passthrough, connected to a scripted server. */
+  async passthroughAtServer(
+    upstreamPort: number,
+    config: Partial<PassthroughConfig> = {},
+    options: Partial<ListenOptions> = {},
+  ): Promise<{ program: Running; agent: ScriptedPeer }> {
+    const server = this.scriptedServer(options);
+    const program = this.passthroughOf(server, upstreamPort, config);
+    return { program, agent: await server.accept() };
+  }
+
   /** proxy-agent, at a scripted server. */
   agentOf(server: Pick<Server, "quicPort">, config: Partial<AgentConfig> = {}): Running {
     return this.#start((signal) =>
@@ -295,11 +325,6 @@ export async function readAgentFrames(stream: Pick<QuicStream, "read">): Promise
 /** Bytes as hexadecimal digits. */
 export function hex(bytes: Uint8Array): string {
   return bytes.toHex();
-}
-
-/** Lines of a log that have all of these in them. */
-export function linesWith(lines: readonly string[], ...parts: readonly string[]): string[] {
-  return lines.filter((line) => parts.every((part) => line.includes(part)));
 }
 
 /** What a client gets that sends a message and its end. */
