@@ -147,7 +147,19 @@ test(" takes a head of exactly maxHeadBytes and rejects a longer one with 431", 
       reason: `the head is longer than ${head.length - 1} bytes`,
     });
   }
-  assertEquals(parse("\r\n".repeat(8192)).kind, "reject");
+  const byDefault = new ConnectHeadParser();
+  assertEquals(byDefault.push(bytesOf("\n".repeat(16_383))).kind, "incomplete");
+  assertEquals(byDefault.push(bytesOf("\n")).kind, "reject");
+});
+
+test(" holds a target of any length, of which the longest name is the longest good one", () => {
+  const hostname = `${"a.".repeat(127)}b`;
+  const result = parse(`CONNECT ${hostname}:65535 HTTP/1.1\r\n\r\n`);
+  assert(result.kind === "connect");
+  assertEquals(result.target, { hostname, port: 65535 });
+  const tooLong = parse(`CONNECT ${"a.".repeat(2_000)}b:1 `);
+  assert(tooLong.kind === "reject");
+  assertStringIncludes(tooLong.reason, "longer than 255");
 });
 
 test(".push() throws after a result", () => {
