@@ -86,7 +86,8 @@ export function setOption(fd: number, level: number, name: number, ...value: num
 /** Writes a socket address, IPv4 as IPv4-mapped IPv6 if `asV6`. Returns its length in bytes. */
 export function writeSocketAddress(
   view: DataView,
-  { ip, port }: SocketAddress,
+  ip: Uint8Array,
+  port: number,
   asV6 = ip.length === 16,
 ): number {
   view.setUint16(0, asV6 ? AF_INET6 : AF_INET, true);

@@ -19,8 +19,7 @@ Deno.test("writeSocketAddress() writes sockaddr_in and sockaddr_in6, over whatev
     ] as const
   ) {
     const view = new DataView(new Uint8Array(SOCKADDR_BYTES).fill(0xff).buffer);
-    const address = { ip: ipBytes(text)!, port: 443 };
-    assertEquals(writeSocketAddress(view, address, asV6), bytes);
+    assertEquals(writeSocketAddress(view, ipBytes(text)!, 443, asV6), bytes);
     const hex = expected.replaceAll(" ", "");
     assertEquals(new Uint8Array(view.buffer).toHex().slice(0, hex.length), hex);
   }

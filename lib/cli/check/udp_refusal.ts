@@ -42,7 +42,7 @@ export function openRefusalProbe(
   const family = ip.length === 4 ? AF_INET : AF_INET6;
   const fd = socket(family, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   const address = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
-  connect(fd, address, writeSocketAddress(address, { ip, port }));
+  connect(fd, address, writeSocketAddress(address, ip, port));
   return {
     send: (datagram) => void write(fd, Uint8Array.from(datagram), BigInt(datagram.length)),
     isRefused: () => getOption(fd, SOL_SOCKET, SO_ERROR) === ECONNREFUSED,

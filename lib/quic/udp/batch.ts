@@ -87,7 +87,7 @@ export function routePayloadBytes(to: Authority): number | undefined {
   if (fd < 0) return undefined;
   try {
     const address = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
-    const length = writeSocketAddress(address, { ip, port: to.port });
+    const length = writeSocketAddress(address, ip, to.port);
     if (libc.connect(fd, address, length) !== 0) return undefined;
     const mtu = isV6 ? getOption(fd, IPPROTO_IPV6, IPV6_MTU) : getOption(fd, IPPROTO_IP, IP_MTU);
     return mtu === undefined ? undefined : mtu - headerBytes(to);
@@ -228,7 +228,7 @@ class Outgoing {
     if (!ip || (ip.length === 16 && !asV6)) return false;
     this.#hostname = hostname;
     this.#port = port;
-    this.#header.setUint32(8, writeSocketAddress(this.#name, { ip, port }, asV6), true);
+    this.#header.setUint32(8, writeSocketAddress(this.#name, ip, port, asV6), true);
     return true;
   }
 
