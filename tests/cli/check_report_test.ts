@@ -4,31 +4,27 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { formatStep, formatVerdict, Report, StepError } from "../../lib/cli/check/report.ts";
 
-Deno.test({
-  name: "formatStep() has mark, step, finding and time in columns and in one line",
-  permissions: "none",
-  fn() {
-    assertEquals(
-      formatStep("ok", "files", "can be read", 2.6),
-      "ok       files: can be read (3 ms)",
-    );
-    assertEquals(formatStep("skipped", "files", "why"), "skipped  files: why");
-    assertEquals(
-      formatStep("FAIL", "a", "x\ny\u2028z\u001b[1m", 0),
-      "FAIL     a: x y z [1m (0 ms)",
-    );
-  },
+function test(name: string, fn: () => void | Promise<void>): void {
+  Deno.test({ name, permissions: "none", fn });
+}
+
+test("formatStep() has mark, step, finding and time in columns and in one line", () => {
+  assertEquals(
+    formatStep("ok", "files", "can be read", 2.6),
+    "ok       files: can be read (3 ms)",
+  );
+  assertEquals(formatStep("skipped", "files", "why"), "skipped  files: why");
+  assertEquals(
+    formatStep("FAIL", "a", "x\ny\u2028z\u001b[1m", 0),
+    "FAIL     a: x y z [1m (0 ms)",
+  );
 });
 
-Deno.test({
-  name: "formatVerdict() says what to fix first, or that all is well",
-  permissions: "none",
-  fn() {
-    assertEquals(formatVerdict("open\nthe port", 1), "fix this first: open the port");
-    assertEquals(formatVerdict(undefined, 0), "all is well");
-    assertEquals(formatVerdict(undefined, 1), "all is well, but see the warning");
-    assertEquals(formatVerdict(undefined, 2), "all is well, but see the 2 warnings");
-  },
+test("formatVerdict() says what to fix first, or that all is well", () => {
+  assertEquals(formatVerdict("open\nthe port", 1), "fix this first: open the port");
+  assertEquals(formatVerdict(undefined, 0), "all is well");
+  assertEquals(formatVerdict(undefined, 1), "all is well, but see the warning");
+  assertEquals(formatVerdict(undefined, 2), "all is well, but see the 2 warnings");
 });
 
 function reportOf(): { report: Report; lines: string[] } {
@@ -37,56 +33,44 @@ function reportOf(): { report: Report; lines: string[] } {
   return { report: new Report((line) => lines.push(line), () => now++), lines };
 }
 
-Deno.test({
-  name: "Report runs the steps in turn and hands on what they found",
-  permissions: "none",
-  async fn() {
-    const { report, lines } = reportOf();
-    const one = await report.step("one", () => ({ found: "1", value: 1 }));
-    const two = await report.after(one, "two", (n) => ({
-      found: "2",
-      value: n + 1,
-      isWarning: true,
-    }));
-    assertEquals(two, 2);
-    report.skip("three", "not needed");
-    assertEquals(report.end(), true);
-    assertEquals(lines, [
-      "ok       one: 1 (1 ms)",
-      "warn     two: 2 (1 ms)",
-      "skipped  three: not needed",
-      "all is well, but see the warning",
-    ]);
-  },
+test("Report runs the steps in turn and hands on what they found", async () => {
+  const { report, lines } = reportOf();
+  const one = await report.step("one", () => ({ found: "1", value: 1 }));
+  const two = await report.after(one, "two", (n) => ({
+    found: "2",
+    value: n + 1,
+    isWarning: true,
+  }));
+  assertEquals(two, 2);
+  report.skip("three", "not needed");
+  assertEquals(report.end(), true);
+  assertEquals(lines, [
+    "ok       one: 1 (1 ms)",
+    "warn     two: 2 (1 ms)",
+    "skipped  three: not needed",
+    "all is well, but see the warning",
+  ]);
 });
 
-Deno.test({
-  name: "Report skips what needs a step that has failed, and names the first thing to fix",
-  permissions: "none",
-  async fn() {
-    const { report, lines } = reportOf();
-    const failed = await report.step("one", () => {
-      throw new StepError("it is off", "switch it on");
-    });
-    await report.after(failed, "two", () => ({ found: "never", value: true }));
-    await report.step("three", () => Promise.reject(new Error("something else")));
-    assertEquals(report.end(), false);
-    assertEquals(lines, [
-      "FAIL     one: it is off (1 ms)",
-      "skipped  two: an earlier step has failed",
-      "FAIL     three: something else (1 ms)",
-      "fix this first: switch it on",
-    ]);
-  },
+test("Report skips what needs a step that has failed, and names the first thing to fix", async () => {
+  const { report, lines } = reportOf();
+  const failed = await report.step("one", () => {
+    throw new StepError("it is off", "switch it on");
+  });
+  await report.after(failed, "two", () => ({ found: "never", value: true }));
+  await report.step("three", () => Promise.reject(new Error("something else")));
+  assertEquals(report.end(), false);
+  assertEquals(lines, [
+    "FAIL     one: it is off (1 ms)",
+    "skipped  two: an earlier step has failed",
+    "FAIL     three: something else (1 ms)",
+    "fix this first: switch it on",
+  ]);
 });
 
-Deno.test({
-  name: "Report ends a step that hangs",
-  permissions: "none",
-  async fn() {
-    const { report, lines } = reportOf();
-    await report.step("one", () => new Promise<never>(() => {}), 10);
-    assertEquals(report.end(), false);
-    assertMatch(lines[0]!, /^FAIL +one: not done in 10 ms /);
-  },
+test("Report ends a step that hangs", async () => {
+  const { report, lines } = reportOf();
+  await report.step("one", () => new Promise<never>(() => {}), 10);
+  assertEquals(report.end(), false);
+  assertMatch(lines[0]!, /^FAIL +one: not done in 10 ms /);
 });

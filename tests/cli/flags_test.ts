@@ -52,20 +52,41 @@ const flags = {
   format: choiceFlag("log-format", ["text", "json"], { default: "text", help: "log format" }),
 } as const satisfies FlagTable;
 
+const listFlags = {
+  allowed: cidrListFlag("allow", { default: ["10.0.0.0/8", "::1"], help: "networks" }),
+  denied: cidrListFlag("deny", { multiple: true, help: "networks" }),
+  fields: choiceListFlag("fields", {
+    choices: ["client", "listener", "id"],
+    default: ["client"],
+    help: "what to tell",
+  }),
+  extras: choiceListFlag("extras", { choices: ["a", "b"], default: [], help: "more" }),
+  others: choiceListFlag("others", { choices: ["a", "b"], help: "others" }),
+} as const satisfies FlagTable;
+
+function test(name: string, fn: () => void): void {
+  Deno.test({ name, permissions: "none", fn });
+}
+
 const noEnv = () => undefined;
 
-function run(
+type Variables = Readonly<Record<string, string>>;
+
+function valuesOf<T extends FlagTable>(
+  table: T,
   args: readonly string[],
-  env: Readonly<Record<string, string>> = {},
-): FlagValues<typeof flags> {
-  const parsed = parseFlags(flags, args, (name) => env[name]);
+  env: Variables = {},
+): FlagValues<T> {
+  const parsed = parseFlags(table, args, (name) => env[name]);
   if (parsed.kind !== "run") throw new Error(`Expected values, got ${parsed.kind}`);
   return parsed.values;
 }
 
+const run = (args: readonly string[], env?: Variables) => valuesOf(flags, args, env);
+
 function messageFor(
   args: readonly string[],
-  env: Readonly<Record<string, string>> = {},
+  env: Variables = {},
   table: FlagTable = flags,
 ): string {
   return assertThrows(() => parseFlags(table, args, (name) => env[name]), UsageError).message;
@@ -75,494 +96,401 @@ function messageFor(
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true
   : false;
 
-Deno.test({
-  name: "parseFlags() infers the types of the values from the table",
-  permissions: "none",
-  fn() {
-    const same: Same<FlagValues<typeof flags>, {
-      readonly listenTcp: Authority;
-      readonly upstream: Authority | undefined;
-      readonly name: string;
-      readonly title: string | undefined;
-      readonly rules: readonly string[];
-      readonly retries: number;
-      readonly size: number | undefined;
-      readonly dryRun: boolean;
-      readonly color: boolean;
-      readonly waitMs: number;
-      readonly offsetMs: number | undefined;
-      readonly alpn: readonly string[];
-      readonly tags: readonly string[];
-      readonly format: "text" | "json";
-    }> = true;
-    const required: Same<
-      FlagValues<typeof passthroughFlags>["upstream" | "servers"],
-      Authority | readonly Authority[]
-    > = true;
-    assert(same && required);
-  },
+test("parseFlags() infers the types of the values from the table", () => {
+  const same: Same<FlagValues<typeof flags>, {
+    readonly listenTcp: Authority;
+    readonly upstream: Authority | undefined;
+    readonly name: string;
+    readonly title: string | undefined;
+    readonly rules: readonly string[];
+    readonly retries: number;
+    readonly size: number | undefined;
+    readonly dryRun: boolean;
+    readonly color: boolean;
+    readonly waitMs: number;
+    readonly offsetMs: number | undefined;
+    readonly alpn: readonly string[];
+    readonly tags: readonly string[];
+    readonly format: "text" | "json";
+  }> = true;
+  const required: Same<
+    FlagValues<typeof passthroughFlags>["upstream" | "servers"],
+    Authority | readonly Authority[]
+  > = true;
+  assert(same && required);
 });
 
-Deno.test({
-  name: "parseFlags() fills in the defaults",
-  permissions: "none",
-  fn() {
-    assertEquals(run([]), {
-      listenTcp: { hostname: "0.0.0.0", port: 8443 },
-      upstream: undefined,
-      name: "n",
-      title: undefined,
-      rules: [],
-      retries: 3,
-      size: undefined,
-      dryRun: false,
-      color: true,
-      waitMs: 90_000,
-      offsetMs: undefined,
-      alpn: ["a", "b"],
-      tags: [],
-      format: "text",
-    });
-  },
+test("parseFlags() fills in the defaults", () => {
+  assertEquals(run([]), {
+    listenTcp: { hostname: "0.0.0.0", port: 8443 },
+    upstream: undefined,
+    name: "n",
+    title: undefined,
+    rules: [],
+    retries: 3,
+    size: undefined,
+    dryRun: false,
+    color: true,
+    waitMs: 90_000,
+    offsetMs: undefined,
+    alpn: ["a", "b"],
+    tags: [],
+    format: "text",
+  });
 });
 
-Deno.test({
-  name: "parseFlags() takes -x=y, -x y, --x=y and --x y alike",
-  permissions: "none",
-  fn() {
-    for (const form of [["-size=4"], ["-size", "4"], ["--size=4"], ["--size", "4"]]) {
-      assertEquals(run(form).size, 4);
-    }
-  },
-});
-
-Deno.test({
-  name: "parseFlags() takes any value in any of the four forms with equal results",
-  permissions: "none",
-  fn() {
-    const named = fc.constantFrom(
-      ...Object.values(flags).filter((flag) => flag.kind !== "boolean").map((flag) => flag.name),
-    );
-    const value = fc.oneof(
-      fc.string({ unit: "binary" }),
-      fc.integer().map(String),
-      fc.integer({ min: 0, max: 1e9 }).map(formatDuration),
-      fc.constantFrom("text", "json", "h:1", "[::1]:443", "a,b", "--", "-", "--help", "-1", "a=b"),
-    );
-    fc.assert(fc.property(named, value, (name, text) => {
-      const [first, ...others] = [
-        [`--${name}=${text}`],
-        [`--${name}`, text],
-        [`-${name}=${text}`],
-        [`-${name}`, text],
-      ].map((args) => {
-        try {
-          return run(args);
-        } catch (error) {
-          if (!(error instanceof UsageError)) throw error;
-          return error.message;
-        }
-      });
-      for (const other of others) assertEquals(other, first);
-    }));
-  },
-});
-
-Deno.test({
-  name: "parseFlags() takes the next argument as the value, dashes or not",
-  permissions: "none",
-  fn() {
-    assertEquals(run(["--retries", "-1"]).retries, -1);
-    assertEquals(run(["--name", "--size", "--size", "2"]).name, "--size");
-    assertEquals(run(["--name", "--", "--size", "2"]).size, 2);
-    assertEquals(run(["--name=a=b"]).name, "a=b");
-  },
-});
-
-Deno.test({
-  name: "parseFlags() reads booleans as Go does and never from the next argument",
-  permissions: "none",
-  fn() {
-    assertEquals(run(["--dry-run"]).dryRun, true);
-    assertEquals(run(["-dry-run", "--size", "1"]).dryRun, true);
-    for (const text of ["1", "t", "T", "true", "TRUE", "True"]) {
-      assertEquals(run([`--dry-run=${text}`]).dryRun, true);
-    }
-    for (const text of ["0", "f", "F", "false", "FALSE", "False"]) {
-      assertEquals(run([`--color=${text}`]).color, false);
-    }
-    assertEquals(messageFor(["--dry-run", "true"]), 'unexpected argument "true"');
-    for (const text of ["", "yes", "tRUE", "true\n"]) {
-      assertStringIncludes(messageFor([`--dry-run=${text}`]), "for flag --dry-run: not a boolean");
-    }
-  },
-});
-
-Deno.test({
-  name: "parseFlags() lets the last occurrence win unless the flag is multiple",
-  permissions: "none",
-  fn() {
-    assertEquals(run(["--size=1", "--alpn=x,y", "--size=2", "--alpn=z"]).size, 2);
-    assertEquals(run(["--alpn=x,y", "--alpn=z"]).alpn, ["z"]);
-    assertEquals(run(["--rule=x,y", "--rule=z"]).rules, ["x,y", "z"]);
-    assertEquals(run(["--tag=x,y", "--tag=z"]).tags, ["x", "y", "z"]);
-    assertStringIncludes(messageFor(["--size=one", "--size=1"]), '"one"');
-  },
-});
-
-Deno.test({
-  name: "parseFlags() refuses positional arguments",
-  permissions: "none",
-  fn() {
-    assertEquals(messageFor(["foo"]), 'unexpected argument "foo"');
-    assertEquals(messageFor(["--size=1", "foo", "--bar"]), 'unexpected argument "foo"');
-    assertEquals(messageFor(["-"]), 'unexpected argument "-"');
-    assertEquals(messageFor([""]), 'unexpected argument ""');
-    assertEquals(messageFor(["--", "--size=1"]), 'unexpected argument "--size=1"');
-    assertEquals(run(["--size=1", "--"]).size, 1);
-  },
-});
-
-Deno.test({
-  name: "parseFlags() names an unknown flag and the known one that is nearest",
-  permissions: "none",
-  fn() {
-    const hint = "did you mean --listen-tcp?";
-    assertEquals(messageFor(["--lsten-tcp=x"]), `unknown flag --lsten-tcp; ${hint}`);
-    assertEquals(messageFor(["-listen_tcp", "x"]), `unknown flag --listen_tcp; ${hint}`);
-    assertEquals(messageFor(["--LISTEN-TCP"]), `unknown flag --LISTEN-TCP; ${hint}`);
-    assertEquals(messageFor(["--hlep"]), "unknown flag --hlep; --help shows all");
-    assertEquals(messageFor(["--versoin"]), "unknown flag --versoin; did you mean --version?");
-    assertEquals(messageFor(["--constructor"]), "unknown flag --constructor; --help shows all");
-    for (const name of ["logtostderr", "alsologtostderr", "vmodule", "stderrthreshold"]) {
-      const message = `unknown flag --${name}; --help shows all`;
-      assertEquals(messageFor([`--${name}=1`], {}, serverFlags), message);
-    }
-  },
-});
-
-Deno.test({
-  name: "parseFlags() refuses flags without a name or a value",
-  permissions: "none",
-  fn() {
-    assertEquals(messageFor(["--=x"]), 'missing flag name in "--=x"');
-    assertEquals(messageFor(["-="]), 'missing flag name in "-="');
-    assertEquals(messageFor(["---size=1"]), 'too many dashes in "---size=1"');
-    assertEquals(messageFor(["-size"]), "flag --size needs a value");
-    assertEquals(messageFor(["--name="]), 'invalid value "" for flag --name: must not be empty');
-    assertEquals(run(["--title="]).title, "");
-    assertEquals(run(["--title", ""]).title, "");
-  },
-});
-
-Deno.test({
-  name: "parseFlags() names the flag and its bad value in one short line",
-  permissions: "none",
-  fn() {
-    const cases: [string, string][] = [
-      ["--retries=11", 'invalid value "11" for flag --retries: must be at most 10'],
-      ["--retries=-2", 'invalid value "-2" for flag --retries: must be at least -1'],
-      ["--size=1.5", 'invalid value "1.5" for flag --size: not an integer'],
-      ["--size=0x10", 'invalid value "0x10" for flag --size: not an integer'],
-      ["--wait=-2s", 'invalid value "-2s" for flag --wait: must be at least 0'],
-      ["--offset=-2s", 'invalid value "-2s" for flag --offset: must be at least -1s'],
-      ["--alpn=a,,b", 'invalid value "a,,b" for flag --alpn: has an empty item'],
-      ["--log-format=xml", 'invalid value "xml" for flag --log-format: must be one of text, json'],
-    ];
-    for (const [arg, message] of cases) assertEquals(messageFor([arg]), message);
-    assertStringIncludes(messageFor(["--size=99999999999999999"]), "must be at most");
-    assertStringIncludes(messageFor(["--wait=600h"]), "must be at most 596h31m23s647ms");
-    assertStringIncludes(messageFor(["--wait=5"]), "missing unit");
-    assertMatch(messageFor(["--upstream=host"]), /^flag --upstream: .*"host"/);
-    assertMatch(
-      messageFor([], { QRHT_UPSTREAM: "host" }),
-      /^environment variable QRHT_UPSTREAM: .*"host"/,
-    );
-    assertStringIncludes(messageFor(["--size=a\nb\u2028c"]), String.raw`"a\nb\u{2028}c"`);
-    assert(messageFor([`--size=${"x".repeat(10_000)}`]).length < 200);
-    assert(messageFor([`--upstream=${"x".repeat(10_000)}`]).length < 500);
-    assert(messageFor([`--${"x".repeat(10_000)}`]).length < 200);
-  },
-});
-
-Deno.test({
-  name: "parseFlags() reads integers exactly",
-  permissions: "none",
-  fn() {
-    assertEquals(run(["--size=+7"]).size, 7);
-    assertEquals(run(["--size=-0"]).size, 0);
-    assertEquals(run(["--size=007"]).size, 7);
-    assertEquals(run(["--size=9007199254740991"]).size, Number.MAX_SAFE_INTEGER);
-  },
-});
-
-Deno.test({
-  name: "parseFlags() keeps the host and the port of an address apart",
-  permissions: "none",
-  fn() {
-    assertEquals(run(["--listen-tcp=127.0.0.1:0"]).listenTcp, { hostname: "127.0.0.1", port: 0 });
-    assertEquals(run(["--listen-tcp=[::]:1"]).listenTcp, { hostname: "::", port: 1 });
-    assertEquals(run(["--listen-tcp=:1"]).listenTcp, { hostname: "0.0.0.0", port: 1 });
-    assertEquals(run(["--upstream=example.com:443"]).upstream, {
-      hostname: "example.com",
-      port: 443,
-    });
-    for (const text of ["", "h", "h:", ":443", "h:0", "h:65536", "h:x", "::1:443"]) {
-      assertStringIncludes(messageFor([`--upstream=${text}`]), `flag --upstream: `);
-    }
-  },
-});
-
-Deno.test({
-  name: "parseFlags() prefers the command line to the environment and that to the default",
-  permissions: "none",
-  fn() {
-    const env = { QRHT_SIZE: "5", QRHT_RETRIES: "", QRHT_TAG: "x,y", QRHT_DRY_RUN: "t" };
-    assertEquals(run(["--size=6"], env).size, 6);
-    assertEquals(run([], env).size, 5);
-    assertEquals(run([], env).retries, 3);
-    assertEquals(run([], env).tags, ["x", "y"]);
-    assertEquals(run(["--tag=z"], env).tags, ["z"]);
-    assertEquals(run([], env).dryRun, true);
-    assertEquals(run(["--dry-run=false"], env).dryRun, false);
-  },
-});
-
-Deno.test({
-  name: "parseFlags() names the environment variable that holds a bad value",
-  permissions: "none",
-  fn() {
-    const env = { QRHT_SIZE: "big" };
-    const message = 'invalid value "big" for environment variable QRHT_SIZE: not an integer';
-    assertEquals(messageFor([], env), message);
-    assertEquals(run(["--size=1"], env).size, 1);
-    assertEquals(envNameOf("listen-tcp"), "QRHT_LISTEN_TCP");
-  },
-});
-
-Deno.test({
-  name: "parseFlags() names all required flags that are missing and their variables",
-  permissions: "none",
-  fn() {
-    assertEquals(
-      messageFor(["--cert-key=k"], { QRHT_CERT_FILE: "" }, serverFlags),
-      "missing required flag --cert-file (or QRHT_CERT_FILE), " +
-        "--client-ca-file (or QRHT_CLIENT_CA_FILE)",
-    );
-  },
-});
-
-Deno.test({
-  name: "parseFlags() asks for nothing more when help or the version is wanted",
-  permissions: "none",
-  fn() {
-    for (const arg of ["--help", "-help", "-h", "--h", "--help=true"]) {
-      assertEquals(parseFlags(serverFlags, [arg, "--bogus"], noEnv), { kind: "help" });
-    }
-    const badEnv = () => "bad";
-    assertEquals(parseFlags(serverFlags, ["--v=1", "--version"], badEnv), { kind: "version" });
-    assertEquals(parseFlags(serverFlags, ["--version", "--help"], badEnv), { kind: "help" });
-    const fish = { kind: "completion", shell: "fish" } as const;
-    assertEquals(
-      parseFlags(serverFlags, ["--completion=bash", "--completion", "fish"], noEnv),
-      fish,
-    );
-    assertEquals(parseFlags(serverFlags, ["--completion=fish"], badEnv), fish);
-    assertEquals(
-      messageFor(["--completion=sh"]),
-      'invalid value "sh" for flag --completion: must be one of bash, zsh, fish',
-    );
-    assertEquals(parseFlags(flags, ["--help=false", "--version=0"], noEnv).kind, "run");
-    assertEquals(messageFor(["--bogus", "--help"]), "unknown flag --bogus; --help shows all");
-  },
-});
-
-Deno.test({
-  name: "parseFlags() takes the next argument for an optional value unless it begins with a dash",
-  permissions: "none",
-  fn() {
-    const table = {
-      check: optionalAddressFlag("check", { help: "check" }),
-      v: integerFlag("v", { default: 0, help: "v" }),
-    };
-    const read = (...args: string[]) => {
-      const parsed = parseFlags(table, args, (name) => name === "QRHT_CHECK" ? "env:1" : undefined);
-      return parsed.kind === "run" ? [parsed.values.check, parsed.values.v] : parsed.kind;
-    };
-    const target = { hostname: "h", port: 1 };
-    assertEquals(read("--check"), [true, 0]);
-    assertEquals(read("-check", "--v=2"), [true, 2]);
-    assertEquals(read("--check", "-v", "2"), [true, 2]);
-    assertEquals(read("--check", "h:1", "--v=2"), [target, 2]);
-    assertEquals(read("--check=h:1"), [target, 0]);
-    assertEquals(read("--check", "h:1", "--check"), [true, 0]);
-    assertEquals(read(), [{ hostname: "env", port: 1 }, 0]);
-    assertEquals(messageFor(["--check="], {}, table), 'flag --check: bad address "": it is empty');
-    assertMatch(messageFor(["--check", "h"], {}, table), /^flag --check: bad address "h": no port/);
-    assertMatch(messageFor(["--check", "h:1", "h:2"], {}, table), /unexpected argument "h:2"/);
-    assertStringIncludes(formatHelp({ name: "p", summary: "s" }, table), "--check [host:port] ");
-  },
-});
-
-Deno.test({
-  name: "parseFlags() reads no variable for --check, which must not keep a program from its work",
-  permissions: "none",
-  fn() {
-    const files = ["--cert-file=c", "--cert-key=k"];
-    const env = (name: string) => name === "QRHT_CHECK" ? "true" : undefined;
-    const server = parseFlags(serverFlags, [...files, "--client-ca-file=a"], env);
-    assert(server.kind === "run" && server.values.check === false);
-    const agent = parseFlags(agentFlags, [...files, "--ca-file=a"], env);
-    assert(agent.kind === "run" && agent.values.check === undefined);
-  },
-});
-
-Deno.test({
-  name: "parseFlags() never throws anything but a UsageError of one line",
-  permissions: "none",
-  fn() {
-    const text = fc.oneof(
-      fc.string({ unit: "binary" }),
-      fc.string({ unit: fc.constantFrom("\n", "\r", "\u0085", "\u2028", "-", "=", ":", "1", "s") }),
-    );
-    const name = fc.constantFrom("h", ...Object.values(flags).map((flag) => flag.name));
-    const arg = fc.oneof(
-      text,
-      fc.tuple(fc.constantFrom("-", "--"), name).map((parts) => parts.join("")),
-      fc.tuple(fc.constantFrom("-", "--"), fc.oneof(name, text), fc.constant("="), text)
-        .map((parts) => parts.join("")),
-    );
-    fc.assert(
-      fc.property(fc.array(arg), fc.option(text, { nil: undefined }), (args, variable) => {
-        try {
-          parseFlags(flags, args, () => variable);
-        } catch (error) {
-          if (!(error instanceof UsageError)) throw error;
-          assertMatch(error.message, /^[^\p{Cc}\p{Zl}\p{Zp}]+$/u);
-        }
-      }),
-      runs(2000),
-    );
-  },
-});
-
-Deno.test({
-  name: "parseFlags() refuses a table with a name twice, or one that is read as something else",
-  permissions: "none",
-  fn() {
-    const name = stringFlag("name", { help: "a name" });
-    assertThrows(() => parseFlags({ a: name, b: name }, [], noEnv), TypeError, "--name");
-    const taken = stringFlag("version", { help: "a version" });
-    assertThrows(() => parseFlags({ taken }, [], noEnv), TypeError, "--version");
-    for (const name of ["no-color", "log.format"]) {
-      const table = { flag: stringFlag(name, { help: "a flag" }) };
-      assertThrows(() => parseFlags(table, [], noEnv), TypeError, `--${name} cannot be read`);
-    }
-  },
-});
-
-Deno.test({
-  name: "flag makers refuse a default that the flag itself would refuse",
-  permissions: "none",
-  fn() {
-    assertThrows(() => durationFlag("x", { default: "2", help: "x" }));
-    assertThrows(() => integerFlag("x", { default: 5, max: 4, help: "x" }));
-    assertThrows(() => listFlag("x", { default: [""], help: "x" }));
-  },
-});
-
-Deno.test({
-  name: "parseDuration() reads what Go reads",
-  permissions: "none",
-  fn() {
-    const cases: [string, number][] = [
-      ["0", 0],
-      ["-0", 0],
-      ["0s", 0],
-      ["2s", 2000],
-      ["+2s", 2000],
-      ["-2s", -2000],
-      ["300ms", 300],
-      ["1m30s", 90_000],
-      ["1.5h", 5_400_000],
-      [".5s", 500],
-      ["1.s", 1000],
-      ["2.3s", 2300],
-      ["30s1m", 90_000],
-      ["250us", 0.25],
-      ["250\u00b5s", 0.25],
-      ["250\u03bcs", 0.25],
-      ["5ns", 0.000005],
-      ["0.33333333333333333333h", 1_199_999.999999],
-    ];
-    for (const [text, ms] of cases) assertEquals(parseDuration(text), ms, text);
-    for (
-      const text of ["", "3", "-", "+", "s", ".", "-.", ".s", "+.s", "1d", "1s ", " 1s", "1 s"]
-        .concat(["2s-3s", "--2s", "1e3s", "1.2.3s", "1S", "\u0661s", "1s2", "00"])
-    ) {
-      assertThrows(() => parseDuration(text), UsageError);
-    }
-  },
-});
-
-Deno.test({
-  name: "formatDuration() writes what parseDuration() reads back",
-  permissions: "none",
-  fn() {
-    assertEquals(formatDuration(0), "0");
-    assertEquals(formatDuration(90_000), "1m30s");
-    assertEquals(formatDuration(-1500), "-1s500ms");
-    assertEquals(formatDuration(0.25), "250us");
-    fc.assert(fc.property(fc.integer(), (ms) => {
-      assertEquals(parseDuration(formatDuration(ms)), ms);
-    }));
-    fc.assert(fc.property(fc.integer({ min: 0, max: (2 ** 31 - 1) * 1e6 }), (ns) => {
-      assertEquals(parseDuration(formatDuration(ns / 1e6)), ns / 1e6);
-    }));
-  },
-});
-
-Deno.test({
-  name: "formatHelp() shows every flag with its default, bounds and variable in 100 columns",
-  permissions: "none",
-  fn() {
-    const summary = "Accepts TCP connections and carries each of them over QUIC. ".repeat(4).trim();
-    for (const table of [flags, serverFlags, agentFlags, passthroughFlags] as FlagTable[]) {
-      const help = formatHelp({ name: "program", summary }, table);
-      assertStringIncludes(help, "\nUsage: program [flags]\n");
-      for (const line of help.split("\n")) {
-        assert(line.length <= 100, line);
-        assertEquals(line, line.trimEnd());
+test("parseFlags() takes any value in any of the four forms with equal results", () => {
+  const named = fc.constantFrom(
+    ...Object.values(flags).filter((flag) => flag.kind !== "boolean").map((flag) => flag.name),
+  );
+  const value = fc.oneof(
+    fc.string({ unit: "binary" }),
+    fc.integer().map(String),
+    fc.integer({ min: 0, max: 1e9 }).map(formatDuration),
+    fc.constantFrom("text", "json", "h:1", "[::1]:443", "a,b", "--", "-", "--help", "-1", "a=b"),
+  );
+  fc.assert(fc.property(named, value, (name, text) => {
+    const [first, ...others] = [
+      [`--${name}=${text}`],
+      [`--${name}`, text],
+      [`-${name}=${text}`],
+      [`-${name}`, text],
+    ].map((args) => {
+      try {
+        return run(args);
+      } catch (error) {
+        if (!(error instanceof UsageError)) throw error;
+        return error.message;
       }
-      for (const flag of Object.values(table)) {
-        assertStringIncludes(help, `\n  --${flag.name}`);
-        const env = `[env: ${envNameOf(flag.name)}]`;
-        assertEquals(help.includes(env), !flag.commandLineOnly, env);
-        if (flag.required) assertStringIncludes(help, "[required]");
-        if (flag.defaultText !== undefined) {
-          assertStringIncludes(help, `[default: ${flag.defaultText}]`);
-        }
+    });
+    for (const other of others) assertEquals(other, first);
+  }));
+});
+
+test("parseFlags() takes the next argument as the value, dashes or not", () => {
+  assertEquals(run(["--retries", "-1"]).retries, -1);
+  assertEquals(run(["--name", "--size", "--size", "2"]).name, "--size");
+  assertEquals(run(["--name", "--", "--size", "2"]).size, 2);
+  assertEquals(run(["--name=a=b"]).name, "a=b");
+});
+
+test("parseFlags() reads booleans as Go does and never from the next argument", () => {
+  assertEquals(run(["--dry-run"]).dryRun, true);
+  assertEquals(run(["-dry-run", "--size", "1"]).dryRun, true);
+  for (const text of ["1", "t", "T", "true", "TRUE", "True"]) {
+    assertEquals(run([`--dry-run=${text}`]).dryRun, true);
+  }
+  for (const text of ["0", "f", "F", "false", "FALSE", "False"]) {
+    assertEquals(run([`--color=${text}`]).color, false);
+  }
+  assertEquals(messageFor(["--dry-run", "true"]), 'unexpected argument "true"');
+  for (const text of ["", "yes", "tRUE", "true\n"]) {
+    assertStringIncludes(messageFor([`--dry-run=${text}`]), "for flag --dry-run: not a boolean");
+  }
+});
+
+test("parseFlags() lets the last occurrence win unless the flag is multiple", () => {
+  assertEquals(run(["--size=1", "--alpn=x,y", "--size=2", "--alpn=z"]).size, 2);
+  assertEquals(run(["--alpn=x,y", "--alpn=z"]).alpn, ["z"]);
+  assertEquals(run(["--rule=x,y", "--rule=z"]).rules, ["x,y", "z"]);
+  assertEquals(run(["--tag=x,y", "--tag=z"]).tags, ["x", "y", "z"]);
+  assertStringIncludes(messageFor(["--size=one", "--size=1"]), '"one"');
+});
+
+test("parseFlags() refuses positional arguments", () => {
+  assertEquals(messageFor(["foo"]), 'unexpected argument "foo"');
+  assertEquals(messageFor(["--size=1", "foo", "--bar"]), 'unexpected argument "foo"');
+  assertEquals(messageFor(["-"]), 'unexpected argument "-"');
+  assertEquals(messageFor([""]), 'unexpected argument ""');
+  assertEquals(messageFor(["--", "--size=1"]), 'unexpected argument "--size=1"');
+  assertEquals(run(["--size=1", "--"]).size, 1);
+});
+
+test("parseFlags() names an unknown flag and the known one that is nearest", () => {
+  const hint = "did you mean --listen-tcp?";
+  assertEquals(messageFor(["--lsten-tcp=x"]), `unknown flag --lsten-tcp; ${hint}`);
+  assertEquals(messageFor(["-listen_tcp", "x"]), `unknown flag --listen_tcp; ${hint}`);
+  assertEquals(messageFor(["--LISTEN-TCP"]), `unknown flag --LISTEN-TCP; ${hint}`);
+  assertEquals(messageFor(["--hlep"]), "unknown flag --hlep; --help shows all");
+  assertEquals(messageFor(["--versoin"]), "unknown flag --versoin; did you mean --version?");
+  assertEquals(messageFor(["--constructor"]), "unknown flag --constructor; --help shows all");
+  for (const name of ["logtostderr", "alsologtostderr", "vmodule", "stderrthreshold"]) {
+    const message = `unknown flag --${name}; --help shows all`;
+    assertEquals(messageFor([`--${name}=1`], {}, serverFlags), message);
+  }
+});
+
+test("parseFlags() refuses flags without a name or a value", () => {
+  assertEquals(messageFor(["--=x"]), 'missing flag name in "--=x"');
+  assertEquals(messageFor(["-="]), 'missing flag name in "-="');
+  assertEquals(messageFor(["---size=1"]), 'too many dashes in "---size=1"');
+  assertEquals(messageFor(["-size"]), "flag --size needs a value");
+  assertEquals(messageFor(["--name="]), 'invalid value "" for flag --name: must not be empty');
+  assertEquals(run(["--title="]).title, "");
+  assertEquals(run(["--title", ""]).title, "");
+});
+
+test("parseFlags() names the flag and its bad value in one short line", () => {
+  const cases: [string, string][] = [
+    ["--retries=11", 'invalid value "11" for flag --retries: must be at most 10'],
+    ["--retries=-2", 'invalid value "-2" for flag --retries: must be at least -1'],
+    ["--size=1.5", 'invalid value "1.5" for flag --size: not an integer'],
+    ["--size=0x10", 'invalid value "0x10" for flag --size: not an integer'],
+    ["--wait=-2s", 'invalid value "-2s" for flag --wait: must be at least 0'],
+    ["--offset=-2s", 'invalid value "-2s" for flag --offset: must be at least -1s'],
+    ["--alpn=a,,b", 'invalid value "a,,b" for flag --alpn: has an empty item'],
+    ["--log-format=xml", 'invalid value "xml" for flag --log-format: must be one of text, json'],
+  ];
+  for (const [arg, message] of cases) assertEquals(messageFor([arg]), message);
+  assertStringIncludes(messageFor(["--size=99999999999999999"]), "must be at most");
+  assertStringIncludes(messageFor(["--wait=600h"]), "must be at most 596h31m23s647ms");
+  assertStringIncludes(messageFor(["--wait=5"]), "missing unit");
+  assertMatch(messageFor(["--upstream=host"]), /^flag --upstream: .*"host"/);
+  assertMatch(
+    messageFor([], { QRHT_UPSTREAM: "host" }),
+    /^environment variable QRHT_UPSTREAM: .*"host"/,
+  );
+  assertStringIncludes(messageFor(["--size=a\nb\u2028c"]), String.raw`"a\nb\u{2028}c"`);
+  assert(messageFor([`--size=${"x".repeat(10_000)}`]).length < 200);
+  assert(messageFor([`--upstream=${"x".repeat(10_000)}`]).length < 500);
+  assert(messageFor([`--${"x".repeat(10_000)}`]).length < 200);
+});
+
+test("parseFlags() reads integers exactly", () => {
+  assertEquals(run(["--size=+7"]).size, 7);
+  assertEquals(run(["--size=-0"]).size, 0);
+  assertEquals(run(["--size=007"]).size, 7);
+  assertEquals(run(["--size=9007199254740991"]).size, Number.MAX_SAFE_INTEGER);
+});
+
+test("parseFlags() keeps the host and the port of an address apart", () => {
+  assertEquals(run(["--listen-tcp=127.0.0.1:0"]).listenTcp, { hostname: "127.0.0.1", port: 0 });
+  assertEquals(run(["--listen-tcp=[::]:1"]).listenTcp, { hostname: "::", port: 1 });
+  assertEquals(run(["--listen-tcp=:1"]).listenTcp, { hostname: "0.0.0.0", port: 1 });
+  assertEquals(run(["--upstream=example.com:443"]).upstream, {
+    hostname: "example.com",
+    port: 443,
+  });
+  for (const text of ["", "h", "h:", ":443", "h:0", "h:65536", "h:x", "::1:443"]) {
+    assertStringIncludes(messageFor([`--upstream=${text}`]), `flag --upstream: `);
+  }
+});
+
+test("parseFlags() prefers the command line to the environment and that to the default", () => {
+  const env = { QRHT_SIZE: "5", QRHT_RETRIES: "", QRHT_TAG: "x,y", QRHT_DRY_RUN: "t" };
+  assertEquals(run(["--size=6"], env).size, 6);
+  assertEquals(run([], env).size, 5);
+  assertEquals(run([], env).retries, 3);
+  assertEquals(run([], env).tags, ["x", "y"]);
+  assertEquals(run(["--tag=z"], env).tags, ["z"]);
+  assertEquals(run([], env).dryRun, true);
+  assertEquals(run(["--dry-run=false"], env).dryRun, false);
+});
+
+test("parseFlags() names the environment variable that holds a bad value", () => {
+  const env = { QRHT_SIZE: "big" };
+  const message = 'invalid value "big" for environment variable QRHT_SIZE: not an integer';
+  assertEquals(messageFor([], env), message);
+  assertEquals(run(["--size=1"], env).size, 1);
+  assertEquals(envNameOf("listen-tcp"), "QRHT_LISTEN_TCP");
+});
+
+test("parseFlags() names all required flags that are missing and their variables", () => {
+  assertEquals(
+    messageFor(["--cert-key=k"], { QRHT_CERT_FILE: "" }, serverFlags),
+    "missing required flag --cert-file (or QRHT_CERT_FILE), " +
+      "--client-ca-file (or QRHT_CLIENT_CA_FILE)",
+  );
+});
+
+test("parseFlags() asks for nothing more when help or the version is wanted", () => {
+  for (const arg of ["--help", "-help", "-h", "--h", "--help=true"]) {
+    assertEquals(parseFlags(serverFlags, [arg, "--bogus"], noEnv), { kind: "help" });
+  }
+  const badEnv = () => "bad";
+  assertEquals(parseFlags(serverFlags, ["--v=1", "--version"], badEnv), { kind: "version" });
+  assertEquals(parseFlags(serverFlags, ["--version", "--help"], badEnv), { kind: "help" });
+  const fish = { kind: "completion", shell: "fish" } as const;
+  assertEquals(
+    parseFlags(serverFlags, ["--completion=bash", "--completion", "fish"], noEnv),
+    fish,
+  );
+  assertEquals(parseFlags(serverFlags, ["--completion=fish"], badEnv), fish);
+  assertEquals(
+    messageFor(["--completion=sh"]),
+    'invalid value "sh" for flag --completion: must be one of bash, zsh, fish',
+  );
+  assertEquals(parseFlags(flags, ["--help=false", "--version=0"], noEnv).kind, "run");
+  assertEquals(messageFor(["--bogus", "--help"]), "unknown flag --bogus; --help shows all");
+});
+
+test("parseFlags() takes the next argument for an optional value unless it begins with a dash", () => {
+  const table = {
+    check: optionalAddressFlag("check", { help: "check" }),
+    v: integerFlag("v", { default: 0, help: "v" }),
+  };
+  const read = (...args: string[]) => Object.values(valuesOf(table, args, { QRHT_CHECK: "env:1" }));
+  const target = { hostname: "h", port: 1 };
+  assertEquals(read("--check"), [true, 0]);
+  assertEquals(read("-check", "--v=2"), [true, 2]);
+  assertEquals(read("--check", "-v", "2"), [true, 2]);
+  assertEquals(read("--check", "h:1", "--v=2"), [target, 2]);
+  assertEquals(read("--check=h:1"), [target, 0]);
+  assertEquals(read("--check", "h:1", "--check"), [true, 0]);
+  assertEquals(read(), [{ hostname: "env", port: 1 }, 0]);
+  assertEquals(messageFor(["--check="], {}, table), 'flag --check: bad address "": it is empty');
+  assertMatch(messageFor(["--check", "h"], {}, table), /^flag --check: bad address "h": no port/);
+  assertMatch(messageFor(["--check", "h:1", "h:2"], {}, table), /unexpected argument "h:2"/);
+  assertStringIncludes(formatHelp({ name: "p", summary: "s" }, table), "--check [host:port] ");
+});
+
+test("parseFlags() reads no variable for --check, which must not keep a program from its work", () => {
+  const files = ["--cert-file=c", "--cert-key=k"];
+  const env = { QRHT_CHECK: "true" };
+  assertEquals(valuesOf(serverFlags, [...files, "--client-ca-file=a"], env).check, false);
+  assertEquals(valuesOf(agentFlags, [...files, "--ca-file=a"], env).check, undefined);
+});
+
+/** Property: whatever the arguments and the variables, there are values or one line that says what is wrong. */
+function assertOnlyUsageErrors(
+  table: FlagTable,
+  args: fc.Arbitrary<readonly string[]>,
+  variable: fc.Arbitrary<string | undefined> = fc.constant(undefined),
+): void {
+  fc.assert(
+    fc.property(args, variable, (args, variable) => {
+      try {
+        parseFlags(table, args, () => variable);
+      } catch (error) {
+        if (!(error instanceof UsageError)) throw error;
+        assertMatch(error.message, /^[^\p{Cc}\p{Zl}\p{Zp}]+$/u);
+      }
+    }),
+    runs(1500),
+  );
+}
+
+test("parseFlags() never throws anything but a UsageError of one line", () => {
+  const text = fc.oneof(
+    fc.string({ unit: "binary" }),
+    fc.string({ unit: fc.constantFrom("\n", "\r", "\u0085", "\u2028", "-", "=", ":", "1", "s") }),
+  );
+  const name = fc.constantFrom("h", ...Object.values(flags).map((flag) => flag.name));
+  const dashes = fc.constantFrom("-", "--");
+  const joined = (...parts: fc.Arbitrary<string>[]) =>
+    fc.tuple(...parts).map((parts) => parts.join(""));
+  const arg = fc.oneof(
+    text,
+    joined(dashes, name),
+    joined(dashes, fc.oneof(name, text), fc.constant("="), text),
+  );
+  assertOnlyUsageErrors(flags, fc.array(arg), fc.option(text, { nil: undefined }));
+
+  const item = fc.oneof(
+    fc.string({ unit: "binary" }),
+    fc.constantFrom("::1", "10.0.0.0/8", "10.0.0.1/8", "none", "client", "id", "a", "", "\n"),
+  );
+  const list = fc.constantFrom(...Object.values(listFlags).map((flag) => flag.name));
+  assertOnlyUsageErrors(
+    listFlags,
+    fc.tuple(list, fc.array(item)).map(([name, items]) => [`--${name}=${items.join(",")}`]),
+  );
+});
+
+test("parseFlags() refuses a table with a name twice, or one that is read as something else", () => {
+  const name = stringFlag("name", { help: "a name" });
+  assertThrows(() => parseFlags({ a: name, b: name }, [], noEnv), TypeError, "--name");
+  const taken = stringFlag("version", { help: "a version" });
+  assertThrows(() => parseFlags({ taken }, [], noEnv), TypeError, "--version");
+  for (const name of ["no-color", "log.format"]) {
+    const table = { flag: stringFlag(name, { help: "a flag" }) };
+    assertThrows(() => parseFlags(table, [], noEnv), TypeError, `--${name} cannot be read`);
+  }
+});
+
+test("flag makers refuse a default that the flag itself would refuse", () => {
+  assertThrows(() => durationFlag("x", { default: "2", help: "x" }));
+  assertThrows(() => integerFlag("x", { default: 5, max: 4, help: "x" }));
+  assertThrows(() => listFlag("x", { default: [""], help: "x" }));
+});
+
+test("parseDuration() reads what Go reads", () => {
+  const cases: [string, number][] = [
+    ["0", 0],
+    ["-0", 0],
+    ["0s", 0],
+    ["2s", 2000],
+    ["+2s", 2000],
+    ["-2s", -2000],
+    ["300ms", 300],
+    ["1m30s", 90_000],
+    ["1.5h", 5_400_000],
+    [".5s", 500],
+    ["1.s", 1000],
+    ["2.3s", 2300],
+    ["30s1m", 90_000],
+    ["250us", 0.25],
+    ["250\u00b5s", 0.25],
+    ["250\u03bcs", 0.25],
+    ["5ns", 0.000005],
+    ["0.33333333333333333333h", 1_199_999.999999],
+  ];
+  for (const [text, ms] of cases) assertEquals(parseDuration(text), ms, text);
+  for (
+    const text of ["", "3", "-", "+", "s", ".", "-.", ".s", "+.s", "1d", "1s ", " 1s", "1 s"]
+      .concat(["2s-3s", "--2s", "1e3s", "1.2.3s", "1S", "\u0661s", "1s2", "00"])
+  ) {
+    assertThrows(() => parseDuration(text), UsageError);
+  }
+});
+
+test("formatDuration() writes what parseDuration() reads back", () => {
+  assertEquals(formatDuration(0), "0");
+  assertEquals(formatDuration(90_000), "1m30s");
+  assertEquals(formatDuration(-1500), "-1s500ms");
+  assertEquals(formatDuration(0.25), "250us");
+  fc.assert(fc.property(fc.integer(), (ms) => {
+    assertEquals(parseDuration(formatDuration(ms)), ms);
+  }));
+  fc.assert(fc.property(fc.integer({ min: 0, max: (2 ** 31 - 1) * 1e6 }), (ns) => {
+    assertEquals(parseDuration(formatDuration(ns / 1e6)), ns / 1e6);
+  }));
+});
+
+test("formatHelp() shows every flag with its default, bounds and variable in 100 columns", () => {
+  const summary = "Accepts TCP connections and carries each of them over QUIC. ".repeat(4).trim();
+  for (const table of [flags, serverFlags, agentFlags, passthroughFlags] as FlagTable[]) {
+    const help = formatHelp({ name: "program", summary }, table);
+    assertStringIncludes(help, "\nUsage: program [flags]\n");
+    for (const line of help.split("\n")) {
+      assert(line.length <= 100, line);
+      assertEquals(line, line.trimEnd());
+    }
+    for (const flag of Object.values(table)) {
+      assertStringIncludes(help, `\n  --${flag.name}`);
+      const env = `[env: ${envNameOf(flag.name)}]`;
+      assertEquals(help.includes(env), !flag.commandLineOnly, env);
+      if (flag.required) assertStringIncludes(help, "[required]");
+      if (flag.defaultText !== undefined) {
+        assertStringIncludes(help, `[default: ${flag.defaultText}]`);
       }
     }
-  },
+  }
 });
 
-Deno.test({
-  name: "formatHelp() aligns the texts and puts that of a long label below it",
-  permissions: "none",
-  fn() {
-    const help = formatHelp({ name: "p", summary: "Does it.", usage: "p [flags] now" }, {
-      waitMs: durationFlag("wait", {
-        default: "2s",
-        minMs: 1,
-        maxMs: 60_000,
-        help: `how long ${"to wait ".repeat(8).trim()}`,
-      }),
-      rules: stringFlag("a-rule-with-quite-a-long-name", { multiple: true, help: "a rule" }),
-    });
-    assertEquals(
-      help,
-      `\
+test("formatHelp() aligns the texts and puts that of a long label below it", () => {
+  const help = formatHelp({ name: "p", summary: "Does it.", usage: "p [flags] now" }, {
+    waitMs: durationFlag("wait", {
+      default: "2s",
+      minMs: 1,
+      maxMs: 60_000,
+      help: `how long ${"to wait ".repeat(8).trim()}`,
+    }),
+    rules: stringFlag("a-rule-with-quite-a-long-name", { multiple: true, help: "a rule" }),
+  });
+  assertEquals(
+    help,
+    `\
 Does it.
 
 Usage: p [flags] now
@@ -578,57 +506,37 @@ Flags:
 
 A flag may be written --x=y, --x y, -x=y or -x y; it overrides its variable.
 A duration is a number with its unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.`,
-    );
-  },
+  );
 });
 
-Deno.test({
-  name: "serverFlags, agentFlags and passthroughFlags have the defaults of the programs",
-  permissions: "none",
-  fn() {
-    const common = {
-      halfOpenTimeoutMs: 300_000,
-      idleTimeoutMs: 0,
-      writeTimeoutMs: 0,
-      drainTimeoutMs: 30_000,
-      logFormat: "text",
-    } as const;
-    const files = ["--cert-file=c", "--cert-key", "k"];
-    assertEquals(parseFlags(serverFlags, [...files, "-client-ca-file=a"], noEnv), {
-      kind: "run",
-      values: {
-        listenTcp: { hostname: "0.0.0.0", port: 8443 },
-        listenQuic: { hostname: "0.0.0.0", port: 8888 },
-        certFile: "c",
-        certKey: "k",
-        clientCaFile: "a",
-        agentWaitMs: 2000,
-        connectTimeoutMs: 30_000,
-        maxAttempts: 3,
-        retryOn: ["draining", "overloaded", "gone"],
-        balance: "least-streams",
-        maxConnections: 20_000,
-        maxAgents: 1000,
-        maxPending: 1000,
-        agentNames: [],
-        acceptProxyProtocol: [],
-        check: false,
-        ...common,
-        alpn: ["qrht/1", "quic-echo-example"],
-        mtu: 0,
-        congestionControl: "bbr" as const,
-        listenAdmin: undefined,
-        name: undefined,
-        v: 0,
-      },
-    });
-    const values = {
-      servers: [{ hostname: "127.0.0.1", port: 9999 }],
-      serverName: "quic-tunnel-server",
-      caFile: "a",
+test("serverFlags, agentFlags and passthroughFlags have the defaults of the programs", () => {
+  const common = {
+    halfOpenTimeoutMs: 300_000,
+    idleTimeoutMs: 0,
+    writeTimeoutMs: 0,
+    drainTimeoutMs: 30_000,
+    logFormat: "text",
+  } as const;
+  const files = ["--cert-file=c", "--cert-key", "k"];
+  assertEquals(parseFlags(serverFlags, [...files, "-client-ca-file=a"], noEnv), {
+    kind: "run",
+    values: {
+      listenTcp: { hostname: "0.0.0.0", port: 8443 },
+      listenQuic: { hostname: "0.0.0.0", port: 8888 },
       certFile: "c",
       certKey: "k",
-      dialTimeoutMs: 10_000,
+      clientCaFile: "a",
+      agentWaitMs: 2000,
+      connectTimeoutMs: 30_000,
+      maxAttempts: 3,
+      retryOn: ["draining", "overloaded", "gone"],
+      balance: "least-streams",
+      maxConnections: 20_000,
+      maxAgents: 1000,
+      maxPending: 1000,
+      agentNames: [],
+      acceptProxyProtocol: [],
+      check: false,
       ...common,
       alpn: ["qrht/1", "quic-echo-example"],
       mtu: 0,
@@ -636,269 +544,185 @@ Deno.test({
       listenAdmin: undefined,
       name: undefined,
       v: 0,
-    };
-    const agentArgs = [...files, "-ca-file", "a"];
-    assertEquals(parseFlags(agentFlags, agentArgs, noEnv), {
-      kind: "run",
-      values: { ...values, allow: [], deny: [], check: undefined },
-    });
-    assertEquals(parseFlags(passthroughFlags, [...agentArgs, "--upstream=h:1"], noEnv), {
-      kind: "run",
-      values: {
-        ...values,
-        upstream: { hostname: "h", port: 1 },
-        proxyProtocol: "off",
-        check: false,
-      },
-    });
+    },
+  });
+  const values = {
+    servers: [{ hostname: "127.0.0.1", port: 9999 }],
+    serverName: "quic-tunnel-server",
+    caFile: "a",
+    certFile: "c",
+    certKey: "k",
+    dialTimeoutMs: 10_000,
+    ...common,
+    alpn: ["qrht/1", "quic-echo-example"],
+    mtu: 0,
+    congestionControl: "bbr" as const,
+    listenAdmin: undefined,
+    name: undefined,
+    v: 0,
+  };
+  const agentArgs = [...files, "-ca-file", "a"];
+  assertEquals(parseFlags(agentFlags, agentArgs, noEnv), {
+    kind: "run",
+    values: { ...values, allow: [], deny: [], check: undefined },
+  });
+  assertEquals(parseFlags(passthroughFlags, [...agentArgs, "--upstream=h:1"], noEnv), {
+    kind: "run",
+    values: {
+      ...values,
+      upstream: { hostname: "h", port: 1 },
+      proxyProtocol: "off",
+      check: false,
+    },
+  });
+  assertEquals(
+    messageFor(agentArgs, {}, passthroughFlags),
+    "missing required flag --upstream (or QRHT_UPSTREAM)",
+  );
+});
+
+test("program flags keep to their bounds", () => {
+  assertStringIncludes(messageFor(["--v=11"], {}, agentFlags), "must be at most 10");
+  assertStringIncludes(messageFor(["--v=-1"], {}, agentFlags), "must be at least 0");
+  assertStringIncludes(messageFor(["--dial-timeout=0"], {}, agentFlags), "must be at least 1ms");
+  assertStringIncludes(messageFor(["--server=:1"], {}, agentFlags), "--server");
+  assertStringIncludes(messageFor(["--server=h:0"], {}, agentFlags), "--server");
+  assertStringIncludes(messageFor(["--server=h:1,"], {}, agentFlags), "has an empty item");
+  const long = "é".repeat(128);
+  assertStringIncludes(messageFor([`--alpn=h3,${long}`], {}, agentFlags), "1 to 255 bytes");
+  assertStringIncludes(messageFor([`--name=${long}`], {}, agentFlags), "at most 255 bytes");
+  assertStringIncludes(messageFor(["--max-attempts=0"], {}, serverFlags), "must be at least 1");
+  assertStringIncludes(messageFor(["--retry-on=always"], {}, serverFlags), "not one of draining");
+  assertStringIncludes(
+    messageFor(["--accept-proxy-protocol=10.0.0.1/8"], {}, serverFlags),
+    "--accept-proxy-protocol",
+  );
+  assertEquals(
+    messageFor(["--allow=10.0.0.0/8,a:0"], {}, agentFlags),
+    'flag --allow: bad rule "a:0": the ports are not in 1 to 65535',
+  );
+  assertEquals(
+    messageFor(["--deny=10.0.0.1/8:22"], {}, agentFlags),
+    'flag --deny: bad network "10.0.0.1/8": ' +
+      "bits beyond the prefix are set, the network is 10.0.0.0/8",
+  );
+  assertStringIncludes(messageFor(["--deny="], {}, agentFlags), "has an empty item");
+  assertEquals(
+    messageFor([], { QRHT_DENY: "a\nb" }, agentFlags),
+    'environment variable QRHT_DENY: bad rule "a\\nb": a character that no host name has',
+  );
+  assertStringIncludes(messageFor(["--deny=*"], {}, passthroughFlags), "unknown flag --deny");
+  assertStringIncludes(messageFor(["--proxy-protocol=v3"], {}, passthroughFlags), "off, v1, v2");
+  assertEquals(parseFlags(serverFlags, ["--agent-wait=0", "-h"], noEnv), { kind: "help" });
+});
+
+test("ruleListFlag() gives the rules of all occurrences, in their order", () => {
+  const flags = { rules: ruleListFlag("rules", { help: "rules" }) };
+  const run = (args: readonly string[], env?: Variables) => valuesOf(flags, args, env).rules;
+  const [a, b, c] = ["10.0.0.0/8:22", "[fd00::/8]:80-90", "*.example"] as const;
+  const rules = [a, b, c].map(parseRule);
+  assertEquals(run([]), []);
+  assertEquals(run([`--rules=${a},${b}`, "-rules", c]), rules);
+  assertEquals(run([], { QRHT_RULES: [a, b, c].join(",") }), rules);
+  assertEquals(run([`--rules=${c}`], { QRHT_RULES: a }), [parseRule(c)]);
+  const help = formatHelp({ name: "p", summary: "Does it." }, flags);
+  assertStringIncludes(help, "--rules rules       rules [comma separated, may be repeated]");
+});
+
+const runLists = (args: readonly string[], env?: Variables) => valuesOf(listFlags, args, env);
+
+test("cidrListFlag() and choiceListFlag() give lists of networks and of the choices", () => {
+  const same: Same<FlagValues<typeof listFlags>, {
+    readonly allowed: readonly Cidr[];
+    readonly denied: readonly Cidr[];
+    readonly fields: readonly ("client" | "listener" | "id")[];
+    readonly extras: readonly ("a" | "b")[];
+    readonly others: readonly ("a" | "b")[];
+  }> = true;
+  assert(same);
+  assertEquals(runLists([]), {
+    allowed: [parseCidr("10.0.0.0/8"), parseCidr("::1/128")],
+    denied: [],
+    fields: ["client"],
+    extras: [],
+    others: [],
+  });
+});
+
+test("cidrListFlag() names the flag or variable, the network and what is wrong with it", () => {
+  assertEquals(
+    messageFor(["--allow=::1,10.1.0.0/8"], {}, listFlags),
+    'flag --allow: bad network "10.1.0.0/8": ' +
+      "bits beyond the prefix are set, the network is 10.0.0.0/8",
+  );
+  assertMatch(
+    messageFor([], { QRHT_DENY: "localhost" }, listFlags),
+    /^environment variable QRHT_DENY: bad network "localhost": /,
+  );
+  for (const text of ["", ",", "::1,", ",::1", "::1,,::2"]) {
+    assertStringIncludes(messageFor([`--allow=${text}`], {}, listFlags), "has an empty item");
+  }
+  assertStringIncludes(messageFor(["--allow=::1, ::2"], {}, listFlags), 'bad network " ::2"');
+  assert(messageFor([`--allow=${"x".repeat(10_000)}`], {}, listFlags).length < 300);
+  assertThrows(() => cidrListFlag("x", { default: ["10.0.0.1/8"], help: "x" }));
+});
+
+test("--server takes several addresses, from one occurrence, several, or the variable", () => {
+  const files = ["--cert-file=c", "--cert-key=k", "--ca-file=a"];
+  const serversOf = (args: readonly string[], variable = "") =>
+    valuesOf(agentFlags, [...files, ...args], { QRHT_SERVER: variable }).servers
+      .map(formatAuthority);
+  assertEquals(serversOf([]), ["127.0.0.1:9999"]);
+  assertEquals(serversOf(["--server=a:1"]), ["a:1"]);
+  assertEquals(serversOf(["--server=a:1,[::1]:2", "-server", "b:3", "--server=a:1"]), [
+    "a:1",
+    "[::1]:2",
+    "b:3",
+    "a:1",
+  ]);
+  assertEquals(serversOf([], "a:1,b:2"), ["a:1", "b:2"]);
+  assertEquals(serversOf(["--server=c:3"], "a:1,b:2"), ["c:3"]);
+  assertStringIncludes(
+    messageFor(["--server=a:1,b"], {}, agentFlags),
+    'flag --server: bad address "b": no port',
+  );
+});
+
+test("choiceListFlag() takes none alone, and any of the choices, once and in their order", () => {
+  assertEquals(runLists(["--fields=none"]).fields, []);
+  assertEquals(runLists(["--fields=id,client,id"]).fields, ["client", "id"]);
+  assertEquals(runLists(["--fields=id", "--fields", "listener"]).fields, ["listener"]);
+  assertEquals(runLists([], { QRHT_FIELDS: "none" }).fields, []);
+  assertEquals(runLists([], { QRHT_FIELDS: "" }).fields, ["client"]);
+});
+
+test("choiceListFlag() names the word that is no choice, and the choices", () => {
+  const cases: [text: string, problem: string][] = [
+    ["client,ip", '"ip" is not one of client, listener, id'],
+    ["Client", '"Client" is not one of client, listener, id'],
+    ["client, id", '" id" is not one of client, listener, id'],
+    ["client,none", '"none" must stand alone'],
+    ["none,none", '"none" must stand alone'],
+    ["", "has an empty item"],
+    ["client,", "has an empty item"],
+  ];
+  for (const [text, problem] of cases) {
     assertEquals(
-      messageFor(agentArgs, {}, passthroughFlags),
-      "missing required flag --upstream (or QRHT_UPSTREAM)",
+      messageFor([`--fields=${text}`], {}, listFlags),
+      `invalid value "${text}" for flag --fields: ${problem}`,
     );
-  },
+  }
+  // @ts-expect-error: not one of the choices
+  assertThrows(() => choiceListFlag("x", { choices: ["a"], default: ["b"], help: "x" }));
+  const message = messageFor([`--fields=${"x".repeat(10_000)}`], {}, listFlags);
+  assert(message.length < 400);
 });
 
-Deno.test({
-  name: "program flags keep to their bounds",
-  permissions: "none",
-  fn() {
-    assertStringIncludes(messageFor(["--v=11"], {}, agentFlags), "must be at most 10");
-    assertStringIncludes(messageFor(["--v=-1"], {}, agentFlags), "must be at least 0");
-    assertStringIncludes(messageFor(["--dial-timeout=0"], {}, agentFlags), "must be at least 1ms");
-    assertStringIncludes(messageFor(["--server=:1"], {}, agentFlags), "--server");
-    assertStringIncludes(messageFor(["--server=h:0"], {}, agentFlags), "--server");
-    assertStringIncludes(messageFor(["--server=h:1,"], {}, agentFlags), "has an empty item");
-    const long = "é".repeat(128);
-    assertStringIncludes(messageFor([`--alpn=h3,${long}`], {}, agentFlags), "1 to 255 bytes");
-    assertStringIncludes(messageFor([`--name=${long}`], {}, agentFlags), "at most 255 bytes");
-    assertStringIncludes(messageFor(["--max-attempts=0"], {}, serverFlags), "must be at least 1");
-    assertStringIncludes(messageFor(["--retry-on=always"], {}, serverFlags), "not one of draining");
-    assertStringIncludes(
-      messageFor(["--accept-proxy-protocol=10.0.0.1/8"], {}, serverFlags),
-      "--accept-proxy-protocol",
-    );
-    assertEquals(
-      messageFor(["--allow=10.0.0.0/8,a:0"], {}, agentFlags),
-      'flag --allow: bad rule "a:0": the ports are not in 1 to 65535',
-    );
-    assertEquals(
-      messageFor(["--deny=10.0.0.1/8:22"], {}, agentFlags),
-      'flag --deny: bad network "10.0.0.1/8": ' +
-        "bits beyond the prefix are set, the network is 10.0.0.0/8",
-    );
-    assertStringIncludes(messageFor(["--deny="], {}, agentFlags), "has an empty item");
-    assertEquals(
-      messageFor([], { QRHT_DENY: "a\nb" }, agentFlags),
-      'environment variable QRHT_DENY: bad rule "a\\nb": a character that no host name has',
-    );
-    assertStringIncludes(messageFor(["--deny=*"], {}, passthroughFlags), "unknown flag --deny");
-    assertStringIncludes(messageFor(["--proxy-protocol=v3"], {}, passthroughFlags), "off, v1, v2");
-    assertEquals(parseFlags(serverFlags, ["--agent-wait=0", "-h"], noEnv), { kind: "help" });
-  },
-});
-
-Deno.test({
-  name: "ruleListFlag() gives the rules of all occurrences, in their order",
-  permissions: "none",
-  fn() {
-    const flags = { rules: ruleListFlag("rules", { help: "rules" }) };
-    const run = (args: readonly string[], env: Readonly<Record<string, string>> = {}) => {
-      const parsed = parseFlags(flags, args, (name) => env[name]);
-      if (parsed.kind !== "run") throw new Error(`Expected values, got ${parsed.kind}`);
-      return parsed.values.rules;
-    };
-    const [a, b, c] = ["10.0.0.0/8:22", "[fd00::/8]:80-90", "*.example"] as const;
-    const rules = [a, b, c].map(parseRule);
-    assertEquals(run([]), []);
-    assertEquals(run([`--rules=${a},${b}`, "-rules", c]), rules);
-    assertEquals(run([], { QRHT_RULES: [a, b, c].join(",") }), rules);
-    assertEquals(run([`--rules=${c}`], { QRHT_RULES: a }), [parseRule(c)]);
-    const help = formatHelp({ name: "p", summary: "Does it." }, flags);
-    assertStringIncludes(help, "--rules rules       rules [comma separated, may be repeated]");
-  },
-});
-
-const listFlags = {
-  allowed: cidrListFlag("allow", { default: ["10.0.0.0/8", "::1"], help: "networks" }),
-  denied: cidrListFlag("deny", { multiple: true, help: "networks" }),
-  fields: choiceListFlag("fields", {
-    choices: ["client", "listener", "id"],
-    default: ["client"],
-    help: "what to tell",
-  }),
-  extras: choiceListFlag("extras", { choices: ["a", "b"], default: [], help: "more" }),
-  others: choiceListFlag("others", { choices: ["a", "b"], help: "others" }),
-} as const satisfies FlagTable;
-
-function runLists(
-  args: readonly string[],
-  env: Readonly<Record<string, string>> = {},
-): FlagValues<typeof listFlags> {
-  const parsed = parseFlags(listFlags, args, (name) => env[name]);
-  if (parsed.kind !== "run") throw new Error(`Expected values, got ${parsed.kind}`);
-  return parsed.values;
-}
-
-Deno.test({
-  name: "cidrListFlag() and choiceListFlag() give lists of networks and of the choices",
-  permissions: "none",
-  fn() {
-    const same: Same<FlagValues<typeof listFlags>, {
-      readonly allowed: readonly Cidr[];
-      readonly denied: readonly Cidr[];
-      readonly fields: readonly ("client" | "listener" | "id")[];
-      readonly extras: readonly ("a" | "b")[];
-      readonly others: readonly ("a" | "b")[];
-    }> = true;
-    assert(same);
-    assertEquals(runLists([]), {
-      allowed: [parseCidr("10.0.0.0/8"), parseCidr("::1/128")],
-      denied: [],
-      fields: ["client"],
-      extras: [],
-      others: [],
-    });
-  },
-});
-
-Deno.test({
-  name: "cidrListFlag() lets the last occurrence win unless it is multiple",
-  permissions: "none",
-  fn() {
-    const [a, b, c] = ["192.0.2.0/24", "2001:db8::/32", "127.0.0.1"];
-    const { allowed, denied } = runLists([
-      `--allow=${a}`,
-      `--allow=${b}`,
-      `--deny=${a},${b}`,
-      "--deny",
-      c!,
-    ]);
-    assertEquals(allowed, [parseCidr(b!)]);
-    assertEquals(denied, [a, b, c].map((text) => parseCidr(text!)));
-    assertEquals(runLists([], { QRHT_ALLOW: c! }).allowed, [parseCidr(c!)]);
-  },
-});
-
-Deno.test({
-  name: "cidrListFlag() names the flag or variable, the network and what is wrong with it",
-  permissions: "none",
-  fn() {
-    assertEquals(
-      messageFor(["--allow=::1,10.1.0.0/8"], {}, listFlags),
-      'flag --allow: bad network "10.1.0.0/8": ' +
-        "bits beyond the prefix are set, the network is 10.0.0.0/8",
-    );
-    assertMatch(
-      messageFor([], { QRHT_DENY: "localhost" }, listFlags),
-      /^environment variable QRHT_DENY: bad network "localhost": /,
-    );
-    for (const text of ["", ",", "::1,", ",::1", "::1,,::2"]) {
-      assertStringIncludes(messageFor([`--allow=${text}`], {}, listFlags), "has an empty item");
-    }
-    assertStringIncludes(messageFor(["--allow=::1, ::2"], {}, listFlags), 'bad network " ::2"');
-    assert(messageFor([`--allow=${"x".repeat(10_000)}`], {}, listFlags).length < 300);
-    assertThrows(() => cidrListFlag("x", { default: ["10.0.0.1/8"], help: "x" }));
-  },
-});
-
-Deno.test({
-  name: "--server takes several addresses, from one occurrence, several, or the variable",
-  permissions: "none",
-  fn() {
-    const files = ["--cert-file=c", "--cert-key=k", "--ca-file=a"];
-    const serversOf = (args: readonly string[], variable = "") => {
-      const env = (name: string) => name === "QRHT_SERVER" ? variable : undefined;
-      const parsed = parseFlags(agentFlags, [...files, ...args], env);
-      if (parsed.kind !== "run") throw new Error(`Expected values, got ${parsed.kind}`);
-      return parsed.values.servers.map(formatAuthority);
-    };
-    assertEquals(serversOf([]), ["127.0.0.1:9999"]);
-    assertEquals(serversOf(["--server=a:1"]), ["a:1"]);
-    assertEquals(serversOf(["--server=a:1,[::1]:2", "-server", "b:3", "--server=a:1"]), [
-      "a:1",
-      "[::1]:2",
-      "b:3",
-      "a:1",
-    ]);
-    assertEquals(serversOf([], "a:1,b:2"), ["a:1", "b:2"]);
-    assertEquals(serversOf(["--server=c:3"], "a:1,b:2"), ["c:3"]);
-    assertStringIncludes(
-      messageFor(["--server=a:1,b"], {}, agentFlags),
-      'flag --server: bad address "b": no port',
-    );
-  },
-});
-
-Deno.test({
-  name: "choiceListFlag() takes none alone, and any of the choices, once and in their order",
-  permissions: "none",
-  fn() {
-    assertEquals(runLists(["--fields=none"]).fields, []);
-    assertEquals(runLists(["--fields=id,client,id"]).fields, ["client", "id"]);
-    assertEquals(runLists(["--fields=id", "--fields", "listener"]).fields, ["listener"]);
-    assertEquals(runLists([], { QRHT_FIELDS: "none" }).fields, []);
-    assertEquals(runLists([], { QRHT_FIELDS: "" }).fields, ["client"]);
-  },
-});
-
-Deno.test({
-  name: "choiceListFlag() names the word that is no choice, and the choices",
-  permissions: "none",
-  fn() {
-    const cases: [text: string, problem: string][] = [
-      ["client,ip", '"ip" is not one of client, listener, id'],
-      ["Client", '"Client" is not one of client, listener, id'],
-      ["client, id", '" id" is not one of client, listener, id'],
-      ["client,none", '"none" must stand alone'],
-      ["none,none", '"none" must stand alone'],
-      ["", "has an empty item"],
-      ["client,", "has an empty item"],
-    ];
-    for (const [text, problem] of cases) {
-      assertEquals(
-        messageFor([`--fields=${text}`], {}, listFlags),
-        `invalid value "${text}" for flag --fields: ${problem}`,
-      );
-    }
-    // @ts-expect-error: not one of the choices
-    assertThrows(() => choiceListFlag("x", { choices: ["a"], default: ["b"], help: "x" }));
-    const message = messageFor([`--fields=${"x".repeat(10_000)}`], {}, listFlags);
-    assert(message.length < 400);
-  },
-});
-
-Deno.test({
-  name: "cidrListFlag() and choiceListFlag() throw nothing but a UsageError of one line",
-  permissions: "none",
-  fn() {
-    const part = fc.oneof(
-      fc.string({ unit: "binary" }),
-      fc.constantFrom("::1", "10.0.0.0/8", "10.0.0.1/8", "none", "client", "id", "a", "", "\n"),
-    );
-    const name = fc.constantFrom(...Object.values(listFlags).map((flag) => flag.name));
-    fc.assert(
-      fc.property(name, fc.array(part), (name, parts) => {
-        try {
-          runLists([`--${name}=${parts.join(",")}`]);
-        } catch (error) {
-          if (!(error instanceof UsageError)) throw error;
-          assertMatch(error.message, /^[^\p{Cc}\p{Zl}\p{Zp}]+$/u);
-        }
-      }),
-      runs(1000),
-    );
-  },
-});
-
-Deno.test({
-  name: "formatHelp() shows lists as they are written",
-  permissions: "none",
-  fn() {
-    const help = formatHelp({ name: "p", summary: "Does it." }, listFlags);
-    assertStringIncludes(help, "--allow cidrs");
-    assertStringIncludes(help, "[comma separated] [default: 10.0.0.0/8,::1]");
-    assertStringIncludes(help, "[comma separated, may be repeated]");
-    assertStringIncludes(help, "[none or some of client, listener, id, comma separated]");
-    assertStringIncludes(help, "[default: none]");
-  },
+test("formatHelp() shows lists as they are written", () => {
+  const help = formatHelp({ name: "p", summary: "Does it." }, listFlags);
+  assertStringIncludes(help, "--allow cidrs");
+  assertStringIncludes(help, "[comma separated] [default: 10.0.0.0/8,::1]");
+  assertStringIncludes(help, "[comma separated, may be repeated]");
+  assertStringIncludes(help, "[none or some of client, listener, id, comma separated]");
+  assertStringIncludes(help, "[default: none]");
 });
