@@ -174,7 +174,7 @@ function openStream(connection: ControlConnection): Pick<Duplex, "write"> | unde
 }
 
 /** Discards what the peer sends on further unidirectional streams. */
-export async function ignoreUniStreams(
+async function ignoreUniStreams(
   connection: Pick<ControlConnection, "acceptUniStream">,
 ): Promise<void> {
   try {

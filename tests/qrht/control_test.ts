@@ -6,7 +6,7 @@ import { assert, assertEquals, assertInstanceOf, assertLess } from "@std/assert"
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
-import { Control, type ControlConnection, ignoreUniStreams } from "../../lib/qrht/control.ts";
+import { Control, type ControlConnection } from "../../lib/qrht/control.ts";
 import { encodeFrame, FrameParser, FrameType, ProtocolError } from "../../lib/qrht/frame.ts";
 import { decodeHello, encodeHello, type Hello } from "../../lib/qrht/messages.ts";
 import { eventually } from "../support/eventually.ts";
@@ -154,10 +154,11 @@ test("Control sends HELLO first, on one stream that it keeps open", async () => 
   connection.end();
 });
 
-test("Control tells what the peer says, however it is cut", async () => {
+test("Control tells what the peer says, once, however it is cut", async () => {
   const wire = [
     ...hello({ program: "proxy-server", version: "9", name: "s", features: ["x", "drain"] }),
     ...encodeFrame(0x3f, new Uint8Array(100)),
+    ...DRAIN,
     ...DRAIN,
   ];
   await fc.assert(
@@ -177,35 +178,6 @@ test("Control tells what the peer says, however it is cut", async () => {
   );
 });
 
-test("Control.drain() is sent to a peer that has said before that it understands it", async () => {
-  const connection = new FakeConnection();
-  const control = connection.control();
-  const frames = connection.listen();
-  const [far] = connection.peerOpens();
-  await writeAll(far, hello());
-  await eventually("the peer's HELLO has come", () => connection.events.length === 1);
-  control.drain();
-  await eventually("DRAIN has come", () => frames.length === 2);
-  assertEquals([frames[1]!.type, frames[1]!.payload], [FrameType.Drain, empty]);
-  connection.end();
-});
-
-test("Control.drain() is sent once the peer has said that it understands it", async () => {
-  const connection = new FakeConnection();
-  const control = connection.control();
-  const frames = connection.listen();
-  control.drain();
-  control.drain();
-  await settled();
-  assertEquals(frames.map(({ type }) => type), [FrameType.Hello]);
-  const [far] = connection.peerOpens();
-  await writeAll(far, hello());
-  await eventually("DRAIN has come", () => frames.length === 2);
-  await settled();
-  assertEquals(frames.map(({ type }) => type), [FrameType.Hello, FrameType.Drain]);
-  connection.end();
-});
-
 test("Control.drain() comes after HELLO also when it is called at once", async () => {
   // The peer's HELLO is there before this end has had room for its own.
   const connection = new FakeConnection(5);
@@ -220,32 +192,25 @@ test("Control.drain() comes after HELLO also when it is called at once", async (
   connection.end();
 });
 
-test("Control.drain() is not sent to a peer that does not name the feature", async () => {
-  for (const features of [[], ["DRAIN"], ["drai", "drain2", "undrain"]]) {
+test("Control.drain() is sent when the peer has named the feature, before or after it, and only then", async () => {
+  for (const features of [["drain"], [], ["DRAIN"], ["drai", "drain2", "undrain"]]) {
     for (const early of [true, false]) {
       const connection = new FakeConnection();
       const control = connection.control();
       const frames = connection.listen();
       if (early) control.drain();
+      await settled();
+      assertEquals(frames.map(({ type }) => type), [FrameType.Hello]);
       const [far] = connection.peerOpens();
       await writeAll(far, hello({ features }));
       await eventually("the peer's HELLO has come", () => connection.events.length === 1);
       if (!early) control.drain();
       await settled();
-      assertEquals(frames.map(({ type }) => type), [FrameType.Hello]);
+      const sent = frames.slice(1).map(({ type, payload }) => [type, payload]);
+      assertEquals(sent, features[0] === "drain" ? [[FrameType.Drain, empty]] : []);
       connection.end();
     }
   }
-});
-
-test("Control tells once that the peer drains, however often it says so", async () => {
-  const connection = new FakeConnection();
-  connection.control();
-  const stream = new ScriptedCarrier([hello(), DRAIN, DRAIN, DRAIN]);
-  connection.peerOffers(stream);
-  await stream.drained;
-  assertEquals(connection.events, [HELLO_EVENT, "drain"]);
-  connection.end();
 });
 
 test("Control goes without the control stream of a peer that opens none", async () => {
@@ -349,38 +314,21 @@ test("Control reads further unidirectional streams away, whatever is on them", a
   connection.end();
 });
 
+const afterHello = (type: number, ...payload: number[]) =>
+  Uint8Array.of(...hello(), ...encodeFrame(type, Uint8Array.from(payload)));
+
 const nonsense: readonly [what: string, wire: Uint8Array, problem: string][] = [
   ["a second HELLO", Uint8Array.of(...hello(), ...hello()), "HELLO twice"],
   ["DRAIN before HELLO", DRAIN, "the first frame has type 17, not 16"],
   ["garbage", new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n"), "first frame"],
   ["an unknown frame first", encodeFrame(0x3f, empty), "the first frame has type 63, not 16"],
-  [
-    "DATA",
-    Uint8Array.of(...hello(), ...encodeFrame(FrameType.Data, Uint8Array.of(1))),
-    "DATA on a control stream",
-  ],
-  [
-    "DATA without bytes",
-    Uint8Array.of(...hello(), ...encodeFrame(FrameType.Data, empty)),
-    "DATA on a control stream",
-  ],
-  [
-    "OPEN",
-    Uint8Array.of(...hello(), ...encodeFrame(FrameType.Open, empty)),
-    "a frame of type 2 on a control stream",
-  ],
-  [
-    "END",
-    Uint8Array.of(...hello(), ...encodeFrame(FrameType.End, empty)),
-    "a frame of type 1 on a control stream",
-  ],
+  ["DATA", afterHello(FrameType.Data, 1), "DATA on a control stream"],
+  ["DATA without bytes", afterHello(FrameType.Data), "DATA on a control stream"],
+  ["OPEN", afterHello(FrameType.Open), "a frame of type 2 on a control stream"],
+  ["END", afterHello(FrameType.End), "a frame of type 1 on a control stream"],
   ["another version", encodeFrame(FrameType.Hello, Uint8Array.of(2)), "version 2"],
   ["an empty HELLO", encodeFrame(FrameType.Hello, empty), "HELLO ends too early"],
-  [
-    "DRAIN that ends within a field",
-    Uint8Array.of(...hello(), ...encodeFrame(FrameType.Drain, Uint8Array.of(1))),
-    "DRAIN ends too early",
-  ],
+  ["DRAIN that ends within a field", afterHello(FrameType.Drain, 1), "DRAIN ends too early"],
   [
     "an oversized frame",
     Uint8Array.of(...hello(), 0x3f, 0x50, 0x01),
@@ -484,17 +432,3 @@ function memoryBytes(): number {
   const { heapUsed, external } = Deno.memoryUsage();
   return heapUsed + external;
 }
-
-test("ignoreUniStreams() reads every stream away until the connection ends", async () => {
-  const connection = new FakeConnection();
-  const ignoring = ignoreUniStreams(connection);
-  for (let i = 0; i < 5; i++) {
-    const [far, near] = connection.peerOpens();
-    await writeAll(far, new Uint8Array(200_000));
-    if (i % 2 === 0) far.reset(i);
-    assertEquals(near.codes, [undefined, undefined]);
-  }
-  connection.end();
-  await ignoring;
-  assertEquals(connection.events, []);
-});

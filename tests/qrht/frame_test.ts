@@ -29,10 +29,12 @@ import {
   ProtocolError,
 } from "../../lib/qrht/frame.ts";
 import {
+  decodeArrived,
   decodeDrain,
   decodeHello,
   decodeOpen,
   decodeResult,
+  encodeArrived,
   encodeDrain,
   encodeHello,
   encodeOpen,
@@ -82,36 +84,28 @@ const anyForm = fc.tuple(fc.maxSafeNat(), anyLength).map(([value, length]) => {
   return { value: bounded, bytes: varint(bounded, length) };
 });
 
-test("decodeVarint() reads the examples of RFC 9000 appendix A.1", () => {
-  assertEquals(decodeVarint(fromHex("9d7f3e7d")), 494_878_333);
-  assertEquals(decodeVarint(fromHex("7bbd")), 15_293);
-  assertEquals(decodeVarint(fromHex("25")), 37);
+test("decodeVarint() reads, and encodeVarint() writes, the examples of RFC 9000 appendix A.1", () => {
+  for (const [value, hex] of [[494_878_333, "9d7f3e7d"], [15_293, "7bbd"], [37, "25"]] as const) {
+    assertEquals(decodeVarint(fromHex(hex)), value);
+    assertEquals(encodeVarint(value), [...fromHex(hex)]);
+  }
   assertEquals(decodeVarint(fromHex("4025")), 37);
   // More than a number holds: rounded.
   assertEquals(decodeVarint(fromHex("c2197c5eff14e88c")), Number(151_288_809_941_952_652n));
 });
 
-test("encodeVarint() writes the examples of RFC 9000 appendix A.1 that are not too large", () => {
-  assertEquals(encodeVarint(494_878_333), [...fromHex("9d7f3e7d")]);
-  assertEquals(encodeVarint(15_293), [...fromHex("7bbd")]);
-  assertEquals(encodeVarint(37), [...fromHex("25")]);
-});
-
 test("encodeVarint() writes the shortest form at each boundary", () => {
-  for (
-    const [value, hex] of [
-      [0, "00"],
-      [1, "01"],
-      [0x3f, "3f"],
-      [0x40, "4040"],
-      [0xff, "40ff"],
-      [0x3fff, "7fff"],
-      [0x4000, "80004000"],
-      [0xffffff, "80ffffff"],
-      [2 ** 29, "a0000000"],
-      [MAX_WRITTEN_VARINT, "bfffffff"],
-    ] as const
-  ) assertEquals(encodeVarint(value), [...fromHex(hex)], `${value}`);
+  const boundaries = [
+    [0, "00"],
+    [0x3f, "3f"],
+    [0x40, "4040"],
+    [0x3fff, "7fff"],
+    [0x4000, "80004000"],
+    [MAX_WRITTEN_VARINT, "bfffffff"],
+  ] as const;
+  for (const [value, hex] of boundaries) {
+    assertEquals(encodeVarint(value), [...fromHex(hex)], `${value}`);
+  }
 });
 
 test("encodeVarint() refuses what it cannot write", () => {
@@ -439,28 +433,12 @@ test("decodeOpen() takes its fields in any order, and skips those that it does n
   assertEquals(decodeOpen(largest), expected);
 });
 
-test("decodeOpen() refuses a known field that comes twice", () => {
-  const fields = [field(0, [192, 0, 2, 1, 0, 80]), field(1, [192, 0, 2, 1, 0, 80])];
-  for (const [type, repeated] of fields.entries()) {
-    const payload = openWith(...fields, field(9, []), repeated);
-    assertThrows(() => decodeOpen(payload), ProtocolError, `OPEN has field ${type} twice`);
-  }
-});
-
-test("decodeOpen() refuses every other version, and an empty payload", () => {
-  for (const version of [0, 2, 0x40, 0xff]) {
-    const payload = openWith();
-    payload[0] = version;
-    assertThrows(() => decodeOpen(payload), ProtocolError, `OPEN has version ${version}, not 1`);
-  }
-  assertThrows(() => decodeOpen(new Uint8Array(0)), ProtocolError, "OPEN ends too early");
-});
-
 const decoders = {
   OPEN: { decode: decodeOpen, prefix: [1, ...ID] },
   RESULT: { decode: decodeResult, prefix: [0, 0] },
   HELLO: { decode: decodeHello, prefix: [1] },
-  DRAIN: { decode: decodeDrain, prefix: [] },
+  DRAIN: { decode: decodeDrain, prefix: [...encodeDrain()] },
+  ARRIVED: { decode: decodeArrived, prefix: [...encodeArrived(1_280)] },
 } as const;
 
 for (const [frame, { decode, prefix }] of Object.entries(decoders)) {
@@ -486,6 +464,12 @@ for (const [frame, { decode, prefix }] of Object.entries(decoders)) {
     );
   });
 
+  test(`${decoder} skips unknown fields of any length, content and number`, () => {
+    const unknown = [field(4, Array<number>(3_000).fill(0xff)), field(0x4000, []), field(4, [1])];
+    const payload = Uint8Array.of(...prefix, ...unknown.flat());
+    assertEquals<unknown>(decode(payload), decode(Uint8Array.from(prefix)));
+  });
+
   test(`${decoder} refuses what ends within a field`, () => {
     const whole = Uint8Array.of(...prefix, ...field(0x4444, [1, 2, 3]));
     decode(whole);
@@ -499,9 +483,39 @@ for (const [frame, { decode, prefix }] of Object.entries(decoders)) {
   });
 }
 
-test("decodeDrain() reads what encodeDrain() has written, and skips fields", () => {
-  decodeDrain(encodeDrain());
-  decodeDrain(Uint8Array.of(...field(0, [1]), ...field(0, [1])));
+test("decodeOpen() and decodeHello() refuse every other version, and an empty payload", () => {
+  for (const frame of ["OPEN", "HELLO"] as const) {
+    const { decode, prefix } = decoders[frame];
+    for (const version of [0, 2, 0x40, 0xff]) {
+      const payload = Uint8Array.of(version, ...prefix.slice(1));
+      const problem = `${frame} has version ${version}, not 1`;
+      assertThrows(() => decode(payload), ProtocolError, problem);
+    }
+    assertThrows(() => decode(new Uint8Array(0)), ProtocolError, `${frame} ends too early`);
+  }
+});
+
+test("decodeResult() and decodeHello() take texts of up to 255 bytes, in UTF-8", () => {
+  const result = (text: number[]) =>
+    decodeResult(Uint8Array.of(2, ...encodeVarint(text.length), ...text)).text;
+  const hello = (type: number) => (text: number[]) => {
+    const { program, version, name, features } = decodeHello(helloWith(field(type, text)));
+    return [program, version, name, features[0]][type];
+  };
+  const readers = [["RESULT", result], ...[0, 1, 2, 3].map((type) => ["HELLO", hello(type)])];
+  for (const [frame, read] of readers as [string, (text: number[]) => string][]) {
+    assertEquals(read(Array(255).fill(0x61)), "a".repeat(255));
+    assertEquals(read([0xef, 0xbb, 0xbf, 0x78]), "\ufeffx", "a byte order mark is kept");
+    assertThrows(
+      () => read(Array(256).fill(0x61)),
+      ProtocolError,
+      `${frame} has a text of 256 bytes`,
+    );
+    for (const hex of ["ff", "c3", "c0af", "eda080", "f4908080", "61c3"]) {
+      const bad = () => read([...fromHex(hex)]);
+      assertThrows(bad, ProtocolError, `${frame} has a text that is not UTF-8`);
+    }
+  }
 });
 
 const codes = [...resultNumbers.keys()];
@@ -528,34 +542,6 @@ test("decodeResult() reads every code, and takes any other for internal-error", 
     const payload = Uint8Array.of(...varint(number, 8), 0);
     assertEquals(decodeResult(payload), { code: "internal-error", text: "" });
   }
-});
-
-test("decodeResult() takes a text of 255 bytes and refuses one of 256", () => {
-  const payload = (length: number) =>
-    Uint8Array.of(2, ...encodeVarint(length), ...Array<number>(length).fill(0x78));
-  assertEquals(decodeResult(payload(255)).text, "x".repeat(255));
-  assertThrows(
-    () => decodeResult(payload(256)),
-    ProtocolError,
-    "RESULT has a text of 256 bytes",
-  );
-});
-
-test("decodeResult() skips fields behind the text, also those that come twice", () => {
-  const payload = Uint8Array.of(2, 1, 0x78, ...field(0, [1, 2]), ...field(0, []));
-  assertEquals(decodeResult(payload), { code: "refused", text: "x" });
-});
-
-test("decodeResult() refuses text that is not UTF-8, and keeps a byte order mark", () => {
-  for (const hex of ["ff", "c3", "c0af", "eda080", "f4908080", "61c3"]) {
-    const bytes = fromHex(hex);
-    assertThrows(
-      () => decodeResult(Uint8Array.of(0, bytes.length, ...bytes)),
-      ProtocolError,
-      "RESULT has a text that is not UTF-8",
-    );
-  }
-  assertEquals(decodeResult(Uint8Array.of(0, 4, 0xef, 0xbb, 0xbf, 0x78)).text, "\ufeffx");
 });
 
 test("encodeResult() cuts long texts between two characters", () => {
@@ -612,7 +598,7 @@ test("decodeHello() takes 32 features and refuses 33", () => {
   );
 });
 
-test("decodeHello() takes features as often as they come, and other fields once", () => {
+test("decodeOpen() and decodeHello() take known fields once, but features as often as they come", () => {
   const drain = field(3, utf8.encode("drain"));
   assertEquals(decodeHello(helloWith(drain, field(0, []), drain)), {
     program: "",
@@ -622,39 +608,11 @@ test("decodeHello() takes features as often as they come, and other fields once"
     const payload = helloWith(field(type, [0x61]), drain, field(9, []), field(type, [0x61]));
     assertThrows(() => decodeHello(payload), ProtocolError, `HELLO has field ${type} twice`);
   }
-});
-
-test("decodeHello() takes texts of 255 bytes and refuses those of 256", () => {
-  for (const type of [0, 1, 2, 3]) {
-    const hello = decodeHello(helloWith(field(type, Array<number>(255).fill(0x61))));
-    const [value] = type === 3 ? hello.features : [hello.program ?? hello.version ?? hello.name];
-    assertEquals(value, "a".repeat(255));
-    assertThrows(
-      () => decodeHello(helloWith(field(type, Array<number>(256).fill(0x61)))),
-      ProtocolError,
-      "HELLO has a text of 256 bytes",
-    );
+  for (const type of [0, 1]) {
+    const address = field(type, [192, 0, 2, 1, 0, 80]);
+    const payload = openWith(address, field(9, []), address);
+    assertThrows(() => decodeOpen(payload), ProtocolError, `OPEN has field ${type} twice`);
   }
-});
-
-test("decodeHello() skips unknown fields of any length, content and number", () => {
-  const unknown = [field(4, Array<number>(3_000).fill(0xff)), field(0x4000, []), field(4, [0xff])];
-  assertEquals(decodeHello(helloWith(...unknown, field(2, utf8.encode("é")))), {
-    name: "é",
-    features: [],
-  });
-});
-
-test("decodeHello() refuses texts that are not UTF-8, and other versions", () => {
-  for (const type of [0, 1, 2, 3]) {
-    assertThrows(
-      () => decodeHello(helloWith(field(type, [0x61, 0xff]))),
-      ProtocolError,
-      "HELLO has a text that is not UTF-8",
-    );
-  }
-  assertThrows(() => decodeHello(Uint8Array.of(0)), ProtocolError, "HELLO has version 0, not 1");
-  assertThrows(() => decodeHello(new Uint8Array(0)), ProtocolError, "HELLO ends too early");
 });
 
 test("decodeHello() gives texts as they are, for whoever logs them to escape", () => {
