@@ -4,7 +4,7 @@
 /** What `--check` finds, in this process and in programs. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { checkAgent, checkPassthrough, checkServer } from "../../lib/cli/check/programs.ts";
-import { parseFlags } from "../../lib/cli/flags.ts";
+import { type FlagTable, type FlagValues, parseFlags } from "../../lib/cli/flags.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { QuicEndpoint } from "../../lib/quic/mod.ts";
 import type { ServerConfig } from "../../server.ts";
@@ -26,33 +26,24 @@ interface Checked {
 const argumentsOf = (flags: Flags) =>
   Object.entries(flags).map(([name, value]) => `--${name}=${value}`);
 
-const noEnv = () => undefined;
-
-async function check(
-  run: (write: (line: string) => void) => Promise<boolean>,
+/** What a program reports that was started with these flags. */
+async function report<T extends FlagTable>(
+  table: T,
+  check: (values: FlagValues<T>, write: (line: string) => void) => Promise<boolean>,
+  flags: Flags,
+  ...more: string[]
 ): Promise<Checked> {
+  const parsed = parseFlags(table, [...argumentsOf(flags), ...more], () => undefined);
+  assert(parsed.kind === "run");
   const lines: string[] = [];
-  const isWell = await run((line) => lines.push(line));
-  assertNothingLive();
-  return { isWell, lines };
+  return { isWell: await check(parsed.values, (line) => lines.push(line)), lines };
 }
 
-function serverCheck(flags: Flags): Promise<Checked> {
-  const parsed = parseFlags(serverFlags, [...argumentsOf(flags), "--check"], noEnv);
-  assert(parsed.kind === "run");
-  return check((write) => checkServer(parsed.values, write));
-}
+const serverCheck = (flags: Flags) => report(serverFlags, checkServer, flags);
 
 /** @param target that of `--check`, if it has one */
-function agentCheck(flags: Flags, target?: string): Promise<Checked> {
-  const args = [...argumentsOf(flags), "--check", ...(target ? [target] : [])];
-  const parsed = parseFlags(agentFlags, args, noEnv);
-  assert(parsed.kind === "run");
-  // The server of a test may be in this process, with connections of its own.
-  const lines: string[] = [];
-  return checkAgent(parsed.values, (line) => lines.push(line))
-    .then((isWell) => ({ isWell, lines }));
-}
+const agentCheck = (flags: Flags, ...target: string[]) =>
+  report(agentFlags, checkAgent, flags, "--check", ...target);
 
 /** Asserts what is to be fixed first, and which steps have which mark. */
 function assertFix({ isWell, lines }: Checked, step: RegExp, fix: RegExp): void {
@@ -71,7 +62,7 @@ addEventListener("unload", () => Deno.removeSync(files.path, { recursive: true }
 async function against(
   config: Partial<ServerConfig>,
   flags: Flags = {},
-  target?: string,
+  ...target: string[]
 ): Promise<Checked> {
   await using net = new Network(combinations["qrht/1"]!);
   const server = await net.server({ tls: await files.identity("server"), ...config });
@@ -79,7 +70,7 @@ async function against(
     server: `127.0.0.1:${server.quicPort}`,
     ...files.agent(),
     ...flags,
-  }, target);
+  }, ...target);
 }
 
 Deno.test("checkServer() finds a server that can start, and names a warning", async () => {
@@ -102,6 +93,7 @@ Deno.test("checkServer() finds a server that can start, and names a warning", as
     /^warn +purpose: .* other\.example, not of quic-tunnel-server: /,
   );
   assertEquals(warned.lines.at(-1), "all is well, but see the 2 warnings");
+  assertNothingLive();
 });
 
 Deno.test("checkServer() names an address that is taken, and what may have it", async () => {
@@ -114,20 +106,12 @@ Deno.test("checkServer() names an address that is taken, and what may have it", 
   const { port } = listener.addr as Deno.NetAddr;
   const tcp = `127.0.0.1:${port}`, udp = `127.0.0.1:${quic.addr.port}`;
   const flags = { ...files.server(), "listen-tcp": tcp, "listen-quic": udp };
-  const taken = await serverCheckBeside(flags);
+  const taken = await serverCheck(flags);
   assertFix(taken, /tcp address .*taken: .*if a proxy-server runs here/, /--listen-tcp 127.*taken/);
   assert(taken.lines.some((line) => /udp address .*taken: a QUIC server has it/.test(line)));
-  const foreign = await serverCheckBeside({ ...flags, "listen-tcp": "192.0.2.1:1" });
+  const foreign = await serverCheck({ ...flags, "listen-tcp": "192.0.2.1:1" });
   assertFix(foreign, /tcp address 192\.0\.2\.1:1: cannot listen/, /an address of this machine/);
 });
-
-/** Without asserting that this process has no QUIC. */
-async function serverCheckBeside(flags: Flags): Promise<Checked> {
-  const parsed = parseFlags(serverFlags, argumentsOf(flags), noEnv);
-  assert(parsed.kind === "run");
-  const lines: string[] = [];
-  return { isWell: await checkServer(parsed.values, (line) => lines.push(line)), lines };
-}
 
 Deno.test("a check judges files before anything else, and says which is wrong", async () => {
   await files.issue("expired", { notBefore: inDays(-3), notAfter: inDays(-1) });
@@ -246,12 +230,9 @@ Deno.test("checkPassthrough() tells whether the upstream answers", async () => {
   await using net = new Network(combinations["qrht/1"]!);
   const server = await net.server({ tls: await files.identity("server") });
   const target = net.target();
-  const passthroughCheck = async (upstream: string): Promise<Checked> => {
+  const passthroughCheck = (upstream: string) => {
     const flags = { server: `127.0.0.1:${server.quicPort}`, ...files.agent(), upstream };
-    const parsed = parseFlags(passthroughFlags, argumentsOf(flags), noEnv);
-    assert(parsed.kind === "run");
-    const lines: string[] = [];
-    return { isWell: await checkPassthrough(parsed.values, (line) => lines.push(line)), lines };
+    return report(passthroughFlags, checkPassthrough, flags);
   };
   const well = await passthroughCheck(target.authority);
   assert(well.isWell, well.lines.join("\n"));
