@@ -6,6 +6,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertStrictEquals } 
 import { deadline } from "@std/async/deadline";
 import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
 import { UsageError } from "../../lib/errors.ts";
+import type { TlsMaterial } from "../../lib/tls/files.ts";
 import { ReloadingTls } from "../../lib/tls/reloading_tls.ts";
 import { eventually } from "../support/eventually.ts";
 import { logLines } from "../support/network.ts";
@@ -114,17 +115,33 @@ function outcomes(lines: readonly string[]): string[] {
 const count = (lines: readonly string[], text: string) =>
   lines.filter((line) => line.includes(text)).length;
 
+/** Registers a test with a good set of files that was loaded, its log lines and its clock. */
+function test(name: string, fn: (loaded: Loaded) => Promise<void> | void): void {
+  Deno.test(`ReloadingTls ${name}`, async () => {
+    using lines = logLines(4);
+    await using files = await Files.create();
+    const time = clock();
+    const tls = await files.load(time.now);
+    await fn({ lines, files, time, tls, before: tls.current });
+  });
+}
+
+interface Loaded {
+  readonly lines: string[];
+  readonly files: Files;
+  readonly time: ReturnType<typeof clock>;
+  readonly tls: ReloadingTls;
+  /** What is in use from the start. */
+  readonly before: TlsMaterial;
+}
+
 Deno.test("ReloadingTls load() throws what is wrong with the files", async () => {
   await using files = await Files.create({ key: second.keyPem });
   const error = await assertRejects(() => files.load(), UsageError);
   assertMatch(error.message, /^--cert-key ".*key" does not belong to the certificate in/);
 });
 
-Deno.test("ReloadingTls reload() replaces the whole set, and says by what", async () => {
-  using lines = logLines(4);
-  await using files = await Files.create();
-  const tls = await files.load();
-  const before = tls.current;
+test("reload() replaces the whole set, and says by what", async ({ lines, files, tls, before }) => {
   await files.write({ ca: otherCa.certPem, ...setOf(second) });
   assertStrictEquals(tls.current, before);
   await tls.reload();
@@ -137,21 +154,14 @@ Deno.test("ReloadingTls reload() replaces the whole set, and says by what", asyn
   ]);
 });
 
-Deno.test("ReloadingTls reload() keeps what has not changed, and says so", async () => {
-  using lines = logLines(4);
-  await using files = await Files.create();
-  const tls = await files.load();
-  const before = tls.current;
+test("reload() keeps what has not changed, and says so", async ({ lines, files, tls, before }) => {
   await files.write(setOf(first));
   await tls.reload();
   assertStrictEquals(tls.current, before);
   assertMatch(outcomes(lines).join("\n"), /^INF tls "certificates unchanged" subject="CN=first"/);
 });
 
-Deno.test("ReloadingTls reload() serves all who ask at a time by two readings at most", async () => {
-  using lines = logLines(4);
-  await using files = await Files.create();
-  const tls = await files.load();
+test("reload() serves all who ask at a time by two readings at most", async ({ lines, tls }) => {
   await Promise.all(Array.from({ length: 100 }, () => tls.reload()));
   assertEquals(outcomes(lines).length, 1);
   const begun = tls.reload();
@@ -190,12 +200,7 @@ const badSets: Record<string, BadSet> = {
 };
 
 for (const [which, { make, fault }] of Object.entries(badSets)) {
-  Deno.test(`ReloadingTls refuses a set ${which}, once, and takes the next good one`, async () => {
-    using lines = logLines(4);
-    await using files = await Files.create();
-    const time = clock();
-    const tls = await files.load(time.now);
-    const before = tls.current;
+  test(`refuses a set ${which}, once, and takes the next good one`, async ({ lines, files, time, tls, before }) => {
     {
       await make(files);
       await using _watching = watch(tls);
@@ -222,11 +227,7 @@ for (const [which, { make, fault }] of Object.entries(badSets)) {
   });
 }
 
-Deno.test("ReloadingTls does not complain about a set that is complete a moment later", async () => {
-  await using files = await Files.create();
-  const time = clock();
-  const tls = await files.load(time.now);
-  using lines = logLines(0);
+test("does not complain about a set that is complete a moment later", async ({ lines, files, time, tls }) => {
   await files.write({ cert: second.certPem });
   const seen = time.looks;
   const reloading = tls.reload();
@@ -238,21 +239,14 @@ Deno.test("ReloadingTls does not complain about a set that is complete a moment 
   assertMatch(outcomes(lines)[0]!, /^INF tls "certificates reloaded"/);
 });
 
-Deno.test("ReloadingTls says each time why it refuses a set when asked for it", async () => {
-  using lines = logLines(4);
-  await using files = await Files.create();
-  const tls = await files.load();
+test("says each time why it refuses a set when asked for it", async ({ lines, files, tls }) => {
   await files.write({ key: second.keyPem });
   await tls.reload();
   await tls.reload();
   assertEquals(count(outcomes(lines), "not reloaded"), 2);
 });
 
-Deno.test("ReloadingTls says so when what it refused is gone again", async () => {
-  using lines = logLines(4);
-  await using files = await Files.create();
-  const tls = await files.load();
-  const before = tls.current;
+test("says so when what it refused is gone again", async ({ lines, files, tls, before }) => {
   await using _watching = watch(tls);
   await files.write({ key: second.keyPem });
   await eventually("it is refused", () => outcomes(lines).length === 1);
@@ -262,11 +256,7 @@ Deno.test("ReloadingTls says so when what it refused is gone again", async () =>
   assertStrictEquals(tls.current, before);
 });
 
-Deno.test("ReloadingTls watch() picks up what is written one file after the other, with one complaint at most", async () => {
-  using lines = logLines(4);
-  await using files = await Files.create();
-  const time = clock();
-  const tls = await files.load(time.now);
+test("watch() picks up what is written one file after the other, with one complaint at most", async ({ lines, files, time, tls }) => {
   await using _watching = watch(tls);
   await Deno.writeTextFile(files.path("cert"), second.certPem);
   await time.passed(3);
@@ -312,11 +302,7 @@ Deno.test({
   },
 });
 
-Deno.test("ReloadingTls watch() takes a set when its time has come", async () => {
-  using lines = logLines(4);
-  await using files = await Files.create();
-  const time = clock();
-  const tls = await files.load(time.now);
+test("watch() takes a set when its time has come", async ({ lines, files, time, tls }) => {
   await using _watching = watch(tls);
   await files.write(setOf(await issue("early", 365, Date.now() + DAY_MS)));
   await eventually("it is refused", () => count(outcomes(lines), "is not valid before") === 1);
@@ -330,10 +316,7 @@ Deno.test("ReloadingTls watch() takes a set when its time has come", async () =>
   await eventually("it is used", () => subjectOf(tls) === "CN=early");
 });
 
-Deno.test("ReloadingTls watch() reads at once when it hears of SIGHUP, and not after its end", async () => {
-  using lines = logLines(4);
-  await using files = await Files.create();
-  const tls = await files.load();
+test("watch() reads at once when it hears of SIGHUP, and not after its end", async ({ lines, files, tls }) => {
   const stop = new AbortController();
   let hangup = () => {};
   const watching = tls.watch({ signal: stop.signal, onHangup: (listener) => hangup = listener });
@@ -379,10 +362,7 @@ Deno.test("ReloadingTls watch() says what it watches and what comes near its end
   assertEquals(subjectOf(tls), "CN=first");
 });
 
-Deno.test("ReloadingTls says at once that a new set expires soon", async () => {
-  using lines = logLines(4);
-  await using files = await Files.create();
-  const tls = await files.load();
+test("says at once that a new set expires soon", async ({ lines, files, tls }) => {
   await files.write(setOf(await issue("short", 40, Date.now() - 35 * DAY_MS)));
   await tls.reload();
   assertMatch(
@@ -419,9 +399,7 @@ Deno.test({
   },
 });
 
-Deno.test("ReloadingTls shows no key when printed", async () => {
-  await using files = await Files.create();
-  const tls = await files.load();
+test("shows no key when printed", ({ tls }) => {
   const bytes = new TextEncoder().encode(first.keyPem.split("\n")[1]!).join();
   const options = { depth: 9, iterableLimit: 9999, showHidden: true, getters: true };
   for (const shown of [Deno.inspect({ tls }, options), JSON.stringify({ tls }), `${tls}`]) {
