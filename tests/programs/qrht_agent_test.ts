@@ -5,6 +5,7 @@
 
 import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async/delay";
+import type { AgentConfig } from "../../lib/agent/session.ts";
 import { parseCidr } from "../../lib/net/cidr.ts";
 import { QRHT_ALPN } from "../../lib/qrht/dialect.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
@@ -31,6 +32,7 @@ import {
   sendText,
   silentTarget,
   soon,
+  type Target,
   utf8,
 } from "../support/network.ts";
 import {
@@ -61,6 +63,18 @@ async function ask(agent: ScriptedPeer, ...messages: string[]): Promise<QuicStre
   await writeAll(stream, openFrame);
   for (const message of messages) await writeAll(stream, frames.data(message));
   return stream;
+}
+
+/** One of the two agents, connected to a scripted server. */
+function start(
+  net: ScriptedNetwork,
+  program: "agent" | "passthrough",
+  upstreamPort: number,
+  config: Partial<AgentConfig> = {},
+) {
+  return program === "agent"
+    ? net.agentAtServer(config)
+    : net.passthroughAtServer(upstreamPort, config);
 }
 
 /** A stream on which a tunnel to a target is connected. */
@@ -116,9 +130,7 @@ const refusals: readonly {
 ];
 
 test("runAgent() tells the server and the client, once each, why there is no tunnel", async (net) => {
-  const server = net.scriptedServer();
-  net.agentOf(server);
-  const agent = await server.accept();
+  const { agent } = await net.agentAtServer();
   for (const { request, result, answer } of refusals) {
     const stream = await ask(agent, request);
     const { result: said, data, ended } = await readAgentFrames(stream);
@@ -135,9 +147,7 @@ const onlyOnLinux = Deno.build.os === "linux" ? test : () => {};
 
 onlyOnLinux("the agents tell the server that a target does not answer in time", async (net) => {
   const target = await silentTarget(net);
-  const server = net.scriptedServer();
-  net.agentOf(server, { dialTimeoutMs: 50 });
-  const agent = await server.accept();
+  const { agent } = await net.agentAtServer({ dialTimeoutMs: 50 });
   const asked = await readAgentFrames(await ask(agent, requestFor(target.authority)));
   assertEquals(asked.result, { code: "timeout", text: `${target.authority}: no answer in 50 ms` });
   assertMatch(asked.data, /^HTTP\/1\.1 504 /);
@@ -153,9 +163,7 @@ onlyOnLinux("the agents tell the server that a target does not answer in time", 
 });
 
 test("runPassthrough() tells the server why there is no tunnel, and the client nothing", async (net) => {
-  const server = net.scriptedServer();
-  net.passthroughOf(server, 1);
-  const agent = await server.accept();
+  const { agent } = await net.passthroughAtServer(1);
   assertEquals(await readAgentFrames(await ask(agent, "hello")), {
     result: { code: "refused", text: `${NOBODY}: connection refused` },
     data: "",
@@ -164,9 +172,7 @@ test("runPassthrough() tells the server why there is no tunnel, and the client n
 });
 
 test("runAgent() tells the server of a client that has left without a request", async (net) => {
-  const server = net.scriptedServer();
-  net.agentOf(server);
-  const agent = await server.accept();
+  const { agent } = await net.agentAtServer();
   const stream = await ask(agent);
   await stream.finish(frames.end);
   const { result, data, ended } = await readAgentFrames(stream);
@@ -179,9 +185,7 @@ test("runAgent() tells the server of a client that has left without a request", 
 });
 
 test("runAgent() says RESULT, the answer to CONNECT and the target's bytes, in this order", async (net) => {
-  const server = net.scriptedServer();
-  net.agentOf(server);
-  const agent = await server.accept();
+  const { agent } = await net.agentAtServer();
   const target = net.servingTarget(async (connection) => {
     await sendText(connection, "greeting, ");
     await writeAll(connection, await readToEnd(connection));
@@ -199,10 +203,8 @@ test("runAgent() says RESULT, the answer to CONNECT and the target's bytes, in t
 });
 
 test("runPassthrough() lets an upstream speak that speaks first", async (net) => {
-  const server = net.scriptedServer();
   const upstream = net.target();
-  net.passthroughOf(server, upstream.port);
-  const agent = await server.accept();
+  const { agent } = await net.passthroughAtServer(upstream.port);
   const stream = await ask(agent);
   const atUpstream = await soon("the dial", upstream.accept());
   await sendText(atUpstream, "220 ready");
@@ -227,6 +229,15 @@ function framed(stream: QuicStream) {
     QRHT_ALPN,
     open,
   );
+}
+
+/** A tunnel of either agent that is connected to a target. */
+async function tunnelOf(agent: ScriptedPeer, program: "agent" | "passthrough", target: Target) {
+  const stream = await ask(agent, ...(program === "agent" ? [requestFor(target.authority)] : []));
+  const { carrier, result } = framed(stream);
+  assertEquals((await soon("RESULT", result)).code, "connected");
+  if (program === "agent") await assertReads(carrier, OK);
+  return { stream, carrier, atTarget: await soon("the connection", target.accept()) };
 }
 
 const wrongOpens: Readonly<Record<string, readonly [bytes: Uint8Array, logged: string]>> = {
@@ -258,15 +269,10 @@ const wrongOpens: Readonly<Record<string, readonly [bytes: Uint8Array, logged: s
 };
 
 for (const program of ["agent", "passthrough"] as const) {
-  const start = (net: ScriptedNetwork, quicPort: number, upstreamPort: number) =>
-    program === "agent" ? net.agentOf({ quicPort }) : net.passthroughOf({ quicPort }, upstreamPort);
-
   test(`the ${program} resets a stream that does not begin with OPEN, and no other`, async (net) => {
     using lines = logLines(0);
-    const server = net.scriptedServer();
     const target = net.target();
-    start(net, server.quicPort, target.port);
-    const agent = await server.accept();
+    const { agent } = await start(net, program, target.port);
     for (const [what, [bytes, logged]] of Object.entries(wrongOpens)) {
       const stream = agent.open();
       await writeAll(stream, bytes);
@@ -296,57 +302,36 @@ for (const program of ["agent", "passthrough"] as const) {
     assertEquals((await soon("RESULT", framed(good).result)).code, "connected");
   });
 
-  test(`the ${program} ends a tunnel, and no other, that goes on with what has no place there`, async (net) => {
-    const server = net.scriptedServer();
+  test(`the ${program} ends a tunnel at its target, and no other, when its stream is cut off or wrong`, async (net) => {
     const target = net.target();
-    start(net, server.quicPort, target.port);
-    const agent = await server.accept();
-    const wrong = {
-      "OPEN again": openFrame,
-      "a RESULT": frames.result("connected"),
-      "a DRAIN": frames.drain,
-      "an END with a payload": Uint8Array.of(1, 1, 0),
-      "bytes after END": Uint8Array.of(...frames.end, ...frames.data("x")),
+    const { agent } = await start(net, program, target.port);
+    const writes = (bytes: Uint8Array) => (stream: QuicStream) => writeAll(stream, bytes);
+    const wrong: Readonly<Record<string, (stream: QuicStream) => Promise<void> | void>> = {
+      "OPEN again": writes(openFrame),
+      "a RESULT": writes(frames.result("connected")),
+      "a DRAIN": writes(frames.drain),
+      "an END with a payload": writes(Uint8Array.of(1, 1, 0)),
+      "bytes after END": writes(Uint8Array.of(...frames.end, ...frames.data("x"))),
     };
-    const request = program === "agent" ? [requestFor(target.authority)] : [];
-    const other = await ask(agent, ...request);
-    const atOther = await soon("its connection", target.accept());
-    for (const [what, bytes] of Object.entries(wrong)) {
-      const stream = await ask(agent, ...request, "hello");
-      const atTarget = await soon("its connection", target.accept());
+    const cuts: typeof wrong = {
+      "an abort": (stream) => stream.abort(3),
+      "a reset": (stream) => stream.reset(0),
+      "FIN without END": (stream) => stream.closeWrite(),
+    };
+    const other = await tunnelOf(agent, program, target);
+    for (const [what, act] of Object.entries({ ...wrong, ...cuts })) {
+      const { stream, atTarget } = await tunnelOf(agent, program, target);
+      await writeAll(stream, frames.data("hello"));
       await assertReads(atTarget, "hello");
-      await writeAll(stream, bytes);
+      await act(stream);
       assertEquals(await soon("the target's end", readUntilOver(atTarget)), "", what);
-      assertEquals(await endOf(stream), { reset: 2, stopped: 2 }, what);
-      atTarget.abort();
-    }
-    await writeAll(other, frames.data("still here"));
-    await assertReads(atOther, "still here");
-    assertEquals(agent.connection.closeInfo, undefined);
-  });
-
-  test(`the ${program} ends a tunnel at the target when its stream is reset`, async (net) => {
-    const server = net.scriptedServer();
-    const target = net.target();
-    start(net, server.quicPort, target.port);
-    const agent = await server.accept();
-    const request = program === "agent" ? [requestFor(target.authority)] : [];
-    for (
-      const cut of [
-        (stream: QuicStream) => stream.abort(3),
-        (stream: QuicStream) => stream.reset(0),
-        // FIN without END.
-        (stream: QuicStream) => stream.closeWrite(),
-      ]
-    ) {
-      const stream = await ask(agent, ...request, "hello");
-      const atTarget = await soon("its connection", target.accept());
-      await assertReads(atTarget, "hello");
-      await cut(stream);
-      assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
+      if (what in wrong) assertEquals(await endOf(stream), { reset: 2, stopped: 2 }, what);
       atTarget.abort();
       stream.abort();
     }
+    await writeAll(other.stream, frames.data("still here"));
+    await assertReads(other.atTarget, "still here");
+    assertEquals(agent.connection.closeInfo, undefined);
   });
 
   onlyOnLinux(
@@ -354,9 +339,7 @@ for (const program of ["agent", "passthrough"] as const) {
     async (net) => {
       using lines = logLines(4);
       const target = await silentTarget(net);
-      const server = net.scriptedServer();
-      start(net, server.quicPort, target.port);
-      const agent = await server.accept();
+      const { agent } = await start(net, program, target.port);
       const stream = await ask(agent, requestFor(target.authority));
       await eventually(
         "the stream has been accepted",
@@ -383,10 +366,8 @@ for (const program of ["agent", "passthrough"] as const) {
 
   test(`the ${program} logs tunnel and client of each tunnel`, async (net) => {
     using lines = logLines(4);
-    const server = net.scriptedServer();
     const target = net.servingTarget((connection) => readUntilOver(connection).then(() => {}));
-    start(net, server.quicPort, target.port);
-    const agent = await server.accept();
+    const { agent } = await start(net, program, target.port);
     const stream = await ask(agent, requestFor(target.authority));
     await stream.finish(frames.end);
     assertEquals((await readAgentFrames(stream)).result.code, "connected");
@@ -426,9 +407,7 @@ test("acceptTunnel() resets a stream whose OPEN does not come to its end in time
 });
 
 test("runAgent() takes no notice of many streams whose OPEN never comes to its end", async (net) => {
-  const server = net.scriptedServer();
-  const agentProgram = net.agentOf(server);
-  const agent = await server.accept();
+  const { program: agentProgram, agent } = await net.agentAtServer();
   for (let i = 0; i < 200; i++) {
     await writeAll(agent.open(), openFrame.slice(0, 1 + i % openFrame.length - 1));
   }
@@ -462,19 +441,13 @@ test("runAgent() outlives a server that leaves the moment it has connected", asy
 for (const program of ["agent", "passthrough"] as const) {
   test(`the ${program} drains: it ends what it has, takes nothing more, and leaves`, async (net) => {
     using lines = logLines(0);
-    const server = net.scriptedServer();
     const target = net.target();
-    const running = program === "agent"
-      ? net.agentOf(server, { drainTimeoutMs: 20_000 })
-      : net.passthroughOf(server, target.port, { drainTimeoutMs: 20_000 });
-    const agent = await server.accept();
+    const { program: running, agent } = await start(net, program, target.port, {
+      drainTimeoutMs: 20_000,
+    });
     await agent.control(frames.hello());
     await eventually("HELLO", () => linesWith(lines, '"server says hello"').length === 1);
-    const stream = await ask(agent, ...(program === "agent" ? [requestFor(target.authority)] : []));
-    const { carrier, result } = framed(stream);
-    assertEquals((await soon("RESULT", result)).code, "connected");
-    if (program === "agent") await assertReads(carrier, OK);
-    const atTarget = await soon("the connection", target.accept());
+    const { stream, carrier, atTarget } = await tunnelOf(agent, program, target);
     running.abort();
     await agent.readDrain();
     assertEquals(linesWith(lines, '"draining"', " tunnels=1 drainTimeoutMs=20000").length, 1);
@@ -500,18 +473,11 @@ for (const program of ["agent", "passthrough"] as const) {
   test(`the ${program} that drains delivers the last bytes of its last tunnel, and its end`, async (net) => {
     const lastBytes = pattern(20_000);
     for (let i = 0; i < 3; i++) {
-      const server = net.scriptedServer();
       const target = net.target();
-      const running = program === "agent"
-        ? net.agentOf(server, { drainTimeoutMs: 20_000 })
-        : net.passthroughOf(server, target.port, { drainTimeoutMs: 20_000 });
-      const agent = await server.accept();
-      const request = program === "agent" ? [requestFor(target.authority)] : [];
-      const stream = await ask(agent, ...request);
-      const { carrier, result } = framed(stream);
-      assertEquals((await soon("RESULT", result)).code, "connected");
-      if (program === "agent") await assertReads(carrier, OK);
-      const atTarget = await soon("the connection", target.accept());
+      const { program: running, agent } = await start(net, program, target.port, {
+        drainTimeoutMs: 20_000,
+      });
+      const { stream, carrier, atTarget } = await tunnelOf(agent, program, target);
       await stream.finish(frames.end);
       assertEquals(await soon("the client's end", readText(atTarget)), "");
       running.abort();
@@ -546,24 +512,6 @@ test("runAgent() delivers the last bytes before it leaves, also when packets wer
   relay.restore();
   assertEquals(await soon("the target's end", readText(carrier)), "last");
   assertEquals((await agent.closed()).code, 100);
-  await soon("the program's end", running.done);
-});
-
-test("runAgent() ends its tunnels when the time to drain is over", async (net) => {
-  const server = net.scriptedServer();
-  const target = net.target();
-  const running = net.agentOf(server, { drainTimeoutMs: 300 });
-  const agent = await server.accept();
-  const { carrier } = await connect(agent, target.authority);
-  const atTarget = await target.accept();
-  const since = performance.now();
-  running.abort();
-  await sendText(carrier, "still");
-  await assertReads(atTarget, "still");
-  assertEquals((await agent.closed()).code, 100);
-  const tookMs = performance.now() - since;
-  assert(tookMs > 290 && tookMs < 1_500, `${tookMs} ms`);
-  assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
   await soon("the program's end", running.done);
 });
 
@@ -693,10 +641,8 @@ for (
         ["off", ""],
       ] as const
     ) {
-      const server = net.scriptedServer();
       const upstream = net.target();
-      net.passthroughOf(server, upstream.port, { proxyProtocol });
-      const agent = await server.accept();
+      const { agent } = await net.passthroughAtServer(upstream.port, { proxyProtocol });
       const stream = agent.open();
       const tunnel = openTunnel(stream, QRHT_ALPN, { ...told, tunnelId: id });
       const atUpstream = await soon("the dial", upstream.accept());

@@ -185,7 +185,8 @@ Deno.test("SIGTERM ends an agent with exit code 0 when the time to drain is over
   const since = performance.now();
   agent.kill("SIGTERM");
   assertEquals((await deadline(agent.status, 20_000)).code, 0);
-  assertLess(performance.now() - since, 10_000);
+  const tookMs = performance.now() - since;
+  assert(tookMs > 490 && tookMs < 10_000, `${tookMs} ms`);
   await agent.line(/WRN agent "tunnels are cut off" .* tunnels=1/);
   // Not all of it.
   await readToEnd(client).then((rest) => assertLess(rest.length, 1_000_000_000), () => {});
