@@ -13,6 +13,7 @@ import {
   ask,
   assertGivenUp,
   assertReads,
+  lineWith,
   logLines,
   loopback,
   NOBODY,
@@ -36,9 +37,8 @@ test("runAgent() answers a CONNECT with these bytes and nothing more", async (ne
 });
 
 test("runAgent() connects to the request target, whatever Host says", async (net) => {
-  const server = await net.server();
-  net.agent(server);
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const server = await net.serverWithAgent();
+  const target = net.greeter();
   for (const host of ["Host: 127.0.0.1\r\n", `Host: ${NOBODY}\r\n`, ""]) {
     const answer = await ask(net, server, `CONNECT ${target.authority} HTTP/1.1\r\n${host}\r\n`);
     assertEquals(answer, `${OK}here`);
@@ -46,8 +46,7 @@ test("runAgent() connects to the request target, whatever Host says", async (net
 });
 
 test("runAgent() takes a head that comes byte by byte", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   const target = net.target();
   const client = await net.client(server);
   for (const byte of requestFor(target.authority)) await sendText(client, byte);
@@ -55,8 +54,7 @@ test("runAgent() takes a head that comes byte by byte", async (net) => {
 });
 
 test("runAgent() carries on the bytes that come with the head", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   for (const length of [1, 5_000, 300_000]) {
     const target = net.target();
     const client = await net.client(server);
@@ -78,8 +76,7 @@ test("runAgent() carries on the bytes that come with the head", async (net) => {
 });
 
 test("runAgent() answers what is no CONNECT with its status and the cause", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   const cases: [request: string, answer: RegExp][] = [
     ["not http at all\r\n\r\n", /^HTTP\/1\.1 400 .+\r\n/],
     ["\x16\x03\x01\x02\x00", /^HTTP\/1\.1 400 TLS bytes where an HTTP request was expected\r\n/],
@@ -104,8 +101,7 @@ test("runAgent() answers what is no CONNECT with its status and the cause", asyn
 });
 
 test("runAgent() answers 400 when the request ends within its head", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   const client = await net.client(server);
   await sendText(client, `CONNECT ${NOBODY} HTTP/1.1\r\n`);
   await client.closeWrite();
@@ -113,8 +109,7 @@ test("runAgent() answers 400 when the request ends within its head", async (net)
 });
 
 test("runAgent() answers 408 when the head does not come to its end", async (net) => {
-  const server = await net.server();
-  net.agent(server, { headTimeoutMs: 50 });
+  const server = await net.serverWithAgent({ headTimeoutMs: 50 });
   const client = await net.client(server);
   await sendText(client, `CONNECT ${NOBODY} HTTP/1.1\r\n`);
   const answer = await readText(client);
@@ -122,16 +117,14 @@ test("runAgent() answers 408 when the head does not come to its end", async (net
 });
 
 test("runAgent() lets go of a client that leaves before it has asked", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   const client = await net.client(server);
   await client.closeWrite();
   assertEquals(await soon("the client's end", readUntilOver(client)), "");
 });
 
 test("runAgent() tells in the reason phrase why a target was not reached", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   const answer = await ask(net, server, requestFor(NOBODY));
   const cause = `${NOBODY}: connection refused`;
   assertEquals(answer.split("\r\n"), [
@@ -148,8 +141,7 @@ test("runAgent() tells in the reason phrase why a target was not reached", async
 const onlyOnLinux = Deno.build.os === "linux" ? test : () => {};
 
 onlyOnLinux("runAgent() answers 504 when a target does not answer in time", async (net) => {
-  const server = await net.server();
-  net.agent(server, { dialTimeoutMs: 50 });
+  const server = await net.serverWithAgent({ dialTimeoutMs: 50 });
   const target = await silentTarget(net);
   const answer = await ask(net, server, requestFor(target.authority));
   const cause = `${target.authority}: no answer in 50 ms`;
@@ -165,15 +157,14 @@ onlyOnLinux("runAgent() stops while it waits for a target", async (net) => {
   const target = await silentTarget(net);
   const client = await net.client(server);
   await sendText(client, requestFor(target.authority));
-  await eventually("the agent dials", () => lines.some((line) => line.includes("connect request")));
+  await lineWith(lines, "connect request");
   await agent.stop();
   assertEquals(await soon("the client's end", readUntilOver(client)), "");
   await assertGivenUp(net, target);
 });
 
 test("runAgent() answers also a client that sends on and on", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   for (let i = 0; i < 3; i++) {
     for (const [request, status] of [[requestFor(NOBODY), 502], ["no request\r\n", 400]] as const) {
       const client = await net.client(server);
@@ -187,9 +178,8 @@ test("runAgent() answers also a client that sends on and on", async (net) => {
 });
 
 test("runAgent() serves further requests after one that it refused", async (net) => {
-  const server = await net.server();
-  net.agent(server);
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const server = await net.serverWithAgent();
+  const target = net.greeter();
   for (let i = 0; i < 3; i++) {
     assertMatch(await ask(net, server, "nonsense\r\n\r\n"), / 400 /);
     assertMatch(await ask(net, server, requestFor(NOBODY)), / 502 /);

@@ -105,7 +105,7 @@ test("runAgent() answers 403 with the rule that denies the target", async (net) 
 
 test("runAgent() connects to what is allowed, by address and by name, IPv6 too", async (net) => {
   const server = await net.server();
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   using six = Deno.listen({ hostname: "::1", port: 0 });
   const sixPort = (six.addr as Deno.NetAddr).port;
   const serving = six.accept().then(async (connection) => {
@@ -126,7 +126,7 @@ test("runAgent() connects to what is allowed, by address and by name, IPv6 too",
 });
 
 test("runAgent() goes through the addresses of a name, past those that are denied or refuse", async (net) => {
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   const { asked, resolver } = knowing({
     "a.example": ["169.254.169.254", "::1", "127.0.0.9", "127.0.0.1"],
   });
@@ -137,11 +137,10 @@ test("runAgent() goes through the addresses of a name, past those that are denie
 });
 
 test("runAgent() dials the address that it has judged, whatever the name means a moment later", async (net) => {
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   const answers = [["127.0.0.1"], ["169.254.169.254"], ["127.0.0.1"]];
   const resolver = new Resolver({ lookup: () => Promise.resolve(answers.shift()!) });
-  const server = await net.server();
-  net.agent(server, { resolver });
+  const server = await net.serverWithAgent({ resolver });
   const request = requestFor(`a.example:${target.port}`);
   assertEquals(await ask(net, server, request), `${OK}here`);
   assertEquals(answers.length, 2);
@@ -159,8 +158,7 @@ test("runAgent() answers 504 for a name that does not resolve in time", async (n
 
 test("runAgent() answers 502 for a name that does not resolve", async (net) => {
   const { resolver } = knowing({ "empty.example": [] });
-  const server = await net.server();
-  net.agent(server, { resolver, allow: rules("10.0.0.0/8") });
+  const server = await net.serverWithAgent({ resolver, allow: rules("10.0.0.0/8") });
   for (const name of ["unknown.example", "empty.example"]) {
     const answer = await ask(net, server, requestFor(`${name}:80`));
     const cause = `${name}:80: name does not resolve`;
@@ -184,7 +182,7 @@ onlyOnLinux("runAgent() does not wait for an address that does not answer", asyn
 
 test("runPassthrough() connects to an upstream by its name, whatever rules say of it", async (net) => {
   const server: Server = await net.server();
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   net.passthrough(server, target.port, {
     upstream: { hostname: "localhost", port: target.port },
   });

@@ -3,19 +3,21 @@
 
 /** What proxy-server does when it is told to stop. */
 
-import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertLess, assertMatch, assertRejects } from "@std/assert";
+import { live } from "../../lib/quic/mod.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
 import {
   assertReads,
+  assertServed,
+  linesWith,
+  lineWith,
   logLines,
-  type Network,
-  OK,
+  openTunnel,
   readText,
   readUntilOver,
-  requestFor,
   sendText,
   soon,
   test,
@@ -25,21 +27,11 @@ import { Site } from "../support/site.ts";
 
 const LONG_MS = 60_000;
 
-async function openTunnel(net: Network, drainTimeoutMs: number) {
-  const server = await net.server({ drainTimeoutMs });
-  const agent = net.agent(server);
-  const target = net.target();
-  const client = await net.client(server);
-  await sendText(client, requestFor(target.authority));
-  await assertReads(client, OK);
-  return { server, agent, client, atTarget: await target.accept() };
-}
-
 test("runServer() lets tunnels end in their time, takes no clients, and then stops", async (net) => {
   using lines = logLines(0);
-  const { server, client, atTarget } = await openTunnel(net, LONG_MS);
+  const { server, client, atTarget } = await openTunnel(net, { drainTimeoutMs: LONG_MS });
   server.abort();
-  await eventually("it drains", () => lines.some((line) => line.includes('server "draining"')));
+  await lineWith(lines, 'server "draining"');
   await assertRejects(() => net.client(server), Deno.errors.ConnectionRefused);
   const up = pattern(1 << 20, 1), down = pattern(3 << 20, 2);
   const send = async () => {
@@ -60,7 +52,7 @@ test("runServer() lets tunnels end in their time, takes no clients, and then sto
 
 test("runServer() cuts off what outlasts the drain", async (net) => {
   using lines = logLines(0);
-  const { server, client, atTarget } = await openTunnel(net, 100);
+  const { server, client, atTarget } = await openTunnel(net, { drainTimeoutMs: 100 });
   server.abort();
   await sendText(client, "hello");
   await assertReads(atTarget, "hello");
@@ -71,14 +63,20 @@ test("runServer() cuts off what outlasts the drain", async (net) => {
 });
 
 test("runServer() stops at once when there are no tunnels, however long they might take", async (net) => {
+  using lines = logLines(0);
   const server = await net.server({ drainTimeoutMs: LONG_MS });
   net.agent(server);
+  await assertServed(net, server);
+  await eventually("its tunnel has ended", () => live.streams === 0);
+  const since = performance.now();
   await server.stop();
+  assertLess(performance.now() - since, 1_000);
+  assertEquals(linesWith(lines, ' server "draining"'), []);
 });
 
 test("runServer() sends away agents that come while it drains", async (net) => {
   using lines = logLines(0);
-  const { server, client, atTarget } = await openTunnel(net, LONG_MS);
+  const { server, client, atTarget } = await openTunnel(net, { drainTimeoutMs: LONG_MS });
   server.abort();
   const late = net.agent(server);
   await eventually(

@@ -11,6 +11,7 @@ import { eventually } from "../support/eventually.ts";
 import { live } from "../../lib/quic/mod.ts";
 import {
   assertReads,
+  lineWith,
   logLines,
   type Network,
   NOBODY,
@@ -341,7 +342,7 @@ test("endings: a client without an agent leaves one line, and so does one that w
 
   const patient = await net.server({ agentWaitMs: 20_000 });
   const waiting = net.own(await ResettableTcp.connect(patient.tcpPort));
-  await eventually("it waits", () => lines.some((line) => line.includes("accepted tcp")));
+  await lineWith(lines, "accepted tcp");
   await patient.stop();
   assertEquals(await soon("its end", lookAt(waiting)), RESET);
   const stopped = await endingOf(lines, "server");

@@ -8,6 +8,8 @@ import { eventually } from "../support/eventually.ts";
 import {
   ask,
   assertReads,
+  linesWith,
+  lineWith,
   logLines,
   loopback,
   type Network,
@@ -35,11 +37,7 @@ async function openEcho(net: Network, server: Server) {
   const client = await net.client(server);
   await sendText(client, requestFor(target.authority));
   await assertReads(client, OK);
-  return { target, client };
-}
-
-function linesWith(lines: readonly string[], text: string): string[] {
-  return lines.filter((line) => line.includes(text));
+  return client;
 }
 
 test("runServer() closes a client at once when maxConnections are served", async (net) => {
@@ -57,10 +55,10 @@ test("runServer() closes a client at once when maxConnections are served", async
     line!,
     /WRN server "clients refused" client=127\S+ error="2 clients are connected already" times=1/,
   );
-  await sendText(first.client, "still here");
-  await assertReads(first.client, "still here");
-  first.client.abort();
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  await sendText(first, "still here");
+  await assertReads(first, "still here");
+  first.abort();
+  const target = net.greeter();
   await eventually(
     "there is room again",
     async () =>
@@ -77,7 +75,7 @@ test("runServer() sends an agent away when maxAgents are connected, until one le
   const first = net.passthrough(server, upstreams[0]!.port);
   assertEquals(await ask(net, server, "?"), "A");
   net.passthrough(server, upstreams[1]!.port);
-  await eventually("it is refused", () => linesWith(lines, "agent refused").length > 0);
+  await lineWith(lines, "agent refused");
   assertMatch(
     linesWith(lines, "agent refused")[0]!,
     /WRN server "agent refused" agent=agent-1 .*reason="1 agents are connected already"/,
@@ -94,7 +92,7 @@ test("runServer() sends an agent away when maxAgents are connected, until one le
 test("runServer() refuses a client at once when maxPending wait for an agent", async (net) => {
   using lines = logLines(2);
   const server = await net.server({ maxPending: 2 });
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   const waiting = [1, 2].map(() => ask(net, server, requestFor(target.authority)));
   await eventually("both wait", () => linesWith(lines, "accepted tcp connection").length === 2);
   assertEquals(await soon("its end", readUntilOver(await net.client(server))), "");

@@ -16,6 +16,7 @@ import {
   ask,
   assertReads,
   linesWith,
+  lineWith,
   logLines,
   OK,
   readText,
@@ -68,23 +69,17 @@ for (const [serverAlpn, agentAlpn, spoken] of table) {
     const server = await net.server({ alpn: serverAlpn });
     const agent = net.agent(server, { alpn: agentAlpn });
     if (spoken === undefined) {
-      const [refused] = await eventually("the server refuses the agent", () => {
-        const found = linesWith(lines, ' WRN server "agent refused" ');
-        return found.length > 0 && found;
-      });
+      const refused = await lineWith(lines, ' WRN server "agent refused" ');
       const alert = "TLS alert 120, no common ALPN protocol";
       assertStringIncludes(refused!, `reason="connection closed: ${alert}`);
       assertMatch(refused!, / remote=127\.0\.0\.1:\d+ /);
-      const [failed] = await eventually("the agent says why", () => {
-        const found = linesWith(lines, ' WRN agent "cannot connect to the server" ');
-        return found.length > 0 && found;
-      });
+      const failed = await lineWith(lines, ' WRN agent "cannot connect to the server" ');
       assertStringIncludes(failed!, `error="connection closed by the peer: ${alert}`);
       assertEquals(linesWith(lines, "agent connected"), []);
       assertEquals(linesWith(lines, "connected to quic server"), []);
       return await agent.stop();
     }
-    const target = net.servingTarget((connection) => sendText(connection, "here"));
+    const target = net.greeter();
     assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
     const alpn = /^[\w/-]+$/.test(spoken) ? spoken : JSON.stringify(spoken);
     const [atServer, moreAtServer] = linesWith(lines, ' INF server "agent connected" ');
@@ -94,10 +89,7 @@ for (const [serverAlpn, agentAlpn, spoken] of table) {
     assert(atAgent!.endsWith(` alpn=${alpn}`), atAgent);
     assertEquals(moreAtAgent, undefined);
     // Only the own dialect tells agents of clients.
-    const [ended] = await eventually("the tunnel has ended", () => {
-      const found = linesWith(lines, ' DBG agent "tunnel ended" ');
-      return found.length > 0 && found;
-    });
+    const ended = await lineWith(lines, ' DBG agent "tunnel ended" ');
     assertEquals(
       / tunnel=[0-9a-f]{32} client=127\.0\.0\.1:\d+ /.test(ended!),
       spoken === QRHT_ALPN,
@@ -121,10 +113,7 @@ test("the server logs how many agents there are, whatever they speak", async (ne
   const first = await joins(QRHT_ALPN);
   await joins(RAW_ALPN);
   await first.stop();
-  const [line] = await eventually("it is gone", () => {
-    const found = linesWith(lines, '"agent disconnected"');
-    return found.length > 0 && found;
-  });
+  const line = await lineWith(lines, '"agent disconnected"');
   assertStringIncludes(line!, " agents=1");
   await joins(QRHT_ALPN);
   assertEquals(connected().map((line) => / agents=(.*)$/.exec(line)![1]), ["1", "2", "2"]);
@@ -249,7 +238,7 @@ for (const drainTimeoutMs of [0, 5_000]) {
     const server = net.scriptedServer({ maxUniStreams: 0 });
     const program = net.agentOf(server, { drainTimeoutMs });
     const agent = await server.accept();
-    const target = net.servingTarget((connection) => sendText(connection, "here"));
+    const target = net.greeter();
     for (let i = 0; i < 3; i++) {
       const stream = agent.open();
       const open = encodeOpen({ tunnelId: new Uint8Array(16).fill(i) });

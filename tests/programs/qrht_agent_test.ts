@@ -23,6 +23,7 @@ import {
   assertGivenUp,
   assertReads,
   linesWith,
+  lineWith,
   logLines,
   NOBODY,
   OK,
@@ -341,10 +342,7 @@ for (const program of ["agent", "passthrough"] as const) {
       const target = await silentTarget(net);
       const { agent } = await start(net, program, target.port);
       const stream = await ask(agent, requestFor(target.authority));
-      await eventually(
-        "the stream has been accepted",
-        () => linesWith(lines, "stream accepted").length === 1,
-      );
+      await lineWith(lines, "stream accepted");
       // Time for the dial to begin.
       await delay(50);
       stream.abort(3);
@@ -411,7 +409,7 @@ test("runAgent() takes no notice of many streams whose OPEN never comes to its e
   for (let i = 0; i < 200; i++) {
     await writeAll(agent.open(), openFrame.slice(0, 1 + i % openFrame.length - 1));
   }
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   const { carrier } = await connect(agent, target.authority);
   assertEquals(await readText(carrier), "here");
   // They do not hold it up when it is to stop, either.
@@ -430,7 +428,7 @@ test("runAgent() outlives a server that leaves the moment it has connected", asy
     connection.flush();
     block(5);
   }
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   const { carrier } = await connect(await server.accept(), target.authority);
   assertEquals(await readText(carrier), "here");
   await program.stop();
@@ -446,7 +444,7 @@ for (const program of ["agent", "passthrough"] as const) {
       drainTimeoutMs: 20_000,
     });
     await agent.control(frames.hello());
-    await eventually("HELLO", () => linesWith(lines, '"server says hello"').length === 1);
+    await lineWith(lines, '"server says hello"');
     const { stream, carrier, atTarget } = await tunnelOf(agent, program, target);
     running.abort();
     await agent.readDrain();
@@ -542,10 +540,10 @@ test("runAgent() sends DRAIN to nobody that has not said that it understands it"
     const control = await soon("the control stream", agent.connection.acceptUniStream());
     const { carrier } = await connect(agent, target.authority);
     const atTarget = await target.accept();
-    await eventually("HELLO", () => linesWith(lines, '"server says hello"').length > 0);
+    await lineWith(lines, '"server says hello"');
     lines.length = 0;
     running.abort();
-    await eventually("it drains", () => linesWith(lines, '"draining"').length === 1);
+    await lineWith(lines, '"draining"');
     const refused = await readAgentFrames(await ask(agent, requestFor(target.authority)));
     assertEquals(refused.result.code, "draining");
     atTarget.abort();
@@ -572,7 +570,7 @@ test("the server goes on with others while an agent drains, and no client notice
   });
   const start = () => net.passthrough(server, upstream.port, { drainTimeoutMs: 10_000 });
   let agent = start();
-  await eventually("it is there", () => linesWith(lines, '"agent connected"').length === 1);
+  await lineWith(lines, '"agent connected"');
   let going = true;
   let served = 0;
   const asking = Promise.all(Array.from({ length: 8 }, async (_, i) => {
@@ -667,10 +665,7 @@ test("the PROXY protocol goes from a load balancer to the upstream", async (net)
   const client = await net.client(server);
   await writeAll(client, formatProxyHeader(1, elsewhere["IPv6"]!));
   const atUpstream = await soon("the dial", upstream.accept());
-  const [line] = await eventually("the client is logged", () => {
-    const found = linesWith(lines, ' server "accepted tcp connection" ');
-    return found.length > 0 && found;
-  });
+  const line = await lineWith(lines, ' server "accepted tcp connection" ');
   const tunnelId = / tunnel=([0-9a-f]{32}) /.exec(line!)![1]!;
   const uniqueId = Uint8Array.from(tunnelId.match(/../g)!, (pair) => parseInt(pair, 16));
   const expected = formatProxyHeader(2, { ...elsewhere["IPv6"]!, uniqueId });

@@ -332,7 +332,7 @@ for (const waitsFor of ["a RESULT", "another agent", "another agent's RESULT"] a
     const { stream } = await first.tunnel();
     if (waitsFor !== "a RESULT") {
       first.connection.close(100, "agent stopped");
-      await eventually("it is gone", () => linesWith(lines, '"agent disconnected"').length === 1);
+      await lineWith(lines, '"agent disconnected"');
     }
     if (waitsFor === "another agent's RESULT") {
       await (await net.scriptedAgent(server)).tunnel();
@@ -351,9 +351,9 @@ test("runServer() gives up a tunnel whose client is reset while it waits for ano
   const { carrier } = await first.tunnel();
   await assertReads(carrier, "hello");
   first.connection.close(100, "agent stopped");
-  await eventually("it is gone", () => linesWith(lines, '"agent disconnected"').length === 1);
+  await lineWith(lines, '"agent disconnected"');
   client.abort();
-  await eventually("it is over", () => linesWith(lines, ' server "tunnel ended" ').length === 1);
+  await lineWith(lines, ' server "tunnel ended" ');
   // Who comes now may see a stream, but not for long.
   const second = await net.scriptedAgent(server);
   const served = second.serve(echo);
@@ -726,10 +726,7 @@ test("runServer() tells a client's end from an agent that cuts the tunnel off", 
   // FIN without END.
   await stream.closeWrite();
   assertEquals(await soon("the client's end", readUntilOver(client)), "half of it");
-  await eventually(
-    "it is logged",
-    () => linesWith(lines, '"tunnel ended"', "the stream ends without END").length === 1,
-  );
+  await lineWith(lines, '"tunnel ended"', "the stream ends without END");
 });
 
 test("runServer() takes END for the end, whether or not FIN comes", async (net) => {

@@ -10,6 +10,8 @@ import { eventually } from "../support/eventually.ts";
 import {
   ask,
   assertReads,
+  linesWith,
+  lineWith,
   logLines,
   loopback,
   NOBODY,
@@ -52,7 +54,7 @@ test("runServer() says which address it cannot listen on", async (net) => {
 
 test("runServer() serves a client whose agent comes within agentWaitMs", async (net) => {
   const server = await net.server();
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   const asking = ask(net, server, requestFor(target.authority));
   net.agent(server);
   assertEquals(await asking, `${OK}here`);
@@ -111,16 +113,25 @@ test("runServer() has an agent that joins serve a client that waits for a full o
   await clientsAccepted(lines, 1);
   const waiting = ask(net, server, "?");
   await clientsAccepted(lines, 2);
-  net.passthrough(server, net.servingTarget((connection) => sendText(connection, "here")).port);
+  net.passthrough(server, net.greeter().port);
   assertEquals(await soon("its answer", waiting), "here");
 });
 
 test("runServer() closes a client when its agent has no room for openTimeoutMs", async (net) => {
+  using lines = logLines(2);
   const server = await net.server({ openTimeoutMs: 50 });
   await using _agent = await narrowAgent(server);
-  const first = await net.client(server), second = await net.client(server);
-  // Whichever came first has the stream, and nothing to read from it.
-  await soon("a client's end", Promise.any([first, second].map(readUntilOver)));
+  const served = await net.client(server);
+  await clientsAccepted(lines, 1);
+  const refused = await net.client(server);
+  assertEquals(await soon("the client's end", readUntilOver(refused)), "");
+  assertMatch(
+    await lineWith(lines, ' WRN server "client refused" '),
+    / by=server reason=no-agent error="no agent has room for another stream within 50 ms"$/,
+  );
+  // The one that has the stream goes on.
+  await sendText(served, "still here");
+  assertEquals(linesWith(lines, '"client refused"').length, 1);
 });
 
 test("runServer() stops while a client waits for room at its agent", async (net) => {
@@ -157,14 +168,11 @@ test("runServer() spreads clients over agents in turn, and over those that are l
 test("runServer() waits for an agent anew when all have gone", async (net) => {
   using lines = logLines(0);
   const server = await net.server();
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   const first = net.agent(server);
   assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
   await first.stop();
-  await eventually(
-    "the server has noticed",
-    () => lines.some((line) => line.includes('"agent disconnected"')),
-  );
+  await lineWith(lines, '"agent disconnected"');
   const asking = ask(net, server, requestFor(target.authority));
   net.agent(server);
   assertEquals(await asking, `${OK}here`);
@@ -172,9 +180,8 @@ test("runServer() waits for an agent anew when all have gone", async (net) => {
 
 test("runServer() is not held up by clients that leave before they are accepted", async (net) => {
   using lines = logLines(2);
-  const server = await net.server();
-  net.agent(server);
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const server = await net.serverWithAgent();
+  const target = net.greeter();
   assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
   const script = new URL("../support/reset_clients.ts", import.meta.url);
   // Nothing is accepted meanwhile: this thread waits.

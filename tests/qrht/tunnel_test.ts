@@ -84,8 +84,7 @@ test("a tunnel leaves one line in the log of each program, when it has ended", a
 });
 
 test("many tunnels at a time keep their bytes apart", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   const echo = net.servingTarget(async (connection) => {
     await writeAll(connection, await readToEnd(connection));
     await connection.closeWrite();
@@ -102,8 +101,7 @@ test("many tunnels at a time keep their bytes apart", async (net) => {
 });
 
 test("a tunnel ends at the target when its client is reset", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   const target = net.target();
   const client = net.own(await ResettableTcp.connect(server.tcpPort));
   await sendText(client, requestFor(target.authority));
@@ -116,8 +114,7 @@ test("a tunnel ends at the target when its client is reset", async (net) => {
 });
 
 test("a tunnel ends at the client when its target is reset", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   await using target = await ResettableTarget.listen();
   const client = await net.client(server);
   await sendText(client, requestFor(target.authority));
@@ -131,8 +128,7 @@ test("a tunnel ends at the client when its target is reset", async (net) => {
 });
 
 test("a tunnel delivers the answer of a target that refuses an upload and closes", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   const target = net.servingTarget(async (connection) => {
     await readExactly(connection, 100_000);
     await sendText(connection, "too large");
@@ -148,8 +144,7 @@ test("a tunnel delivers the answer of a target that refuses an upload and closes
 });
 
 test("a tunnel delivers the answer of a target that refuses an upload by a reset", async (net) => {
-  const server = await net.server();
-  net.agent(server);
+  const server = await net.serverWithAgent();
   await using target = await ResettableTarget.listen();
   for (let i = 0; i < 10; i++) {
     const client = await net.client(server);

@@ -36,7 +36,7 @@ const lineOf = (lines: readonly string[], pattern: RegExp) =>
 
 /** What a client of the server gets from a target. */
 function answerOf(net: Network, server: Server): Promise<string> {
-  const target = net.servingTarget((connection) => sendText(connection, "here"));
+  const target = net.greeter();
   return ask(net, server, requestFor(target.authority));
 }
 
