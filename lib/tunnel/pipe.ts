@@ -135,7 +135,6 @@ class Direction {
   async closeWrite(): Promise<void> {
     this.writing = true;
     await this.to.closeWrite();
-    this.writing = false;
   }
 }
 

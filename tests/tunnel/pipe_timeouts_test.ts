@@ -88,8 +88,8 @@ async function carry(from: Duplex, to: Duplex, time: FakeTime): Promise<void> {
   assertEquals(await readExactly(to, 1), Uint8Array.of(1));
 }
 
-test("has no timer, and no end, as long as nothing ends and no timeout is set", async (time) => {
-  const piped = new Piped({});
+test("has no timer, and no end, as long as neither side ends and no other timeout is set", async (time) => {
+  const piped = new Piped({ halfOpenTimeoutMs: 1_000 });
   await carry(piped.far.a, piped.far.b, time);
   await time.pass(1_000 * HOUR_MS);
   assertEquals([piped.result, time.started], [undefined, 0]);
