@@ -17,7 +17,14 @@ const FILE_TIMEOUT_S = 600;
 const LONGEST = "tests/programs/programs_test.ts";
 
 /** Run once more without the calls of Linux for many datagrams, as on other systems. */
-const PORTABLE = ["quic/hostile_network", "quic/quic", "quic/uni", "qrht/tunnel", "quic/udp"]
+const PORTABLE = [
+  "quic/hostile_network",
+  "quic/connection",
+  "quic/stream",
+  "quic/uni",
+  "qrht/tunnel",
+  "quic/udp",
+]
   .map((name) => `tests/${name}_test.ts`);
 /** Have tasks of their own, or no tests. */
 const OTHER_FOLDERS = [...Object.keys(SYSTEM_TESTS), "chaos", "support"];
