@@ -212,19 +212,6 @@ test("TunnelStream.write() sends nothing for no bytes", async () => {
   assertEquals(await readToEnd(far), END);
 });
 
-test("TunnelStream.write() waits for room", async () => {
-  const [tunnel, far, carrier] = await begun({ capacity: 100 });
-  for (const size of [101, 5_000]) {
-    const bytes = pattern(size);
-    const write = writeAll(tunnel, bytes);
-    assert(await isPending(write));
-    assert(carrier.isFull);
-    assertSameBytes(await readExactly(far, data(bytes).length), data(bytes));
-    await write;
-  }
-  tunnel.abort();
-});
-
 test("TunnelStream.write() takes what there is room for, and then the rest of the same frame", async () => {
   for (const size of [50, 4096, 5_000]) {
     const [tunnel, far] = await begun({ capacity: 20 });
@@ -286,17 +273,6 @@ test("TunnelStream.closeWrite() sends END once and the end of the stream with it
   tunnel.abort();
   await tunnel.closeWrite();
   assertEquals(carrier.codes, [undefined, StreamCode.Aborted]);
-});
-
-test("TunnelStream.closeWrite() waits for room", async () => {
-  const [tunnel, far] = await begun({ capacity: 30 });
-  const write = tunnel.write(pattern(28));
-  await write;
-  const close = tunnel.closeWrite();
-  assert(await isPending(close));
-  assertEquals(await readToEnd(far), concat(data(pattern(28)), END));
-  await close;
-  tunnel.abort();
 });
 
 test("TunnelStream.read() takes END for the end, whether or not that of the stream has come", async () => {
@@ -401,49 +377,7 @@ test("TunnelStream.receiveFirst() takes the largest first frame, byte by byte", 
   }
 });
 
-test("TunnelStream.receiveFirst() gives nothing when the peer ends the stream without a byte", async () => {
-  const [tunnel, far, carrier] = tunnelOver(FrameType.Open);
-  await far.closeWrite();
-  assertEquals(await tunnel.receiveFirst(), undefined);
-  assertEquals(carrier.codes, [undefined, undefined]);
-  tunnel.abort();
-});
-
-test("TunnelStream.receiveFirst() refuses a stream that ends within its first frame", async () => {
-  for (let length = 1; length < OPEN.length; length++) {
-    const [tunnel, far, carrier] = tunnelOver(FrameType.Open);
-    await writeAll(far, OPEN.subarray(0, length));
-    await far.closeWrite();
-    await assertRejects(
-      () => tunnel.receiveFirst(),
-      ProtocolError,
-      "the stream ends within its first frame",
-    );
-    assertEquals(carrier.codes, [StreamCode.ProtocolError, undefined]);
-  }
-});
-
-test("TunnelStream.receiveFirst() refuses any other frame", async () => {
-  for (const wire of [data("GET / HTTP/1.1"), END, CONNECTED, encodeFrame(0x21, empty)]) {
-    const [tunnel, far, carrier] = tunnelOver(FrameType.Open);
-    await writeAll(far, wire);
-    await assertViolates(() => tunnel.receiveFirst(), carrier, "the first frame has type");
-    await assertRejects(() => far.read(new Uint8Array(1)), MemoryDuplexError, "code 2");
-    await assertRejects(() => far.write(new Uint8Array(1)), MemoryDuplexError, "code 2");
-  }
-});
-
-test("TunnelStream.receiveFirst() throws what the carrier throws when the peer resets it", async () => {
-  const [tunnel, far, carrier] = tunnelOver(FrameType.Open);
-  await writeAll(far, OPEN.subarray(0, 5));
-  const first = tunnel.receiveFirst();
-  far.reset(3);
-  await assertRejects(() => first, MemoryDuplexError, "code 3");
-  assertEquals(carrier.codes, [undefined, undefined]);
-  tunnel.abort();
-});
-
-test("TunnelStream.understand() resets the stream at a violation and gives what is none", async () => {
+test("TunnelStream.parseOrReset() resets the stream at a violation and gives what is none", async () => {
   const [tunnel, , carrier] = await begun();
   assertEquals(tunnel.parseOrReset(() => 5), 5);
   assertEquals(carrier.codes, [undefined, undefined]);
@@ -561,6 +495,9 @@ const open: Open = {
 const failure: Failure = { code: "refused", text: "the target refuses" };
 const REFUSED = encodeFrame(FrameType.Result, encodeResult(failure));
 
+const openResult = (stream: MemoryCarrier) => openTunnel(stream, QRHT_ALPN, open).result;
+const acceptOpen = (stream: MemoryCarrier) => acceptTunnel(stream, QRHT_ALPN);
+
 test("openTunnel() sends OPEN at once, and the client's bytes before there is a result", async () => {
   const [stream, far] = carrierPair();
   const { carrier, result } = openTunnel(stream, QRHT_ALPN, open);
@@ -641,24 +578,6 @@ test("openTunnel() leaves no unhandled rejection when nobody asks for the result
   carrier.abort();
 });
 
-test("openTunnel() resets a stream whose agent violates the dialect", async () => {
-  for (
-    const [wire, problem] of [
-      [data("HTTP/1.1 200 OK"), "first"],
-      [Uint8Array.of(3, 3, 0, 2, 0x61), "too early"],
-      [CONNECTED.subarray(0, 2), "within its first frame"],
-    ] as const
-  ) {
-    const [stream, far] = carrierPair();
-    const { result } = openTunnel(stream, QRHT_ALPN, open);
-    await settled();
-    await writeAll(far, wire);
-    await far.closeWrite();
-    await assertRejects(() => result, ProtocolError, problem);
-    assertEquals(stream.resetCode, StreamCode.ProtocolError);
-  }
-});
-
 test("openTunnel() and acceptTunnel() add nothing in the raw dialect", async () => {
   for (const alpn of [RAW_ALPN, "my-own", "qrht/2"]) {
     const [stream, far] = carrierPair();
@@ -706,21 +625,41 @@ test("acceptTunnel() gives nothing for a stream that ends without a word, and gi
   assertEquals(stream.resetCode, StreamCode.Aborted);
 });
 
-test("acceptTunnel() resets a stream that does not begin as it has to", async () => {
-  for (
-    const [wire, problem] of [
-      [utf8.encode("CONNECT a:1 HTTP/1.1\r\n\r\n"), "first"],
-      [data("x"), "first"],
-      [CONNECTED, "first"],
-      [Uint8Array.of(2, 3, 1, 0, 1), "too early"],
-      [Uint8Array.of(2, 1, 2), "version 2"],
-    ] as const
-  ) {
+test("openTunnel() and acceptTunnel() reset a stream that does not begin as it has to", async () => {
+  const cases: [begin: typeof openResult | typeof acceptOpen, wire: Uint8Array, problem: string][] =
+    [
+      [openResult, data("HTTP/1.1 200 OK"), "first"],
+      [openResult, OPEN, "first"],
+      [openResult, END, "first"],
+      [openResult, Uint8Array.of(3, 3, 0, 2, 0x61), "too early"],
+      [acceptOpen, utf8.encode("CONNECT a:1 HTTP/1.1\r\n\r\n"), "first"],
+      [acceptOpen, data("x"), "first"],
+      [acceptOpen, CONNECTED, "first"],
+      [acceptOpen, encodeFrame(0x21, empty), "first"],
+      [acceptOpen, Uint8Array.of(2, 3, 1, 0, 1), "too early"],
+      [acceptOpen, Uint8Array.of(2, 1, 2), "version 2"],
+    ];
+  for (const [begin, wire, problem] of cases) {
     const [stream, far] = carrierPair();
+    const begun = begin(stream);
+    await settled();
     await writeAll(far, wire);
-    const code = StreamCode.ProtocolError;
-    await assertRejects(() => acceptTunnel(stream, QRHT_ALPN), ProtocolError, problem);
-    assertEquals(stream.codes, [code, code]);
+    await assertRejects(() => begun, ProtocolError, problem);
+    assertEquals(stream.codes, [StreamCode.ProtocolError, StreamCode.ProtocolError]);
+    await assertRejects(() => far.write(new Uint8Array(1)), MemoryDuplexError, "code 2");
+  }
+});
+
+test("openTunnel() and acceptTunnel() reset a stream that ends within its first frame", async () => {
+  for (const [begin, frame] of [[openResult, CONNECTED], [acceptOpen, OPEN]] as const) {
+    for (let length = 1; length < frame.length; length++) {
+      const [stream, far] = carrierPair();
+      const begun = begin(stream);
+      await settled();
+      await sendPieces(far, [frame.subarray(0, length)]);
+      await assertRejects(() => begun, ProtocolError, "the stream ends within its first frame");
+      assertEquals(stream.codes, [StreamCode.ProtocolError, undefined]);
+    }
   }
 });
 
