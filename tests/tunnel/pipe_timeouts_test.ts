@@ -146,6 +146,17 @@ for (const from of sides) {
     await piped.assertReset();
   });
 
+  test(`gives ${to} all of writeTimeoutMs when bytes of ${from} come after a long silence`, async (time) => {
+    const piped = new Piped({ writeTimeoutMs: 1_000 }, { capacity: 10 });
+    await piped.far[from].write(pattern(10));
+    await time.pass(10_500);
+    await piped.far[from].write(pattern(1));
+    await time.pass(999);
+    assertEquals(piped.result, undefined);
+    await time.pass(1);
+    assertEquals(piped.result?.reason, "write-timeout");
+  });
+
   test(`aborts both when ${to} does not take the end of ${from} for writeTimeoutMs`, async (time) => {
     const piped = new Piped({ writeTimeoutMs: 1_000 }, { stuck: to });
     await piped.far[from].closeWrite();
