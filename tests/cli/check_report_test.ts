@@ -3,10 +3,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { formatStep, formatVerdict, Report, StepError } from "../../lib/cli/check/report.ts";
-
-function test(name: string, fn: () => void | Promise<void>): void {
-  Deno.test({ name, permissions: "none", fn });
-}
+import { pureTest as test } from "../support/pure_test.ts";
 
 test("formatStep() has mark, step, finding and time in columns and in one line", () => {
   assertEquals(

@@ -29,6 +29,7 @@ import {
 import { formatHelp } from "../../lib/cli/help.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { runs } from "../support/fuzz.ts";
+import { pureTest as test } from "../support/pure_test.ts";
 
 const flags = {
   listenTcp: addressFlag("listen-tcp", {
@@ -63,10 +64,6 @@ const listFlags = {
   extras: choiceListFlag("extras", { choices: ["a", "b"], default: [], help: "more" }),
   others: choiceListFlag("others", { choices: ["a", "b"], help: "others" }),
 } as const satisfies FlagTable;
-
-function test(name: string, fn: () => void): void {
-  Deno.test({ name, permissions: "none", fn });
-}
 
 const noEnv = () => undefined;
 

@@ -3,7 +3,6 @@
 
 import { CloseCode } from "../../lib/qrht/codes.ts";
 import { assert, assertEquals, assertInstanceOf, assertLess } from "@std/assert";
-import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { Control, type ControlConnection } from "../../lib/qrht/control.ts";
@@ -16,20 +15,9 @@ import {
   type MemoryCarrier,
   ScriptedCarrier,
 } from "../support/memory_carrier.ts";
-
-/** What has to be done within when nothing is left to wait for. */
-const PROMPT_MS = 10_000;
+import { pureTest as test, settled } from "../support/pure_test.ts";
 
 const empty = new Uint8Array(0);
-
-function test(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name, permissions: "none", fn: () => deadline(fn(), PROMPT_MS) });
-}
-
-/** Lets everything happen that needs no event of the system. */
-async function settled(): Promise<void> {
-  for (let i = 0; i < 200; i++) await Promise.resolve();
-}
 
 type Event =
   | { readonly hello: Hello }

@@ -49,10 +49,7 @@ import {
 } from "../../lib/qrht/varint.ts";
 import { runs } from "../support/fuzz.ts";
 import { cut } from "../support/memory_carrier.ts";
-
-function test(name: string, fn: () => void): void {
-  Deno.test({ name, permissions: "none", fn });
-}
+import { pureTest as test } from "../support/pure_test.ts";
 
 /** Bytes from hexadecimal digits; spaces are for the eye. */
 function fromHex(digits: string): Uint8Array {

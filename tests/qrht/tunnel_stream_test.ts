@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
-import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { QRHT_ALPN, RAW_ALPN } from "../../lib/qrht/dialect.ts";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
@@ -27,9 +26,7 @@ import {
   readExactly,
   readToEnd,
 } from "../support/memory_duplex.ts";
-
-/** What has to be done within when nothing is left to wait for. */
-const PROMPT_MS = 10_000;
+import { isPending, pureTest as test, settled } from "../support/pure_test.ts";
 
 const empty = new Uint8Array(0);
 const OPEN_PAYLOAD = encodeOpen({ tunnelId: new Uint8Array(16).fill(7) });
@@ -38,29 +35,12 @@ const CONNECTED_PAYLOAD = encodeResult({ code: "connected", text: "" });
 const CONNECTED = encodeFrame(FrameType.Result, CONNECTED_PAYLOAD);
 const END = encodeFrame(FrameType.End, empty);
 
-function test(name: string, fn: () => Promise<void>): void {
-  Deno.test({ name, permissions: "none", fn: () => deadline(fn(), PROMPT_MS) });
-}
-
 function data(bytes: Uint8Array | string): Uint8Array {
   return encodeFrame(FrameType.Data, typeof bytes === "string" ? utf8.encode(bytes) : bytes);
 }
 
 const utf8 = new TextEncoder();
 const text = new TextDecoder();
-
-/** Lets everything happen that needs no event of the system. */
-async function settled(): Promise<void> {
-  for (let i = 0; i < 200; i++) await Promise.resolve();
-}
-
-/** Whether a promise is pending once all has happened that needs no event of the system. */
-async function isPending(promise: Promise<unknown>): Promise<boolean> {
-  let pending = true;
-  promise.then(() => pending = false, () => pending = false);
-  await settled();
-  return pending;
-}
 
 /** A server's tunnel stream, the far end that a test speaks from as an agent, and the other way round. */
 function tunnelOver(
