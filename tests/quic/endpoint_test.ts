@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Endpoints: how they connect, accept and close. */
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { ConnectionClosedError, type QuicConnection, QuicEndpoint } from "../../lib/quic/mod.ts";
 import { ALPN, clientTls, connectPair } from "../support/quic.ts";
@@ -159,4 +159,17 @@ quicTest("QuicEndpoint turns connections away that nobody accepts", async () => 
   for (const client of waiting) {
     await roundTrip(await openEnds(await pair.serverEndpoint.accept(), client));
   }
+});
+
+quicTest("QuicEndpoint counts sends that the system refuses and goes on", async () => {
+  await using endpoint = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
+  // An IPv4 socket cannot send there.
+  const peer = { hostname: "::1", port: 9 };
+  const options = { tls: clientTls, alpn: ALPN, handshakeTimeoutMs: 100 };
+  const error = await assertRejects(
+    () => endpoint.connect(peer, "quic-tunnel-server", options),
+    ConnectionClosedError,
+  );
+  assertEquals(error.info.by, "timeout");
+  assert(endpoint.stats.dropped["send-error"] > 0);
 });

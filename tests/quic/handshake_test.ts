@@ -13,9 +13,9 @@ import {
   assertLessOrEqual,
   assertRejects,
 } from "@std/assert";
-import { deadline } from "@std/async/deadline";
 import type { Authority } from "../../lib/net/authority.ts";
 import {
+  type CloseInfo,
   ConnectionClosedError,
   describeClose,
   type ListenOptions,
@@ -34,14 +34,13 @@ import {
 } from "../../lib/quic/quiche/native.ts";
 import { nativeConfig, transportSettings } from "../../lib/quic/options.ts";
 import { parseLongHeader } from "../../lib/quic/handshake/packet.ts";
+import { randomBytes } from "../support/attacker.ts";
 import { eventually } from "../support/eventually.ts";
 import { readToEnd } from "../support/memory_duplex.ts";
-import { ALPN, assertNothingLive, listen as listenAs, type Listening } from "../support/quic.ts";
+import { ALPN, listen as listenAs, type Listening } from "../support/quic.ts";
+import { quicTest } from "../support/quic_streams.ts";
 import { TestCa } from "../support/tls.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
-
-/** Nothing here takes this long unless it hangs. */
-const STUCK_MS = 15_000;
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 const SERVER_NAME = "quic-tunnel-server";
@@ -84,14 +83,6 @@ async function selfSigned(usage: x509.ExtendedKeyUsage, trusts: TestCa): Promise
   };
 }
 
-/** A test whose connections and streams are all gone at its end. */
-function quicTest(name: string, fn: () => Promise<void>): void {
-  Deno.test(name, async () => {
-    await deadline(fn(), STUCK_MS);
-    assertNothingLive();
-  });
-}
-
 const listen = (options: Partial<ListenOptions> = {}) => listenAs({ tls: goodServer, ...options });
 
 function connect(
@@ -109,64 +100,88 @@ async function assertOnlyGoodGetIn(server: Listening, client: QuicEndpoint): Pro
     server.endpoint.accept(),
     connect(client, server.address),
   ]);
-  const [leaf] = accepted.peerCertificates!;
-  const good = new X509Certificate(new TextDecoder().decode(goodClient.cert));
-  assertEquals(new Uint8Array(leaf!), new Uint8Array(good.raw));
+  assertEquals(new Uint8Array(accepted.peerCertificates![0]!), derOf(goodClient));
 }
 
-// ---- Clients that a server must not let in ----
+/** The leaf of an identity. */
+function derOf({ cert }: TlsIdentity): Uint8Array {
+  return new Uint8Array(new X509Certificate(new TextDecoder().decode(cert)).raw);
+}
 
-interface Refusal {
+/** The first handshake that failed. */
+function failureOf({ failures }: Listening): Promise<CloseInfo> {
+  return eventually("the server has noticed", () => failures[0]);
+}
+
+// Ends that the other one must not trust
+
+interface Stranger {
+  readonly end: "client" | "server";
+  readonly which: string;
   readonly identity: () => TlsIdentity | Promise<TlsIdentity>;
-  /** TLS alert that tells the client why (RFC 8446 §6.2). */
+  /** TLS alert that tells it why (RFC 8446 §6.2). */
   readonly alert: number;
+  /** What the client calls the server. */
+  readonly name?: string;
 }
 
-const badClients: Record<string, Refusal> = {
-  "whose certificate is of another CA": {
-    identity: () => otherCa.client({}, ca),
+const { clientAuth, serverAuth } = x509.ExtendedKeyUsage;
+const anotherCa = () => TestCa.create("somebody's CA");
+
+const strangers: readonly Stranger[] = [
+  { end: "client", which: "of another CA", identity: () => otherCa.client({}, ca), alert: 48 },
+  { end: "server", which: "of another CA", identity: () => otherCa.server({}, ca), alert: 48 },
+  {
+    end: "client",
+    which: "of another CA with another name",
+    identity: async () => (await anotherCa()).client({}, ca),
     alert: 48,
   },
-  "whose certificate is of another CA with another name": {
-    identity: async () => (await TestCa.create("somebody's CA")).client({}, ca),
-    alert: 48,
-  },
-  "whose certificate has expired": {
-    identity: () => ca.client(expired),
-    alert: 45,
-  },
-  "whose certificate is not valid yet": {
-    identity: () => ca.client(notYet),
-    // BoringSSL has one alert for both ends of the time.
-    alert: 45,
-  },
-  "whose certificate is self-signed": {
-    identity: () => selfSigned(x509.ExtendedKeyUsage.clientAuth, ca),
-    alert: 48,
-  },
-  "whose certificate is for servers only": {
-    identity: () => ca.server(),
+  { end: "client", which: "self-signed", identity: () => selfSigned(clientAuth, ca), alert: 48 },
+  { end: "server", which: "self-signed", identity: () => selfSigned(serverAuth, ca), alert: 48 },
+  { end: "client", which: "expired", identity: () => ca.client(expired), alert: 45 },
+  { end: "server", which: "expired", identity: () => ca.server(expired), alert: 45 },
+  // BoringSSL has one alert for both ends of the time.
+  { end: "client", which: "not valid yet", identity: () => ca.client(notYet), alert: 45 },
+  { end: "client", which: "for servers only", identity: () => ca.server(), alert: 43 },
+  {
+    end: "server",
+    which: "for clients only",
+    identity: () => ca.client({ dnsNames: [SERVER_NAME] }),
     alert: 43,
   },
-};
+  {
+    end: "server",
+    which: "of another name",
+    identity: () => ca.server({ dnsNames: ["another-server"] }),
+    alert: 42,
+  },
+  {
+    end: "server",
+    which: "good, when called by another name",
+    identity: () => goodServer,
+    name: "another-server",
+    alert: 42,
+  },
+];
 
-for (const [who, { identity, alert }] of Object.entries(badClients)) {
-  quicTest(`QuicEndpoint lets no client in ${who}`, async () => {
-    await using server = listen();
-    await using client = new QuicEndpoint(LOOPBACK);
+for (const { end, which, identity, alert, name } of strangers) {
+  quicTest(`QuicEndpoint trusts no ${end} whose certificate is ${which}`, async () => {
     const tls = await identity();
+    await using server = listen(end === "server" ? { tls } : {});
+    await using client = new QuicEndpoint(LOOPBACK);
     const error = await assertRejects(
-      () => connect(client, server.address, { tls }),
+      () => connect(client, server.address, end === "client" ? { tls } : {}, name),
       ConnectionClosedError,
     );
-    assertEquals([error.info.by, tlsAlertOf(error.info)], ["peer", alert], error.message);
-    const [failure] = await eventually(
-      "the server has noticed",
-      () => server.failures.length > 0 && server.failures,
-    );
-    assertEquals([failure!.by, tlsAlertOf(failure!)], ["local", alert], describeClose(failure!));
+    const failure = await failureOf(server);
+    // Both ends know, and why.
+    const [atClient, atServer] = end === "client" ? ["peer", "local"] : ["local", "peer"];
+    assertEquals([error.info.by, tlsAlertOf(error.info)], [atClient, alert], error.message);
+    assertEquals([failure.by, tlsAlertOf(failure)], [atServer, alert], describeClose(failure));
     assertEquals(server.endpoint.stats.halfOpen, 0);
-    await assertOnlyGoodGetIn(server, client);
+    if (end === "client") await assertOnlyGoodGetIn(server, client);
+    else assertEquals(new Uint8Array(error.peerCertificates![0]!), derOf(tls));
     assertEquals(server.failures.length, 1);
   });
 }
@@ -178,68 +193,13 @@ quicTest("QuicEndpoint lets no client in that shows no certificate", async () =>
   await client.run(() => client.native.isDraining() || client.native.isClosed());
   assertEquals(client.native.peerError()?.isApp, false);
   assertEquals(client.native.peerError()?.errorCode, 0x100 + 116);
-  const [failure] = await eventually(
-    "the server has noticed",
-    () => server.failures.length > 0 && server.failures,
-  );
-  assertEquals([failure!.by, tlsAlertOf(failure!)], ["local", 116]);
+  const failure = await failureOf(server);
+  assertEquals([failure.by, tlsAlertOf(failure)], ["local", 116]);
   await using good = new QuicEndpoint(LOOPBACK);
   await assertOnlyGoodGetIn(server, good);
 });
 
-// ---- Servers that a client must not trust ----
-
-const badServers: Record<string, Refusal & { name?: string }> = {
-  "whose certificate is of another CA": {
-    identity: () => otherCa.server({}, ca),
-    alert: 48,
-  },
-  "whose certificate has expired": {
-    identity: () => ca.server(expired),
-    alert: 45,
-  },
-  "whose certificate has another name": {
-    identity: () => ca.server({ dnsNames: ["another-server"] }),
-    alert: 42,
-  },
-  "that is called by another name": {
-    identity: () => goodServer,
-    name: "another-server",
-    alert: 42,
-  },
-  "whose certificate is self-signed": {
-    identity: () => selfSigned(x509.ExtendedKeyUsage.serverAuth, ca),
-    alert: 48,
-  },
-  "whose certificate is for clients only": {
-    identity: () => ca.client({ dnsNames: [SERVER_NAME] }),
-    alert: 43,
-  },
-};
-
-for (const [which, { identity, alert, name }] of Object.entries(badServers)) {
-  quicTest(`QuicEndpoint connect() trusts no server ${which}`, async () => {
-    const tls = await identity();
-    await using server = listen({ tls });
-    await using client = new QuicEndpoint(LOOPBACK);
-    const error = await assertRejects(
-      () => connect(client, server.address, {}, name),
-      ConnectionClosedError,
-    );
-    assertEquals([error.info.by, tlsAlertOf(error.info)], ["local", alert], error.message);
-    // What the server has shown, for those that want to explain it.
-    const shown = new X509Certificate(new TextDecoder().decode(tls.cert));
-    assertEquals(new Uint8Array(error.peerCertificates![0]!), new Uint8Array(shown.raw));
-    const [failure] = await eventually(
-      "the server was told",
-      () => server.failures.length > 0 && server.failures,
-    );
-    assertEquals([failure!.by, tlsAlertOf(failure!)], ["peer", alert], describeClose(failure!));
-    assertEquals(server.endpoint.stats.halfOpen, 0);
-  });
-}
-
-// ---- Certificates that are replaced ----
+// Certificates that are replaced
 
 quicTest(
   "QuicEndpoint uses what is current for handshakes from then on, and goes on with the others",
@@ -294,7 +254,7 @@ Deno.test("nativeConfig() of new certificates takes no session tickets of old on
 /** A handshake without a socket. */
 function handshake(client: NativeConfig, server: NativeConfig, session?: Uint8Array | null) {
   const [here, there] = [{ host: "127.0.0.1", port: 1 }, { host: "127.0.0.1", port: 2 }];
-  const id = () => crypto.getRandomValues(new Uint8Array(16));
+  const id = () => randomBytes(16);
   const dialling = quiche.Connection.connect(SERVER_NAME, id(), here, there, client);
   if (session) dialling.setSession(session);
   const accepted = quiche.Connection.accept(id(), null, there, here, server);
@@ -314,7 +274,7 @@ function handshake(client: NativeConfig, server: NativeConfig, session?: Uint8Ar
   return { isLetIn, isResumed: accepted.isResumed(), session: dialling.session() };
 }
 
-// ---- ALPN ----
+// ALPN
 
 quicTest("QuicEndpoint lets no client in that speaks none of its protocols", async () => {
   await using server = listen();
@@ -324,8 +284,7 @@ quicTest("QuicEndpoint lets no client in that speaks none of its protocols", asy
     ConnectionClosedError,
   );
   assertEquals([error.info.by, tlsAlertOf(error.info)], ["peer", 120]);
-  await eventually("the server has noticed", () => server.failures.length > 0);
-  assertEquals(tlsAlertOf(server.failures[0]!), 120);
+  assertEquals(tlsAlertOf(await failureOf(server)), 120);
   await assertOnlyGoodGetIn(server, client);
 });
 
@@ -346,7 +305,7 @@ quicTest("QuicEndpoint agrees on the first of the client's protocols that it kno
   }
 });
 
-// ---- Raw packets ----
+// Raw packets
 
 /** A client of which a test has each datagram in its hands. */
 class RawClient implements AsyncDisposable {
@@ -362,7 +321,7 @@ class RawClient implements AsyncDisposable {
     this.#local = hostPort(this.socket.addr as Deno.NetAddr);
     if (config) config.setApplicationProtos(ALPN);
     else config = nativeConfig(transportSettings({ tls: goodClient, alpn: ALPN }));
-    const scid = crypto.getRandomValues(new Uint8Array(16));
+    const scid = randomBytes(16);
     this.native = quiche.Connection.connect(SERVER_NAME, scid, this.#local, this.#server, config);
   }
 
@@ -422,10 +381,6 @@ function longHeader(
   return bytes;
 }
 
-function randomBytes(length: number): Uint8Array<ArrayBuffer> {
-  return crypto.getRandomValues(new Uint8Array(length));
-}
-
 quicTest(
   "QuicEndpoint answers an unknown version with those it knows, if the datagram is long enough",
   async () => {
@@ -453,7 +408,7 @@ quicTest(
   },
 );
 
-// ---- Retry ----
+// Retry
 
 quicTest(
   "QuicEndpoint with retryAfterHalfOpen has clients prove their address, and lets them in",
@@ -551,7 +506,7 @@ quicTest("QuicEndpoint drops Initial packets with a token that has expired", asy
   }
 });
 
-// ---- What strangers may cost ----
+// What strangers may cost
 
 quicTest(
   "QuicEndpoint answers no more than maxHalfOpen handshakes at a time, and recovers",
@@ -654,7 +609,7 @@ quicTest(
   },
 );
 
-// ---- Until the server has judged ----
+// Until the server has judged
 
 quicTest(
   "QuicEndpoint connect() takes a stranger's packet for no verdict of the server's",
