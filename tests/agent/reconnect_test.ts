@@ -102,32 +102,11 @@ test("reconnect() tells of each failed attempt and the pause that follows", asyn
 
 test("reconnect() takes a session that failed for a failed attempt", async () => {
   const broken = new Error("broken");
-  const { delays, failures } = await run([healthy, healthy], {
-    serve: () => Promise.reject(broken),
-  });
-  assertEquals(delays, [250, 500]);
+  const { failures } = await run([healthy, healthy], { serve: () => Promise.reject(broken) });
   assertEquals(failures, [
     { error: broken, retryInMs: 250 },
     { error: broken, retryInMs: 500 },
   ]);
-});
-
-test("reconnect() does nothing when the signal has aborted before", async () => {
-  const story = await run([], { signal: AbortSignal.abort() });
-  assertEquals(story, { delays: [], failures: [] });
-});
-
-test("reconnect() ends without a word when the signal aborts while it connects", async () => {
-  const stop = new AbortController();
-  const story = await run([], {
-    signal: stop.signal,
-    connect(signal) {
-      assertEquals(signal, stop.signal);
-      stop.abort();
-      return Promise.reject(signal.reason);
-    },
-  });
-  assertEquals(story, { delays: [], failures: [] });
 });
 
 test("reconnect() serves a session that came as the signal aborted, so that it is closed", async () => {
@@ -148,65 +127,44 @@ test("reconnect() serves a session that came as the signal aborted, so that it i
   assertEquals(story, { delays: [], failures: [] });
 });
 
-test("reconnect() ends without a word when the signal aborts while it serves", async () => {
-  for (const outcome of [healthy, closedAtOnce, refused]) {
-    const stop = new AbortController();
-    const story = await run([healthy], {
-      signal: stop.signal,
-      serve() {
-        stop.abort();
-        return outcome instanceof Error ? Promise.reject(outcome) : Promise.resolve(outcome);
-      },
-    });
-    assertEquals(story, { delays: [], failures: [] });
-  }
-});
-
-test("reconnect() hands the signal to sleep, and does not connect after it has aborted", async () => {
+/** Runs until the signal aborts, by its own clock, with pauses of an hour. Returns what it has called. */
+async function callsUntil(abortsIn: "before" | "connect" | "serve" | "failed" | "sleep") {
   const stop = new AbortController();
-  let attempts = 0;
-  await run([], {
+  const calls: string[] = [];
+  const call = (name: string) => {
+    calls.push(name);
+    if (name === abortsIn) stop.abort();
+  };
+  if (abortsIn === "before") stop.abort();
+  const done = reconnect<Outcome>({
     signal: stop.signal,
-    connect() {
-      attempts++;
+    connect(signal) {
+      assertEquals(signal, stop.signal);
+      call("connect");
+      return abortsIn === "serve" ? Promise.resolve(healthy) : Promise.reject(refused);
+    },
+    serve() {
+      call("serve");
       return Promise.reject(refused);
     },
-    sleep(_ms, signal) {
-      assertEquals(signal, stop.signal);
-      stop.abort();
-      return Promise.resolve();
+    failed() {
+      call("failed");
+      // In the pause that follows.
+      if (abortsIn === "sleep") setTimeout(() => stop.abort(), 1);
     },
-  });
-  assertEquals(attempts, 1);
-});
-
-test("reconnect() wakes from its own sleep when the signal aborts", async () => {
-  const stop = new AbortController();
-  const pausing = Promise.withResolvers<void>();
-  const done = reconnect<never>({
-    signal: stop.signal,
-    connect: () => Promise.reject(refused),
-    serve: () => Promise.reject(refused),
-    failed: () => pausing.resolve(),
-    minMs: 3_600_000,
-    maxMs: 3_600_000,
-  });
-  await pausing.promise;
-  stop.abort();
-  await deadline(done, 10_000);
-});
-
-test("reconnect() does not sleep when the signal aborts as a failure is told of", async () => {
-  const stop = new AbortController();
-  const done = reconnect<never>({
-    signal: stop.signal,
-    connect: () => Promise.reject(refused),
-    serve: () => Promise.reject(refused),
-    failed: () => stop.abort(),
     minMs: 3_600_000,
     maxMs: 3_600_000,
   });
   await deadline(done, 10_000);
+  return calls;
+}
+
+test("reconnect() ends without a further call when the signal aborts, at any point", async () => {
+  assertEquals(await callsUntil("before"), []);
+  assertEquals(await callsUntil("connect"), ["connect"]);
+  assertEquals(await callsUntil("serve"), ["connect", "serve"]);
+  assertEquals(await callsUntil("failed"), ["connect", "failed"]);
+  assertEquals(await callsUntil("sleep"), ["connect", "failed"]);
 });
 
 test("reconnect() sleeps between attempts by its own clock", async () => {
