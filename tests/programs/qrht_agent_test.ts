@@ -3,7 +3,7 @@
 
 /** What the agents do in `qrht/1` at a server that follows a script: a good one, and others. */
 
-import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import { delay } from "@std/async/delay";
 import type { AgentConfig } from "../../lib/agent/session.ts";
 import { parseCidr } from "../../lib/net/cidr.ts";
@@ -14,7 +14,7 @@ import { formatProxyHeader } from "../../lib/tunnel/proxy_protocol.ts";
 import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
 import { encodeOpen, type Open } from "../../lib/qrht/messages.ts";
 import { type QuicStream, StreamResetError, StreamStoppedError } from "../../lib/quic/mod.ts";
-import { acceptTunnel, openTunnel } from "../../lib/qrht/tunnel.ts";
+import { openTunnel } from "../../lib/qrht/tunnel.ts";
 import type { FailureCode } from "../../lib/qrht/failure.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
@@ -41,7 +41,6 @@ import {
   elsewhere,
   exchange,
   frames,
-  garbage,
   hex,
   readAgentFrames,
   type ScriptedNetwork,
@@ -241,32 +240,11 @@ async function tunnelOf(agent: ScriptedPeer, program: "agent" | "passthrough", t
   return { stream, carrier, atTarget: await soon("the connection", target.accept()) };
 }
 
+/** Some of what tunnel_stream_test.ts has all of. */
 const wrongOpens: Readonly<Record<string, readonly [bytes: Uint8Array, logged: string]>> = {
-  "garbage": [garbage, "the first frame has type"],
   "a HTTP request": [utf8.encode(requestFor(NOBODY)), "the first frame has type"],
   "DATA": [frames.data("x"), "the first frame has type 0, not 2"],
-  "a RESULT": [frames.result("connected"), "the first frame has type 3, not 2"],
-  "an unknown frame": [Uint8Array.of(0x3f, 0), "the first frame has type 63, not 2"],
-  "an OPEN of another version": [
-    Uint8Array.of(2, 17, 2, ...new Uint8Array(16)),
-    "OPEN has version 2, not 1",
-  ],
   "an OPEN that ends in its id": [Uint8Array.of(2, 3, 1, 0, 1), "OPEN ends too early"],
-  "an address of 5 bytes": [
-    Uint8Array.of(2, 24, 1, ...new Uint8Array(16), 0, 5, 1, 2, 3, 4, 5),
-    "OPEN has an address of 5 bytes",
-  ],
-  "two clients": [
-    Uint8Array.of(
-      2,
-      33,
-      1,
-      ...new Uint8Array(16),
-      ...Array(2).fill([0, 6, 1, 2, 3, 4, 5, 6]).flat(),
-    ),
-    "OPEN has field 0 twice",
-  ],
-  "too long an OPEN": [Uint8Array.of(2, 0x50, 1), "a frame of type 2 has 4097 bytes"],
 };
 
 for (const program of ["agent", "passthrough"] as const) {
@@ -388,21 +366,6 @@ for (const program of ["agent", "passthrough"] as const) {
     });
   });
 }
-
-test("acceptTunnel() resets a stream whose OPEN does not come to its end in time", async (net) => {
-  const server = await net.server();
-  const agent = await net.scriptedAgent(server);
-  // The stream of another agent than the program, so that the time is the test's own.
-  const scripted = net.scriptedServer();
-  const [peer, there] = await Promise.all([scripted.accept(), net.scriptedAgent(scripted)]);
-  const stream = peer.open();
-  await writeAll(stream, openFrame.slice(0, 30));
-  const accepted = await there.stream();
-  const error = await acceptTunnel(accepted, QRHT_ALPN, 50).catch((error) => error);
-  assertStringIncludes(String(error), "the first frame is not complete in 50 ms");
-  assertEquals(await endOf(stream), { reset: 2, stopped: 2 });
-  assertEquals(agent.connection.closeInfo, undefined);
-});
 
 test("runAgent() takes no notice of many streams whose OPEN never comes to its end", async (net) => {
   const { program: agentProgram, agent } = await net.agentAtServer();
@@ -526,37 +489,6 @@ test("runAgent() leaves at once when it has no tunnel, or is not told to drain",
     await running.stop();
     assertEquals((await agent.closed()).code, 100);
     assertLess(performance.now() - since, 1_000);
-  }
-});
-
-test("runAgent() sends DRAIN to nobody that has not said that it understands it", async (net) => {
-  using lines = logLines(0);
-  for (const hello of [[], ["other", "draining"]]) {
-    const server = net.scriptedServer();
-    const target = net.target();
-    const running = net.agentOf(server, { drainTimeoutMs: 20_000 });
-    const agent = await server.accept();
-    await agent.control(frames.hello(hello));
-    const control = await soon("the control stream", agent.connection.acceptUniStream());
-    const { carrier } = await connect(agent, target.authority);
-    const atTarget = await target.accept();
-    await lineWith(lines, '"server says hello"');
-    lines.length = 0;
-    running.abort();
-    await lineWith(lines, '"draining"');
-    const refused = await readAgentFrames(await ask(agent, requestFor(target.authority)));
-    assertEquals(refused.result.code, "draining");
-    atTarget.abort();
-    await carrier[Symbol.asyncDispose]();
-    let seen = "";
-    const buffer = new Uint8Array(1024);
-    const reading = (async () => {
-      for (let n; (n = await control.read(buffer)) !== null;) seen += hex(buffer.subarray(0, n));
-    })();
-    await agent.closed();
-    await reading.catch(() => {});
-    assertEquals(seen.slice(0, 2), "10");
-    assert(!seen.endsWith("1100"), seen);
   }
 });
 

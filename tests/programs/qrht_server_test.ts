@@ -11,8 +11,6 @@ import { QRHT_ALPN, RAW_ALPN } from "../../lib/qrht/dialect.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { ipBytes, socketAddress } from "../../lib/net/ip_address.ts";
 import { formatProxyHeader } from "../../lib/tunnel/proxy_protocol.ts";
-import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
-import { encodeOpen } from "../../lib/qrht/messages.ts";
 import {
   live,
   QuicEndpoint,
@@ -20,7 +18,7 @@ import {
   StreamResetError,
   StreamStoppedError,
 } from "../../lib/quic/mod.ts";
-import { acceptTunnel, type IncomingTunnel } from "../../lib/qrht/tunnel.ts";
+import { type IncomingTunnel } from "../../lib/qrht/tunnel.ts";
 import { type FailureCode, failureCodes } from "../../lib/qrht/failure.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
@@ -31,7 +29,6 @@ import {
   lineWith,
   logLines,
   loopback,
-  OK,
   readText,
   readUntilOver,
   sendText,
@@ -243,21 +240,11 @@ const waysToFail: Readonly<
     await stream.closeWrite();
   },
   "sends garbage": (_, stream) => writeAll(stream, garbage),
-  "sends a HTTP answer without frames": (_, stream) => sendText(stream, OK),
   "sends DATA before RESULT": (_, stream) => writeAll(stream, frames.data("HTTP/1.1 200 OK")),
-  "sends END before RESULT": (_, stream) => writeAll(stream, frames.end),
-  "sends an OPEN of its own": (_, stream) =>
-    writeAll(
-      stream,
-      encodeFrame(FrameType.Open, encodeOpen({ tunnelId: new Uint8Array(16) })),
-    ),
   "ends the stream within RESULT": (_, stream) =>
     stream.finish(frames.result("connected").slice(0, 3)),
   "sends a RESULT that ends too early": (_, stream) =>
     writeAll(stream, Uint8Array.of(3, 3, 0, 2, 0x61)),
-  "sends a RESULT of more than 4096 bytes": (_, stream) =>
-    writeAll(stream, Uint8Array.of(3, 0x50, 1, 0)),
-  "sends an unknown frame before RESULT": (_, stream) => writeAll(stream, Uint8Array.of(0x3f, 0)),
 };
 
 for (const [how, fail] of Object.entries(waysToFail)) {
@@ -296,21 +283,6 @@ test("runServer() tells the first agent that the tunnel goes on elsewhere", asyn
   );
   assert(stopped instanceof StreamStoppedError, String(stopped));
   assertEquals(stopped.code, 3);
-});
-
-test("runServer() has the client's bytes wait for OPEN where a stream has little room", async (net) => {
-  const server = await net.server();
-  // Not even OPEN fits.
-  const agent = await net.scriptedAgent(server, { streamWindowBytes: 16 });
-  const client = await net.client(server);
-  await sendText(client, "hello");
-  await client.closeWrite();
-  const stream = await agent.stream();
-  // Long enough for the bytes to come while OPEN is on its way.
-  await delay(100);
-  const tunnel = await soon("OPEN", acceptTunnel(stream, QRHT_ALPN));
-  await soon("the client's bytes", echo(tunnel!));
-  assertEquals(await soon("the client's end", readUntilOver(client)), "echo:hello");
 });
 
 test("runServer() leaves it at the first agent that is gone where it is told to", async (net) => {
@@ -589,27 +561,10 @@ test("runServer() opens no stream to an agent that drains, also for who waits fo
 
 // ---- Agents that violate the dialect ----
 
+/** Two of what control_test.ts has all of. */
 const controlViolations: Readonly<Record<string, readonly [bytes: Uint8Array, logged: string]>> = {
   "garbage": [garbage, "the first frame has type"],
-  "DRAIN before HELLO": [frames.drain, "the first frame has type 17, not 16"],
   "HELLO twice": [Uint8Array.of(...frames.hello(), ...frames.hello()), "HELLO twice"],
-  "DATA": [Uint8Array.of(...frames.hello(), ...frames.data("x")), "DATA on a control stream"],
-  "END": [Uint8Array.of(...frames.hello(), ...frames.end), "a frame of type 1 on a control stream"],
-  "a HELLO of another version": [Uint8Array.of(0x10, 1, 2), "HELLO has version 2, not 1"],
-  "a HELLO that ends too early": [Uint8Array.of(0x10, 3, 1, 0, 9), "HELLO ends too early"],
-  "a HELLO with a text that is no UTF-8": [
-    Uint8Array.of(0x10, 4, 1, 0, 1, 0xff),
-    "HELLO has a text that is not UTF-8",
-  ],
-  "too long a HELLO": [Uint8Array.of(0x10, 0x50, 1), "a frame of type 16 has 4097 bytes"],
-  "33 features": [
-    Uint8Array.of(0x10, 0x40, 1 + 33 * 3, 1, ...Array(33).fill([3, 1, 0x61]).flat()),
-    "HELLO names 33 features",
-  ],
-  "a wrong DRAIN": [
-    Uint8Array.of(...frames.hello(), 0x11, 2, 0x40, 0x40),
-    "DRAIN ends too early",
-  ],
 };
 
 for (const [what, [bytes, logged]] of Object.entries(controlViolations)) {
@@ -643,42 +598,10 @@ for (const [what, [bytes, logged]] of Object.entries(controlViolations)) {
   });
 }
 
-test("the programs take a control stream that ends, is reset, or says what they do not know", async (net) => {
-  const server = await net.server();
-  const harmless: ((agent: ScriptedPeer) => Promise<unknown>)[] = [
-    async (agent) => (await agent.control()).finish(frames.hello()),
-    async (agent) => (await agent.control(frames.hello())).reset(5),
-    async (agent) => (await agent.control(frames.hello().slice(0, 2))).reset(5),
-    async (agent) => (await agent.control(frames.hello().slice(0, 2))).closeWrite(),
-    (agent) => agent.control(Uint8Array.of(0x10, 1, 1, 0x3f, 3, 1, 2, 3, ...frames.end.slice(2))),
-    // Further streams are ignored, whatever they say.
-    async (agent) => {
-      await agent.control(frames.hello());
-      for (let i = 0; i < 5; i++) {
-        const further = await eventually("there is credit", () => agent.connection.openUniStream());
-        await writeAll(further, garbage);
-        await further.finish(garbage);
-      }
-    },
-  ];
-  for (const say of harmless) {
-    const agent = await net.scriptedAgent(server);
-    await say(agent);
-    agent.serve(echo);
-    assertEquals(await exchange(net, server, "hello"), "echo:hello");
-    assertEquals(agent.connection.closeInfo, undefined);
-    agent.connection.close(100);
-  }
-});
-
+/** Two of what tunnel_stream_test.ts has all of. */
 const afterResult: Readonly<Record<string, Uint8Array>> = {
   "a RESULT again": frames.result("connected"),
-  "an OPEN": encodeFrame(FrameType.Open, encodeOpen({ tunnelId: new Uint8Array(16) })),
-  "a HELLO": frames.hello(),
-  "a DRAIN": frames.drain,
-  "an END with a payload": Uint8Array.of(1, 1, 0),
   "bytes after END": Uint8Array.of(...frames.end, ...frames.data("x")),
-  "DATA of 2^30 bytes": Uint8Array.of(0, 0xc0, 0, 0, 0, 0x40, 0, 0, 0),
 };
 
 for (const [what, bytes] of Object.entries(afterResult)) {
@@ -727,18 +650,6 @@ test("runServer() tells a client's end from an agent that cuts the tunnel off", 
   await stream.closeWrite();
   assertEquals(await soon("the client's end", readUntilOver(client)), "half of it");
   await lineWith(lines, '"tunnel ended"', "the stream ends without END");
-});
-
-test("runServer() takes END for the end, whether or not FIN comes", async (net) => {
-  const { server, agent } = await net.serverAndAgent();
-  const client = await net.client(server);
-  const { stream, carrier } = await agent.tunnel();
-  await writeAll(stream, frames.result("connected"));
-  await writeAll(stream, Uint8Array.of(...frames.data("all of it"), ...frames.end));
-  assertEquals(await soon("the client's end", readText(client)), "all of it");
-  await sendText(client, "late");
-  await client.closeWrite();
-  assertEquals(await soon("the other end", readText(carrier)), "late");
 });
 
 test("runServer() gives streams back whose END comes without FIN", async (net) => {
