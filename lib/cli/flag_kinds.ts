@@ -59,8 +59,8 @@ export function optionalAddressFlag(
 }
 
 /**
- * Comma separated `host:port`, as `parseAuthority()` takes them. The default is written the same way. Otherwise like
- * `listFlag()`.
+ * Comma separated `host:port`, as `parseAuthority()` takes them. The default is written the same
+ * way. Otherwise like `listFlag()`.
  */
 export function addressListFlag(
   name: string,
@@ -89,8 +89,8 @@ export function cidrListFlag(
 }
 
 /**
- * Comma separated rules about destinations, as `parseRule()` takes them, of all occurrences together.
- * The value is an empty array without any.
+ * Comma separated rules about destinations, as `parseRule()` takes them, of all occurrences
+ * together. The value is an empty array without any.
  */
 export function ruleListFlag(
   name: string,

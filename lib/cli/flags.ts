@@ -70,7 +70,9 @@ export type ParsedFlags<T extends FlagTable> =
   | { readonly kind: "version" }
   | { readonly kind: "completion"; readonly shell: Shell };
 
-/** A value that is none of its flag's, in a message that names what is wrong with which part of it. */
+/**
+ * A value that is none of its flag's, in a message that names what is wrong with which part of it.
+ */
 export class NamedValueError extends Error {
   override readonly name = "NamedValueError";
 }
@@ -346,7 +348,10 @@ const completion = choiceFlag("completion", shells, {
   help: "show a script that has bash, zsh or fish complete these flags",
 });
 
-/** The flags that every program has, beside those of its table: instead of running, it shows something. */
+/**
+ * The flags that every program has, beside those of its table: instead of running, it shows
+ * something.
+ */
 export const informingFlags = { help, version, completion } as const satisfies FlagTable;
 
 /** The flags of a table and those that every program has, by what they are called. */
@@ -363,8 +368,9 @@ function namesOf(flags: FlagTable): ReadonlyMap<string, Flag<unknown>> {
 }
 
 /**
- * Folds the forms of Go's `flag` package into `--x=y`, or into `--x` where a flag with an optional value stands alone.
- * Ends at `--`, and at a flag that asks for help: nothing after that is looked at.
+ * Folds the forms of Go's `flag` package into `--x=y`, or into `--x` where a flag with an optional
+ * value stands alone. Ends at `--`, and at a flag that asks for help: nothing after that is looked
+ * at.
  *
  * @throws {UsageError} when an argument is no flag of the table, or lacks its value.
  */

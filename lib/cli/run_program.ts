@@ -42,14 +42,17 @@ export interface Program<T extends FlagTable> extends ProgramInfo<T> {
    */
   run(values: FlagValues<T> & CommonValues, surroundings: Surroundings): Promise<void>;
   /**
-   * Goes through what the program needs instead, if `--check` says so, and tells whether all is well.
+   * Goes through what the program needs instead, if `--check` says so, and tells whether all is
+   * well.
    *
    * @param write takes each line of the report, without its end
    */
   check?(values: FlagValues<T>, write: (line: string) => void): Promise<boolean>;
 }
 
-/** Exit codes: 0 stopped as told, 1 failed, 2 started wrongly, 128 + n ended by a second signal n. */
+/**
+ * Exit codes: 0 stopped as told, 1 failed, 2 started wrongly, 128 + n ended by a second signal n.
+ */
 const FAILED = 1;
 const USAGE = 2;
 
@@ -96,8 +99,8 @@ async function startAdminOf(monitor: Monitor, address: Authority): Promise<void>
 }
 
 /**
- * Aborts at the first signal to stop; the second one ends the process at once. SIGHUP is such a signal only where it
- * says that the terminal of the program is gone.
+ * Aborts at the first signal to stop; the second one ends the process at once. SIGHUP is such a
+ * signal only where it says that the terminal of the program is gone.
  */
 function listenToSignals(snapshot: () => void): { stop: AbortSignal; onHangup: OnHangup } {
   const controller = new AbortController();

@@ -51,7 +51,10 @@ const ARRIVED_FEATURE = "arrived";
 
 const READ_BYTES = 2048;
 
-/** The control streams of a connection (docs/protocol.md, "Control streams"): this end's and the peer's. */
+/**
+ * The control streams of a connection (docs/protocol.md, "Control streams"): this end's and the
+ * peer's.
+ */
 export class Control {
   readonly #connection: ControlConnection;
   readonly #events: ControlEvents;
@@ -154,7 +157,10 @@ export class Control {
   }
 }
 
-/** Starts the control streams of a connection whose dialect has them. In others, unidirectional streams mean nothing. */
+/**
+ * Starts the control streams of a connection whose dialect has them. In others, unidirectional
+ * streams mean nothing.
+ */
 export function startControl(
   connection: ControlConnection & { readonly alpn: string },
   hello: Pick<Hello, "program" | "name">,

@@ -14,7 +14,10 @@ interface FailureRow {
   readonly status: number;
   /** Proxy error types (RFC 9209 §2.3) that are told apart in the answer's Proxy-Status. */
   readonly proxyErrors: readonly string[];
-  /** Whether the tunnel is tried with another agent: as a default, where `--retry-on` names the cause, or never. */
+  /**
+   * Whether the tunnel is tried with another agent: as a default, where `--retry-on` names the
+   * cause, or never.
+   */
   readonly retry: "default" | "optional" | "never";
 }
 
@@ -91,7 +94,10 @@ export interface Failure {
   readonly text: string;
 }
 
-/** Why a tunnel was not connected: what the agent said, or `gone` when the agent was lost before it said anything. */
+/**
+ * Why a tunnel was not connected: what the agent said, or `gone` when the agent was lost before it
+ * said anything.
+ */
 export type RetryCause = FailureCode | "gone";
 
 /** Every code, in the order of their numbers. */

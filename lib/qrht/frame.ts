@@ -60,8 +60,8 @@ export type FrameEvent =
   | { readonly kind: "frame"; readonly type: number; readonly payload: Uint8Array };
 
 /**
- * Reads frames from bytes as they come, however they are cut. Holds one payload at most; DATA goes through as it is,
- * and frames of unknown types are skipped.
+ * Reads frames from bytes as they come, however they are cut. Holds one payload at most; DATA goes
+ * through as it is, and frames of unknown types are skipped.
  */
 export class FrameParser {
   /** The head that is incomplete. */
@@ -89,7 +89,8 @@ export class FrameParser {
    *
    * @param bytes what has come; `data` events point into it, other payloads are copies
    * @returns the event, if there is one, and how many bytes it took; without one, all were taken
-   * @throws {ProtocolError} at another frame than the first is to be, or one that is longer than its type may be
+   * @throws {ProtocolError} at another frame than the first is to be, or one that is longer than
+   * its type may be
    */
   next(bytes: Uint8Array): { readonly event?: FrameEvent; readonly taken: number } {
     let at = 0;

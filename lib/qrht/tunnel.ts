@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** A QUIC stream as a tunnel, in the dialect of its connection: what server and agent do with it at its two ends. */
+/**
+ * A QUIC stream as a tunnel, in the dialect of its connection: what server and agent do with it at
+ * its two ends.
+ */
 import { formatSocketAddress } from "../net/authority.ts";
 import { speaksQrht } from "./dialect.ts";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
@@ -21,19 +24,30 @@ import { within } from "../wait.ts";
 
 /** The server's end of a tunnel: a way to an agent that is asked to connect it. */
 export interface OutgoingTunnel {
-  /** Takes the client's bytes at once; gives the target's, or the agent's own answer, once there is a result. */
+  /**
+   * Takes the client's bytes at once; gives the target's, or the agent's own answer, once there is
+   * a result.
+   */
   readonly carrier: Duplex & Required<Pick<Duplex, "stop">>;
-  /** What the agent says; in the raw dialect it says nothing, which counts as connected. Rejects when it is gone. */
+  /**
+   * What the agent says; in the raw dialect it says nothing, which counts as connected. Rejects
+   * when it is gone.
+   */
   readonly result: Promise<Result>;
 }
 
 /** The agent's end of a tunnel. */
 export interface IncomingTunnel {
-  /** Gives the client's bytes. To be written to once the server was told that the target is connected. */
+  /**
+   * Gives the client's bytes. To be written to once the server was told that the target is
+   * connected.
+   */
   readonly carrier: Duplex;
   /** What the server tells of it; nothing in the raw dialect. */
   readonly open: Partial<Open>;
-  /** Tells the server that the target is connected, together with the first bytes if they come soon. */
+  /**
+   * Tells the server that the target is connected, together with the first bytes if they come soon.
+   */
   connected(): void;
   /**
    * Tells the server why the target is not connected, and ends the tunnel. Never rejects.

@@ -25,15 +25,19 @@ export interface BidiStream extends Duplex {
 /** Types of the first frames of a tunnel stream. */
 type FirstFrame = typeof FrameType.Open | typeof FrameType.Result;
 
-/** Payloads of DATA up to this length are copied behind the head of their frame, for one write instead of two. */
+/**
+ * Payloads of DATA up to this length are copied behind the head of their frame, for one write
+ * instead of two.
+ */
 const MAX_COPIED_BYTES = 4096;
 
 /** Longest time that a first frame is held back by {@linkcode Hold.briefly}. */
 const HOLD_MS = 2;
 
 /**
- * How long a first frame is held back, so that one packet can carry it together with the first bytes of the tunnel. Each
- * calls `send` when that time is over, and returns a function that cancels this.
+ * How long a first frame is held back, so that one packet can carry it together with the first
+ * bytes of the tunnel. Each calls `send` when that time is over, and returns a function that
+ * cancels this.
  */
 export const Hold = {
   /** Until the event loop has read what has arrived already. */
@@ -54,7 +58,8 @@ const FIRST_READ_BYTES = 2048;
 const END = encodeFrame(FrameType.End, NO_BYTES);
 
 /**
- * One end of a tunnel stream (docs/protocol.md, "Tunnel streams"): its bytes travel in DATA frames and end with END.
+ * One end of a tunnel stream (docs/protocol.md, "Tunnel streams"): its bytes travel in DATA frames
+ * and end with END.
  *
  * Each end sends its first frame before anything else, and takes the peer's first before it reads.
  */
@@ -101,8 +106,8 @@ export class TunnelStream implements Duplex {
   }
 
   /**
-   * Sends this end's first frame together with what is written next, or alone when the hold is over. Resolves when it is
-   * sent.
+   * Sends this end's first frame together with what is written next, or alone when the hold is
+   * over. Resolves when it is sent.
    *
    * @throws when it is sent alone and that fails; otherwise, the write that it goes with throws
    */
@@ -133,7 +138,8 @@ export class TunnelStream implements Duplex {
   }
 
   /**
-   * The payload of the peer's first frame; undefined when the peer ended the stream before any byte.
+   * The payload of the peer's first frame; undefined when the peer ended the stream before any
+   * byte.
    *
    * @throws {ProtocolError} when it sent something else; the stream is reset then
    */
@@ -203,8 +209,8 @@ export class TunnelStream implements Duplex {
   }
 
   /**
-   * Writes as many of the bytes as there is room for. The head of the frame announces all of them, so that the next write
-   * has to begin with the rest.
+   * Writes as many of the bytes as there is room for. The head of the frame announces all of them,
+   * so that the next write has to begin with the rest.
    */
   async write(bytes: Uint8Array): Promise<number> {
     if (bytes.length === 0) return 0;
@@ -251,7 +257,10 @@ export class TunnelStream implements Duplex {
     this.#stream.stop(code);
   }
 
-  /** Ends a direction that is still open for writing, by a reset if there is no room for END, and stops the other. */
+  /**
+   * Ends a direction that is still open for writing, by a reset if there is no room for END, and
+   * stops the other.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     const finished = this.closeWrite().catch(() => {});
     // There may be room for the first frame only since this turn.
@@ -265,7 +274,10 @@ export class TunnelStream implements Duplex {
     this.#pending = NO_BYTES;
   }
 
-  /** Calls a parser of what the peer has sent. When that throws, the peer has violated the dialect: the stream is reset. */
+  /**
+   * Calls a parser of what the peer has sent. When that throws, the peer has violated the dialect:
+   * the stream is reset.
+   */
   parseOrReset<T>(parse: () => T): T {
     try {
       return parse();

@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Variable-length integers (RFC 9000 §16): the two high bits of the first byte tell the length, 1, 2, 4 or 8 bytes. */
+/**
+ * Variable-length integers (RFC 9000 §16): the two high bits of the first byte tell the length, 1,
+ * 2, 4 or 8 bytes.
+ */
 
 /** The largest that is written here; larger ones are read, but not exactly. */
 export const MAX_WRITTEN_VARINT = 2 ** 30 - 1;

@@ -5,17 +5,23 @@
 import { BASE_DATAGRAM_BYTES, type QuicConnection } from "../../quic/mod.ts";
 import { writeAll } from "../../tunnel/duplex.ts";
 
-/** Enough for some datagrams of the largest size, and less than a new connection may have in flight. */
+/**
+ * Enough for some datagrams of the largest size, and less than a new connection may have in flight.
+ */
 const PROBE_BYTES = 4096;
 
-/** One without a loss is enough. All together fit in the window of a unidirectional stream that nobody reads. */
+/**
+ * One without a loss is enough. All together fit in the window of a unidirectional stream that
+ * nobody reads.
+ */
 const PROBES = 3;
 const PROBE_TIMEOUT_MS = 2_000;
 
 /**
- * Sends large datagrams on a unidirectional stream, and waits until they are acknowledged or lost. Takes up to 6 s; never
- * rejects. Only for a connection that carries nothing else, and whose peer has its control stream already: it takes the
- * first unidirectional stream for that, and ignores others (docs/protocol.md, "Control streams").
+ * Sends large datagrams on a unidirectional stream, and waits until they are acknowledged or lost.
+ * Takes up to 6 s; never rejects. Only for a connection that carries nothing else, and whose peer
+ * has its control stream already: it takes the first unidirectional stream for that, and ignores
+ * others (docs/protocol.md, "Control streams").
  *
  * @returns `undefined` when the connection ends first, or gives no stream
  */

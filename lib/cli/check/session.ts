@@ -34,7 +34,10 @@ export interface SessionCheck {
 /** Time that the server has to judge this end's certificate and say hello. */
 const HELLO_TIMEOUT_MS = 3_000;
 
-/** A server of the raw dialect says nothing: it would have sent a close by then, beside some round trips. */
+/**
+ * A server of the raw dialect says nothing: it would have sent a close by then, beside some round
+ * trips.
+ */
 const RAW_JUDGEMENT_MS = 100;
 const RAW_JUDGEMENT_ROUND_TRIPS = 3;
 
@@ -50,7 +53,8 @@ const CHECKED = "this was only a check";
 /**
  * Connects to a server, finds out whether it lets this agent in, and leaves.
  *
- * @param address undefined when it does not answer, as `options` are when an earlier step has failed
+ * @param address undefined when it does not answer, as `options` are when an earlier step has
+ * failed
  */
 export async function checkSession(
   report: Report,
@@ -94,7 +98,8 @@ async function connect(
       tls,
       alpn,
       keepAliveMs: KEEPALIVE_MS,
-      // Without credit for a single stream, the server can send no client here, whatever its dialect.
+      // Without credit for a single stream, the server can send no client here, whatever its
+      // dialect.
       maxStreams: 0,
     });
     const { rttMs } = value.stats();

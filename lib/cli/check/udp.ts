@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Whether a QUIC server can be reached by UDP: it has to answer a version that nobody knows (RFC 9000 §6.1). */
+/**
+ * Whether a QUIC server can be reached by UDP: it has to answer a version that nobody knows (RFC
+ * 9000 §6.1).
+ */
 import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { messageOf } from "../../errors.ts";
 import { isVersionNegotiation, unknownVersion } from "../../quic/handshake/version_probe.ts";

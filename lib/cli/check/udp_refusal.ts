@@ -4,8 +4,8 @@
 /**
  * Whether a machine says that nothing listens at one of its UDP ports (ICMP "port unreachable").
  *
- * Linux tells that only to sockets that are connected to the address, and Deno has none for UDP. Elsewhere, and without
- * `--allow-ffi`, it is not told.
+ * Linux tells that only to sockets that are connected to the address, and Deno has none for UDP.
+ * Elsewhere, and without `--allow-ffi`, it is not told.
  */
 import type { Authority } from "../../net/authority.ts";
 import { ipBytes } from "../../net/ip_address.ts";
