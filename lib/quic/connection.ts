@@ -23,7 +23,10 @@ import type { UdpSocket } from "./udp/socket.ts";
 /** What a connection needs of its endpoint. */
 export interface ConnectionHost {
   readonly socket: UdpSocket;
-  /** Runs {@linkcode QuicConnection.flush} once, after everything else that this turn of the event loop has. */
+  /**
+   * Runs {@linkcode QuicConnection.flush} once, after everything else that this turn of the event
+   * loop has.
+   */
   schedule(connection: QuicConnection): void;
   /** The handshake is over; for a server this means that the client's certificate was accepted. */
   established(connection: QuicConnection): void;
@@ -46,8 +49,9 @@ const MORE_DOUBLINGS = 3;
 const SETTLED_LOOK_MS = 5;
 
 /**
- * What a peer may send before it has authenticated itself: a long certificate chain fits many times. quiche 0.18.0 may keep
- * 60 times as much for them. A server may send the names of many CAs, and is one that this end has chosen.
+ * What a peer may send before it has authenticated itself: a long certificate chain fits many
+ * times. quiche 0.18.0 may keep 60 times as much for them. A server may send the names of many CAs,
+ * and is one that this end has chosen.
  */
 const MAX_HANDSHAKE_BYTES = { server: 64 << 10, client: 256 << 10 };
 
@@ -64,8 +68,9 @@ export class QuicConnection implements StreamsHost {
   /** Settles, and never rejects, when the connection has ended for any reason. */
   readonly closed: Promise<CloseInfo>;
   /**
-   * Resolves once the peer has accepted this end's certificate: what a client believes to be established is not,
-   * before (RFC 9001 §4.1.2). Rejects with `ConnectionClosedError` when that never happens.
+   * Resolves once the peer has accepted this end's certificate: what a client believes to be
+   * established is not, before (RFC 9001 §4.1.2). Rejects with `ConnectionClosedError` when that
+   * never happens.
    */
   readonly confirmed: Promise<void>;
   /** How large the datagrams are, each way. */
@@ -131,8 +136,8 @@ export class QuicConnection implements StreamsHost {
   }
 
   /**
-   * What both ends call this connection, empty before the handshake is over: the first half, in hexadecimal digits, of the
-   * connection id that the server has chosen (RFC 9000 §7.2).
+   * What both ends call this connection, empty before the handshake is over: the first half, in
+   * hexadecimal digits, of the connection id that the server has chosen (RFC 9000 §7.2).
    */
   get id(): string {
     return this.#id;
@@ -168,8 +173,9 @@ export class QuicConnection implements StreamsHost {
   }
 
   /**
-   * Bidirectional streams of either end, since the beginning, whose writing direction was reset by this end or stopped by
-   * the peer. If bytes waited to be sent then, quiche 0.18.0 holds the stream for ever, and the peer's credit for it.
+   * Bidirectional streams of either end, since the beginning, whose writing direction was reset by
+   * this end or stopped by the peer. If bytes waited to be sent then, quiche 0.18.0 holds the
+   * stream for ever, and the peer's credit for it.
    */
   get cutStreams(): number {
     return this.#streams.cutCount;
@@ -214,7 +220,8 @@ export class QuicConnection implements StreamsHost {
   }
 
   /**
-   * The next unidirectional stream that the peer has opened. At most `maxUniStreams` wait to be accepted.
+   * The next unidirectional stream that the peer has opened. At most `maxUniStreams` wait to be
+   * accepted.
    *
    * @throws {ConnectionClosedError} when the connection has ended
    */
@@ -232,8 +239,8 @@ export class QuicConnection implements StreamsHost {
   }
 
   /**
-   * Waits until the peer has acknowledged all that was written, the connection has ended, or the time is over: what is
-   * under way when the connection is closed is lost.
+   * Waits until the peer has acknowledged all that was written, the connection has ended, or the
+   * time is over: what is under way when the connection is closed is lost.
    */
   async settled(timeoutMs: number): Promise<void> {
     const giveUpAt = performance.now() + timeoutMs;
@@ -253,7 +260,8 @@ export class QuicConnection implements StreamsHost {
   }
 
   /**
-   * Closes the connection at once (CONNECTION_CLOSE); its streams throw, what was not delivered is lost. Idempotent.
+   * Closes the connection at once (CONNECTION_CLOSE); its streams throw, what was not delivered is
+   * lost. Idempotent.
    *
    * @param code application error code
    * @param reason shown to the peer, cut to 256 bytes
@@ -480,7 +488,8 @@ export class QuicConnection implements StreamsHost {
       const what = this.#handshakeBytes === 0 ? "no answer" : "handshake not complete";
       this.#timeOut(`${what} after ${handshakeTimeoutMs} ms`);
     } else if (this.#established && now >= this.#receivedAt + idleTimeoutMs) {
-      // quiche counts from what this end has sent last, if nothing was heard since (RFC 9000 §10.1).
+      // quiche counts from what this end has sent last, if nothing was heard since (RFC 9000
+      // §10.1).
       this.#timeOut(this.#silence);
     } else if (this.#established && this.#keepAlive.isDue(now, this.#native, this.#receivedAt)) {
       this.#native.sendAckEliciting();

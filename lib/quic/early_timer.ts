@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** A timer that is moved only to fire earlier: one that fires too early costs less than moving it for every packet. */
+/**
+ * A timer that is moved only to fire earlier: one that fires too early costs less than moving it
+ * for every packet.
+ */
 export class EarlyTimer {
   readonly #fire: () => void;
   #timer: ReturnType<typeof setTimeout> | undefined;
@@ -17,7 +20,8 @@ export class EarlyTimer {
     if (at >= this.#at) return;
     clearTimeout(this.#timer);
     this.#at = at;
-    // Timers of the native layer are cut to whole milliseconds; one more and they are over for sure.
+    // Timers of the native layer are cut to whole milliseconds; one more and they are over for
+    // sure.
     this.#timer = setTimeout(() => {
       this.#at = Infinity;
       this.#fire();

@@ -38,8 +38,8 @@ export interface BindOptions {
 /**
  * One UDP socket with any number of connections, told apart by connection id.
  *
- * Datagrams that arrive in one turn of the event loop are all handed in first; then streams learn what they have, and at
- * the end of the turn each connection concerned sends once.
+ * Datagrams that arrive in one turn of the event loop are all handed in first; then streams learn
+ * what they have, and at the end of the turn each connection concerned sends once.
  */
 export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposable {
   /** @internal */
@@ -105,7 +105,8 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
   }
 
   /**
-   * Connects to a server, verifying its certificate, and resolves when the server has accepted this end's too.
+   * Connects to a server, verifying its certificate, and resolves when the server has accepted this
+   * end's too.
    *
    * @param peer IP address and port of the server
    * @param serverName name that the server's certificate must have; sent as SNI
@@ -276,7 +277,10 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
       : this.drop("unknown-connection");
   }
 
-  /** What may be sent to a peer at most. Where the system would cut datagrams to pieces, nothing is tried. */
+  /**
+   * What may be sent to a peer at most. Where the system would cut datagrams to pieces, nothing is
+   * tried.
+   */
   #maxDatagramBytes(peer: Authority, { mtu }: TransportSettings): number {
     const route = mtu > 0
       ? mtu - headerBytes(peer)

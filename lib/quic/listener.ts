@@ -34,17 +34,32 @@ import type { UdpSocket } from "./udp/socket.ts";
 
 /** How an endpoint takes connections. */
 export interface ListenOptions extends TransportOptions {
-  /** Handshakes under way, or failed in the last second, from which on clients have to prove their address first (Retry). @default {100} */
+  /**
+   * Handshakes under way, or failed in the last second, from which on clients have to prove their
+   * address first (Retry).
+   *
+   * @default {100}
+   */
   readonly retryAfterHalfOpen?: number;
-  /** Handshakes under way, or failed in the last second, at most; further ones are not answered. @default {1000} */
+  /**
+   * Handshakes under way, or failed in the last second, at most; further ones are not answered.
+   *
+   * @default {1000}
+   */
   readonly maxHalfOpen?: number;
   /**
-   * Those of one IPv4 address, or one IPv6 network of 64 bits, at most; never more than are left for all others.
+   * Those of one IPv4 address, or one IPv6 network of 64 bits, at most; never more than are left
+   * for all others.
    *
    * @default {250}
    */
   readonly maxHalfOpenPerAddress?: number;
-  /** Bytes received in them at most, of one address never more than are left; further ones are dropped. @default {4194304} */
+  /**
+   * Bytes received in them at most, of one address never more than are left; further ones are
+   * dropped.
+   *
+   * @default {4194304}
+   */
   readonly maxHalfOpenBytes?: number;
   /** Retry and Version Negotiation packets sent in a second at most. @default {2000} */
   readonly maxAnswersPerSecond?: number;
@@ -97,8 +112,8 @@ interface Waiter {
 }
 
 /**
- * Takes the connections that clients begin: bounds what strangers cost until they have authenticated themselves, and keeps
- * those that have until they are accepted.
+ * Takes the connections that clients begin: bounds what strangers cost until they have
+ * authenticated themselves, and keeps those that have until they are accepted.
  */
 export class Listener {
   readonly #host: ListenerHost;
@@ -180,12 +195,17 @@ export class Listener {
     this.#options.handshakeFailed?.(info, connection.remoteAddr, connection.peerCertificates);
   }
 
-  /** Whether a connection may take in so many bytes: all but those whose handshake is under way may. */
+  /**
+   * Whether a connection may take in so many bytes: all but those whose handshake is under way may.
+   */
   mayReceive(connection: QuicConnection, bytes: number): boolean {
     return this.#halfOpen.receive(connection, bytes);
   }
 
-  /** The connection that a packet for an unknown connection id begins, or belongs to by its first id. */
+  /**
+   * The connection that a packet for an unknown connection id begins, or belongs to by its first
+   * id.
+   */
   begin(bytes: Uint8Array, header: LongHeader, from: Authority): QuicConnection | undefined {
     if (this.#closed) return this.#host.drop("unknown-connection");
     if (bytes.length < MIN_INITIAL_DATAGRAM_BYTES || header.version === 0) {
@@ -231,7 +251,9 @@ export class Listener {
     return connection;
   }
 
-  /** The configuration for a handshake that starts now: certificates and key may have been replaced. */
+  /**
+   * The configuration for a handshake that starts now: certificates and key may have been replaced.
+   */
   #configFor(maxDatagramBytes: number): NativeConfig {
     const identity = identityOf(this.#options.tls);
     if (identity !== this.#identity) {

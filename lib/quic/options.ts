@@ -15,8 +15,9 @@ export interface TlsIdentity {
 }
 
 /**
- * Certificates and key that may be replaced: connections that start from then on use what is current, all others go on.
- * What becomes current has passed {@linkcode checkIdentity}, and is another object than before.
+ * Certificates and key that may be replaced: connections that start from then on use what is
+ * current, all others go on. What becomes current has passed {@linkcode checkIdentity}, and is
+ * another object than before.
  */
 export interface TlsSource {
   readonly current: TlsIdentity;
@@ -37,7 +38,10 @@ export interface PathOptions {
   readonly congestionControl: typeof congestionControls[number];
 }
 
-/** What both ends of a connection may set; by default, `mtu` is 0 and congestion control the first there is. */
+/**
+ * What both ends of a connection may set; by default, `mtu` is 0 and congestion control the first
+ * there is.
+ */
 export interface TransportOptions extends Partial<PathOptions> {
   /** Certificates and key. */
   readonly tls: TlsIdentity | TlsSource;
@@ -52,8 +56,8 @@ export interface TransportOptions extends Partial<PathOptions> {
   /** Bidirectional streams the peer may have open at a time. @default {10000} */
   readonly maxStreams?: number;
   /**
-   * Unidirectional streams the peer may have open at a time, each with 16 KiB under way. quiche 0.18.0 counts one that
-   * this end has stopped for ever.
+   * Unidirectional streams the peer may have open at a time, each with 16 KiB under way. quiche
+   * 0.18.0 counts one that this end has stopped for ever.
    *
    * @default {3}
    */
@@ -61,8 +65,8 @@ export interface TransportOptions extends Partial<PathOptions> {
   /** Bytes of one stream that the peer may have under way at first. @default {262144} */
   readonly streamWindowBytes?: number;
   /**
-   * Bytes of one stream that the peer may have under way at most: the window grows up to here while the reader keeps
-   * up, so this bounds what a stream whose reader has stopped can hold.
+   * Bytes of one stream that the peer may have under way at most: the window grows up to here while
+   * the reader keeps up, so this bounds what a stream whose reader has stopped can hold.
    *
    * @default {8388608}
    */
@@ -96,8 +100,9 @@ export function transportSettings(options: TransportOptions): TransportSettings 
 /**
  * Credit for all streams of a connection together: no limit that is ever reached.
  *
- * quiche shrinks a smaller one to what the recent throughput needs. The bytes that stopped readers leave unread would
- * then use it up, and stall every other stream of the connection. Memory is bounded per stream instead.
+ * quiche shrinks a smaller one to what the recent throughput needs. The bytes that stopped readers
+ * leave unread would then use it up, and stall every other stream of the connection. Memory is
+ * bounded per stream instead.
  */
 const CONNECTION_CREDIT = 2 ** 50;
 
@@ -123,7 +128,8 @@ export const SIGNATURE_ALGORITHMS = [
 ].join(":");
 
 /**
- * Makes the native configuration of one end. Both ends demand and verify a certificate of the peer's.
+ * Makes the native configuration of one end. Both ends demand and verify a certificate of the
+ * peer's.
  *
  * @param maxDatagramBytes what will be sent at most; quiche makes its congestion windows of it
  * @throws {Error} when the certificates or the key cannot be used
@@ -153,7 +159,8 @@ export function nativeConfig(
   config.setInitialMaxStreamsBidi(settings.maxStreams);
   config.setInitialMaxStreamsUni(settings.maxUniStreams);
   config.setInitialMaxStreamDataUni(UNI_STREAM_WINDOW_BYTES);
-  // Without these two, quiche 0.18.0 keeps state for as many addresses and connection ids as the peer likes.
+  // Without these two, quiche 0.18.0 keeps state for as many addresses and connection ids as the
+  // peer likes.
   config.setActiveConnectionIdLimit(2);
   config.setDisableActiveMigration(true);
   config.setCcAlgorithmName(settings.congestionControl);

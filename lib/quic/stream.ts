@@ -7,22 +7,34 @@ import { nativeErrorOf } from "./quiche/native.ts";
 
 /** What a stream needs of its connection. */
 export interface StreamTransport {
-  /** Takes bytes off the stream: count and whether they were the last; null when there are none. Throws native errors. */
+  /**
+   * Takes bytes off the stream: count and whether they were the last; null when there are none.
+   * Throws native errors.
+   */
   streamRecv(id: number, buffer: Uint8Array): [number, boolean] | null;
-  /** Whether the peer's direction has ended without anything left to read, which {@linkcode streamRecv} may not tell. */
+  /**
+   * Whether the peer's direction has ended without anything left to read, which {@linkcode
+   * streamRecv} may not tell.
+   */
   streamEnded(id: number): boolean;
   /**
-   * Puts bytes on the stream: how many were taken, null when there is no room. With `fin`, the last byte takes FIN
-   * along. Throws native errors.
+   * Puts bytes on the stream: how many were taken, null when there is no room. With `fin`, the last
+   * byte takes FIN along. Throws native errors.
    */
   streamSend(id: number, bytes: Uint8Array, fin: boolean): number | null;
-  /** Sends FIN behind all that was put on the stream; `readEnded` tells of the other direction. Throws native errors. */
+  /**
+   * Sends FIN behind all that was put on the stream; `readEnded` tells of the other direction.
+   * Throws native errors.
+   */
   streamFinish(id: number, readEnded: boolean): void;
   /** Sends RESET_STREAM. */
   streamReset(id: number, code: number): void;
   /** Sends STOP_SENDING. */
   streamStop(id: number, code: number): void;
-  /** Calls `onReadable` whenever there may be something, until it returns true or the stream is done. */
+  /**
+   * Calls `onReadable` whenever there may be something, until it returns true or the stream is
+   * done.
+   */
   waitReadable(stream: QuicStream): void;
   /** Calls `onWritable` whenever there may be room, until it returns true or the stream is done. */
   waitWritable(stream: QuicStream): void;
@@ -48,23 +60,31 @@ interface Waiting<T> {
 /** How a stream ends that this end has finished. */
 const FINISHED = "is closed for writing";
 
-/** What this end may do with a stream: one that goes one way only has its other direction ended from the start. */
+/**
+ * What this end may do with a stream: one that goes one way only has its other direction ended from
+ * the start.
+ */
 export type StreamDirection = "both" | "send" | "receive";
 
 /**
  * A QUIC stream (RFC 9000 §2).
  *
  * Each direction ends in one of these ways, and on its own:
- * - *finish* ({@linkcode finish}, {@linkcode closeWrite}): the peer reads everything and then the end (FIN);
- * - *reset* ({@linkcode reset}): what was not delivered yet is dropped, the peer's reads throw {@linkcode StreamResetError};
- * - *stop* ({@linkcode stop}): the peer's bytes are dropped from here on, its writes throw {@linkcode StreamStoppedError};
- * - *close*: the connection ended, everything throws `ConnectionClosedError`. When it was the peer who closed it, what
- *   had come before can still be read.
+ * - *finish* ({@linkcode finish}, {@linkcode closeWrite}): the peer reads everything and then the
+ *   end (FIN);
+ * - *reset* ({@linkcode reset}): what was not delivered yet is dropped, the peer's reads throw
+ *   {@linkcode StreamResetError};
+ * - *stop* ({@linkcode stop}): the peer's bytes are dropped from here on, its writes throw
+ *   {@linkcode StreamStoppedError};
+ * - *close*: the connection ended, everything throws `ConnectionClosedError`. When it was the peer
+ *   who closed it, what had come before can still be read.
  *
- * A peer learns of a stream by its first byte or its end, not before. A stop is seen by the next write.
+ * A peer learns of a stream by its first byte or its end, not before. A stop is seen by the next
+ * write.
  *
- * Back-pressure: `write` waits while the peer's window or the congestion window is full; bytes that are not read stay
- * within the stream window of `TransportOptions`, and once it is full the peer's writes wait.
+ * Back-pressure: `write` waits while the peer's window or the congestion window is full; bytes that
+ * are not read stay within the stream window of `TransportOptions`, and once it is full the peer's
+ * writes wait.
  */
 export class QuicStream implements Duplex {
   /** Stream id (RFC 9000 §2.1), unique in its connection. */
@@ -72,12 +92,17 @@ export class QuicStream implements Duplex {
   readonly #transport: StreamTransport;
   #reading: Waiting<number | null> | undefined;
   #writing: Waiting<number> & { readonly fin: boolean } | undefined;
-  /** How the peer's direction ended: in order (null), by a failure, or as this end had it, in the words of what a read throws. */
+  /**
+   * How the peer's direction ended: in order (null), by a failure, or as this end had it, in the
+   * words of what a read throws.
+   */
   #readEnd: null | Error | string | undefined;
   #writeEnd: Error | string | undefined;
   #isReset = false;
   #unread: "reset" | "stopped" | undefined;
-  /** What a read throws once nothing is left of what had come before the peer closed the connection. */
+  /**
+   * What a read throws once nothing is left of what had come before the peer closed the connection.
+   */
   #closed: Error | undefined;
 
   /** @internal Streams come from `QuicConnection`. */
@@ -138,7 +163,8 @@ export class QuicStream implements Duplex {
   }
 
   /**
-   * Writes these last bytes, at least one, and finishes the writing direction: FIN goes in one frame with the last byte.
+   * Writes these last bytes, at least one, and finishes the writing direction: FIN goes in one
+   * frame with the last byte.
    *
    * @throws {StreamStoppedError | StreamEndedError | ConnectionClosedError} see the class
    */
@@ -179,7 +205,10 @@ export class QuicStream implements Duplex {
     return typeof end === "string" ? new StreamEndedError(this.id, end) : end;
   }
 
-  /** Finishes the writing direction (FIN, in a frame of its own). Does nothing when it has ended already. */
+  /**
+   * Finishes the writing direction (FIN, in a frame of its own). Does nothing when it has ended
+   * already.
+   */
   // deno-lint-ignore require-await
   async closeWrite(): Promise<void> {
     if (this.#writing) throw new TypeError(`stream ${this.id} is being written`);
@@ -214,7 +243,10 @@ export class QuicStream implements Duplex {
     this.stop(code);
   }
 
-  /** Finishes a direction that is still open for writing and stops one that is still open for reading. */
+  /**
+   * Finishes a direction that is still open for writing and stops one that is still open for
+   * reading.
+   */
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#writing) this.reset(0);
     else await this.closeWrite().catch(() => {});

@@ -35,7 +35,10 @@ const isUni = (id: number) => (id & UNIDIRECTIONAL) !== 0;
 const serveReader = (stream: QuicStream) => stream.onReadable();
 const serveWriter = (stream: QuicStream) => stream.onWritable();
 
-/** The streams of a connection: those that are open, those that come, and which of them are served when. */
+/**
+ * The streams of a connection: those that are open, those that come, and which of them are served
+ * when.
+ */
 export class ConnectionStreams implements StreamTransport {
   readonly #host: StreamsHost;
   readonly #native: NativeConnection;
@@ -75,7 +78,10 @@ export class ConnectionStreams implements StreamTransport {
     return this.#count;
   }
 
-  /** Bidirectional streams so far of which this end's direction was reset by it, or stopped by the peer. */
+  /**
+   * Bidirectional streams so far of which this end's direction was reset by it, or stopped by the
+   * peer.
+   */
   get cutCount(): number {
     return this.#cutCount;
   }
@@ -177,7 +183,8 @@ export class ConnectionStreams implements StreamTransport {
     this.#readers.serve(serveReader);
     this.#acceptReadable(this.#incoming);
     this.#acceptReadable(this.#incomingUni);
-    // What is readable still has no reader, unless there are many, or a new stream has overtaken one before it.
+    // What is readable still has no reader, unless there are many, or a new stream has overtaken
+    // one before it.
     const now = performance.now();
     const readable = this.#native.isReadable() ? () => this.#readable() : undefined;
     this.#readers.scan(now, serveReader, readable);
@@ -230,7 +237,9 @@ export class ConnectionStreams implements StreamTransport {
     return this.#fins.advance(this.#native, now, idleForMs, idleTimeoutMs, release);
   }
 
-  /** The size of a packet that makes windows grow, see {@linkcode WindowGrowth.emptyPacketBytes}. */
+  /**
+   * The size of a packet that makes windows grow, see {@linkcode WindowGrowth.emptyPacketBytes}.
+   */
   windowPacketBytes(now: number): number | undefined {
     return this.#windows.emptyPacketBytes(this.#native, now);
   }
@@ -273,7 +282,8 @@ export class ConnectionStreams implements StreamTransport {
   }
 
   streamEnded(id: number): boolean {
-    // A FIN that comes with bytes that have been read already makes nothing readable in quiche 0.18.0.
+    // A FIN that comes with bytes that have been read already makes nothing readable in quiche
+    // 0.18.0.
     return !this.#fins.holds(id) && this.#native.streamFinished(id);
   }
 

@@ -3,7 +3,10 @@
 
 import { ipBytes } from "../../net/ip_address.ts";
 
-/** Time for which a handshake that failed counts as if it were under way: the packets of its end are kept that long. */
+/**
+ * Time for which a handshake that failed counts as if it were under way: the packets of its end are
+ * kept that long.
+ */
 const FAILED_MS = 1_000;
 
 /** What may be under way. */
@@ -28,11 +31,11 @@ interface Handshake {
 }
 
 /**
- * The handshakes that clients have begun, in all and by address, so that strangers cost little and no address keeps the
- * others out.
+ * The handshakes that clients have begun, in all and by address, so that strangers cost little and
+ * no address keeps the others out.
  *
- * Beside the fixed limits, an address gets no more than it leaves free for the others: half of everything if it is alone,
- * a third each if there are two of them.
+ * Beside the fixed limits, an address gets no more than it leaves free for the others: half of
+ * everything if it is alone, a third each if there are two of them.
  */
 export class HalfOpen<Connection> {
   readonly #limits: HalfOpenLimits;
@@ -67,7 +70,10 @@ export class HalfOpen<Connection> {
     return this.#bytes;
   }
 
-  /** Whether a handshake may begin with so many bytes, and if not, whether there are too many in all or of its address. */
+  /**
+   * Whether a handshake may begin with so many bytes, and if not, whether there are too many in all
+   * or of its address.
+   */
   judge(host: string, bytes: number): "yes" | "too many" | "too many of the address" {
     const free = this.#limits.maxHandshakes - this.recent;
     const freeBytes = this.#limits.maxBytes - this.#bytes;
@@ -88,7 +94,10 @@ export class HalfOpen<Connection> {
     this.#handshakes.set(connection, { address, bytes: 0 });
   }
 
-  /** Whether these bytes may be taken in; so they may by a connection whose handshake is not under way. */
+  /**
+   * Whether these bytes may be taken in; so they may by a connection whose handshake is not under
+   * way.
+   */
   receive(connection: Connection, bytes: number): boolean {
     const handshake = this.#handshakes.get(connection);
     if (!handshake) return true;
@@ -125,7 +134,10 @@ export class HalfOpen<Connection> {
   }
 }
 
-/** What counts as one address: an IPv4 address, or the 64 bits that an IPv6 host can choose below freely. */
+/**
+ * What counts as one address: an IPv4 address, or the 64 bits that an IPv6 host can choose below
+ * freely.
+ */
 export function addressKey(host: string): string {
   const ip = ipBytes(host);
   // One with a zone id is of this network.

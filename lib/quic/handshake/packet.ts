@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** What every version of QUIC has in common (RFC 8999): enough to route a datagram without trusting it. */
+/**
+ * What every version of QUIC has in common (RFC 8999): enough to route a datagram without trusting
+ * it.
+ */
 
 /** Length of the connection ids that this driver gives out. */
 export const CONNECTION_ID_BYTES = 16;
@@ -35,7 +38,8 @@ export function hasLongHeader(datagram: Uint8Array): boolean {
 /**
  * Reads a long header.
  *
- * @returns undefined when the bytes are too short for one, or carry connection ids longer than QUIC version 1 allows
+ * @returns undefined when the bytes are too short for one, or carry connection ids longer than QUIC
+ *   version 1 allows
  */
 export function parseLongHeader(datagram: Uint8Array): LongHeader | undefined {
   const first = datagram[0];

@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Allows something so many times a second, and as often at once after a second of rest (a token bucket). */
+/**
+ * Allows something so many times a second, and as often at once after a second of rest (a token
+ * bucket).
+ */
 export class RateLimit {
   readonly #perSecond: number;
   readonly #now: () => number;

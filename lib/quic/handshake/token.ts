@@ -8,14 +8,19 @@ import { connectionIdKey } from "./packet.ts";
 const MAC_BYTES = 32;
 const EXPIRY_BYTES = 8;
 
-/** Used tokens that are remembered at most, the latest; one that is forgotten may be used again until it expires. */
+/**
+ * Used tokens that are remembered at most, the latest; one that is forgotten may be used again
+ * until it expires.
+ */
 const MAX_REDEEMED = 20_000;
 
 /**
- * Retry tokens and connection ids of one endpoint (RFC 9000 §8.1), under a random key that lives as long as it.
+ * Retry tokens and connection ids of one endpoint (RFC 9000 §8.1), under a random key that lives as
+ * long as it.
  *
- * A token is `expiry (8) | original destination connection id | HMAC-SHA256 (32)`. The MAC also covers the client's
- * address and port and the connection id that the Retry packet gave, so a token is worth nothing anywhere else.
+ * A token is `expiry (8) | original destination connection id | HMAC-SHA256 (32)`. The MAC also
+ * covers the client's address and port and the connection id that the Retry packet gave, so a token
+ * is worth nothing anywhere else.
  */
 export class AddressValidator {
   readonly #key = randomBytes(32);
@@ -30,8 +35,8 @@ export class AddressValidator {
   }
 
   /**
-   * The connection id that a client's first packet leads to: the same one each time it is sent again, so that copies
-   * and retransmissions find the connection that the first one made.
+   * The connection id that a client's first packet leads to: the same one each time it is sent
+   * again, so that copies and retransmissions find the connection that the first one made.
    */
   connectionIdFor(initialDcid: Uint8Array, bytes: number): Uint8Array {
     const mac = createHmac("sha256", this.#key).update("connection id").update(initialDcid)
@@ -52,8 +57,8 @@ export class AddressValidator {
   /**
    * Checks a token that came back.
    *
-   * @returns the original destination connection id, or undefined when the token is forged, expired or was made for
-   *   another address or connection id
+   * @returns the original destination connection id, or undefined when the token is forged, expired
+   *   or was made for another address or connection id
    */
   verify(token: Uint8Array, peer: Authority, retryCid: Uint8Array): Uint8Array | undefined {
     if (token.length <= EXPIRY_BYTES + MAC_BYTES) return undefined;
@@ -65,7 +70,10 @@ export class AddressValidator {
     return this.#now() < expiry ? body.slice(EXPIRY_BYTES) : undefined;
   }
 
-  /** As {@linkcode verify}, and takes each connection id once only, so that copies of a packet start nothing. */
+  /**
+   * As {@linkcode verify}, and takes each connection id once only, so that copies of a packet start
+   * nothing.
+   */
   redeem(token: Uint8Array, peer: Authority, retryCid: Uint8Array): Uint8Array | undefined {
     const originalDcid = this.verify(token, peer, retryCid);
     if (!originalDcid) return undefined;

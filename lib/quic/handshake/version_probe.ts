@@ -11,7 +11,8 @@ const UNKNOWN_VERSION = 0x1a2a3a4a;
 const ID_BYTES = 8;
 
 /**
- * A datagram of an unknown version, which a QUIC server answers by Version Negotiation, whoever sends it (RFC 9000 §6.1).
+ * A datagram of an unknown version, which a QUIC server answers by Version Negotiation, whoever
+ * sends it (RFC 9000 §6.1).
  */
 export function unknownVersion(): Uint8Array {
   const datagram = new Uint8Array(MIN_INITIAL_DATAGRAM_BYTES);

@@ -3,17 +3,20 @@
 
 import type { NativeConnection } from "../quiche/native.ts";
 
-/** Nothing waits once so much has come, or was sent: there may be more to send than is known here. */
+/**
+ * Nothing waits once so much has come, or was sent: there may be more to send than is known here.
+ */
 const MUCH_BYTES = 1_000;
 
 /** Time that an acknowledgement waits at most; peers reckon with 25 ms (RFC 9000 §18.2). */
 export const MAX_ACK_DELAY_MS = 10;
 
 /**
- * Puts off acknowledgements that nothing takes along (RFC 9000 §13.2.1): where requests and answers alternate, each then
- * takes one datagram instead of two.
+ * Puts off acknowledgements that nothing takes along (RFC 9000 §13.2.1): where requests and answers
+ * alternate, each then takes one datagram instead of two.
  *
- * quiche does not tell what it would send. So nothing is put off that might be more than an acknowledgement.
+ * quiche does not tell what it would send. So nothing is put off that might be more than an
+ * acknowledgement.
  */
 export class DelayedAck {
   #hasNews = true;

@@ -21,7 +21,10 @@ export interface PacketSenderOptions {
 /** Sends what a connection has to send, in datagrams as large as the path carries. */
 export class PacketSender {
   readonly #options: PacketSenderOptions;
-  /** Whether an acknowledgement is missing, and what is sent next is to get through whatever the path carries. */
+  /**
+   * Whether an acknowledgement is missing, and what is sent next is to get through whatever the
+   * path carries.
+   */
   #isLate = false;
   #isCut = false;
 
@@ -83,7 +86,10 @@ export class PacketSender {
     return largestBytes;
   }
 
-  /** Asks for one datagram of no more than this size, which may come to nothing; it leaves with what is sent next. */
+  /**
+   * Asks for one datagram of no more than this size, which may come to nothing; it leaves with what
+   * is sent next.
+   */
   tryOne(maxBytes: number): void {
     const { socket, peer } = this.#options;
     const buffer = peer.maxPacketBytes < maxBytes ? undefined : socket.reserve(maxBytes);
@@ -97,7 +103,8 @@ export class PacketSender {
     try {
       return this.#options.native.send(buffer)?.[0] ?? 0;
     } catch {
-      // Cannot be sent: quiche says so for good reasons of its own, and the connection's state tells if they were fatal.
+      // Cannot be sent: quiche says so for good reasons of its own, and the connection's state
+      // tells if they were fatal.
       return 0;
     }
   }

@@ -10,7 +10,10 @@ export const BASE_DATAGRAM_BYTES = 1350;
 /** What one call into the system sends four of; quiche takes 16383. */
 export const MAX_DATAGRAM_BYTES = 16_376;
 
-/** What paths may carry, beside all that the route does: jumbo frames, Ethernet, PPPoE, WireGuard, other tunnels. */
+/**
+ * What paths may carry, beside all that the route does: jumbo frames, Ethernet, PPPoE, WireGuard,
+ * other tunnels.
+ */
 const CANDIDATES = [8972, 8952, 4052, 1472, 1452, 1432, 1412, 1392];
 
 /** Probes of one size, until it counts as too large. */
@@ -19,10 +22,14 @@ const MAX_PROBES = 2;
 /** Time in which a probe has to be answered. */
 const PROBE_TIMEOUT_MS = 1_000;
 
-/** Time after which sizes that were too large are tried again (RFC 8899 §5.1.1, PMTU_RAISE_TIMER). */
+/**
+ * Time after which sizes that were too large are tried again (RFC 8899 §5.1.1, PMTU_RAISE_TIMER).
+ */
 const RAISE_MS = 600_000;
 
-/** The same after the first black hole, which may have been an outage of all; it doubles with each. */
+/**
+ * The same after the first black hole, which may have been an outage of all; it doubles with each.
+ */
 const FIRST_RAISE_MS = 5_000;
 
 /** Time between two looks at what was lost. */
@@ -37,7 +44,10 @@ const MIN_UNHEARD = 3;
 const SILENCE_MS = 600;
 const SILENCE_ROUND_TRIPS = 3;
 
-/** Time, beside some round trips, in which a peer that was silent answers smaller datagrams, if it was for the large ones. */
+/**
+ * Time, beside some round trips, in which a peer that was silent answers smaller datagrams, if it
+ * was for the large ones.
+ */
 const EVIDENCE_MS = 200;
 
 /** What {@linkcode PathMtu.look} wants to know of a connection, since it began. */
@@ -48,11 +58,12 @@ export interface PathCounts {
 }
 
 /**
- * How large the datagrams are that a path carries (RFC 8899): probes find out, a black hole brings their size back to a
- * safe one.
+ * How large the datagrams are that a path carries (RFC 8899): probes find out, a black hole brings
+ * their size back to a safe one.
  *
- * Probes are datagrams of a connection that has much to send, so a lost one is repeated like all others. The peer reports
- * how large a datagram it has received; one that does not is sent no probes.
+ * Probes are datagrams of a connection that has much to send, so a lost one is repeated like all
+ * others. The peer reports how large a datagram it has received; one that does not is sent no
+ * probes.
  */
 export class PathMtu {
   /** Is called when {@linkcode largestReceived} has grown. */
@@ -147,7 +158,9 @@ export class PathMtu {
     this.onLargerReceived?.();
   }
 
-  /** @internal The peer is heard of: if it was silent for the size of datagrams, that is known now. */
+  /**
+   * @internal The peer is heard of: if it was silent for the size of datagrams, that is known now.
+   */
   heard(now: number): void {
     this.#unheard = 0;
     if (this.#suspectUntil === -Infinity) return;
@@ -170,8 +183,9 @@ export class PathMtu {
   }
 
   /**
-   * The peer has fallen silent when large datagrams were sent: perhaps not even acknowledgements get through, as they
-   * travel together with what is lost. Whether that is why turns out when it is heard of again.
+   * The peer has fallen silent when large datagrams were sent: perhaps not even acknowledgements
+   * get through, as they travel together with what is lost. Whether that is why turns out when it
+   * is heard of again.
    */
   #silence(now: number, silentForMs: number, rttMs: number): void {
     if (silentForMs < rttMs * SILENCE_ROUND_TRIPS) return;

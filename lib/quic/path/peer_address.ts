@@ -3,7 +3,10 @@
 
 import type { Authority } from "../../net/authority.ts";
 
-/** What may be sent to an address that has not proven itself, for each byte that came from it (RFC 9000 §8). */
+/**
+ * What may be sent to an address that has not proven itself, for each byte that came from it (RFC
+ * 9000 §8).
+ */
 const AMPLIFICATION_FACTOR = 3;
 
 /** No packet is smaller: header, packet number, a frame and the AEAD tag. */
@@ -15,13 +18,14 @@ const MOVING_MS = 3_000;
 /**
  * The address that a peer is reached at, which a NAT on the way may change (RFC 9000 §9.3).
  *
- * It follows the newest authentic packet. A new address is unproven until a second packet comes from it, in answer to
- * what was sent there. Until then it gets at most three times the bytes that came from it, so that a copied packet with
- * a false source draws no flood on anybody; without a second packet the old address is used again. While the peer
- * moves, everything goes to the old address as well: if it is still there, its answers bring the connection back.
+ * It follows the newest authentic packet. A new address is unproven until a second packet comes
+ * from it, in answer to what was sent there. Until then it gets at most three times the bytes that
+ * came from it, so that a copied packet with a false source draws no flood on anybody; without a
+ * second packet the old address is used again. While the peer moves, everything goes to the old
+ * address as well: if it is still there, its answers bring the connection back.
  *
- * quiche's own path validation gives up for good under the same limit when the first packet from a new address is a
- * small one. So it is not told of addresses.
+ * quiche's own path validation gives up for good under the same limit when the first packet from a
+ * new address is a small one. So it is not told of addresses.
  */
 export class PeerAddress {
   #current: Authority;

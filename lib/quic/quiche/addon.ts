@@ -4,8 +4,9 @@
 /**
  * Makes compiled programs on Linux run the native library from memory.
  *
- * By itself, Deno unpacks it to the folder for temporary files, which then has to exist, be writable and executable, and
- * is shared with others. Can go when Deno loads libraries of compiled programs without a file.
+ * By itself, Deno unpacks it to the folder for temporary files, which then has to exist, be
+ * writable and executable, and is shared with others. Can go when Deno loads libraries of compiled
+ * programs without a file.
  */
 import { createRequire } from "node:module";
 import { libc } from "../../net/libc.ts";

@@ -5,18 +5,21 @@ import { NO_BYTES } from "../../bytes.ts";
 import type { NativeConnection } from "./native.ts";
 import { nothingInFlight } from "./in_flight.ts";
 
-/** Rounds after which everything before must have arrived: each is a time in which any loss is noticed and mended. */
+/**
+ * Rounds after which everything before must have arrived: each is a time in which any loss is
+ * noticed and mended.
+ */
 const MAX_ROUNDS = 4;
 
 /**
- * Packets sent later of which enough arrive to show that one before them is lost: three that are acknowledged (RFC 9002
- * §6.1.1), and as some of them may be lost too, more than that.
+ * Packets sent later of which enough arrive to show that one before them is lost: three that are
+ * acknowledged (RFC 9002 §6.1.1), and as some of them may be lost too, more than that.
  */
 const LATER_PACKETS = 8;
 
 /**
- * Of the time in which an answer comes, what may pass at once. While one of the ends is interrupted, time passes without an
- * answer, and what is received first after it was sent before.
+ * Of the time in which an answer comes, what may pass at once. While one of the ends is
+ * interrupted, time passes without an answer, and what is received first after it was sent before.
  */
 const MAX_STEP_SHARE = 1 / 4;
 
@@ -60,19 +63,22 @@ interface State {
 /**
  * Ends of streams (FIN) that travel alone, as all bytes before them have left already.
  *
- * quiche 0.18.0 takes a stream for complete as soon as all its *bytes* are acknowledged, whether or not its FIN was
- * acknowledged, or even sent. Once the peer's direction is over too, it drops the stream. A FIN that was lost is not sent
- * again then, and the peer waits for it for ever. Two rules prevent that:
- * - While the peer's direction goes on, the stream is not read from when the FIN leaves until it has arrived: a stream that
- *   is not read to its end is not dropped. If packets were lost meanwhile, the FIN is sent once more, because quiche
- *   forgets a FIN when bytes of its stream, other than the last, are lost with it.
- * - When the peer's direction is over, or packets were lost lately, the FIN is sent once all bytes before it have arrived.
- *   The next acknowledgement for the stream is that of the FIN, then. And no bytes are sent again that would take the FIN
- *   along: a peer of this version that has read those bytes before does not notice it.
+ * quiche 0.18.0 takes a stream for complete as soon as all its *bytes* are acknowledged, whether or
+ * not its FIN was acknowledged, or even sent. Once the peer's direction is over too, it drops the
+ * stream. A FIN that was lost is not sent again then, and the peer waits for it for ever. Two rules
+ * prevent that:
+ * - While the peer's direction goes on, the stream is not read from when the FIN leaves until it
+ *   has arrived: a stream that is not read to its end is not dropped. If packets were lost
+ *   meanwhile, the FIN is sent once more, because quiche forgets a FIN when bytes of its stream,
+ *   other than the last, are lost with it.
+ * - When the peer's direction is over, or packets were lost lately, the FIN is sent once all bytes
+ *   before it have arrived. The next acknowledgement for the stream is that of the FIN, then. And
+ *   no bytes are sent again that would take the FIN along: a peer of this version that has read
+ *   those bytes before does not notice it.
  *
- * quiche does not tell what was acknowledged. But nothing may be in flight any more; and on a connection that never pauses,
- * a packet has arrived when others were sent after it, and the peer was heard of for as long as it takes to answer those,
- * without a loss.
+ * quiche does not tell what was acknowledged. But nothing may be in flight any more; and on a
+ * connection that never pauses, a packet has arrived when others were sent after it, and the peer
+ * was heard of for as long as it takes to answer those, without a loss.
  *
  * Can go when quiche keeps a stream until its FIN is acknowledged, which no version up to now does.
  */
@@ -93,7 +99,10 @@ export class LoneFins {
     this.#fins.set(id, { ...fresh, ...roundFrom(sent, lost) });
   }
 
-  /** The peer's direction was read to its end: an end that has not been written yet needs more care from now on. */
+  /**
+   * The peer's direction was read to its end: an end that has not been written yet needs more care
+   * from now on.
+   */
   readEnded(id: number): void {
     const fin = this.#fins.get(id);
     if (fin && !fin.written) fin.readEnded = true;
@@ -120,7 +129,8 @@ export class LoneFins {
   }
 
   /**
-   * Hands over the FINs whose time has come. To be called when everything before them has been sent.
+   * Hands over the FINs whose time has come. To be called when everything before them has been
+   * sent.
    *
    * @param idleForMs time for which nothing was heard of the peer
    * @param idleTimeoutMs idle timeout of the connection
@@ -201,7 +211,10 @@ function arrived(fin: Fin, state: State): boolean {
   return false;
 }
 
-/** False when the congestion window has no room: a FIN has to leave before anything more is received. */
+/**
+ * False when the congestion window has no room: a FIN has to leave before anything more is
+ * received.
+ */
 function write(native: NativeConnection, id: number): boolean {
   try {
     if (native.streamCapacity(id) === 0) return false;

@@ -2,13 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The one place that imports the native binding (quiche 0.18.0 behind Node-API), without the classes around it.
+ * The one place that imports the native binding (quiche 0.18.0 behind Node-API), without the
+ * classes around it.
  *
- * Everything in this folder exists only because of this binding and this version of quiche. When either changes, look here
- * first: each work-around says when it can go.
+ * Everything in this folder exists only because of this binding and this version of quiche. When
+ * either changes, look here first: each work-around says when it can go.
  *
- * The binding reports errors as text, the `Debug` form of quiche's error type: {@linkcode nativeErrorOf} is the only
- * code that reads it.
+ * The binding reports errors as text, the `Debug` form of quiche's error type: {@linkcode
+ * nativeErrorOf} is the only code that reads it.
  */
 import "./addon.ts";
 import type { Authority } from "../../net/authority.ts";
@@ -32,7 +33,10 @@ export function nativeLibraryError(
   return new NativeLibraryError(message, { cause });
 }
 
-/** Without the library, its first use throws: a program can still show its help and version, and report the error. */
+/**
+ * Without the library, its first use throws: a program can still show its help and version, and
+ * report the error.
+ */
 const native = await import("@matrixai/quic/native").then(exportsOf, refusing);
 
 /** What a CommonJS module exports, of which Deno finds not all names. */

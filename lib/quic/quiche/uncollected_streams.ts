@@ -24,10 +24,11 @@ interface Uncollected {
  * Makes quiche 0.18.0 drop streams that are over but were not read to their end.
  *
  * By itself, it drops a complete stream, and gives the peer credit for another, only when
- * - the application reads the last of it: a stream that the peer has reset counts as unread for ever, so it is read
- *   again once this end's direction is complete too;
- * - an acknowledgement for it arrives: none does when the peer's RESET_STREAM is the last to come on a stream that was
- *   stopped, and can no longer be read. An empty STREAM frame at the final size, which peers ignore, gets one.
+ * - the application reads the last of it: a stream that the peer has reset counts as unread for
+ *   ever, so it is read again once this end's direction is complete too;
+ * - an acknowledgement for it arrives: none does when the peer's RESET_STREAM is the last to come
+ *   on a stream that was stopped, and can no longer be read. An empty STREAM frame at the final
+ *   size, which peers ignore, gets one.
  *
  * Can go when quiche drops them by itself.
  */

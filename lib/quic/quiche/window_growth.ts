@@ -14,7 +14,10 @@ const GROWTH_BYTES = 8 << 20;
 const LONG_PATH_MS = 10;
 const RTT_LOOK_MS = 100;
 
-/** Header without connection id and packet number, authentication tag (RFC 9001 §5.3), and the least that quiche begins with. */
+/**
+ * Header without connection id and packet number, authentication tag (RFC 9001 §5.3), and the least
+ * that quiche begins with.
+ */
 const LEAST_PACKET_BYTES = 1 + 16 + 4;
 
 /** What a native connection is asked. */
@@ -32,20 +35,23 @@ interface Transfer {
 }
 
 /**
- * Makes the windows of streams (RFC 9000 §4.1) grow as fast as the congestion window of a peer that has much to send.
+ * Makes the windows of streams (RFC 9000 §4.1) grow as fast as the congestion window of a peer that
+ * has much to send.
  *
- * quiche 0.18.0 starts each stream with a small window, and doubles it when it grants more within two round trips of the
- * last grant. Over a long path that takes a dozen round trips. Where packets are lost, the window limits a transfer, as it
- * has to hold what arrives behind a gap.
+ * quiche 0.18.0 starts each stream with a small window, and doubles it when it grants more within
+ * two round trips of the last grant. Over a long path that takes a dozen round trips. Where packets
+ * are lost, the window limits a transfer, as it has to hold what arrives behind a gap.
  *
- * The trick: quiche doubles the window when it makes the MAX_STREAM_DATA frame, before it looks whether the packet has
- * room for it. A packet that is asked for with no room sends nothing, and doubles the window of each stream that is due for
- * a grant.
+ * The trick: quiche doubles the window when it makes the MAX_STREAM_DATA frame, before it looks
+ * whether the packet has room for it. A packet that is asked for with no room sends nothing, and
+ * doubles the window of each stream that is due for a grant.
  *
- * The cost: an answer to a PATH_CHALLENGE (RFC 9000 §8.2) is lost if it was to leave in that packet. Peers of this project
- * send none, unless a NAT has moved this end. So only the first bytes of a transfer are treated this way.
+ * The cost: an answer to a PATH_CHALLENGE (RFC 9000 §8.2) is lost if it was to leave in that
+ * packet. Peers of this project send none, unless a NAT has moved this end. So only the first bytes
+ * of a transfer are treated this way.
  *
- * Can go when quiche has windows follow the bandwidth-delay product, or the binding sets the window to begin with.
+ * Can go when quiche has windows follow the bandwidth-delay product, or the binding sets the window
+ * to begin with.
  */
 export class WindowGrowth {
   /** By stream, of those alone that carry much. */
@@ -72,7 +78,10 @@ export class WindowGrowth {
     this.#transfers.delete(id);
   }
 
-  /** The size of a packet that has no room for MAX_STREAM_DATA, if windows are to grow now; undefined if not. */
+  /**
+   * The size of a packet that has no room for MAX_STREAM_DATA, if windows are to grow now;
+   * undefined if not.
+   */
   emptyPacketBytes(native: Asked, now: number): number | undefined {
     if (!this.#mayGrow) return undefined;
     this.#mayGrow = false;

@@ -7,7 +7,8 @@ interface Waiter<S> {
 }
 
 /**
- * The streams of one type that the peer opens (RFC 9000 §2.1), from their first packet to their acceptance.
+ * The streams of one type that the peer opens (RFC 9000 §2.1), from their first packet to their
+ * acceptance.
  *
  * How many there can be is bounded by the credit that the peer has.
  */

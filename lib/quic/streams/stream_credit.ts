@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Those that wait until the peer allows another stream (MAX_STREAMS, RFC 9000 §4.6), in their order. */
+/**
+ * Those that wait until the peer allows another stream (MAX_STREAMS, RFC 9000 §4.6), in their
+ * order.
+ */
 export class StreamCredit {
   readonly #waiting: (() => void)[] = [];
 

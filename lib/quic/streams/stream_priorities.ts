@@ -3,15 +3,18 @@
 
 import type { NativeConnection } from "../quiche/native.ts";
 
-/** Bytes that a stream sends ahead of those that have sent more: requests, and the answers to most. */
+/**
+ * Bytes that a stream sends ahead of those that have sent more: requests, and the answers to most.
+ */
 export const YOUNG_BYTES = 64 << 10;
 
 /** Of all other streams; quiche gives new ones 127, and sends what has less first. */
 const OLD_URGENCY = 128;
 
 /**
- * The order in which streams share what may be sent (RFC 9000 §2.3): those that have sent little go first. Within both
- * groups all take turns by the datagram: quiche would let one that is not incremental (RFC 9218 §4.2) starve the others.
+ * The order in which streams share what may be sent (RFC 9000 §2.3): those that have sent little go
+ * first. Within both groups all take turns by the datagram: quiche would let one that is not
+ * incremental (RFC 9218 §4.2) starve the others.
  */
 export class StreamPriorities {
   /** Bytes that streams may still send as young ones. */

@@ -9,7 +9,10 @@ const FEW = 64;
 /** Of more, these many that had something lately. */
 const MAX_HOT = 32;
 
-/** Share of the time that looking for others may take: where there are any, and where that is the exception. */
+/**
+ * Share of the time that looking for others may take: where there are any, and where that is the
+ * exception.
+ */
 const SCAN_SHARE = 0.1;
 const GLANCE_SHARE = 0.01;
 /** The latter is put off by no more than this. */
@@ -18,9 +21,9 @@ const MAX_GLANCE_DELAY_MS = 20;
 /**
  * Streams that wait to be read, or written, of which few will be ready at a time.
  *
- * A few are tried whenever something was received. Of many, those that were ready lately are; the others are looked
- * through as often as a share of the time allows. So thousands of streams whose peers have stalled cost the busy ones
- * little.
+ * A few are tried whenever something was received. Of many, those that were ready lately are; the
+ * others are looked through as often as a share of the time allows. So thousands of streams whose
+ * peers have stalled cost the busy ones little.
  */
 export class StreamQueue<S> {
   readonly #waiting = new Set<S>();
@@ -64,8 +67,8 @@ export class StreamQueue<S> {
   }
 
   /**
-   * Tries these others, if there are any: now if the budget allows it, else at {@linkcode dueAt}. Where {@linkcode serve}
-   * has tried all that waited, the budget is a small one.
+   * Tries these others, if there are any: now if the budget allows it, else at {@linkcode dueAt}.
+   * Where {@linkcode serve} has tried all that waited, the budget is a small one.
    */
   scan(now: number, serve: (stream: S) => boolean, others?: () => Iterable<S>): void {
     const [budget, other] = this.#hasOthers

@@ -5,8 +5,8 @@
 const MAX_CREDIT_MS = 2;
 
 /**
- * Keeps work that grows with the number of streams from taking more than a share of the time: it earns credit while time
- * passes and spends what it takes.
+ * Keeps work that grows with the number of streams from taking more than a share of the time: it
+ * earns credit while time passes and spends what it takes.
  */
 export class TimeBudget {
   readonly #share: number;
@@ -17,7 +17,8 @@ export class TimeBudget {
 
   /**
    * @param share of the time, 0 to 1
-   * @param maxDebtMs the most that one run is charged for: by the clock, a run that was interrupted looks like a long one
+   * @param maxDebtMs the most that one run is charged for: by the clock, a run that was interrupted
+   *   looks like a long one
    */
   constructor(share: number, maxDebtMs = Infinity) {
     this.#share = share;

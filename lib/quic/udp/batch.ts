@@ -2,11 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Many datagrams with one call into the system, on Linux: `sendmsg` with UDP_SEGMENT, and `recvmmsg`. Deno's own calls, on
- * the same socket, tell when there is something to receive, and wait when there is no room to send.
+ * Many datagrams with one call into the system, on Linux: `sendmsg` with UDP_SEGMENT, and
+ * `recvmmsg`. Deno's own calls, on the same socket, tell when there is something to receive, and
+ * wait when there is no room to send.
  *
- * The layouts are those of the C library on 64-bit Linux, the same on x86-64 and arm64: `struct msghdr`, `mmsghdr` and
- * `iovec` (socket(7), recvmmsg(2)), `cmsghdr` (cmsg(3)), `sockaddr_in` and `sockaddr_in6` (ip(7), ipv6(7)).
+ * The layouts are those of the C library on 64-bit Linux, the same on x86-64 and arm64: `struct
+ * msghdr`, `mmsghdr` and `iovec` (socket(7), recvmmsg(2)), `cmsghdr` (cmsg(3)), `sockaddr_in` and
+ * `sockaddr_in6` (ip(7), ipv6(7)).
  */
 import type { Authority } from "../../net/authority.ts";
 import { formatIp, ipBytes, unmapIp } from "../../net/ip_address.ts";
@@ -60,7 +62,10 @@ const MAX_CALL_BYTES = 65_507;
 /** Datagrams received with one call. */
 const RECEIVE_BATCH = 64;
 
-/** What the kernel is asked to keep for the socket; it gives what net.core.rmem_max and wmem_max allow. */
+/**
+ * What the kernel is asked to keep for the socket; it gives what net.core.rmem_max and wmem_max
+ * allow.
+ */
 const SOCKET_BUFFER_BYTES = 4 << 20;
 
 /** Descriptors that are looked at for the socket's own. */
@@ -76,8 +81,8 @@ export function headerBytes({ hostname }: Authority): number {
 }
 
 /**
- * The largest UDP payload that the route to an address is said to carry; undefined where that is not known. Whether the
- * path does, is another question.
+ * The largest UDP payload that the route to an address is said to carry; undefined where that is
+ * not known. Whether the path does, is another question.
  */
 export function routePayloadBytes(to: Authority): number | undefined {
   const ip = ipBytes(to.hostname);
@@ -143,13 +148,16 @@ export class UdpBatch {
     return { socket, batch: new UdpBatch(fd, isV6, maxDatagramBytes) };
   }
 
-  /** Most datagrams of a size that one call takes; of two sizes, the last may be the smaller one. */
+  /**
+   * Most datagrams of a size that one call takes; of two sizes, the last may be the smaller one.
+   */
   maxSegments(bytes: number): number {
     return this.#segments ? Math.min(MAX_SEGMENTS, Math.floor(MAX_CALL_BYTES / bytes)) : 1;
   }
 
   /**
-   * Sends datagrams that lie one behind the other, all of the same size, but for the last, which may be shorter.
+   * Sends datagrams that lie one behind the other, all of the same size, but for the last, which
+   * may be shorter.
    *
    * @param bytes all of them, in a buffer that stays where it is
    * @returns how far it got; with `failed` the rest is lost

@@ -4,7 +4,10 @@
 import type { Authority } from "../../net/authority.ts";
 import { UdpBatch } from "./batch.ts";
 
-/** Receive calls under way at a time, where one call takes one datagram: what one turn of the event loop can take. */
+/**
+ * Receive calls under way at a time, where one call takes one datagram: what one turn of the event
+ * loop can take.
+ */
 const RECEIVES = 32;
 
 /** Sends under way at a time; only a full socket buffer makes any of them last. */
@@ -37,8 +40,8 @@ export interface UdpSocketOptions {
 /**
  * A UDP socket that hands out what it receives in batches and never throws for a datagram's sake.
  *
- * A datagram to be sent is written where {@linkcode reserve} says, and committed; what was committed is on its way after
- * {@linkcode flush} at the latest.
+ * A datagram to be sent is written where {@linkcode reserve} says, and committed; what was
+ * committed is on its way after {@linkcode flush} at the latest.
  */
 export class UdpSocket {
   readonly #socket: Deno.DatagramConn;
@@ -53,7 +56,10 @@ export class UdpSocket {
   #retry: ReturnType<typeof setTimeout> | undefined;
   #address: Deno.NetAddr = { transport: "udp", hostname: "", port: 0 };
 
-  /** Datagrams of one size to one address, from `#start` to `#end`, the last of which may be shorter. */
+  /**
+   * Datagrams of one size to one address, from `#start` to `#end`, the last of which may be
+   * shorter.
+   */
   #outgoing = new Uint8Array(OUTGOING_BYTES);
   #start = 0;
   #end = 0;
@@ -86,8 +92,8 @@ export class UdpSocket {
   }
 
   /**
-   * Where the next datagram is to be written, up to a number of bytes; undefined when there is no room now, and
-   * `writable` is called once there is.
+   * Where the next datagram is to be written, up to a number of bytes; undefined when there is no
+   * room now, and `writable` is called once there is.
    *
    * @param mustLeave it waits for room here if it has to; for few
    */
