@@ -482,6 +482,16 @@ inMemory("drops the bytes of a side that has no stop, and sees their end", async
   assertEquals(piped.carriers.a.abortCodes, []);
 });
 
+inMemory("tells of a side that fails to take the end", async () => {
+  const [a, farA] = memoryPair(), [b, farB] = memoryPair();
+  b.closeWrite = () => Promise.reject(new MemoryDuplexError("gone"));
+  const piping = pipeDuplex(a, b);
+  await farA.closeWrite();
+  await farB.closeWrite();
+  const { reason, by } = await deadline(piping, PROMPT_MS);
+  assertEquals([reason, by], ["error", "b"]);
+});
+
 inMemory("lets everything else go on while it drops what always has more", async () => {
   const most = 10_000;
   let reads = 0;
