@@ -1,13 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import {
-  assert,
-  assertEquals,
-  assertRejects,
-  assertStrictEquals,
-  assertStringIncludes,
-} from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { parseRule, type Rules } from "../../lib/agent/acl.ts";
 import {
@@ -117,8 +111,9 @@ test("dial() connects to addresses as they are, and to the address of a name", a
   assertEquals(asked, ["10.1.2.3", "::1", "127.0.0.1", "10.0.0.1", "2001:db8::1"]);
 });
 
-test("dial() says what a failure of the system means, and for which target", async () => {
-  const cases: [error: Error, failure: DialFailure, cause: string][] = [
+test("dial() says what a failure of the system means, in the dial or in the lookup, and for which target", async () => {
+  const noName = "name does not resolve";
+  const cases: [thrown: unknown, failure: DialFailure, cause: string][] = [
     [systemError("os error 111", "ECONNREFUSED"), "connection_refused", "connection refused"],
     [systemError("os error 104", "ECONNRESET"), "connection_refused", "connection reset"],
     [systemError("os error 110", "ETIMEDOUT"), "connection_timeout", "connection timed out"],
@@ -138,49 +133,34 @@ test("dial() says what a failure of the system means, and for which target", asy
       "network unreachable",
     ],
     [systemError("os error 113", "EHOSTUNREACH"), "destination_ip_unroutable", "host unreachable"],
+    [systemError("getaddrinfo", "ENOTFOUND"), "dns_error", noName],
+    [systemError("getaddrinfo", "ENODATA"), "dns_error", noName],
+    [systemError("getaddrinfo", "EAI_FAIL"), "dns_error", noName],
+    [systemError("", "EAI_AGAIN"), "dns_error", "temporary failure in name resolution"],
     [systemError("something new"), "proxy_internal_error", "something new"],
     [systemError("something new", "ENEW"), "proxy_internal_error", "something new"],
+    ["a string", "proxy_internal_error", "a string"],
+    [{ code: 7 }, "proxy_internal_error", "[object Object]"],
   ];
   for (const [thrown, failure, cause] of cases) {
-    const error = await assertRejects(
-      () => dialTarget({ connect: () => Promise.reject(thrown) }),
-      DialError,
-    );
-    assertEquals(error.name, "DialError");
-    assertEquals(error.failure, failure, cause);
-    assertEquals(error.message, `kubelet.example:10250: ${cause}`);
-    assertStrictEquals(error.cause, thrown);
+    const fail = () => Promise.reject(thrown);
+    for (const options of [{ connect: fail }, { resolver: new Resolver({ lookup: fail }) }]) {
+      const error = await assertRejects(() => dialTarget(options), DialError);
+      assertEquals(error.name, "DialError");
+      assertEquals(error.failure, failure, cause);
+      assertEquals(error.message, `kubelet.example:10250: ${cause}`);
+      assertStrictEquals(error.cause, thrown);
+    }
   }
 });
 
-test("dial() tells of names that do not resolve", async () => {
-  const temporary = "temporary failure in name resolution";
-  const cases: [lookup: Lookup, failure: DialFailure, cause: string][] = [
-    [() => Promise.resolve([]), "dns_error", "name does not resolve"],
-    [() => Promise.resolve(["", "fe80::1%eth0"]), "dns_error", "name does not resolve"],
-    ...["ENOTFOUND", "ENODATA", "EAI_FAIL"].map((code): typeof cases[number] => [
-      () => Promise.reject(systemError(`getaddrinfo ${code}`, code)),
-      "dns_error",
-      "name does not resolve",
-    ]),
-    [() => Promise.reject(systemError("getaddrinfo", "EAI_AGAIN")), "dns_error", temporary],
-    [
-      () => Promise.reject(systemError("getaddrinfo EMFILE", "EMFILE")),
-      "connection_limit_reached",
-      "the agent is out of file descriptors",
-    ],
-    [
-      () => Promise.reject(systemError("getaddrinfo EPERM x", "EPERM")),
-      "proxy_internal_error",
-      "getaddrinfo EPERM x",
-    ],
-  ];
-  for (const [lookup, failure, cause] of cases) {
+test("dial() tells of names without an address, and dials nothing", async () => {
+  for (const addresses of [[], ["", "fe80::1%eth0"]]) {
     const { asked, connect } = scripted(refused);
-    const resolver = new Resolver({ lookup });
+    const resolver = knowing(...addresses);
     const error = await assertRejects(() => dialTarget({ resolver, connect }), DialError);
-    assertEquals(error.message, `kubelet.example:10250: ${cause}`);
-    assertEquals(error.failure, failure);
+    assertEquals(error.message, "kubelet.example:10250: name does not resolve");
+    assertEquals(error.failure, "dns_error");
     assertEquals(asked, []);
   }
 });
@@ -203,56 +183,31 @@ test("dial() writes an IPv6 target with brackets", async () => {
   assertEquals((error as Error).message, "[::1]:443: connection refused");
 });
 
-test("dial() survives anything that connect throws", async () => {
-  for (const thrown of ["a string", 42, { code: 7 }]) {
-    const error = await assertRejects(
-      () => dialTarget({ connect: () => Promise.reject(thrown) }),
-      DialError,
-    );
-    assertEquals(error.failure, "proxy_internal_error");
-    assertStringIncludes(error.message, "kubelet.example:10250: ");
-  }
-});
-
-test("dial() gives up after timeoutMs, and closes a connection that comes later", async () => {
-  const late = Promise.withResolvers<Deno.TcpConn>();
-  const error = await assertRejects(
-    () => deadline(dialTarget({ timeoutMs: 20, connect: () => late.promise }), LONG_MS),
-    DialError,
-  );
-  assertEquals(error.failure, "connection_timeout");
-  assertEquals(error.message, "kubelet.example:10250: no answer in 20 ms");
-  const { connection, isClosed } = fakeConnection();
-  late.resolve(connection);
-  await eventually("it is closed", isClosed);
-});
-
-test("dial() is not disturbed by a failure that comes after timeoutMs", async () => {
-  const late = Promise.withResolvers<Deno.TcpConn>();
-  await assertRejects(
-    () => dialTarget({ timeoutMs: 1, connect: () => late.promise }),
-    DialError,
-    "no answer in 1 ms",
-  );
-  // If nobody took it, this would end the test run.
-  late.reject(new Error("too late"));
-  await new Promise((resolve) => setTimeout(resolve));
-});
-
-test("dial() gives up when the signal aborts, and closes a connection that comes later", async () => {
-  const stop = new AbortController();
-  const late = Promise.withResolvers<Deno.TcpConn>();
-  const { asked, connect } = scripted(() => late.promise);
-  const dialling = dialTarget({ signal: stop.signal, connect });
-  await eventually("it dials", () => asked.length > 0);
-  const reason = new Error("the tunnel is gone");
-  stop.abort(reason);
-  const thrown = await dialling.then(() => undefined, (error) => error);
-  assertStrictEquals(thrown, reason);
-  const { connection, isClosed } = fakeConnection();
-  late.resolve(connection);
-  await eventually("it is closed", isClosed);
-});
+for (const late of ["connection", "failure"] as const) {
+  test(`dial() gives up after timeoutMs and when the signal aborts, whatever ${late} comes later`, async () => {
+    const reason = new Error("the tunnel is gone");
+    for (const timeoutMs of [20, LONG_MS]) {
+      const stop = new AbortController();
+      const answer = Promise.withResolvers<Deno.TcpConn>();
+      const { asked, connect } = scripted(() => answer.promise);
+      const dialling = dialTarget({ timeoutMs, signal: stop.signal, connect });
+      await eventually("it dials", () => asked.length > 0);
+      if (timeoutMs === LONG_MS) stop.abort(reason);
+      const error = await deadline(dialling.catch((error) => error), LONG_MS);
+      if (timeoutMs === LONG_MS) assertStrictEquals(error, reason);
+      else {
+        assertEquals(error.failure, "connection_timeout");
+        assertEquals(error.message, "kubelet.example:10250: no answer in 20 ms");
+      }
+      // If nobody took it, a failure would end the test run.
+      if (late === "failure") answer.reject(new Error("too late"));
+      const { connection, isClosed } = fakeConnection();
+      answer.resolve(connection);
+      await new Promise((resolve) => setTimeout(resolve));
+      if (late === "connection") await eventually("it is closed", isClosed);
+    }
+  });
+}
 
 test("dial() does not connect when the signal has aborted before", async () => {
   const reason = new Error("the tunnel is gone");

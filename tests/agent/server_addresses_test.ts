@@ -10,8 +10,8 @@ import { ServerAddresses, type ServerAddressesOptions } from "../../lib/agent/se
 import { Resolver } from "../../lib/net/resolver.ts";
 import { configureLog, logger, resetLog } from "../../lib/log.ts";
 
-/** A link under way. */
-interface FakeLink {
+/** A task under way. */
+interface FakeTask {
   readonly address: string;
   readonly signal: AbortSignal;
   /** Ends it, as when its last connection has ended. */
@@ -29,15 +29,15 @@ interface Sleeper {
 /** ServerAddresses in a world in which time passes when a test says so. */
 class World implements AsyncDisposable {
   readonly dns: Record<string, Answer> = {};
-  readonly links: FakeLink[] = [];
-  /** Every link ever. */
+  readonly tasks: FakeTask[] = [];
+  /** The address of every task ever. */
   readonly started: string[] = [];
   /** When each name was asked for. */
   readonly lookups: { readonly name: string; readonly at: number }[] = [];
   readonly lines: string[] = [];
   readonly #stop = new AbortController();
   readonly #sleepers = new Set<Sleeper>();
-  readonly #links: ServerAddresses;
+  readonly #addresses: ServerAddresses;
   readonly #done: Promise<void>;
   now = 0;
 
@@ -49,17 +49,17 @@ class World implements AsyncDisposable {
     Object.assign(this.dns, dns);
     const resolver = new Resolver({ lookup: (name) => this.#lookup(name) });
     configureLog(2, (line) => this.lines.push(line.replace(/^\S+ /, "")));
-    this.#links = new ServerAddresses({
+    this.#addresses = new ServerAddresses({
       servers: servers.map((server) => parseAuthority(server)),
       resolve: (name, signal) => resolver.resolve(name, signal),
-      keepConnected: (address, signal) => this.#link(formatAuthority(address), signal),
+      keepConnected: (address, signal) => this.#keepConnected(formatAuthority(address), signal),
       log: logger("test"),
       signal: this.#stop.signal,
       random: () => 1,
       sleep: (ms, signal) => this.#sleep(ms, signal),
       ...options,
     });
-    this.#done = this.#links.run();
+    this.#done = this.#addresses.run();
   }
 
   #lookup(name: string): Promise<readonly string[]> {
@@ -69,18 +69,18 @@ class World implements AsyncDisposable {
     return answer ? Promise.resolve(answer) : Promise.reject(new Error(`no ${name} here`));
   }
 
-  #link(address: string, signal: AbortSignal): Promise<void> {
+  #keepConnected(address: string, signal: AbortSignal): Promise<void> {
     this.started.push(address);
     return new Promise((resolve) => {
-      const link: FakeLink = {
+      const task: FakeTask = {
         address,
         signal,
         end: () => {
-          this.links.splice(this.links.indexOf(link), 1);
+          this.tasks.splice(this.tasks.indexOf(task), 1);
           resolve();
         },
       };
-      this.links.push(link);
+      this.tasks.push(task);
     });
   }
 
@@ -100,24 +100,24 @@ class World implements AsyncDisposable {
     });
   }
 
-  /** Addresses of links that are to be kept up. */
+  /** Addresses of tasks that are to be kept up. */
   get kept(): string[] {
-    return this.links.filter(({ signal }) => !signal.aborted).map(({ address }) => address).sort();
+    return this.tasks.filter(({ signal }) => !signal.aborted).map(({ address }) => address).sort();
   }
 
-  /** Addresses of links that end with their connection. */
+  /** Addresses of tasks that end with their connection. */
   get ending(): string[] {
-    return this.links.filter(({ signal }) => signal.aborted).map(({ address }) => address).sort();
+    return this.tasks.filter(({ signal }) => signal.aborted).map(({ address }) => address).sort();
   }
 
-  link(address: string): FakeLink {
-    const found = this.links.find((link) => link.address === address);
-    assert(found, `no link to ${address}`);
+  task(address: string): FakeTask {
+    const found = this.tasks.find((task) => task.address === address);
+    assert(found, `no task for ${address}`);
     return found;
   }
 
   refresh(address: string): Promise<void> {
-    this.#links.refresh(parseAuthority(address));
+    this.#addresses.refresh(parseAuthority(address));
     return this.settle();
   }
 
@@ -149,7 +149,7 @@ class World implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.stop();
-    for (const link of [...this.links]) link.end();
+    for (const task of [...this.tasks]) task.end();
     await this.done;
     resetLog();
   }
@@ -162,7 +162,7 @@ function test(name: string, fn: () => Promise<void>): void {
 const [A, B, C] = ["192.0.2.1", "192.0.2.2", "2001:db8::3"];
 const [a9, b9, c9] = [`${A}:9`, `${B}:9`, `[${C}]:9`];
 
-test("ServerAddresses has one link to each IP address, however often and however it is written", async () => {
+test("ServerAddresses has one task for each IP address, however often and however it is written", async () => {
   await using world = new World([
     "192.0.2.1:9",
     "[2001:db8::3]:9",
@@ -179,7 +179,7 @@ test("ServerAddresses has one link to each IP address, however often and however
   assertEquals(world.lines, []);
 });
 
-test("ServerAddresses has one link to each address of each name, and one to what two names share", async () => {
+test("ServerAddresses has one task for each address of each name, and one for what two names share", async () => {
   await using world = new World(["x:9", "y:9", a9], {
     x: [B, A, B],
     y: [C, A, "::ffff:192.0.2.2"],
@@ -211,45 +211,10 @@ test("ServerAddresses follows what a name resolves to", async () => {
   await world.advance(5_000);
   assertEquals([world.kept, world.ending], [[b9, c9], [a9]]);
   // It has no connection, or its connection has ended: that was it.
-  world.link(a9).end();
+  world.task(a9).end();
   await world.advance(60_000);
   assertEquals([world.kept, world.ending], [[b9, c9], []]);
   assertEquals(world.started, [a9, b9, c9]);
-});
-
-test("ServerAddresses begins anew with an address that comes back, once its last connection has ended", async () => {
-  await using world = new World(["x:9"], { x: [A, B] }, { refreshMs: 5_000 });
-  await world.settle();
-  world.dns.x = [B];
-  await world.advance(5_000);
-  world.dns.x = [A, B];
-  await world.advance(60_000);
-  assertEquals([world.kept, world.ending], [[b9], [a9]]);
-  world.link(a9).end();
-  await world.settle();
-  assertEquals([world.kept, world.ending], [[a9, b9], []]);
-  assertEquals(world.started, [a9, b9, a9]);
-});
-
-test("ServerAddresses keeps an address that another name still has", async () => {
-  await using world = new World(["x:9", "y:9"], { x: [A], y: [A, B] }, { refreshMs: 5_000 });
-  await world.settle();
-  world.dns.y = [B];
-  await world.advance(5_000);
-  assertEquals([world.kept, world.ending], [[a9, b9], []]);
-});
-
-test("ServerAddresses keeps the addresses of a name that cannot be resolved any more", async () => {
-  await using world = new World(["x:9", "y:9"], { x: [A], y: [B] }, { resolveTimeoutMs: 1 });
-  await world.settle();
-  for (const answer of [undefined, [], ["fe80::1%eth0", "none"]]) {
-    world.dns.x = answer;
-    await world.advance(600_000);
-    assertEquals([world.kept, world.ending], [[a9, b9], []]);
-  }
-  world.dns.x = [C];
-  await world.advance(10_000);
-  assertEquals([world.kept, world.ending], [[b9, c9], [a9]]);
 });
 
 test("ServerAddresses tries a name again that it cannot resolve, with growing pauses and few lines", async () => {
@@ -317,11 +282,11 @@ test("ServerAddresses.refresh() resolves the names of an address soon, not more 
   assertEquals(world.lookups.length, before);
 });
 
-test("ServerAddresses has no more links than it may, and says so once", async () => {
+test("ServerAddresses has no more tasks than it may, and says so once", async () => {
   const many = Array.from({ length: 100 }, (_, i) => `198.51.100.${i}`);
   await using world = new World(["x:9"], { x: many });
   await world.settle();
-  assertEquals(world.links.length, 64);
+  assertEquals(world.tasks.length, 64);
   const warnings = () => world.lines.filter((line) => line.startsWith("WRN"));
   assertEquals(warnings(), [
     'WRN test "more addresses of servers than links" links=64 without=36',
@@ -329,18 +294,18 @@ test("ServerAddresses has no more links than it may, and says so once", async ()
   // Those that have one keep it, in whatever order the addresses come.
   world.dns.x = many.toReversed();
   await world.advance(60_000);
-  assertEquals([world.links.length, world.started.length, warnings().length], [64, 64, 1]);
+  assertEquals([world.tasks.length, world.started.length, warnings().length], [64, 64, 1]);
   // One that ends with its connection counts until then.
   const [gone] = world.kept;
   world.dns.x = many.filter((ip) => !gone!.startsWith(`${ip}:`));
   await world.advance(30_000);
   assertEquals([world.kept.length, world.ending], [63, [gone!]]);
-  world.link(gone!).end();
+  world.task(gone!).end();
   await world.settle();
   assertEquals([world.kept.length, world.ending], [64, []]);
 });
 
-test("ServerAddresses ends when it is told so: it stops its links, and waits for them", async () => {
+test("ServerAddresses ends when it is told so: it stops its tasks, and waits for them", async () => {
   const world = new World(["x:9", "y:9", c9], { x: [A], y: "silence" });
   await world.settle();
   assertEquals(world.kept, [a9, c9]);
@@ -349,16 +314,16 @@ test("ServerAddresses ends when it is told so: it stops its links, and waits for
   world.stop();
   await world.settle();
   assertEquals([world.kept, world.ending], [[], [a9, c9]]);
-  world.link(a9).end();
+  world.task(a9).end();
   await world.settle();
   assertEquals(done, false);
-  world.link(c9).end();
+  world.task(c9).end();
   await ended;
   assertEquals(world.started.length, 2);
   await world[Symbol.asyncDispose]();
 });
 
-test("ServerAddresses has no link when it was told to end before", async () => {
+test("ServerAddresses has no task when it was told to end before", async () => {
   const signal = AbortSignal.abort(new Error("stopped"));
   const world = new World(["x:9", a9], { x: [B] }, { signal });
   await world.done;
@@ -373,11 +338,11 @@ const step = fc.oneof(
   fc.record({ dns: fc.constantFrom(...names), answer }),
   fc.record({ advance: fc.integer({ min: 1, max: 40_000 }) }),
   fc.record({ refresh: fc.constantFrom(...ips) }),
-  // The connection of a link ends.
+  // The last connection of a task ends.
   fc.record({ end: fc.constantFrom(...ips) }),
 );
 
-test("ServerAddresses has, after any story, exactly the links that it is to have", async () => {
+test("ServerAddresses has, after any story, exactly the tasks that it is to have", async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 40 }), fc.nat(6), async (story, maxAddresses) => {
       /** What each name resolved to last. */
@@ -395,12 +360,12 @@ test("ServerAddresses has, after any story, exactly the links that it is to have
       });
       const check = () => {
         const wanted = new Set([...known.values()].flat());
-        const addresses = world.links.map(({ address }) => address);
-        assertEquals(new Set(addresses).size, addresses.length, "two links to one address");
-        assert(addresses.length <= maxAddresses, "too many links");
-        assert(world.kept.every((address) => wanted.has(address)), "a link to nowhere");
+        const addresses = world.tasks.map(({ address }) => address);
+        assertEquals(new Set(addresses).size, addresses.length, "two tasks for one address");
+        assert(addresses.length <= maxAddresses, "too many tasks");
+        assert(world.kept.every((address) => wanted.has(address)), "a task for nothing");
         if (addresses.length < maxAddresses) {
-          assert([...wanted].every((address) => addresses.includes(address)), "a link is missing");
+          assert([...wanted].every((address) => addresses.includes(address)), "a task is missing");
         }
         return wanted;
       };
@@ -408,7 +373,7 @@ test("ServerAddresses has, after any story, exactly the links that it is to have
         if ("dns" in step) world.dns[step.dns] = step.answer;
         else if ("advance" in step) await world.advance(step.advance);
         else if ("refresh" in step) await world.refresh(`${step.refresh}:9`);
-        else {world.links.find(({ address, signal }) =>
+        else {world.tasks.find(({ address, signal }) =>
             address === `${step.end}:9` && signal.aborted
           )?.end();}
         await world.settle();
@@ -416,7 +381,7 @@ test("ServerAddresses has, after any story, exactly the links that it is to have
       }
       for (const name of names) world.dns[name] ??= [ips[0]!];
       await world.advance(40_000);
-      for (const link of [...world.links]) if (link.signal.aborted) link.end();
+      for (const task of [...world.tasks]) if (task.signal.aborted) task.end();
       await world.settle();
       const wanted = check();
       assertEquals(world.ending, []);
