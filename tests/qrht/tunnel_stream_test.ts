@@ -185,9 +185,10 @@ for (const size of [1, 2, 63, 64, 4095, 4096, 4097, 16_383, 16_384, 200_000]) {
   });
 }
 
-test("TunnelStream.write() sends nothing for no bytes", async () => {
+test("TunnelStream.write() sends nothing for no bytes, and read() takes none into no room", async () => {
   const [tunnel, far] = await begun();
   assertEquals(await tunnel.write(empty), 0);
+  assertEquals(await tunnel.read(empty), 0);
   await tunnel.closeWrite();
   assertEquals(await readToEnd(far), END);
 });
