@@ -29,6 +29,16 @@ export function checkAgentName(pattern: string): string | undefined {
  *
  * @param names those of a certificate: DNS names, URIs and common names
  * @param patterns each without a fault that {@linkcode checkAgentName} knows
+ *
+ * @example
+ * ```ts
+ * import { allowedName } from "./agent_names.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const patterns = ["*.agents.example", "spiffe://cluster/ns/*"];
+ * assertEquals(allowedName(["a.agents.example", "a"], patterns), "a.agents.example");
+ * assertEquals(allowedName(["a.b.agents.example"], patterns), undefined);
+ * ```
  */
 export function allowedName(
   names: readonly string[],

@@ -14,8 +14,22 @@ export type Expiry = "far" | "soon" | "urgent" | "expired";
 /**
  * How near the end of a certificate is: `soon` in its last 30 days, `urgent` in its last 7. For certificates that are
  * valid for weeks or hours only, it is the last quarter, or tenth, of their validity, if that is shorter.
+ *
+ * @example
+ * ```ts
+ * import { expiryOf } from "./expiry.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const year = { notBefore: new Date("2030-01-01"), notAfter: new Date("2031-01-01") };
+ * assertEquals(expiryOf(year, new Date("2030-06-01")), "far");
+ * assertEquals(expiryOf(year, new Date("2030-12-15")), "soon");
+ * assertEquals(expiryOf(year, new Date("2030-12-30")), "urgent");
+ * ```
  */
-export function expiryOf({ notBefore, notAfter }: CertificateInfo, now: Date): Expiry {
+export function expiryOf(
+  { notBefore, notAfter }: Pick<CertificateInfo, "notBefore" | "notAfter">,
+  now: Date,
+): Expiry {
   const leftMs = notAfter.getTime() - now.getTime();
   const validityMs = notAfter.getTime() - notBefore.getTime();
   if (leftMs < 0) return "expired";
