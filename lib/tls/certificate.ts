@@ -19,6 +19,9 @@ import { type DerItem, derItems, derText } from "./der.ts";
 
 const MAX_NAMES_SHOWN = 5;
 
+/** Longest subject or name in a log field, in UTF-16 code units. */
+const MAX_NAME_LENGTH = 200;
+
 /** A certificate in words. All of it is the issuer's claim: escape it where it is shown. */
 export interface CertificateInfo {
   /** Distinguished name, such as `O=example, CN=agent-1`; may be empty. */
@@ -44,7 +47,7 @@ export function describeCertificate(der: Uint8Array): CertificateInfo {
 /** What a log line says of a certificate. Its names are bounded in number and length. */
 export function certificateFields({ subject, names, fingerprint256, notAfter }: CertificateInfo) {
   return {
-    subject: shorten(subject),
+    subject: shorten(subject, MAX_NAME_LENGTH),
     names: listNames(names),
     fingerprint: fingerprint256,
     notAfter: isoSeconds(notAfter),
@@ -53,7 +56,10 @@ export function certificateFields({ subject, names, fingerprint256, notAfter }: 
 
 /** Names for a log line, bounded in number and length; those that are not plain words are quoted. */
 export function listNames(names: readonly string[]): string {
-  return listSome(names, (name) => /^[^\s,"\\]+$/.test(name) ? shorten(name) : quote(name));
+  return listSome(
+    names,
+    (name) => /^[^\s,"\\]+$/.test(name) ? shorten(name, MAX_NAME_LENGTH) : quote(name),
+  );
 }
 
 /** The same, with each of them quoted. */

@@ -65,8 +65,9 @@ export const script = String.raw`
   const formatTime = (ms) =>
     new Date(ms).toISOString().slice(0, 19).replace("T", "\u00a0") + "\u00a0UTC";
   const formatDuration = (ms) => {
-    const seconds = Math.floor(ms / 1000);
-    return seconds < 120 ? seconds + "\u00a0s" : Math.floor(seconds / 60) + "\u00a0min";
+    const units = [["d", 86_400_000], ["h", 3_600_000], ["min", 60_000]];
+    const [unit, size] = units.find(([, size]) => ms >= 2 * size) ?? ["s", 1000];
+    return Math.floor(ms / size) + "\u00a0" + unit;
   };
 
   let isPaused = false;
