@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assert, assertEquals } from "@std/assert";
+import { filesBelow, importsOf, read } from "../support/repository.ts";
 
 /**
  * The rooms of `lib/` and the programs, from the ground up. A file imports from its own room and
@@ -70,56 +71,17 @@ const reserved: readonly {
   },
 ];
 
-const root = new URL("../../", import.meta.url);
-const read = (path: string) => Deno.readTextFileSync(new URL(path, root));
-
 /** What each file imports, types as well: paths from the root, `node:` modules and packages. */
-const imports = await importsOf(programs);
-
-async function importsOf(entries: readonly string[]): Promise<Map<string, readonly string[]>> {
-  const graphs = await Promise.all(entries.map(async (entry): Promise<Graph> => {
-    const args = ["info", "--json", entry];
-    const { stdout } = await new Deno.Command(Deno.execPath(), { args, cwd: root }).output();
-    return JSON.parse(new TextDecoder().decode(stdout));
-  }));
-  const short = (specifier: string) => specifier.replace(root.href, "");
-  return new Map(
-    graphs.flatMap(({ modules }) => modules)
-      .filter(({ specifier }) => specifier.startsWith(root.href) && /(?<!\.d)\.ts$/.test(specifier))
-      .map(({ specifier, dependencies = [] }) => [
-        short(specifier),
-        dependencies.map(({ code, type }) => short((code ?? type)!.specifier)),
-      ]),
-  );
-}
-
-/** What is read here of `deno info --json`. */
-interface Graph {
-  readonly modules: readonly {
-    readonly specifier: string;
-    readonly dependencies?: readonly {
-      readonly code?: { readonly specifier: string };
-      readonly type?: { readonly specifier: string };
-    }[];
-  }[];
-}
-
-/** Paths, from the root, of the TypeScript files below a folder. */
-function filesBelow(folder: string): string[] {
-  return [...Deno.readDirSync(new URL(folder, root))].flatMap(({ name, isDirectory }) =>
-    isDirectory
-      ? filesBelow(`${folder}${name}/`)
-      : name.endsWith(".ts") && !name.endsWith(".d.ts")
-      ? [`${folder}${name}`]
-      : []
-  );
-}
+const imports = new Map((await Promise.all(programs.map(importsOf))).flatMap((each) => [...each]));
 
 /** A file's text without its comments. Strings are looked at only to tell what is no comment. */
 function codeOf(path: string): string {
   const token = /"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`|\/\/[^\n]*|\/\*[\s\S]*?\*\//g;
   return read(path).replace(token, (text) => text.startsWith("/") ? "" : text);
 }
+
+const sourcesBelow = (folder: string) =>
+  filesBelow(folder, ".ts").filter((path) => !path.endsWith(".d.ts"));
 
 const isIn = (path: string, place: string) => path === place || path.startsWith(`${place}/`);
 
@@ -136,7 +98,7 @@ function test(name: string, fn: () => void): void {
 }
 
 test("has every file of lib/ in a room, and in a program", () => {
-  const files = filesBelow("lib/");
+  const files = sourcesBelow("lib/");
   assertEquals(files.filter((path) => level(roomOf(path)) < 0), [], "in no room");
   assertEquals(files.filter((path) => !imports.has(path)), [], "in no program");
   assertEquals(
@@ -156,7 +118,7 @@ test("has imports stay in their room, or go down", () => {
 });
 
 test("has quic/ take nothing but types of the tunnel", () => {
-  const wrong = filesBelow("lib/quic/").filter((path) =>
+  const wrong = sourcesBelow("lib/quic/").filter((path) =>
     /^import \{[^}]*\} from "[^"]*\/tunnel\//m.test(read(path).replaceAll(/type \w+,?/g, ""))
   );
   assertEquals(wrong, []);
@@ -196,7 +158,7 @@ for (const { what, code, imports: imported, except, users } of reserved) {
 
 test("has no default exports", () => {
   const wrong = ["lib/", "tests/", "tools/", "bench/", "demo/", "certs/", "release/"]
-    .flatMap(filesBelow)
+    .flatMap(sourcesBelow)
     .filter((path) => /\bexport\s+default\b|\bas\s+default\b/.test(codeOf(path)));
   assertEquals(wrong, []);
 });

@@ -5,6 +5,7 @@ import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { version } from "../../lib/version.ts";
 import { sectionOf } from "../../release/changelog.ts";
 import { commandOutput } from "../../tools/command_output.ts";
+import { read, root } from "../support/repository.ts";
 
 const EXAMPLE = `# Changelog
 
@@ -50,13 +51,13 @@ async function run(...args: string[]) {
   const { code, stdout, stderr } = await commandOutput(
     Deno.execPath(),
     ["run", "--no-prompt", "--allow-read=CHANGELOG.md", "release/changelog.ts", ...args],
-    { cwd: new URL("../../", import.meta.url), env: { NO_COLOR: "1" } },
+    { cwd: root, env: { NO_COLOR: "1" } },
   );
   return { code, stdout, stderr };
 }
 
 Deno.test("changelog.ts prints the section of the version in deno.json, which has a date", async () => {
-  const changelog = await Deno.readTextFile(new URL("../../CHANGELOG.md", import.meta.url));
+  const changelog = read("CHANGELOG.md");
   assertMatch(changelog, new RegExp(`^## \\[${version}\\] - \\d{4}-\\d\\d-\\d\\d$`, "m"));
   assertMatch(changelog, /^## \[Unreleased\]$/m);
   const { code, stdout, stderr } = await run(version);

@@ -5,33 +5,22 @@
 import { assert, assertEquals } from "@std/assert";
 import { envNameOf, type Flag, informingFlags } from "../../lib/cli/flags.ts";
 import { programInfos } from "../../lib/cli/programs.ts";
-
-const root = new URL("../../", import.meta.url);
-const read = (path: string) => Deno.readTextFileSync(new URL(path, root));
-
-/** Paths of the files below a folder whose names have one of the endings. */
-function filesOf(folder: string, ...endings: string[]): string[] {
-  return Array.from(Deno.readDirSync(new URL(folder, root))).flatMap((entry) => {
-    const path = `${folder}${entry.name}`;
-    if (entry.isDirectory) return filesOf(`${path}/`, ...endings);
-    return endings.some((ending) => path.endsWith(ending)) ? [path] : [];
-  }).sort();
-}
+import { filesBelow, read, root } from "../support/repository.ts";
 
 const pages = new Map(
   [
     ...["README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md"],
-    ...filesOf("docs/", ".md"),
-    ...filesOf("deploy/", "README.md"),
+    ...filesBelow("docs/", ".md"),
+    ...filesBelow("deploy/", "README.md"),
   ].map((path) => [path, read(path)]),
 );
 
 const programs = [
   ...["server.ts", "agent.ts", "passthrough.ts"],
-  ...filesOf("lib/", ".ts", ".js"),
+  ...filesBelow("lib/", ".ts", ".js"),
 ];
 const tools = [
-  ...["certs/", "demo/", "bench/", "release/", "tests/"].flatMap((dir) => filesOf(dir, ".ts")),
+  ...["certs/", "demo/", "bench/", "release/", "tests/"].flatMap((dir) => filesBelow(dir, ".ts")),
 ];
 
 /** A page without its blocks of code, each of which is left as an empty line. */
@@ -113,7 +102,7 @@ Deno.test("docs/README.md links to every page of docs/", () => {
 
 Deno.test("pages that comments and configuration name exist, and so do the headings that they quote", () => {
   const problems: string[] = [];
-  const sources = [...programs, ...tools, ...filesOf("deploy/", ".yaml", ".json", ".service")];
+  const sources = [...programs, ...tools, ...filesBelow("deploy/", ".yaml", ".json", ".service")];
   for (const source of sources) {
     if (source === "tests/repository/docs_test.ts") continue;
     const text = read(source);
@@ -304,12 +293,13 @@ Deno.test("docs/logging.md lists every category of the log, and no others", () =
 });
 
 Deno.test(".ci/run runs every command in the sh blocks of the documentation", () => {
-  const script = read(".ci/run");
-  const commands = [...pages].flatMap(([page, text]) =>
-    Array.from(text.matchAll(/^```sh\n([^]*?)^```$/gm), ([, block]) => block!.trimEnd().split("\n"))
-      .flat().map((command) => ({ page, command }))
-  );
-  assertEquals(commands.filter(({ command }) => !script.includes(command)), []);
+  const lines = read(".ci/run").split("\n").filter((line) => !/^\s*#/.test(line));
+  const isRun = (command: string) => lines.some((line) => `${line} `.includes(`${command} `));
+  const blocks = [...pages.values()].flatMap((
+    text,
+  ) => [...text.matchAll(/^```sh\n([^]*?)\n```$/gm)]);
+  const commands = blocks.flatMap(([, block]) => block!.split("\n"));
+  assertEquals(commands.filter((command) => !isRun(command)), []);
   assert(commands.length > 10);
 });
 

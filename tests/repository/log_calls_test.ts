@@ -3,8 +3,7 @@
 
 /** Every call that logs, as the sources have it. */
 import { assert, assertEquals } from "@std/assert";
-
-const root = new URL("../../", import.meta.url);
+import { filesBelow, read } from "../support/repository.ts";
 
 /** What runs for each packet, each read and each write of a tunnel: a line of theirs would cost more than they do. */
 const SILENT = [
@@ -19,16 +18,10 @@ const SILENT = [
   "lib/qrht/tunnel.ts",
 ];
 
-function filesBelow(folder: string): string[] {
-  return Array.from(Deno.readDirSync(new URL(folder, root))).flatMap(({ name, isDirectory }) => {
-    if (isDirectory) return folder === "" ? [] : filesBelow(`${folder}${name}/`);
-    return name.endsWith(".ts") ? [`${folder}${name}`] : [];
-  });
-}
-
-const sources = [...filesBelow(""), ...filesBelow("lib/")]
+const programs = ["server.ts", "agent.ts", "passthrough.ts"];
+const sources = [...programs, ...filesBelow("lib/", ".ts")]
   .filter((path) => path !== "lib/log.ts")
-  .map((path) => ({ path, text: Deno.readTextFileSync(new URL(path, root)) }));
+  .map((path) => ({ path, text: read(path) }));
 
 /** `log.info(`, `log[level](`, `this.#log.warn(` and `logger("x").error(`, and what follows. */
 const CALL =

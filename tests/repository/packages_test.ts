@@ -9,14 +9,13 @@
 import { assertEquals, assertNotEquals } from "@std/assert";
 import programs from "../../deno.json" with { type: "json" };
 import { npmPackagesOf } from "../../release/npm_packages.ts";
+import { read } from "../support/repository.ts";
 import tests from "../deno.json" with { type: "json" };
 
 type Packages = Readonly<Record<string, unknown>>;
 
-const root = new URL("../../", import.meta.url);
-
 function lockedIn(path: string): Packages {
-  return JSON.parse(Deno.readTextFileSync(new URL(path, root))).npm;
+  return JSON.parse(read(path)).npm;
 }
 
 /** The entries of one table that another one does not have, or has with another value. */

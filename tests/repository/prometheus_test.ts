@@ -6,10 +6,8 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { parse } from "yaml";
 import { noDrops } from "../../lib/quic/endpoint_stats.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
+import { read } from "../support/repository.ts";
 import { samplesOf, Scrapes } from "../support/samples.ts";
-
-const root = new URL("../../", import.meta.url);
-const read = (path: string) => Deno.readTextFileSync(new URL(path, root));
 
 const docs = read("docs/metrics.md");
 const operations = read("docs/operations.md");

@@ -11,9 +11,9 @@ import { packageOf, parseEmbedded } from "../../release/embedded.ts";
 import { packageFiles } from "../../release/package_files.ts";
 import { commandOutput } from "../../tools/command_output.ts";
 import { stagesOf } from "../binaries/support/dockerfile.ts";
+import { importsOf, read, root } from "../support/repository.ts";
 
-const root = new URL("../../", import.meta.url);
-const dockerfile = Deno.readTextFileSync(new URL("Dockerfile", root));
+const dockerfile = read("Dockerfile");
 
 function pureTest(name: string, fn: () => void): void {
   Deno.test({ name, permissions: "none", fn });
@@ -187,7 +187,7 @@ Deno.test("the Dockerfile has no fault that a linter finds", () => {
 });
 
 Deno.test("the Dockerfile builds with the Deno of the README, as an unprivileged user's images", () => {
-  const readme = Deno.readTextFileSync(new URL("README.md", root));
+  const readme = read("README.md");
   const [, deno] = /npx -y (deno@\S+) task compile/.exec(dockerfile)!;
   assertStringIncludes(readme, `npx -y ${deno} task`);
   for (const { name, base } of stagesOf(dockerfile).filter(({ name }) => name !== "build")) {
@@ -198,22 +198,13 @@ Deno.test("the Dockerfile builds with the Deno of the README, as an unprivileged
 Deno.test("the Dockerfile copies, and its ignore file lets through, all that the programs are made of", async () => {
   const { copies } = stagesOf(dockerfile).find(({ name }) => name === "build")!;
   const copied = copies.flatMap(({ files }) => files);
-  const ignore = Deno.readTextFileSync(new URL(".dockerignore", root));
+  const ignore = read(".dockerignore");
   const lines = ignore.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
   assertEquals(lines, ["*", ...copied.map((name) => `!${name}`)]);
   const programs = ["server.ts", "agent.ts", "passthrough.ts", "release/compile.ts"];
   for (const program of programs) {
-    const args = ["info", "--json", program];
-    const { stdout } = await commandOutput(Deno.execPath(), args, { cwd: root });
-    interface Module {
-      readonly specifier: string;
-    }
-    const { modules } = JSON.parse(stdout) as { modules: Module[] };
-    const paths = modules.map(({ specifier }) => specifier)
-      .filter((specifier) => specifier.startsWith(root.href))
-      .map((specifier) => specifier.slice(root.href.length))
-      .filter((path) => !path.endsWith(".d.ts"));
-    assert(paths.includes(program));
+    const paths = [...await importsOf(program)].flat(2).filter((path) => !path.includes(":"));
+    assert(paths.includes(program) && paths.includes("deno.json"));
     const missing = paths.filter((path) =>
       !copied.some((name) => path === name || path.startsWith(`${name}/`))
     );

@@ -5,11 +5,9 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import project from "../../deno.json" with { type: "json" };
+import { filesBelow, read } from "../support/repository.ts";
 import { SYSTEM_TESTS, type SystemTests } from "../support/required_programs.ts";
 import { runCommand } from "../support/system_command.ts";
-
-const root = new URL("../../", import.meta.url);
-const read = (path: string) => Deno.readTextFileSync(new URL(path, root));
 
 /** What every system has that runs Deno; `git` is asked, but not needed. */
 const EVERYWHERE = ["git", "mkfifo", "sh"];
@@ -17,12 +15,6 @@ const EVERYWHERE = ["git", "mkfifo", "sh"];
 const ESSENTIAL = ["apt", "bash", "bsdutils", "coreutils", "dpkg", "findutils", "util-linux"];
 
 const systemTests = Object.entries<SystemTests>(SYSTEM_TESTS);
-
-function sourcesBelow(folder: string): string[] {
-  return Array.from(Deno.readDirSync(new URL(folder, root))).flatMap(({ name, isDirectory }) =>
-    isDirectory ? sourcesBelow(`${folder}${name}/`) : name.endsWith(".ts") ? [folder + name] : []
-  );
-}
 
 /** The programs that a source file runs, as far as it names them where it does. */
 function programsIn(path: string): string[] {
@@ -33,7 +25,7 @@ function programsIn(path: string): string[] {
 Deno.test("tests run programs of the system in the folders that are for them", () => {
   const folders = systemTests.map(([name]) => `tests/${name}/`);
   const known = systemTests.flatMap(([, { programs }]) => Object.keys(programs));
-  const elsewhere = sourcesBelow("tests/")
+  const elsewhere = filesBelow("tests/", ".ts")
     .filter((path) => !folders.some((folder) => path.startsWith(folder)))
     .flatMap((path) => programsIn(path).map((program) => `${path}: ${program}`))
     .filter((found) => known.some((program) => found.endsWith(`: ${program}`)));
@@ -42,7 +34,7 @@ Deno.test("tests run programs of the system in the folders that are for them", (
 
 Deno.test("the programs that tests of the system run are known, so that missing ones are named", () => {
   for (const [name, { programs }] of systemTests) {
-    const used = sourcesBelow(`tests/${name}/`).flatMap(programsIn);
+    const used = filesBelow(`tests/${name}/`, ".ts").flatMap(programsIn);
     const unknown = used.filter((program) => !(program in programs));
     assertEquals(unknown.filter((program) => !EVERYWHERE.includes(program)), [], name);
   }

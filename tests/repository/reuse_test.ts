@@ -9,6 +9,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { parse } from "@std/toml/parse";
 import { commandOutput } from "../../tools/command_output.ts";
+import { read, root } from "../support/repository.ts";
 
 const COPYRIGHT = "the quic-reverse-http-tunnel authors";
 const LICENSE = "Apache-2.0";
@@ -26,9 +27,6 @@ interface Annotation {
   readonly "SPDX-FileCopyrightText": string;
   readonly "SPDX-License-Identifier": string;
 }
-
-const root = new URL("../../", import.meta.url);
-const read = (path: string) => Deno.readTextFileSync(new URL(path, root));
 
 /** What git tracks, or would track; without git, what looks like it. */
 async function filesOfProject(): Promise<string[]> {

@@ -4,6 +4,7 @@
 import { assertEquals, assertMatch, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { parse } from "yaml";
 import { commandOutput } from "../../tools/command_output.ts";
+import { root } from "../support/repository.ts";
 import config from "../deno.json" with { type: "json" };
 
 interface Workflow {
@@ -19,7 +20,6 @@ interface Job {
   readonly steps?: readonly { readonly uses?: string; readonly with?: Record<string, unknown> }[];
 }
 
-const root = new URL("../../", import.meta.url);
 const folder = new URL(".github/workflows/", root);
 /** What the linter is too old for. */
 const KNOWN = /^\S+ label "macos-15-intel" is unknown\./;
