@@ -7,6 +7,7 @@ import { type ConnectionStats, connectionStats } from "./connection_stats.ts";
 import { EarlyTimer } from "./early_timer.ts";
 import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
 import { CONNECTION_ID_BYTES, hasLongHeader } from "./handshake/packet.ts";
+import { HandshakeProgress } from "./handshake/progress.ts";
 import { live } from "./live.ts";
 import type { TransportSettings } from "./options.ts";
 import { DelayedAck } from "./path/delayed_ack.ts";
@@ -14,6 +15,7 @@ import { KeepAlive } from "./path/keep_alive.ts";
 import { PacketSender } from "./path/packet_sender.ts";
 import { PathMtu } from "./path/path_mtu.ts";
 import { PeerAddress } from "./path/peer_address.ts";
+import { closeInfoOf, closeNative } from "./quiche/closing.ts";
 import type { HostPort, NativeConnection } from "./quiche/native.ts";
 import { nothingInFlight } from "./quiche/in_flight.ts";
 import type { QuicStream } from "./stream.ts";
@@ -48,14 +50,6 @@ const MORE_DOUBLINGS = 3;
 /** Time between two looks whether all was acknowledged. */
 const SETTLED_LOOK_MS = 5;
 
-/**
- * What a peer may send before it has authenticated itself: a long certificate chain fits many
- * times. quiche 0.18.0 may keep 60 times as much for them. A server may send the names of many CAs,
- * and is one that this end has chosen.
- */
-const MAX_HANDSHAKE_BYTES = { server: 64 << 10, client: 256 << 10 };
-
-const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 let lastNumber = 0;
@@ -89,15 +83,13 @@ export class QuicConnection implements StreamsHost {
   readonly #sender: PacketSender;
   /** The shorter one of both ends' (RFC 9000 §10.1), once the peer has told its own. */
   #idleTimeoutMs: number;
-  #established = false;
-  #isConfirmed = false;
+  readonly #handshake: HandshakeProgress;
   #closeInfo: CloseInfo | undefined;
   #closedAt = Infinity;
   #drained = false;
   readonly #ack = new DelayedAck();
   #receivedAt = this.#startedAt;
   readonly #keepAlive: KeepAlive;
-  #handshakeBytes = 0;
   /** Serves loss detection, idling, the handshake and keepalive. */
   readonly #timer = new EarlyTimer(() => this.#onTimer());
 
@@ -128,6 +120,8 @@ export class QuicConnection implements StreamsHost {
     });
     this.#keepAlive = new KeepAlive(options.settings.keepAliveMs, this.#startedAt);
     this.#idleTimeoutMs = options.settings.idleTimeoutMs;
+    const { handshakeTimeoutMs } = options.settings;
+    this.#handshake = new HandshakeProgress(this.role, handshakeTimeoutMs, this.#startedAt);
     this.#streams = new ConnectionStreams(options.native, this);
     this.closed = this.#closedSettled.promise;
     this.confirmed = this.#confirmedSettled.promise;
@@ -159,7 +153,7 @@ export class QuicConnection implements StreamsHost {
   }
 
   get isEstablished(): boolean {
-    return this.#established;
+    return this.#handshake.isEstablished;
   }
 
   /** Whether a stream can be opened now. */
@@ -276,15 +270,14 @@ export class QuicConnection implements StreamsHost {
   receive(bytes: Uint8Array, from: Authority): void {
     this.#receivedAt = performance.now();
     this.path.heard(this.#receivedAt);
-    if (
-      !this.#established && (this.#handshakeBytes += bytes.length) > MAX_HANDSHAKE_BYTES[this.role]
-    ) {
+    if (this.#handshake.receive(bytes.length)) {
       return this.#closeTransport("the peer sent too much before it authenticated itself");
     }
     // A client's server stays where it is.
-    const mayMove = this.#established && this.role === "server" && this.#peer.concerns(from);
+    const mayMove = this.#handshake.isEstablished && this.role === "server" &&
+      this.#peer.concerns(from);
     const isLarger = bytes.length > this.path.largestReceived;
-    const count = mayMove || isLarger || !this.#isConfirmed;
+    const count = mayMove || isLarger || !this.#handshake.isConfirmed;
     const before = count ? this.#native.stats().recv : 0;
     try {
       this.#native.recv(bytes, this.#addresses);
@@ -298,7 +291,7 @@ export class QuicConnection implements StreamsHost {
       this.#ack.news();
     }
     if (authentic && isLarger) this.path.received(bytes.length);
-    if (!this.#isConfirmed && authentic) this.#noticeHandshake(bytes);
+    if (!this.#handshake.isConfirmed && authentic) this.#noticeHandshake(bytes);
     this.#ack.received(bytes.length);
     this.#host.schedule(this);
   }
@@ -340,7 +333,7 @@ export class QuicConnection implements StreamsHost {
   }
 
   #mayPutOff(now: number): boolean {
-    return !this.#sender.isCut && this.#isConfirmed &&
+    return !this.#sender.isCut && this.#handshake.isConfirmed &&
       this.#ack.putOff(now, this.#native, () => this.#nothingInFlight(now));
   }
 
@@ -361,8 +354,10 @@ export class QuicConnection implements StreamsHost {
   }
 
   #noticeHandshake(bytes: Uint8Array): void {
-    if (!this.#established && this.#native.isEstablished() && !this.#native.isDraining()) {
-      this.#established = true;
+    if (
+      !this.#handshake.isEstablished && this.#native.isEstablished() && !this.#native.isDraining()
+    ) {
+      this.#handshake.established();
       this.#ack.news();
       const { peerMaxIdleTimeout } = this.#native.stats();
       if (peerMaxIdleTimeout > 0) {
@@ -373,13 +368,15 @@ export class QuicConnection implements StreamsHost {
       if (this.#settings.mtu === 0) this.path.search(this.#native.maxSendUdpPayloadSize());
       this.#host.established(this);
       if (this.role === "server") this.#confirm();
-    } else if (this.#established && !hasLongHeader(bytes) && !this.#native.isDraining()) {
+    } else if (
+      this.#handshake.isEstablished && !hasLongHeader(bytes) && !this.#native.isDraining()
+    ) {
       this.#confirm();
     }
   }
 
   #confirm(): void {
-    this.#isConfirmed = true;
+    this.#handshake.confirmed();
     this.#confirmedSettled.resolve();
   }
 
@@ -394,17 +391,9 @@ export class QuicConnection implements StreamsHost {
   }
 
   #endOf(): CloseInfo {
-    const peer = this.#native.peerError();
-    const error = peer ?? this.#native.localError();
-    if (error) {
-      return {
-        by: peer ? "peer" : "local",
-        application: error.isApp,
-        code: error.errorCode,
-        reason: decoder.decode(error.reason),
-      };
-    }
-    const reason = this.#established ? this.#silence : "no answer to the handshake";
+    const info = closeInfoOf(this.#native);
+    if (info) return info;
+    const reason = this.#handshake.isEstablished ? this.#silence : "no answer to the handshake";
     return { by: "timeout", application: false, code: 0, reason, ...this.#unanswered };
   }
 
@@ -413,7 +402,10 @@ export class QuicConnection implements StreamsHost {
     this.#closeInfo = info;
     this.#closedAt = performance.now();
     live.connections--;
-    const error = new ConnectionClosedError(info, this.#isConfirmed ? null : this.peerCertificates);
+    const error = new ConnectionClosedError(
+      info,
+      this.#handshake.isConfirmed ? null : this.peerCertificates,
+    );
     this.#streams.end(error);
     this.#confirmedSettled.reject(error);
     this.#closedSettled.resolve(info);
@@ -432,7 +424,7 @@ export class QuicConnection implements StreamsHost {
   }
 
   get #unanswered(): Pick<CloseInfo, "isUnanswered"> {
-    return !this.#established && this.#handshakeBytes === 0 ? { isUnanswered: true } : {};
+    return this.#handshake.isUnanswered ? { isUnanswered: true } : {};
   }
 
   #timeOut(reason: string): void {
@@ -446,24 +438,21 @@ export class QuicConnection implements StreamsHost {
   }
 
   #closeNative(application: boolean, code: number, reason: string): void {
-    try {
-      this.#native.close(application, code, encoder.encode(reason).subarray(0, 256));
-    } catch {
-      // Closed already.
-    }
+    closeNative(this.#native, application, code, reason);
     this.wake();
   }
 
   #arm(now: number): void {
     if (this.#drained) return;
-    const { handshakeTimeoutMs } = this.#settings;
     const timeout = this.#native.timeout();
     let at = timeout === null ? Infinity : now + timeout;
     if (this.#closeInfo) at = Math.min(at, this.#closedAt + MAX_DRAIN_MS);
     else {
-      if (!this.#isConfirmed) at = Math.min(at, this.#startedAt + handshakeTimeoutMs);
-      else at = Math.min(at, this.#keepAlive.dueAt);
-      if (this.#established) at = Math.min(at, this.#receivedAt + this.#settings.idleTimeoutMs);
+      const { dueAt } = this.#handshake.isConfirmed ? this.#keepAlive : this.#handshake;
+      at = Math.min(at, dueAt);
+      if (this.#handshake.isEstablished) {
+        at = Math.min(at, this.#receivedAt + this.#settings.idleTimeoutMs);
+      }
       at = Math.min(
         at,
         this.#ack.dueAt,
@@ -481,17 +470,18 @@ export class QuicConnection implements StreamsHost {
       this.#native.onTimeout();
       this.#sender.late();
     }
-    const { handshakeTimeoutMs, idleTimeoutMs } = this.#settings;
+    const { idleTimeoutMs } = this.#settings;
     if (this.#closeInfo) {
       // Only its last packets are still to be answered.
-    } else if (!this.#isConfirmed && now >= this.#startedAt + handshakeTimeoutMs) {
-      const what = this.#handshakeBytes === 0 ? "no answer" : "handshake not complete";
-      this.#timeOut(`${what} after ${handshakeTimeoutMs} ms`);
-    } else if (this.#established && now >= this.#receivedAt + idleTimeoutMs) {
+    } else if (now >= this.#handshake.dueAt) {
+      this.#timeOut(this.#handshake.timeoutReason);
+    } else if (this.#handshake.isEstablished && now >= this.#receivedAt + idleTimeoutMs) {
       // quiche counts from what this end has sent last, if nothing was heard since (RFC 9000
       // §10.1).
       this.#timeOut(this.#silence);
-    } else if (this.#established && this.#keepAlive.isDue(now, this.#native, this.#receivedAt)) {
+    } else if (
+      this.#handshake.isEstablished && this.#keepAlive.isDue(now, this.#native, this.#receivedAt)
+    ) {
       this.#native.sendAckEliciting();
     }
     this.dispatch();
