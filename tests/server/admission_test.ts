@@ -1,0 +1,29 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assertEquals } from "@std/assert";
+import { type Occupancy, rejectionOf } from "../../lib/server/admission.ts";
+
+Deno.test({
+  name:
+    "rejectionOf() sends agents away that have no name, come to a server that stops, or are too many",
+  permissions: "none",
+  fn() {
+    const full = "3 agents are connected already";
+    const cases: [occupancy: Partial<Occupancy>, reason: string | undefined][] = [
+      [{ active: 2, connected: 5 }, undefined],
+      [{ active: 3 }, full],
+      // Those that drain may be replaced, but not without end.
+      [{ active: 0, connected: 6 }, full],
+      [{ isStopping: true }, "the server drains"],
+    ];
+    for (const [occupancy, reason] of cases) {
+      const now = { maxAgents: 3, active: 0, connected: 0, isStopping: false, ...occupancy };
+      const rejection = rejectionOf({ isAllowed: true }, now);
+      const refused = reason ? { result: "refused", code: 103, reason } as const : undefined;
+      assertEquals(rejection, refused);
+      const { result, code } = rejectionOf({ isAllowed: false }, now)!;
+      assertEquals([result, code], ["not-admitted", 102]);
+    }
+  },
+});
