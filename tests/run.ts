@@ -30,6 +30,9 @@ const PORTABLE = [
 const OTHER_FOLDERS = [...Object.keys(SYSTEM_TESTS), "chaos", "support"];
 const WITHOUT_LIBC = "--deny-ffi=libc.so.6";
 
+/** The examples in the documentation of lib/. */
+const EXAMPLES: Run = { file: "lib/", flags: ["--doc"] };
+
 const folder = new URL("./", import.meta.url);
 const permissions = ["net", "read", "write", "run", "ffi", "env", "sys"];
 const flags = [
@@ -53,10 +56,11 @@ interface Outcome {
 }
 
 function runs(): Run[] {
-  return filesToRun().flatMap((file) => {
+  const files = filesToRun().flatMap((file) => {
     const flagSets = PORTABLE.includes(file) ? [[], [WITHOUT_LIBC]] : [[]];
     return flagSets.map((flags) => ({ file, flags }));
   });
+  return Deno.args.length > 0 ? files : [...files, EXAMPLES];
 }
 
 function filesToRun(): string[] {

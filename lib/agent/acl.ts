@@ -130,6 +130,17 @@ export function denialOfName({ allow, deny }: Rules, target: Authority): Denial 
  * @param target what was asked for
  * @param ip the address that is to be dialled, 4 or 16 bytes, no IPv4-mapped IPv6 address
  * @returns why it is denied, or `undefined` when it is allowed
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ * import { ipBytes } from "../net/ip_address.ts";
+ * import { denialOf, parseRule } from "./acl.ts";
+ *
+ * const rules = { allow: [parseRule("10.0.0.0/8:443")], deny: [parseRule("10.9.0.0/16")] };
+ * const target = { hostname: "10.9.0.1", port: 443 };
+ * assertEquals(denialOf(rules, target, ipBytes("10.9.0.1")!)?.reason, "denied by --deny 10.9.0.0/16");
+ * ```
  */
 export function denialOf(
   { allow, deny }: Rules,

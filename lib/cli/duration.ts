@@ -54,6 +54,14 @@ const FRACTION_DIGITS = 13;
  *
  * @returns milliseconds, exact to the nanosecond.
  * @throws {UsageError} with the bare reason, for instance when a number has no unit.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ * import { parseDuration } from "./duration.ts";
+ *
+ * assertEquals(parseDuration("1m30.5s"), 90_500);
+ * ```
  */
 export function parseDuration(text: string): number {
   const start = /^[-+]/.test(text) ? 1 : 0;

@@ -415,6 +415,15 @@ function foldArgs(args: readonly string[], names: ReadonlyMap<string, Flag<unkno
  * `--completion`; with any of them nothing is required.
  *
  * @throws {UsageError} in one line: what is wrong, in which flag or variable.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ * import { integerFlag, parseFlags } from "./flags.ts";
+ *
+ * const table = { v: integerFlag("v", { default: 0, min: 0, help: "log verbosity" }) };
+ * assertEquals(parseFlags(table, ["-v", "2"], {}), { kind: "run", values: { v: 2 } });
+ * ```
  */
 export function parseFlags<T extends FlagTable>(
   flags: T,

@@ -66,6 +66,15 @@ function endingOfSides({ reason, by, error }: PipeResult, self: Role): Ending {
  *
  * @param by whose bytes could not be read or written; errors that know better overrule it
  * @param self who logs
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ * import { endingOf } from "./ending.ts";
+ *
+ * const { by, reason } = endingOf(new Deno.errors.ConnectionReset("reset"), "target", "agent");
+ * assertEquals([by, reason], ["target", "reset"]);
+ * ```
  */
 export function endingOf(error: unknown, by: Party, self: Role): Ending {
   const peer = self === "server" ? "agent" : "server";

@@ -65,6 +65,19 @@ const HelloField = { Program: 0x00, Version: 0x01, Name: 0x02, Feature: 0x03 } a
 
 const resultCodes = new Map(Array.from(resultNumbers, ([code, number]) => [number, code]));
 
+/**
+ * The payload of an OPEN frame.
+ *
+ * @example
+ * ```ts
+ * import { assertEquals } from "@std/assert";
+ * import { socketAddress } from "../net/ip_address.ts";
+ * import { decodeOpen, encodeOpen } from "./messages.ts";
+ *
+ * const open = { tunnelId: new Uint8Array(16), client: socketAddress("192.0.2.7", 40_000)! };
+ * assertEquals(decodeOpen(encodeOpen(open)), open);
+ * ```
+ */
 export function encodeOpen({ tunnelId, client, listener }: Open): Uint8Array {
   const bytes = [VERSION, ...tunnelId];
   if (client) writeField(bytes, OpenField.Client, addressBytes(client));

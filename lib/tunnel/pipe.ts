@@ -93,6 +93,19 @@ const DELIVERY_MS = 100;
  *   answer under way. The side they come from is told to stop, or its bytes are dropped.
  * - A pipe that is idle or stuck for longer than its timeouts allow is aborted. Every byte read or
  *   written restarts them.
+ *
+ * @example
+ * ```ts
+ * import { tcpDuplex } from "./tcp_duplex.ts";
+ * import { pipeDuplex } from "./pipe.ts";
+ *
+ * export async function relay(client: Deno.TcpConn, target: Deno.TcpConn): Promise<void> {
+ *   const { aToB, bToA, reason, by } = await pipeDuplex(tcpDuplex(client), tcpDuplex(target), {
+ *     idleTimeoutMs: 60_000,
+ *   });
+ *   console.log(`${aToB} bytes sent, ${bToA} received, ${reason} by ${by}`);
+ * }
+ * ```
  */
 export function pipeDuplex(a: Duplex, b: Duplex, options: PipeOptions = {}): Promise<PipeResult> {
   const { signal, connected, watch } = options;
