@@ -43,7 +43,7 @@ const PROXY_NAME = "quic-tunnel-agent";
 const HEAD_TIMEOUT_MS = 10_000;
 
 /** A client that leaves without having asked for anything. */
-const NO_REQUEST: Failure = { code: "bad-request", text: "the client has not asked for anything" };
+const NO_REQUEST: Failure = { code: "bad-request", text: "the client sent no request" };
 
 const log = logger("agent");
 
@@ -129,13 +129,15 @@ async function readHead(carrier: Duplex, timeoutMs: number): Promise<Answer | un
   const buffer = new Uint8Array(4096);
   const giveUpAt = performance.now() + timeoutMs;
   const late = () =>
-    new NotConnectedError("bad-request", `request head not complete in ${timeoutMs} ms`, {
+    new NotConnectedError("bad-request", `request head not complete within ${timeoutMs} ms`, {
       status: 408,
     });
   for (;;) {
     const n = await within(giveUpAt - performance.now(), carrier.read(buffer), late);
     if (n === null && parser.byteLength === 0) return undefined;
-    if (n === null) throw new NotConnectedError("bad-request", "the request ends within its head");
+    if (n === null) {
+      throw new NotConnectedError("bad-request", "the connection ends within the request head");
+    }
     const result = parser.push(buffer.subarray(0, n));
     if (result.kind === "connect") return result;
     if (result.kind === "reject") {

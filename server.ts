@@ -209,11 +209,11 @@ function serveAgent(agent: ConnectedAgent, server: Server): void {
 /** What an agent says on its control stream. */
 function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server): void {
   agent.control = startControl(agent.connection, { program: "proxy-server", name }, {
-    hello: (hello) => log.info("agent says hello", { ...agent.fields, ...hello }),
+    hello: (hello) => log.info("hello from agent", { ...agent.fields, ...hello }),
     drain: () => {
       agent.isDraining = true;
       registry.remove(agent);
-      log.info("agent drains", { ...agent.fields, agents: registry.size });
+      log.info("agent is draining", { ...agent.fields, agents: registry.size });
     },
     violated: (error) =>
       log.error("agent violates the protocol", { ...agent.fields, error: messageOf(error) }),
@@ -230,7 +230,7 @@ function takeClient(connection: Deno.TcpConn, server: Server): void {
   monitor.notify((observer) => observer.refused?.("max-connections"));
   const times = throttle.pass();
   if (times === undefined) return;
-  const error = `${maxConnections} clients are connected already`;
+  const error = `${maxConnections} clients are already connected`;
   log.warn("clients refused", { client, error, times });
 }
 
@@ -244,7 +244,7 @@ async function drainClients({ config, registry, agents, clients }: Server): Prom
   const settled = (ms: number) =>
     Promise.all(Array.from(agents, ({ connection }) => connection.settled(ms)));
   if (await drain(clients, drainTimeoutMs, settled)) return;
-  log.warn("tunnels are cut off", { tunnels: clients.size, drainTimeoutMs });
+  log.warn("resetting tunnels after the drain timeout", { tunnels: clients.size, drainTimeoutMs });
 }
 
 if (import.meta.main) {

@@ -24,7 +24,7 @@ function randomBytes(data: ArrayBuffer): Promise<void> {
 
 await runProgram({
   name: "proxy-passthrough",
-  summary: "Dials a binding-server and connects every stream it opens to one upstream.",
+  summary: "Connects to a binding-server and forwards each of its clients to one upstream.",
   flags: passthroughFlags,
   async run(values, { signal }) {
     containErrors(log);

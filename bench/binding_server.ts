@@ -33,7 +33,8 @@ async function verify(key: ArrayBuffer, data: ArrayBuffer, mac: ArrayBuffer): Pr
 
 await runProgram({
   name: "proxy-server",
-  summary: "Takes TCP connections and carries each, on a QUIC stream, to the last binding-agent.",
+  summary:
+    "Accepts TCP connections and forwards each to the last binding-agent, over a QUIC stream.",
   flags: serverFlags,
   async run(values, { signal }) {
     containErrors(log);

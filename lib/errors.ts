@@ -16,7 +16,7 @@ export class NotParsedError extends Error {
   override readonly name = "NotParsedError";
 
   constructor(kind: "address" | "network" | "rule", text: string, problem: string) {
-    super(`bad ${kind} ${quote(text)}: ${problem}`);
+    super(`invalid ${kind} ${quote(text)}: ${problem}`);
   }
 }
 

@@ -13,7 +13,7 @@
  * import { within } from "./wait.ts";
  * import { assertEquals } from "@std/assert";
  *
- * const late = () => new Error("no answer in 1000 ms");
+ * const late = () => new Error("no answer within 1000 ms");
  * assertEquals(await within(1_000, Promise.resolve("answer"), late), "answer");
  * ```
  */

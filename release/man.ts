@@ -11,8 +11,8 @@ const FOLDER = "dist/man";
 
 const DESCRIPTION = [
   "Each flag has an environment variable; the command line takes precedence.",
-  "A flag may be written --x=y, --x y, -x=y or -x y.",
-  "A duration is a number with its unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.",
+  "Flags are written --x=y, --x y, -x=y or -x y.",
+  "A duration is a number with a unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.",
 ];
 
 const SIGNALS: readonly Term[] = [

@@ -246,11 +246,11 @@ function parseHost(text: string, host: string): Rule["host"] {
     throw new NotParsedError(
       "rule",
       text,
-      "a * stands alone, or for the labels before a name as in *.example",
+      "* must stand alone, or for the labels before a name as in *.example",
     );
   }
   if (below && isIpAddress(canonicalName(name)) !== 0) {
-    throw new NotParsedError("rule", text, "no names are below an address");
+    throw new NotParsedError("rule", text, "an IP address has no names below it");
   }
   const problem = hostNameProblem(name);
   if (problem !== undefined) throw new NotParsedError("rule", text, problem);
@@ -260,11 +260,11 @@ function parseHost(text: string, host: string): Rule["host"] {
 function parsePorts(text: string, ports: string): { first: number; last: number } {
   const [, low, high = low] = /^([0-9]{1,5})(?:-([0-9]{1,5}))?$/.exec(ports) ?? [];
   if (low === undefined) {
-    throw new NotParsedError("rule", text, "not a port, or a range like 80-90, behind the :");
+    throw new NotParsedError("rule", text, "not a port or a range like 80-90 after the colon");
   }
   const [first, last] = [Number(low), Number(high)];
   if (first < 1 || last > 65535) {
-    throw new NotParsedError("rule", text, "the ports are not in 1 to 65535");
+    throw new NotParsedError("rule", text, "the ports must be in 1 to 65535");
   }
   if (first > last) {
     throw new NotParsedError("rule", text, "the first port is greater than the last");

@@ -19,9 +19,8 @@ export class ConnectError extends Error {
 
 /** What a server means by the application error code that it closes a connection with. */
 const serverCodes: Readonly<Record<number, string>> = {
-  [CloseCode.NotAdmitted]:
-    "the server does not let this agent in: its certificate has no name for it",
-  [CloseCode.NoFurtherAgents]: "the server takes no further agents",
+  [CloseCode.NotAdmitted]: "not admitted by the server: it admits no name in the certificate",
+  [CloseCode.NoFurtherAgents]: "the server accepts no more agents",
 };
 
 /**

@@ -86,7 +86,7 @@ function tooLate(target: Authority, timeoutMs: number, isResolving: boolean): Di
   const cause = isResolving ? "name not resolved" : "no answer";
   return new DialError(
     isResolving ? "dns_timeout" : "connection_timeout",
-    `${formatAuthority(target)}: ${cause} in ${timeoutMs} ms`,
+    `${formatAuthority(target)}: ${cause} within ${timeoutMs} ms`,
   );
 }
 
@@ -151,9 +151,9 @@ const causes: Readonly<Record<string, readonly [DialFailure, string]>> = {
   ENFILE: ["connection_limit_reached", "the agent's machine is out of file descriptors"],
   ENETUNREACH: ["destination_ip_unroutable", "network unreachable"],
   EHOSTUNREACH: ["destination_ip_unroutable", "host unreachable"],
-  EADDRNOTAVAIL: ["destination_ip_unroutable", "no address to reach it from"],
+  EADDRNOTAVAIL: ["destination_ip_unroutable", "no local address to connect from"],
   EAFNOSUPPORT: ["destination_ip_unroutable", "address family not supported"],
-  EINVAL: ["destination_ip_unroutable", "not an address to connect to"],
+  EINVAL: ["destination_ip_unroutable", "not a valid destination address"],
   ENOTFOUND: ["dns_error", NO_ADDRESS],
   ENODATA: ["dns_error", NO_ADDRESS],
   EAI_FAIL: ["dns_error", NO_ADDRESS],

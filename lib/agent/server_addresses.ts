@@ -150,9 +150,9 @@ export class ServerAddresses {
 
   async #resolve({ hostname, port }: Authority): Promise<readonly string[]> {
     const { resolve, resolveTimeoutMs, signal } = this.#options;
-    const late = () => new Error(`no answer in ${resolveTimeoutMs} ms`);
+    const late = () => new Error(`no answer within ${resolveTimeoutMs} ms`);
     const found = await within(resolveTimeoutMs, resolve(hostname, signal), late);
-    if (found.length === 0) throw new Error("it has no address");
+    if (found.length === 0) throw new Error("no address found");
     return found.map((ip) => formatSocketAddress({ ip, port })).sort();
   }
 
@@ -174,7 +174,7 @@ export class ServerAddresses {
       else left++;
     }
     if (left > 0 && left !== this.#left) {
-      log.warn("more addresses of servers than links", { links: maxAddresses, without: left });
+      log.warn("too many server addresses", { links: maxAddresses, without: left });
     }
     this.#left = left;
   }

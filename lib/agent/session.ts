@@ -226,19 +226,22 @@ export class AgentSession extends ConnectedPeer {
     this.#control?.drain();
     const settled = (ms: number) => this.connection.settled(ms);
     if (await drain(this.#tunnels, drainTimeoutMs, settled)) return;
-    log.warn("tunnels are cut off", { ...this.#fields, tunnels: this.#tunnels.size });
+    log.warn("resetting tunnels after the drain timeout", {
+      ...this.#fields,
+      tunnels: this.#tunnels.size,
+    });
   }
 
   /** What the server says on its control stream. */
   #listen(): Control | undefined {
     const { log, monitor: { program } } = this.#options;
     return startControl(this.connection, { program, name: this.#config.name }, {
-      hello: (hello) => log.info("server says hello", { ...this.#fields, ...hello }),
+      hello: (hello) => log.info("hello from server", { ...this.#fields, ...hello }),
       drain: () => {
-        log.info("server drains", { ...this.#fields, tunnels: this.#tunnels.size });
+        log.info("server is draining", { ...this.#fields, tunnels: this.#tunnels.size });
         this.#serverDrains = true;
         this.#replaceable.resolve();
-        void this.#leaveWhenIdle("the server drains");
+        void this.#leaveWhenIdle("the server is draining");
       },
       violated: (error) =>
         log.error("server violates the protocol", { ...this.#fields, error: messageOf(error) }),
@@ -254,7 +257,7 @@ export class AgentSession extends ConnectedPeer {
       return;
     }
     this.#isReplaced = true;
-    log.info("connection is replaced", { ...this.#fields, cutStreams, maxStreams });
+    log.info("replacing connection", { ...this.#fields, cutStreams, maxStreams });
     this.#control?.drain();
     this.#replaceable.resolve();
     void this.#leaveWhenIdle("the connection was replaced");
@@ -295,7 +298,7 @@ export class AgentSession extends ConnectedPeer {
       // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
       const isRefused = signal.aborted && speaksQrht(this.alpn);
       if (!isRefused) return await serve(tunnel, this.#ended.signal);
-      await refuse(tunnel, { code: "draining", text: "the agent takes no further tunnels" });
+      await refuse(tunnel, { code: "draining", text: "the agent is draining" });
     } catch (error) {
       stream.abort();
       const ending = endingOf(error, "server", "agent");

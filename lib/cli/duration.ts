@@ -73,7 +73,7 @@ export function parseDuration(text: string): number {
   do {
     const [, whole = "", fraction = "", unit = ""] = part.exec(text) ?? [];
     if (whole + fraction === "") throw new UsageError("not a duration like 300ms, 2s or 1m30s");
-    if (unit === "") throw new UsageError("missing unit, write a duration like 300ms, 2s or 1m30s");
+    if (unit === "") throw new UsageError("missing unit: write a duration like 300ms, 2s or 1m30s");
     const size = UNIT_NS.get(unit);
     if (size === undefined) throw new UsageError(`unknown unit ${quote(unit)}`);
     const digits = fraction.slice(0, FRACTION_DIGITS);

@@ -212,7 +212,7 @@ export function booleanFlag(
     add(text) {
       if (TRUE.test(text)) return true;
       if (FALSE.test(text)) return false;
-      throw new UsageError("not a boolean, write true or false");
+      throw new UsageError("not a boolean: write true or false");
     },
   });
 }
@@ -285,7 +285,9 @@ export function choiceListFlag<const C extends readonly string[]>(
       if (text === NO_CHOICE) return [];
       const items = itemsOf(text);
       const unknown = items.find((item) => !choices.includes(item));
-      if (unknown === NO_CHOICE) throw new UsageError(`${quote(NO_CHOICE)} must stand alone`);
+      if (unknown === NO_CHOICE) {
+        throw new UsageError(`${quote(NO_CHOICE)} cannot be combined with other values`);
+      }
       if (unknown !== undefined) {
         throw new UsageError(`${quote(unknown)} is not one of ${choices.join(", ")}`);
       }
@@ -336,8 +338,8 @@ export function envNameOf(flagName: string): string {
   return `QRHT_${flagName.toUpperCase().replaceAll("-", "_")}`;
 }
 
-const help = booleanFlag("help", { help: "show this help" });
-const version = booleanFlag("version", { help: "show the version" });
+const help = booleanFlag("help", { help: "print this help" });
+const version = booleanFlag("version", { help: "print the version" });
 
 const shells = ["bash", "zsh", "fish"] as const;
 /** A shell that completes command lines. */
@@ -345,7 +347,7 @@ export type Shell = typeof shells[number];
 
 const completion = choiceFlag("completion", shells, {
   valueName: "shell",
-  help: "show a script that has bash, zsh or fish complete these flags",
+  help: "print a completion script for bash, zsh or fish",
 });
 
 /**
@@ -361,7 +363,9 @@ function namesOf(flags: FlagTable): ReadonlyMap<string, Flag<unknown>> {
   for (const flag of Object.values(flags)) {
     if (names.has(flag.name)) throw new TypeError(`Flag --${flag.name} is declared twice`);
     // To parseArgs, these are the flag without "no-" and a property of a property.
-    if (/^no-|\./.test(flag.name)) throw new TypeError(`Flag --${flag.name} cannot be read`);
+    if (/^no-|\./.test(flag.name)) {
+      throw new TypeError(`Flag --${flag.name} has a name that parseArgs() cannot read`);
+    }
     names.set(flag.name, flag);
   }
   return names;
@@ -488,6 +492,6 @@ function unknownFlag(name: string, known: Iterable<string>): string {
     const distance = levenshteinDistance(name.toLowerCase(), candidate);
     if (distance <= longer / 3 && distance < limit) [best, limit] = [candidate, distance];
   }
-  const hint = best === undefined ? "; --help shows all" : `; did you mean --${best}?`;
+  const hint = best === undefined ? "; --help lists all flags" : `; did you mean --${best}?`;
   return `unknown flag --${quote(name).slice(1, -1)}${hint}`;
 }

@@ -47,9 +47,11 @@ export function formatHelp(
   const labels = rows.map(([label]) => label.length).filter((n) => n <= MAX_LABEL_COLUMNS);
   const indent = " ".repeat(Math.max(...labels) + 4);
 
-  const notes = ["A flag may be written --x=y, --x y, -x=y or -x y; it overrides its variable."];
+  const notes = [
+    "Flags are written --x=y, --x y, -x=y or -x y, and take precedence over environment variables.",
+  ];
   if (table.some((flag) => flag.kind === "duration")) {
-    notes.push("A duration is a number with its unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.");
+    notes.push("A duration is a number with a unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.");
   }
   return [
     ...wrap(program.summary.split(" "), HELP_COLUMNS),

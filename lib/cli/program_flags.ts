@@ -45,26 +45,26 @@ export const DEFAULT_SERVER_NAME = "quic-tunnel-server";
 export const commonFlags = {
   halfOpenTimeoutMs: durationFlag("half-open-timeout", {
     default: "5m",
-    help:
-      "how long a tunnel of which one direction has ended may be silent in the other; 0 for ever",
+    help: "how long a half-closed tunnel may stay idle; 0 means no limit",
   }),
   idleTimeoutMs: durationFlag("idle-timeout", {
     default: "0s",
-    help: "how long a tunnel may be silent in both directions; 0 for ever",
+    help: "how long a tunnel may stay idle in both directions; 0 means no limit",
   }),
   writeTimeoutMs: durationFlag("write-timeout", {
     default: "0s",
-    help: "how long a tunnel's peer may take none of the bytes that wait for it; 0 for ever",
+    help:
+      "how long a client or target may stop reading before its tunnel is reset; 0 means no limit",
   }),
   drainTimeoutMs: durationFlag("drain-timeout", {
     default: "30s",
-    help: "how long tunnels may go on when the program is told to stop; no new ones are taken",
+    help: "how long open tunnels may continue after SIGTERM; no new ones are accepted",
   }),
   alpn: listFlag("alpn", {
     default: [QRHT_ALPN, RAW_ALPN],
     valueName: "names",
     help:
-      "ALPN names to offer or accept on QUIC; an agent's preferred one first. All but qrht/1 stand for the dialect of the Go programs",
+      "ALPN names, an agent's preferred one first; all except qrht/1 select the dialect of the Go programs",
     check: checkAlpn,
   }),
   mtu: integerFlag("mtu", {
@@ -73,22 +73,22 @@ export const commonFlags = {
     max: 65_535,
     valueName: "bytes",
     help:
-      "largest IP packets sent to the other end, 1280 at least, for a path that is known to carry them; 0 finds out what it carries",
-    check: (bytes) => bytes > 0 && bytes < 1280 ? "must be 0, or 1280 at least" : undefined,
+      "maximum size of IP packets sent to the peer, in bytes, at least 1280; 0 discovers what the path carries",
+    check: (bytes) => bytes > 0 && bytes < 1280 ? "must be 0 or at least 1280" : undefined,
   }),
   congestionControl: choiceFlag("congestion-control", congestionControls, {
     default: congestionControls[0],
-    help: "algorithm that decides how fast to send to the other end",
+    help: "congestion control algorithm",
   }),
   listenAdmin: addressFlag("listen-admin", {
     allowPortZero: true,
     allowEmptyHost: true,
     help:
-      "where health (/livez, /readyz), metrics (/metrics) and a status page (/) are served by HTTP, for whoever reaches it; nowhere without it",
+      "address of the admin listener (plain HTTP, no authentication): /livez, /readyz, /metrics and a status page at /; off by default",
   }),
   name: stringFlag("name", {
     valueName: "name",
-    help: "what the log of the other end is to call this one, beside the name in its certificate",
+    help: "name of this program in the peer's log, in addition to its certificate's",
     check: checkName,
   }),
   v: integerFlag("v", {
@@ -96,11 +96,12 @@ export const commonFlags = {
     min: 0,
     max: 10,
     valueName: "level",
-    help: "log verbosity: 0 errors and lifecycle, 2 per tunnel, 4 per stream event",
+    help:
+      "log verbosity: 0 for errors and lifecycle, 2 for a line per tunnel, 4 for each stream as well",
   }),
   logFormat: choiceFlag("log-format", ["text", "json"], {
     default: "text",
-    help: "how log lines are written: text for people, json for collectors, one object a line",
+    help: "log format; json writes one JSON object per line, for log collectors",
   }),
 } as const satisfies FlagTable;
 
@@ -113,18 +114,18 @@ export const serverFlags = {
     default: "0.0.0.0:8443",
     allowPortZero: true,
     allowEmptyHost: true,
-    help: "where clients connect by TCP; port 0 takes a free one",
+    help: "TCP address that clients connect to; port 0 selects a free port",
   }),
   listenQuic: addressFlag("listen-quic", {
     default: "0.0.0.0:8888",
     allowPortZero: true,
     allowEmptyHost: true,
-    help: "where agents connect by QUIC; port 0 takes a free one",
+    help: "UDP address that agents connect to; port 0 selects a free port",
   }),
   certFile: stringFlag("cert-file", {
     required: true,
     valueName: "path",
-    help: "certificate chain shown to agents, PEM",
+    help: "certificate chain presented to agents, PEM",
   }),
   certKey: stringFlag("cert-key", {
     required: true,
@@ -134,65 +135,64 @@ export const serverFlags = {
   clientCaFile: stringFlag("client-ca-file", {
     required: true,
     valueName: "path",
-    help: "CA certificates that the certificates of agents are verified against, PEM",
+    help: "CA certificates to verify agent certificates, PEM",
   }),
   agentNames: listFlag("agent-name", {
     multiple: true,
     valueName: "names",
     help:
-      "names of certificates whose agents are let in, such as node-1, *.agents.example or spiffe://cluster/ns/*; every certificate of the CA without this flag",
+      "names of the agents to admit, as in their certificates, such as node-1, *.agents.example or spiffe://cluster/ns/*; by default, every certificate of the CA is admitted",
     check: checkAgentName,
   }),
   agentWaitMs: durationFlag("agent-wait", {
     default: "2s",
-    help: "how long a TCP connection waits for an agent when none is connected; 0 refuses at once",
+    help: "how long a client waits when no agent is connected; 0 means not at all",
   }),
   connectTimeoutMs: durationFlag("connect-timeout", {
     default: "30s",
     minMs: 1,
-    help: "how long it may take until an agent has connected a tunnel, all attempts together",
+    help: "how long connecting a client to its target may take, all attempts together",
   }),
   maxAttempts: integerFlag("max-attempts", {
     default: 3,
     min: 1,
     max: 100,
     valueName: "count",
-    help: "agents that a tunnel is tried with, the first included",
+    help: "maximum number of agents tried for a client, including the first",
   }),
   retryOn: choiceListFlag("retry-on", {
     choices: RETRY_CAUSES,
     default: DEFAULT_RETRY_CAUSES,
-    help: "why a tunnel that an agent has not connected is tried with another one",
+    help: "failures after which another agent is tried",
   }),
   balance: choiceFlag("balance", balances, {
     default: "least-streams",
-    help: "which agent a tunnel goes to",
+    help: "how an agent is chosen for a client",
   }),
   maxConnections: integerFlag("max-connections", {
     default: 20_000,
     min: 1,
     valueName: "count",
-    help: "TCP connections served at a time; further ones are closed at once",
+    help: "maximum number of concurrent clients; further ones are closed at once",
   }),
   maxAgents: integerFlag("max-agents", {
     default: 1_000,
     min: 1,
     valueName: "count",
-    help: "agents connected at a time; further ones are sent away",
+    help: "maximum number of connected agents; further ones are refused",
   }),
   maxPending: integerFlag("max-pending", {
     default: 1_000,
     min: 1,
     valueName: "count",
-    help: "TCP connections that may wait at a time for an agent, or for a stream of one",
+    help: "maximum number of clients that wait for an agent, or for a stream of one",
   }),
   acceptProxyProtocol: cidrListFlag("accept-proxy-protocol", {
-    help:
-      "networks of load balancers, whose connections begin with a PROXY protocol header that says who the client is",
+    help: "networks of load balancers that send a PROXY protocol header",
   }),
   check: booleanFlag("check", {
     ...CHECK,
-    help: "find out whether all is well to start, say what is not, and end",
+    help: "run start-up checks, report problems, and exit",
   }),
   ...commonFlags,
 } as const satisfies FlagTable;
@@ -202,22 +202,22 @@ const sessionFlags = {
   servers: addressListFlag("server", {
     default: ["127.0.0.1:9999"],
     multiple: true,
-    help: "where servers listen for QUIC; a name stands for all its addresses",
+    help: "QUIC addresses of the servers; a name stands for all its addresses",
   }),
   serverName: stringFlag("server-name", {
     default: DEFAULT_SERVER_NAME,
     valueName: "name",
-    help: "name verified in the certificate of the server and sent as SNI, whatever --server says",
+    help: "name that the server's certificate must have, independent of --server; also sent as SNI",
   }),
   caFile: stringFlag("ca-file", {
     required: true,
     valueName: "path",
-    help: "CA certificates that the certificate of the server is verified against, PEM",
+    help: "CA certificates to verify the server certificate, PEM",
   }),
   certFile: stringFlag("cert-file", {
     required: true,
     valueName: "path",
-    help: "certificate chain shown to the server, PEM",
+    help: "certificate chain presented to the server, PEM",
   }),
   certKey: stringFlag("cert-key", {
     required: true,
@@ -228,7 +228,7 @@ const sessionFlags = {
     default: "10s",
     // Not 0: it could only mean a dial without a bound, or none at all.
     minMs: 1,
-    help: "how long connecting to a target by TCP may take",
+    help: "how long connecting to a target may take",
   }),
 } as const satisfies FlagTable;
 
@@ -237,15 +237,14 @@ export const agentFlags = {
   ...sessionFlags,
   allow: ruleListFlag("allow", {
     help:
-      "what clients may reach, and nothing else: networks, names, *.name for those below it or * for all, each with :port or :port-port if need be; without it everything",
+      "the only targets that clients may reach: networks, names, *.name for the names below it, or * for all, each optionally with :port or :port-port; by default, all that are not denied",
   }),
   deny: ruleListFlag("deny", {
-    help: "what clients must not reach, even if --allow has it",
+    help: "targets that clients must not reach, even if --allow matches",
   }),
   check: optionalAddressFlag("check", {
     ...CHECK,
-    help:
-      "find out whether the servers can be reached, and this target if there is one, say what is not well, and end",
+    help: "run start-up checks, also of this target if given, report problems, and exit",
   }),
   ...commonFlags,
 } as const satisfies FlagTable;
@@ -254,17 +253,16 @@ export const agentFlags = {
 export const passthroughFlags = {
   upstream: addressFlag("upstream", {
     required: true,
-    help: "where every stream is connected to by TCP",
+    help: "address that every stream is connected to",
   }),
   proxyProtocol: choiceFlag("proxy-protocol", ["off", "v1", "v2"], {
     default: "off",
-    help: "version of the PROXY protocol header that tells the upstream who the client is",
+    help: "version of the PROXY protocol header that sends the client's address to the upstream",
   }),
   ...sessionFlags,
   check: booleanFlag("check", {
     ...CHECK,
-    help:
-      "find out whether the servers and the upstream can be reached, say what is not well, and end",
+    help: "run start-up checks, also of the upstream, report problems, and exit",
   }),
   ...commonFlags,
 } as const satisfies FlagTable;

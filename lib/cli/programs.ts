@@ -26,8 +26,7 @@ const CLIENT = "--ca-file=ca.pem --cert-file=client.pem --cert-key=client.key";
 /** proxy-server */
 export const serverInfo = {
   name: "proxy-server",
-  summary:
-    "Takes TCP connections and carries each, on a QUIC stream, to an agent that has dialled in.",
+  summary: "Accepts TCP connections and forwards each to a connected agent, over a QUIC stream.",
   examples: [
     {
       does: "clients connect to port 8443 of this machine only, agents to UDP port 8888:",
@@ -42,7 +41,7 @@ export const serverInfo = {
 export const agentInfo = {
   name: "proxy-agent",
   summary:
-    "Dials a proxy-server from inside a private network and serves HTTP CONNECT on the streams it opens.",
+    "Connects to a proxy-server from inside a private network and serves HTTP CONNECT to its clients.",
   examples: [
     {
       does: "clients of the server reach port 443 of one network, and nothing else:",
@@ -55,10 +54,10 @@ export const agentInfo = {
 /** proxy-passthrough */
 export const passthroughInfo = {
   name: "proxy-passthrough",
-  summary: "Dials a proxy-server and connects every stream it opens to one upstream.",
+  summary: "Connects to a proxy-server and forwards each of its clients to one upstream.",
   examples: [
     {
-      does: "clients of the server get to the SSH server of this machine:",
+      does: "clients of the server reach the SSH server of this machine:",
       command: `proxy-passthrough --server=proxy.example:8888 --upstream=127.0.0.1:22 ${CLIENT}`,
     },
   ],

@@ -45,14 +45,14 @@ export async function acceptEach<Connection>(
     } catch (error) {
       if (signal.aborted) return;
       if (goneBeforeAccepted.some((type) => error instanceof type)) {
-        log.debug("client left before it was accepted", { error: messageOf(error) });
+        log.debug("client disconnected before it was accepted", { error: messageOf(error) });
         continue;
       }
       if (failures === 0) log.error("cannot accept connections", { error: messageOf(error) });
       await sleep(backoffDelayMs(failures++, RETRY), signal);
       continue;
     }
-    if (failures > 0) log.info("connections are accepted again", { failures });
+    if (failures > 0) log.info("accepting connections again", { failures });
     failures = 0;
     take(connection);
   }

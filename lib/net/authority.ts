@@ -127,7 +127,7 @@ function ipv6Problem(host: string): string | undefined {
 export function hostNameProblem(host: string): string | undefined {
   if (host === "") return "no host";
   if (host.includes("%")) return "percent-encoding is not allowed";
-  if (!/^[A-Za-z0-9._-]+$/.test(host)) return "a character that no host name has";
+  if (!/^[A-Za-z0-9._-]+$/.test(host)) return "a character that is not allowed in host names";
   if (host.length > MAX_HOST_LENGTH) return `the host is longer than ${MAX_HOST_LENGTH} characters`;
 
   const labels = (host.endsWith(".") ? host.slice(0, -1) : host).split(".");

@@ -44,7 +44,7 @@ export function parseCidr(text: string): Cidr {
     throw new NotParsedError(
       "network",
       text,
-      `bits beyond the prefix are set, the network is ${meant}`,
+      `host bits are set, the network is ${meant}`,
     );
   }
   // Of a mapped address, a prefix of less than 96 bits would have been refused just now.

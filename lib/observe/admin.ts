@@ -123,7 +123,7 @@ function answerChecks(url: URL, all: readonly ReadinessCheck[]): Response {
 }
 
 const FOREIGN_NAME =
-  "Open this page by an IP address, or as localhost. Of another name it is not known who has made it lead here.\n";
+  "Open this page by IP address or as localhost. Other host names are rejected as a protection against DNS rebinding.\n";
 
 /**
  * Whether a page of another site cannot have made the browser ask by this name (DNS rebinding): it is an address, or one

@@ -8,56 +8,57 @@ import { type CloseInfo, TlsAlert, tlsAlertOf } from "../quic/errors.ts";
 
 type FaultKind = CertificateFault["kind"];
 
-const ALPN = "give both ends a common name in --alpn";
-const CLOCKS = "set the clocks of both machines, or wait";
+const ALPN = "configure at least one common protocol in --alpn at both ends";
+const CLOCKS = "synchronize the clocks of both machines, or wait";
 
 /** What an agent that has refused the server's certificate can do. */
 const serverFaults: Partial<Record<FaultKind, string>> = {
-  untrusted: "give --ca-file the CA of the server's certificate",
-  name: "set --server-name to a name of the server's certificate, or have it issued for this one",
-  expired: "renew the server's certificate, or set the clock of this machine",
+  untrusted: "set --ca-file to the CA of the server's certificate",
+  name:
+    "set --server-name to a name in the server's certificate, or issue a certificate with this name",
+  expired: "renew the server's certificate, or correct the clock of this machine",
   early: CLOCKS,
-  purpose: "give the server a certificate for servers (serverAuth)",
+  purpose: "use a certificate for servers (serverAuth) at the server",
 };
 
 /** What an agent can do that the server has refused, by the alert. */
 const alertsForAgent: Readonly<Record<number, string>> = {
-  [TlsAlert.BadCertificate]: "see the server's log; are the clocks of both machines right?",
-  [TlsAlert.UnsupportedCertificate]: "give --cert-file a certificate for clients (clientAuth)",
-  [TlsAlert.CertificateExpired]: "renew --cert-file, or set the clocks of both machines",
-  [TlsAlert.UnknownCa]: "give the server's --client-ca-file the CA of --cert-file",
-  [TlsAlert.CertificateRequired]: "give --cert-file a certificate for clients (clientAuth)",
+  [TlsAlert.BadCertificate]: "see the server's log, and check the clocks of both machines",
+  [TlsAlert.UnsupportedCertificate]: "set --cert-file to a certificate for clients (clientAuth)",
+  [TlsAlert.CertificateExpired]: "renew --cert-file, or correct the clocks of both machines",
+  [TlsAlert.UnknownCa]: "set the server's --client-ca-file to the CA of --cert-file",
+  [TlsAlert.CertificateRequired]: "set --cert-file to a certificate for clients (clientAuth)",
   [TlsAlert.NoApplicationProtocol]: ALPN,
 };
 
 /** The same, by the application error code. */
 const codesForAgent: Readonly<Record<number, string>> = {
-  [CloseCode.NotAdmitted]: "give the server's --agent-name a name of --cert-file",
-  [CloseCode.NoFurtherAgents]: "see the server's log: it stops, or has --max-agents already",
+  [CloseCode.NotAdmitted]: "add a name in --cert-file to the server's --agent-name",
+  [CloseCode.NoFurtherAgents]: "see the server's log: it is draining, or has reached --max-agents",
 };
 
 /** What a server that has refused an agent's certificate can do. */
 const clientFaults: Partial<Record<FaultKind, string>> = {
-  missing: "give the agent a certificate in --cert-file",
-  untrusted: "give --client-ca-file the CA of the agent's certificate",
-  expired: "renew the agent's certificate, or set the clock of this machine",
+  missing: "set --cert-file at the agent to a certificate",
+  untrusted: "set --client-ca-file to the CA of the agent's certificate",
+  expired: "renew the agent's certificate, or correct the clock of this machine",
   early: CLOCKS,
-  purpose: "give the agent a certificate for clients (clientAuth)",
+  purpose: "use a certificate for clients (clientAuth) at the agent",
 };
 
 /** What a server can do that an agent has refused, by the alert. */
 const alertsForServer: Readonly<Record<number, string>> = {
   [TlsAlert.BadCertificate]:
-    "is the agent's --server-name a name of --cert-file, and are the clocks of both machines right?",
-  [TlsAlert.UnsupportedCertificate]: "give --cert-file a certificate for servers (serverAuth)",
-  [TlsAlert.CertificateExpired]: "renew --cert-file, or set the clocks of both machines",
-  [TlsAlert.UnknownCa]: "give the agent's --ca-file the CA of --cert-file",
+    "check that the agent's --server-name is a name in --cert-file, and check the clocks of both machines",
+  [TlsAlert.UnsupportedCertificate]: "set --cert-file to a certificate for servers (serverAuth)",
+  [TlsAlert.CertificateExpired]: "renew --cert-file, or correct the clocks of both machines",
+  [TlsAlert.UnknownCa]: "set the agent's --ca-file to the CA of --cert-file",
   [TlsAlert.NoApplicationProtocol]: ALPN,
 };
 
 const NO_ANSWER =
-  "is this address right, does proxy-server run there, and do all firewalls let UDP through to this port?";
-const HALF_AN_ANSWER = "packets are lost on the way, or the server is overloaded";
+  "check that the address is correct, that proxy-server is running there, and that firewalls allow UDP to this port";
+const HALF_AN_ANSWER = "packets are lost on the path, or the server is overloaded";
 
 /**
  * What an agent can do about a connection that its server, or it itself, has refused, or that has never come about.

@@ -7,7 +7,7 @@ import { BASE_DATAGRAM_BYTES, type QuicConnection } from "../quic/mod.ts";
 
 /** What to do about it. */
 export const LOST_DATAGRAMS_HINT =
-  "tunnels are slower than need be: let the whole way to the other end have an MTU of 1400; look at VPNs on it";
+  "tunnels are slower than necessary: raise the MTU of the whole path to the peer to 1400, also that of VPNs";
 
 /** Logs it, once, when large datagrams of a connection turn out to be lost. */
 export function logLargeDatagrams(

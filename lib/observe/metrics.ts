@@ -89,31 +89,31 @@ export class Metrics implements Observer {
     this.#addConnections(isServer ? "agent" : "server");
     this.#tunnels = metrics.counter(
       "tunnels_total",
-      "Tunnels that have ended, by who ended them and why.",
+      "Ended tunnels, by the party that ended them and the reason.",
       ["by", "reason"],
     );
     this.#dialDuration = metrics.histogram(
       "dial_duration_seconds",
       isServer
-        ? "Time until an agent has connected a client to its target."
-        : "Time until a target was connected to.",
+        ? "Time until an agent has connected a client to its target, in seconds."
+        : "Time until a target is connected, including name resolution, in seconds.",
       DIAL_BUCKETS[end],
     );
     this.#duration = metrics.histogram(
       "connection_duration_seconds",
-      "Time that a tunnel was connected.",
+      "How long tunnels were connected, in seconds.",
       DURATION_BUCKETS,
     );
     this.#dialFailures = isServer
       ? metrics.counter(
         "dial_failures_total",
-        "Clients that were not connected to a target, by reason; code is what the agent has said.",
+        "Clients that were not connected to a target, by reason; code is the cause that the agent reported.",
         ["reason", "code"],
         serverDialFailures,
       )
       : metrics.counter(
         "endpoint_dial_failure_total",
-        "Targets that were not connected to, by reason.",
+        "Targets that were not connected, by reason.",
         ["reason"],
         failureCodes.map((reason) => ({ reason })),
       );
@@ -124,10 +124,10 @@ export class Metrics implements Observer {
       handshakeResults[end].map((result) => ({ result })),
     );
     if (isServer) {
-      this.#accepted = metrics.counter("accepted_connections_total", "TCP connections accepted.");
+      this.#accepted = metrics.counter("accepted_connections_total", "Accepted TCP connections.");
       this.#refused = metrics.counter(
         "refused_connections_total",
-        "TCP connections for which no agent was looked for, by reason.",
+        "Connections refused before an agent was selected, by reason.",
         ["reason"],
         refusals.map((reason) => ({ reason })),
       );
@@ -178,12 +178,12 @@ export class Metrics implements Observer {
     const { peers, tunnels } = monitor;
     metrics.gauge(
       "ready_backends",
-      "Agents that take tunnels, and answer.",
+      "Agents that accept tunnels and respond.",
       () => [...peers].filter(({ isDraining, isResponsive }) => !isDraining && isResponsive).length,
     );
     metrics.gauge(
       "connected_agents",
-      "Agents connected, those included that drain or do not answer.",
+      "Connected agents, including those that drain or do not respond.",
       () => peers.size,
     );
     metrics.gauge(
@@ -198,19 +198,19 @@ export class Metrics implements Observer {
     );
     metrics.gauge(
       "established_connections",
-      "Tunnels that are connected to their target.",
+      "Clients that are connected to their target.",
       () => monitor.established,
     );
-    metrics.gauge("http_connections", "Clients that are served.", () => tunnels.size);
+    metrics.gauge("http_connections", "Open client connections.", () => tunnels.size);
     metrics.gauges(
       "capacity",
-      "How many connections, agents and pending opens the server takes at a time.",
+      "Limits of the server: connections, agents and pending opens.",
       "of",
       () => Object.entries(monitor.capacity),
     );
     metrics.counters(
       "quic_dropped_datagrams_total",
-      "UDP datagrams of the QUIC listener that were dropped, by reason.",
+      "UDP datagrams that the QUIC listener has dropped, by reason.",
       "reason",
       () => Object.entries(monitor.datagrams?.dropped ?? {}),
     );
@@ -225,12 +225,12 @@ export class Metrics implements Observer {
     const [metrics, monitor] = [this.#metrics, this.#monitor];
     metrics.gauge(
       "open_server_connections",
-      "Connections to servers.",
+      "Connections to servers, including draining ones.",
       () => monitor.peers.size,
     );
     metrics.gauge(
       "known_servers",
-      "Addresses of servers that it is to be connected to.",
+      "Addresses of --server, after name resolution.",
       () => monitor.knownServers,
     );
     metrics.gauge(
@@ -243,13 +243,13 @@ export class Metrics implements Observer {
   /** What both ends have. */
   #addState(): void {
     const [metrics, monitor] = [this.#metrics, this.#monitor];
-    metrics.gauge("ready", "Whether the program is ready, as /readyz has it.", () => {
+    metrics.gauge("ready", "1 while /readyz returns 200, else 0.", () => {
       const checks = readinessOf(monitor);
       return checks.every(({ problem }) => problem === undefined) ? 1 : 0;
     });
     metrics.counters(
       "carried_bytes_total",
-      "Bytes that tunnels have carried, open ones included.",
+      "Bytes carried by tunnels, including open ones.",
       "direction",
       () => {
         const { aToB, bToA } = monitor.carried;
@@ -258,7 +258,7 @@ export class Metrics implements Observer {
     );
     metrics.gauges(
       "certificate_expiration_timestamp_seconds",
-      "When the first of the certificates in a file expires, in seconds since 1970.",
+      "Expiry of the first certificate in a file to expire, as a Unix timestamp.",
       "file",
       () => {
         const first = new Map<string, number>();
@@ -282,11 +282,11 @@ export class Metrics implements Observer {
       this.#metrics.counters(`quic_${name}_total`, help, label, read(of));
     gauge("smoothed_rtt_seconds", "Smoothed round-trip time.", "rttMs", 1 / 1_000);
     gauge("congestion_window_bytes", "Congestion window.", "congestionWindowBytes");
-    gauge("streams", "Streams open.", "streams");
-    gauge("stream_credit", "Streams that may be opened right now.", "streamCredit");
+    gauge("streams", "Open streams.", "streams");
+    gauge("stream_credit", "Streams that this end may open now.", "streamCredit");
     counter("sent_packets", "Packets sent.", "sentPackets");
     counter("received_packets", "Packets received.", "receivedPackets");
-    counter("lost_packets", "Packets sent that were lost.", "lostPackets");
+    counter("lost_packets", "Sent packets that were lost.", "lostPackets");
     counter("sent_bytes", "Bytes of UDP payload sent.", "sentBytes");
     counter("received_bytes", "Bytes of UDP payload received.", "receivedBytes");
   }

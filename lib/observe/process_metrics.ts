@@ -27,18 +27,22 @@ export function addProcessMetrics(registry: Registry, prefix: string, startedAt:
   });
   metrics.gauge(
     "process_start_time_seconds",
-    "When the program started, since 1970.",
+    "Start time of the process, as a Unix timestamp.",
     () => startedAt / 1_000,
   );
   const memory = (name: string, help: string, of: keyof Deno.MemoryUsage) =>
     metrics.gauge(name, help, () => Deno.memoryUsage()[of]);
   memory("process_resident_memory_bytes", "Resident memory.", "rss");
-  memory("deno_heap_used_bytes", "Memory of JavaScript objects.", "heapUsed");
-  memory("deno_heap_size_bytes", "Memory that the JavaScript heap has.", "heapTotal");
-  memory("deno_external_memory_bytes", "Memory of buffers outside of it.", "external");
+  memory("deno_heap_used_bytes", "Memory used by JavaScript objects.", "heapUsed");
+  memory("deno_heap_size_bytes", "Size of the JavaScript heap.", "heapTotal");
+  memory(
+    "deno_external_memory_bytes",
+    "Memory of buffers outside the JavaScript heap.",
+    "external",
+  );
   new Gauge({
     name: "deno_event_loop_lag_seconds",
-    help: "Time until a callback that is due at once has run.",
+    help: "Delay until a callback that is due immediately runs.",
     registers,
     async collect() {
       const asked = performance.now();
@@ -48,7 +52,7 @@ export function addProcessMetrics(registry: Registry, prefix: string, startedAt:
   });
   new Gauge({
     name: `${prefix}build_info`,
-    help: "Always 1; the labels say what the program is made of.",
+    help: "Always 1; versions of the program and of Deno, and the target platform.",
     labelNames: ["version", "deno", "target"],
     registers,
   }).set({ version, deno: Deno.version.deno, target: Deno.build.target }, 1);

@@ -14,12 +14,12 @@ export interface ReadinessCheck {
 /** Everything that a program has to have to serve clients. It is ready when none has a problem. */
 export function readinessOf(monitor: Monitor, now = new Date()): readonly ReadinessCheck[] {
   const { isServer } = monitor;
-  const listeners = monitor.isListening ? undefined : "it does not listen yet";
+  const listeners = monitor.isListening ? undefined : "not listening yet";
   return [
     ...(isServer ? [{ name: "listeners", problem: listeners }] : []),
     { name: isServer ? "agents" : "servers", problem: peersProblem(monitor) },
     { name: "certificates", problem: certificatesProblem(monitor.certificates, now) },
-    { name: "draining", problem: monitor.isDraining ? "it was told to stop" : undefined },
+    { name: "draining", problem: monitor.isDraining ? "shutting down" : undefined },
   ];
 }
 
@@ -28,7 +28,7 @@ function peersProblem({ isServer, peers }: Monitor): string | undefined {
   if (serving.some(({ isResponsive }) => isResponsive)) return undefined;
   const none = isServer ? "no agent is connected" : "not connected to a server";
   if (peers.size === 0) return none;
-  return serving.length === 0 ? `${none} that takes tunnels` : `${none} that answers`;
+  return serving.length === 0 ? `${none} that accepts tunnels` : `${none} that responds`;
 }
 
 function certificatesProblem(
@@ -37,6 +37,6 @@ function certificatesProblem(
 ): string | undefined {
   const expired = certificates.filter(({ info }) => info.notAfter < now);
   if (expired.length === 0) return undefined;
-  return expired.map(({ flag, info }) => `${flag} has expired at ${info.notAfter.toISOString()}`)
+  return expired.map(({ flag, info }) => `${flag} expired at ${info.notAfter.toISOString()}`)
     .join(", ");
 }

@@ -69,7 +69,7 @@ export function openTunnel(stream: BidiStream, alpn: string, open: Open): Outgoi
   const result = (async () => {
     await carrier.holdFirst(FrameType.Open, encodeOpen(open), Hold.forTurn);
     const payload = await carrier.receiveFirst();
-    if (!payload) throw new Error("the agent has ended the stream without a result");
+    if (!payload) throw new Error("the agent ended the stream without a result");
     return carrier.parseOrReset(() => decodeResult(payload));
   })();
   result.catch(() => {});
@@ -92,7 +92,7 @@ export async function acceptTunnel(
   const carrier = new TunnelStream(stream, FrameType.Open);
   const payload = await within(timeoutMs, carrier.receiveFirst(), () => {
     carrier.abort(StreamCode.ProtocolError);
-    return new ProtocolError(`the first frame is not complete in ${timeoutMs} ms`);
+    return new ProtocolError(`the first frame is not complete within ${timeoutMs} ms`);
   });
   if (payload) return framedTunnel(carrier, carrier.parseOrReset(() => decodeOpen(payload)));
   carrier.abort();

@@ -420,7 +420,7 @@ export class QuicConnection implements StreamsHost {
   }
 
   get #silence(): string {
-    return `nothing heard of the peer for ${this.#settings.idleTimeoutMs} ms`;
+    return `no packet from the peer for ${this.#settings.idleTimeoutMs} ms`;
   }
 
   get #unanswered(): Pick<CloseInfo, "isUnanswered"> {

@@ -138,7 +138,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
         ),
     );
     this.schedule(connection);
-    const onAbort = () => connection.close(0, "connecting was given up");
+    const onAbort = () => connection.close(0, "connecting was aborted");
     signal?.addEventListener("abort", onAbort);
     try {
       await connection.confirmed;

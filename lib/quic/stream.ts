@@ -109,8 +109,8 @@ export class QuicStream implements Duplex {
   constructor(id: number, transport: StreamTransport, direction: StreamDirection = "both") {
     this.id = id;
     this.#transport = transport;
-    if (direction === "send") this.#readEnd = "is for writing only";
-    if (direction === "receive") this.#writeEnd = "is for reading only";
+    if (direction === "send") this.#readEnd = "is write-only";
+    if (direction === "receive") this.#writeEnd = "is read-only";
   }
 
   /** @internal Whether nothing is written any more. */
@@ -121,7 +121,7 @@ export class QuicStream implements Duplex {
   /** @throws {StreamResetError | StreamEndedError | ConnectionClosedError} see the class */
   // deno-lint-ignore require-await
   async read(buffer: Uint8Array): Promise<number | null> {
-    if (this.#reading) throw new TypeError(`stream ${this.id} is being read already`);
+    if (this.#reading) throw new TypeError(`stream ${this.id} is already being read`);
     const n = this.#tryRead(buffer);
     if (n !== undefined) return n;
     return new Promise<number | null>((resolve, reject) => {
@@ -157,7 +157,7 @@ export class QuicStream implements Duplex {
   /** @throws {StreamStoppedError | StreamEndedError | ConnectionClosedError} see the class */
   // deno-lint-ignore require-await
   async write(bytes: Uint8Array): Promise<number> {
-    if (this.#writing) throw new TypeError(`stream ${this.id} is being written already`);
+    if (this.#writing) throw new TypeError(`stream ${this.id} is already being written`);
     if (bytes.length === 0 && !this.#writeEnd) return 0;
     return this.#put(bytes, false);
   }
@@ -169,7 +169,7 @@ export class QuicStream implements Duplex {
    * @throws {StreamStoppedError | StreamEndedError | ConnectionClosedError} see the class
    */
   async finish(last: Uint8Array): Promise<void> {
-    if (this.#writing) throw new TypeError(`stream ${this.id} is being written already`);
+    if (this.#writing) throw new TypeError(`stream ${this.id} is already being written`);
     if (last.length === 0) throw new TypeError("there is no last byte");
     for (let offset = 0; offset < last.length;) {
       offset += await this.#put(last.subarray(offset), true);

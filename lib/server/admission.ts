@@ -34,14 +34,14 @@ export function rejectionOf(
   { maxAgents, active, connected, isStopping }: Occupancy,
 ): Rejection | undefined {
   if (!isAllowed) {
-    const reason = "not admitted: the certificate has no name that is let in";
-    const hint = "give --agent-name one of its names";
+    const reason = "not admitted: no name in the certificate matches --agent-name";
+    const hint = "add one of its names to --agent-name";
     return { result: "not-admitted", code: CloseCode.NotAdmitted, reason, hint };
   }
-  if (isStopping) return refused("the server drains");
+  if (isStopping) return refused("the server is draining");
   // Agents that drain may be replaced meanwhile, as often as there are others.
   if (active >= maxAgents || connected >= 2 * maxAgents) {
-    return refused(`${maxAgents} agents are connected already`);
+    return refused(`${maxAgents} agents are already connected`);
   }
   return undefined;
 }

@@ -54,7 +54,7 @@ export async function identifyClient(
   if (!trusted.some((network) => cidrContains(network, address.ip))) {
     return { address, listener, carrier };
   }
-  const late = () => new ProxyHeaderError(`no PROXY header in ${timeoutMs} ms`);
+  const late = () => new ProxyHeaderError(`no PROXY header within ${timeoutMs} ms`);
   const header = await within(timeoutMs, readHeader(carrier), late);
   if (!header) return undefined;
   return {
@@ -78,12 +78,12 @@ async function readHeader(
     if (result.kind === "header") return result;
   }
   if (received === 0) return undefined;
-  throw new ProxyHeaderError("the connection ends within its PROXY header");
+  throw new ProxyHeaderError("the connection ends within the PROXY header");
 }
 
 function toSocketAddress({ hostname, port }: Deno.NetAddr): SocketAddress {
   // The system's own form of an IPv6 address may carry a zone, which no other machine understands.
   const address = socketAddress(hostname.replace(/%.*$/, ""), port);
-  if (!address) throw new TypeError(`${hostname} is no IP address`);
+  if (!address) throw new TypeError(`${hostname} is not an IP address`);
   return address;
 }

@@ -38,5 +38,5 @@ function bind<T>(flag: string, address: Authority, open: () => T): T {
 
 /** What to do about a port that is taken. */
 function portTaken({ port }: Authority): string {
-  return `another program has port ${port}, perhaps a proxy-server: stop it, or choose another port`;
+  return `port ${port} is in use by another program, perhaps a proxy-server: stop it, or choose another port`;
 }

@@ -112,7 +112,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     if (this.#waiters.size >= this.maxPending) {
       return Promise.reject(
         new NoAgentError(
-          `${this.#lack(except)}, and ${this.maxPending} connections wait already`,
+          `${this.#lack(except)}, and ${this.maxPending} clients are already waiting`,
         ),
       );
     }
@@ -205,7 +205,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   #lack(except: ReadonlySet<A>): string {
     const other = except.size > 0 ? "other " : "";
     return this.#hasOther(except)
-      ? `no ${other}agent has room for another stream`
+      ? `no ${other}agent has a free stream`
       : `no ${other}agent is connected`;
   }
 }

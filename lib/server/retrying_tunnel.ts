@@ -72,7 +72,9 @@ export class RetryingTunnel implements Duplex {
         if (this.#answered) this.#answer(this.#answered);
         else {
           this.#giveUp(
-            new ConnectTimeoutError(`no agent has connected the tunnel within ${timeoutMs} ms`),
+            new ConnectTimeoutError(
+              `no agent connected the client to its target within ${timeoutMs} ms`,
+            ),
           );
         }
       }, timeoutMs);

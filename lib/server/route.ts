@@ -96,7 +96,7 @@ export class Route {
   async #attempt(agentWaitMs: number): Promise<OutgoingTunnel> {
     const { registry, policy, span } = this.#options;
     const { maxAttempts, openTimeoutMs = OPEN_TIMEOUT_MS } = policy;
-    if (this.#tried.size >= maxAttempts) throw new Error(`${maxAttempts} agents were tried`);
+    if (this.#tried.size >= maxAttempts) throw new Error(`${maxAttempts} agents have been tried`);
     span?.event("wait for an agent");
     const { agent, stream } = await registry.open({
       agentWaitMs,
@@ -129,7 +129,7 @@ export class Route {
       },
       (error) => {
         span?.event("not connected", { "error.type": "gone", "error.message": messageOf(error) });
-        log.debug("no result of the agent", { ...fields, error });
+        log.debug("no result from the agent", { ...fields, error });
       },
     );
     return tunnel;

@@ -34,7 +34,8 @@ export interface ClientService {
 }
 
 /** What to do when clients come and no agent is there. */
-const NO_AGENT_HINT = "start an agent; if one runs, its log says why it cannot connect";
+const NO_AGENT_HINT =
+  "start an agent; if one is running, its log has the reason why it does not connect";
 
 /** Finds an agent for a client and carries its bytes, to their end. Never rejects. */
 export async function serveClient(

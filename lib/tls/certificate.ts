@@ -143,7 +143,7 @@ export function readCertificate(der: Uint8Array): Certificate {
 /** The parts of a certificate (RFC 5280, section 4.1), the extensions by the hex of their object identifier. */
 function partsOf(der: Uint8Array) {
   const [outer, ...rest] = derItems(der);
-  if (outer === undefined || rest.length > 0) throw new TypeError("bytes after its end");
+  if (outer === undefined || rest.length > 0) throw new TypeError("trailing bytes");
   const [signedPart, , signature] = derItems(outer.body) as [DerItem, DerItem, DerItem];
   const fields = derItems(signedPart.body);
   if (fields[0]!.tag === 0xa0) fields.shift(); // the version
@@ -203,7 +203,7 @@ export function hostNamesOf(
 }
 
 function validDate(date: Date): Date {
-  if (Number.isNaN(date.getTime())) throw new TypeError("unusable validity");
+  if (Number.isNaN(date.getTime())) throw new TypeError("invalid validity period");
   return date;
 }
 

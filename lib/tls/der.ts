@@ -24,11 +24,11 @@ export function derItems(bytes: Uint8Array): DerItem[] {
     let length = bytes[at++] ?? NaN;
     if (length >= 0x80) {
       const count = length & 0x7f;
-      if (count === 0 || count > 3) throw new TypeError("unusable DER length");
+      if (count === 0 || count > 3) throw new TypeError("invalid DER length");
       length = 0;
       for (let i = 0; i < count; i++) length = length * 256 + (bytes[at++] ?? NaN);
     }
-    if ((tag & 0x1f) === 0x1f || !(at + length <= bytes.length)) throw new TypeError("bad DER");
+    if ((tag & 0x1f) === 0x1f || !(at + length <= bytes.length)) throw new TypeError("invalid DER");
     const end = at + length;
     items.push({ tag, body: bytes.subarray(at, end), whole: bytes.subarray(start, end) });
     at = end;

@@ -115,7 +115,7 @@ export function invalidity(
 ): string | undefined {
   if (now > notAfter) return `expired on ${isoSeconds(notAfter)}`;
   if (now < notBefore) {
-    const clock = `is the clock of this machine right? It says ${isoSeconds(now)}`;
+    const clock = `check the clock of this machine: it shows ${isoSeconds(now)}`;
     return `is not valid before ${isoSeconds(notBefore)} (${clock})`;
   }
   return undefined;
@@ -180,7 +180,9 @@ function explainTrust(
     );
     if (issuer === undefined) {
       if (isAnchor) {
-        return `the CA file holds ${quote(here.info.subject)} but not the root CA that issued it`;
+        return `the CA file contains ${
+          quote(here.info.subject)
+        } but not the root CA that issued it`;
       }
       const namesake = anchors.some((anchor) => equals(anchor.subjectDer, here.issuerDer));
       const what = depth === 0 ? "certificate" : `certificate of ${quote(here.info.subject)}`;

@@ -174,7 +174,7 @@ function checkAnchors(anchors: readonly Certificate[], file: PemFile, now: Date)
   if (!anchors.some(isSelfIssued)) {
     // BoringSSL ends a chain only at a root; with an intermediate alone it rejects every peer.
     const subject = quote(anchors[0]!.info.subject);
-    throw new UsageError(`${place(file)} holds ${subject} but not the root CA that issued it`);
+    throw new UsageError(`${place(file)} contains ${subject} but not the root CA that issued it`);
   }
 }
 
@@ -189,8 +189,8 @@ function checkOwner(
   if (owner === 0) return;
   throw new UsageError(
     owner < 0
-      ? `${place(keyFile)} does not belong to the certificate in ${place(certFile)}`
-      : `${place(keyFile)} belongs to certificate ${owner + 1} in ${place(certFile)}, ` +
+      ? `${place(keyFile)} does not match the certificate in ${place(certFile)}`
+      : `${place(keyFile)} matches certificate ${owner + 1} in ${place(certFile)}, ` +
         "which must come first",
   );
 }
@@ -213,7 +213,7 @@ function tryOut(material: TlsMaterial, certFile: PemFile, caFile: PemFile): void
   } catch (error) {
     if (error instanceof NativeLibraryError) throw error;
     const refused = `${place(certFile)} with its key, or ${place(caFile)}`;
-    throw new UsageError(oneLine(`the TLS library refuses ${refused}: ${messageOf(error)}`));
+    throw new UsageError(oneLine(`the TLS library rejects ${refused}: ${messageOf(error)}`));
   }
 }
 
@@ -232,7 +232,7 @@ async function readFile(flag: string, path: string, before?: FileContent): Promi
   if (before && !before.isFile) return before;
   try {
     // What has become a pipe must not be opened: that would wait for a writer.
-    if (before && !(await Deno.stat(path)).isFile) throw new TypeError("not a file any more");
+    if (before && !(await Deno.stat(path)).isFile) throw new TypeError("no longer a regular file");
     return { flag, path, ...await readBounded(path) };
   } catch (error) {
     throw new UsageError(`cannot read ${place({ flag, path })}: ${fileFault(error)}`);
@@ -264,10 +264,12 @@ async function readBounded(path: string): Promise<{ bytes: Uint8Array; isFile: b
 }
 
 function fileFault(error: unknown): string {
-  if (error instanceof Deno.errors.NotCapable) return "Deno was not given --allow-read for it";
+  if (error instanceof Deno.errors.NotCapable) {
+    return "Deno lacks the permission --allow-read for it";
+  }
   const fault = oneLine(messageOf(error).replace(/ \(os error \d+\).*$/s, ""));
   return error instanceof Deno.errors.PermissionDenied
-    ? `${fault}; let the user that runs this program read it`
+    ? `${fault}; the user that runs this program needs read access`
     : fault;
 }
 
@@ -295,12 +297,12 @@ function privateKeyOf(file: PemFile): { label: string; der: Uint8Array; object: 
   if (block === undefined) throw new UsageError(nothingIn(file, "private key"));
   const { label } = block;
   if (block.encrypted || label === "ENCRYPTED PRIVATE KEY") {
-    throw new UsageError(`the private key in ${place(file)} is encrypted: not supported`);
+    throw new UsageError(`the private key in ${place(file)} is encrypted, which is not supported`);
   }
   const types = { "PRIVATE KEY": "pkcs8", "EC PRIVATE KEY": "sec1", "RSA PRIVATE KEY": "pkcs1" };
   const type = Object.entries(types).find(([known]) => known === label)?.[1];
   if (type === undefined) {
-    throw new UsageError(`the private key in ${place(file)} is of a kind not supported: ${label}`);
+    throw new UsageError(`the private key in ${place(file)} has an unsupported type: ${label}`);
   }
   let der: Uint8Array;
   let object: KeyObject;
@@ -321,16 +323,16 @@ function privateKeyOf(file: PemFile): { label: string; der: Uint8Array; object: 
     (kind === "ec" && EC_CURVES.includes(curve));
   if (!supported) {
     const what = kind === "ec" ? `ec on ${curve}` : kind;
-    throw new UsageError(`the private key in ${place(file)} is of a kind not supported: ${what}`);
+    throw new UsageError(`the private key in ${place(file)} has an unsupported type: ${what}`);
   }
   return { label, der, object };
 }
 
 function nothingIn(file: PemFile, what: string): string {
   const hint = file.looksLikeDer
-    ? "it looks like DER, which has to be converted"
+    ? "it looks like DER: convert it to PEM"
     : file.blocks.length === 0
     ? "it is not a PEM file"
-    : `it holds ${[...new Set(file.blocks.map((block) => block.label))].slice(0, 5).join(", ")}`;
+    : `it contains ${[...new Set(file.blocks.map((block) => block.label))].slice(0, 5).join(", ")}`;
   return `no ${what} in ${place(file)}: ${hint}`;
 }

@@ -45,7 +45,7 @@ export function pemBlocks(text: string): PemBlock[] {
 }
 
 function unended({ label, line }: { label: string; line: number }): SyntaxError {
-  return new SyntaxError(`the ${label} begun in line ${line} has no END line of its own`);
+  return new SyntaxError(`the ${label} block that begins in line ${line} has no END line`);
 }
 
 /**

@@ -123,7 +123,7 @@ export class ConnectHeadParser {
    * @throws {Error} when an earlier call has given a result other than `incomplete`.
    */
   push(chunk: Uint8Array): ConnectHeadResult {
-    if (this.#finished) throw new Error("the CONNECT head has been judged already");
+    if (this.#finished) throw new Error("the CONNECT head is already parsed");
     for (let i = 0; i < chunk.length; i++) {
       this.#length++;
       const verdict = this.#step(chunk[i]!);
@@ -233,7 +233,7 @@ export class ConnectHeadParser {
         ? this.#keep(byte)
         : reject(400, "the request line does not end in an HTTP version");
     }
-    if (!isLineEnd(byte)) return reject(400, "more text behind the HTTP version");
+    if (!isLineEnd(byte)) return reject(400, "text after the HTTP version");
     this.#version = this.#takePart().slice("HTTP/".length);
     if (byte === CR) {
       this.#state = "requestLf";
@@ -245,7 +245,7 @@ export class ConnectHeadParser {
 
   #endRequestLine(): Reject | undefined {
     if (!this.#version.startsWith("1.")) {
-      return reject(505, `HTTP/${this.#version} is not spoken here, only HTTP/1.x`);
+      return reject(505, `HTTP/${this.#version} is not supported, only HTTP/1.x`);
     }
     if (this.#method !== "CONNECT") {
       return reject(405, `the method is ${this.#method}, only CONNECT is allowed`);
@@ -314,7 +314,7 @@ function reject(status: Reject["status"], reason: string): Reject {
 }
 
 function bareCr(): Reject {
-  return reject(400, "a CR that no LF follows");
+  return reject(400, "a CR without LF");
 }
 
 function badNameByte(byte: number): Reject {

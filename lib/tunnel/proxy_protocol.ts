@@ -121,7 +121,7 @@ export class ProxyHeaderParser {
    */
   push(chunk: Uint8Array): ProxyHeaderResult {
     if (this.#finished) {
-      throw new TypeError("the PROXY header has been judged already");
+      throw new TypeError("the PROXY header is already parsed");
     }
     for (let i = 0; i < chunk.length; i++) {
       this.#buffer[this.#length++] = chunk[i]!;
@@ -147,7 +147,7 @@ function judge(bytes: Uint8Array): Header | Reject | undefined {
 
 function judgeV1(bytes: Uint8Array): Header | Reject | undefined {
   const afterCr = bytes.at(-2) === CR;
-  if ((bytes.at(-1) === LF) !== afterCr) return reject("a CR or LF alone in the PROXY line");
+  if ((bytes.at(-1) === LF) !== afterCr) return reject("a CR or LF on its own in the PROXY line");
   if (afterCr) return parseV1(bytes.subarray(V1_SIGNATURE.length, -2));
   // A line that is full and has not ended cannot end in time: no need to wait for the next byte.
   if (bytes.length < V1_MAX_BYTES) return undefined;
@@ -162,12 +162,14 @@ function parseV1(line: Uint8Array): Header | Reject {
   if (protocol !== "TCP4" && protocol !== "TCP6") {
     return reject("the PROXY line names no known protocol");
   }
-  if (fields.length !== 5) return reject("the PROXY line has not 5 fields");
+  if (fields.length !== 5) return reject("the PROXY line does not have 5 fields");
   const version = protocol === "TCP4" ? 4 : 6;
   const client = v1Address(sourceIp, sourcePort, version);
-  if (client === undefined) return reject("a bad source address or port in the PROXY line");
+  if (client === undefined) return reject("an invalid source address or port in the PROXY line");
   const listener = v1Address(destinationIp, destinationPort, version);
-  if (listener === undefined) return reject("a bad destination address or port in the PROXY line");
+  if (listener === undefined) {
+    return reject("an invalid destination address or port in the PROXY line");
+  }
   return { kind: "header", client, listener };
 }
 
@@ -179,10 +181,10 @@ function v1Address(ip: string, port: string, version: 4 | 6): SocketAddress | un
 function judgeV2(bytes: Uint8Array): Header | Reject | undefined {
   const [command, family = 0] = bytes.subarray(V2_SIGNATURE.length);
   const local = command === V2_LOCAL;
-  if (!local && command !== V2_PROXY) return reject("a PROXY version or command that is not known");
+  if (!local && command !== V2_PROXY) return reject("an unknown PROXY version or command");
   const addressBytes = local ? 0 : ADDRESS_BLOCK_BYTES[family >> 4];
   if (addressBytes === undefined || (!local && (family & 0xf) > LAST_PROTOCOL)) {
-    return reject("a PROXY address family or protocol that is not known");
+    return reject("an unknown PROXY address family or protocol");
   }
   if (bytes.length < V2_FIXED_BYTES) return undefined;
   const length = viewOf(bytes).getUint16(V2_FIXED_BYTES - 2);
@@ -202,10 +204,10 @@ function parseV2(bytes: Uint8Array, family: number, tlvStart: number): Header | 
     end = at + 3 + length;
     if (end > bytes.length) return reject("a PROXY header that ends within a TLV");
     if (type === TLV_CRC32C) {
-      if (length !== 4) return reject("a PROXY checksum that has not 4 bytes");
+      if (length !== 4) return reject("a PROXY checksum that does not have 4 bytes");
       checksumAt = at + 3;
     } else if (type === TLV_UNIQUE_ID && length > MAX_UNIQUE_ID_BYTES) {
-      return reject("a PROXY unique id that is too long");
+      return reject("a PROXY unique ID that is too long");
     }
   }
   // Only now, so that it is computed once however many there are.

@@ -81,19 +81,19 @@ test("parseRule() names what is no rule, and what is wrong with it", () => {
     ["[example.com]:22", "not an IPv6 network in the brackets"],
     ["fd00::/8:443", "need brackets, as in [fd00::/8]:443"],
     ["10.0.0.0/8:80:90", "need brackets"],
-    ["*foo.com", "a * stands alone"],
-    ["foo.*", "a * stands alone"],
-    ["*.*.com", "a * stands alone"],
-    ["**", "a * stands alone"],
-    ["*.10.0.0.1", "no names are below an address"],
+    ["*foo.com", "* must stand alone"],
+    ["foo.*", "* must stand alone"],
+    ["*.*.com", "* must stand alone"],
+    ["**", "* must stand alone"],
+    ["*.10.0.0.1", "an IP address has no names below it"],
     ["10.0.0", "not an IPv4 address"],
     ["*.0.1", "not an IPv4 address"],
     ["010.0.0.1", "not an IPv4 address"],
     ["0x7f.1", "not an IPv4 address"],
     ["a..b", "an empty label in the host name"],
-    ["a b", "a character that no host name has"],
-    [" a", "a character that no host name has"],
-    ["b\u00fccher.example", "a character that no host name has"],
+    ["a b", "a character that is not allowed in host names"],
+    [" a", "a character that is not allowed in host names"],
+    ["b\u00fccher.example", "a character that is not allowed in host names"],
     [`${"a".repeat(64)}.b`, "longer than 63"],
     ["a:", "not a port"],
     ["a:http", "not a port"],
@@ -104,14 +104,17 @@ test("parseRule() names what is no rule, and what is wrong with it", () => {
     ["a:*", "not a port"],
     ["a:123456", "not a port"],
     ["http://a", "not a port"],
-    ["a:0", "the ports are not in 1 to 65535"],
-    ["a:0-10", "the ports are not in 1 to 65535"],
-    ["a:65536", "the ports are not in 1 to 65535"],
+    ["a:0", "the ports must be in 1 to 65535"],
+    ["a:0-10", "the ports must be in 1 to 65535"],
+    ["a:65536", "the ports must be in 1 to 65535"],
     ["a:90-80", "the first port is greater than the last"],
   ];
   for (const [text, problem] of cases) {
     const { message } = assertThrows(() => parseRule(text), NotParsedError, problem, text);
-    assert(text.length > 60 || message.startsWith(`bad rule ${JSON.stringify(text)}: `), message);
+    assert(
+      text.length > 60 || message.startsWith(`invalid rule ${JSON.stringify(text)}: `),
+      message,
+    );
   }
   const networks: [text: string, problem: string][] = [
     ["10.0.0.1/8:22", "the network is 10.0.0.0/8"],
@@ -340,8 +343,9 @@ test("parseRule() throws only errors that name the text, and what it takes can b
         parsed = parseRule(text);
       } catch (error) {
         assert(error instanceof NotParsedError, String(error));
-        const [, quoted] = /^bad (?:rule|network) ("(?:[^"\\]|\\.)*"): ./s.exec(error.message) ??
-          [];
+        const [, quoted] =
+          /^invalid (?:rule|network) ("(?:[^"\\]|\\.)*"): ./s.exec(error.message) ??
+            [];
         assert(quoted, error.message);
         const written = quoted.replace(
           /\\\\|\\u\{([0-9a-f]+)\}/g,

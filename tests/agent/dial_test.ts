@@ -197,7 +197,7 @@ for (const late of ["connection", "failure"] as const) {
       if (timeoutMs === LONG_MS) assertStrictEquals(error, reason);
       else {
         assertEquals(error.failure, "connection_timeout");
-        assertEquals(error.message, "kubelet.example:10250: no answer in 20 ms");
+        assertEquals(error.message, "kubelet.example:10250: no answer within 20 ms");
       }
       // If nobody took it, a failure would end the test run.
       if (late === "failure") answer.reject(new Error("too late"));
@@ -270,7 +270,7 @@ test("dial() gives up all addresses together after timeoutMs", async () => {
   const error = await assertRejects(
     () => dialTarget({ resolver, connect, attemptDelayMs: 1, timeoutMs: 200 }),
     DialError,
-    "kubelet.example:10250: no answer in 200 ms",
+    "kubelet.example:10250: no answer within 200 ms",
   );
   assertEquals(error.failure, "connection_timeout");
   assertEquals(asked, ["10.0.0.1", "10.0.0.2", "10.0.0.3"]);
@@ -312,7 +312,7 @@ test("dial() gives up on a name that does not resolve in timeoutMs, and goes on 
   const error = await assertRejects(
     () => dialTarget({ resolver, connect, timeoutMs: 20 }),
     DialError,
-    "kubelet.example:10250: name not resolved in 20 ms",
+    "kubelet.example:10250: name not resolved within 20 ms",
   );
   assertEquals(error.failure, "dns_timeout");
   assertEquals(failureOf(error).code, "timeout");

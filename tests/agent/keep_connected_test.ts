@@ -200,7 +200,7 @@ scriptedTest(
     const early = await open(first, target);
     await first.control(frames.hello(), frames.drain);
     const second = await server.accept();
-    assertEquals(linesWith(lines, 'INF agent "server drains"', " tunnels=1").length, 1);
+    assertEquals(linesWith(lines, 'INF agent "server is draining"', " tunnels=1").length, 1);
     assertEquals(first.connection.closeInfo, undefined);
     // A stream that has come a little later than DRAIN is served, too.
     const crossing = await open(first, target);
@@ -218,7 +218,7 @@ scriptedTest(
       await end(tunnel);
     }
     const { by, code, reason } = await first.closed();
-    assertEquals([by, code, reason], ["peer", 100, "the server drains"]);
+    assertEquals([by, code, reason], ["peer", 100, "the server is draining"]);
     assertEquals(second.connection.closeInfo, undefined);
     await sendText(late.carrier, "still here");
     await assertReads(late.atTarget, "still here");
@@ -287,12 +287,12 @@ test("runAgent() comes to the server that takes the place of one that drains", a
   const server = await net.server({ drainTimeoutMs: 20_000 });
   net.agent(server, quick);
   const { client, atTarget } = await net.tunnel(server);
-  await eventually("both have said hello", () => linesWith(lines, "says hello").length === 2);
+  await eventually("both have said hello", () => linesWith(lines, "hello from").length === 2);
   server.abort();
-  await lineWith(lines, '"server drains"');
+  await lineWith(lines, '"server is draining"');
   const refused = await lineWith(lines, 'WRN agent "cannot connect to the server"');
-  assertStringIncludes(refused!, 'error="the server takes no further agents: ');
-  assertStringIncludes(refused!, "code 103 (the server drains)");
+  assertStringIncludes(refused!, 'error="the server accepts no more agents: ');
+  assertStringIncludes(refused!, "code 103 (the server is draining)");
   // What was under way goes on, byte for byte.
   const bytes = pattern(3_000_000);
   const sending = writeAll(atTarget, bytes).then(() => atTarget.closeWrite());
@@ -310,7 +310,7 @@ scriptedTest("runAgent() says why a server does not take it, and tries again", a
   using lines = logLines(2);
   const server = net.scriptedServer();
   net.agentOf(server, quick);
-  const reasons = { 102: "does not let this agent in", 103: "takes no further agents" };
+  const reasons = { 102: "not admitted by the server", 103: "accepts no more agents" };
   for (const [code, words] of Object.entries(reasons)) {
     for (let i = 0; i < 3; i++) {
       const { connection } = await server.accept();

@@ -259,7 +259,7 @@ test("ServerAddresses gives up a lookup that takes too long", async () => {
   answers = true;
   await world.advance(250);
   assertEquals(world.kept, [a9, b9]);
-  assertStringIncludes(world.lines.join("\n"), `error="no answer in 1 ms"`);
+  assertStringIncludes(world.lines.join("\n"), `error="no answer within 1 ms"`);
 });
 
 test("ServerAddresses.refresh() resolves the names of an address soon, not more than once a second, and no others", async () => {
@@ -289,7 +289,7 @@ test("ServerAddresses has no more tasks than it may, and says so once", async ()
   assertEquals(world.tasks.length, 64);
   const warnings = () => world.lines.filter((line) => line.startsWith("WRN"));
   assertEquals(warnings(), [
-    'WRN test "more addresses of servers than links" links=64 without=36',
+    'WRN test "too many server addresses" links=64 without=36',
   ]);
   // Those that have one keep it, in whatever order the addresses come.
   world.dns.x = many.toReversed();

@@ -109,14 +109,14 @@ Deno.test("the status page says when the program does not answer, and when it do
   await using tab = await Tab.open(browser, site.url);
   const says = (pattern: RegExp) =>
     eventually(`it says ${pattern}`, async () => pattern.test(await tab.text("#bar")));
-  await says(/✓ Live, every 2 s/);
+  await says(/✓ Live, updated every 2 s/);
   await site.stop();
-  await says(/✗ No answer since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC/);
+  await says(/✗ No response since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC/);
   await tab.page.screenshot({ path: new URL("no-answer.png", SCREENSHOTS).pathname });
   assertEquals(await tab.page.evaluate(LOW_CONTRASTS), []);
   site.status = { ...busyStatus(), name: "edge-2" };
   site.resume();
-  await says(/✓ Answers again, after \d+ s/);
+  await says(/✓ Responding again after \d+ s/);
   assertStringIncludes(await tab.text("h1"), "edge-2");
   // The browser itself complains that it could not connect.
   assert(tab.complaints.every((complaint) => complaint.includes("net::ERR_")));
@@ -127,7 +127,7 @@ Deno.test("the status page says so when what answers is not the status page", as
   await using browser = await startChromium();
   await using tab = await Tab.open(browser, site.url);
   site.answer = new Response("<p>Log in first", { headers: { "Content-Type": "text/html" } });
-  await eventually("it says so", async () => (await tab.text("#bar")).includes("No answer"));
+  await eventually("it says so", async () => (await tab.text("#bar")).includes("No response"));
   assertStringIncludes(await tab.text("main"), "agent-1.example");
   tab.assertQuiet();
 });
@@ -185,7 +185,7 @@ Deno.test("the status page without JavaScript has the same tables, and says how 
   await using browser = await startChromium();
   await using tab = await Tab.open(browser, site.url, { javaScriptEnabled: false });
   const text = await tab.text();
-  assertStringIncludes(text, "Reload the page for newer figures");
+  assertStringIncludes(text, "Reload the page to update it");
   assertStringIncludes(text, "server-2.example");
   assertStringIncludes(text, "kubelet-3.internal:10250");
   assertEquals(await tab.page.getByRole("button").count(), 0);

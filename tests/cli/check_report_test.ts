@@ -19,9 +19,9 @@ test("formatStep() has mark, step, finding and time in columns and in one line",
 
 test("formatVerdict() says what to fix first, or that all is well", () => {
   assertEquals(formatVerdict("open\nthe port", 1), "fix this first: open the port");
-  assertEquals(formatVerdict(undefined, 0), "all is well");
-  assertEquals(formatVerdict(undefined, 1), "all is well, but see the warning");
-  assertEquals(formatVerdict(undefined, 2), "all is well, but see the 2 warnings");
+  assertEquals(formatVerdict(undefined, 0), "all checks passed");
+  assertEquals(formatVerdict(undefined, 1), "all checks passed, with 1 warning");
+  assertEquals(formatVerdict(undefined, 2), "all checks passed, with 2 warnings");
 });
 
 function reportOf(): { report: Report; lines: string[] } {
@@ -45,7 +45,7 @@ test("Report runs the steps in turn and hands on what they found", async () => {
     "ok       one: 1 (1 ms)",
     "warn     two: 2 (1 ms)",
     "skipped  three: not needed",
-    "all is well, but see the warning",
+    "all checks passed, with 1 warning",
   ]);
 });
 
@@ -59,7 +59,7 @@ test("Report skips what needs a step that has failed, and names the first thing 
   assertEquals(report.end(), false);
   assertEquals(lines, [
     "FAIL     one: it is off (1 ms)",
-    "skipped  two: an earlier step has failed",
+    "skipped  two: an earlier step failed",
     "FAIL     three: something else (1 ms)",
     "fix this first: switch it on",
   ]);
@@ -69,5 +69,5 @@ test("Report ends a step that hangs", async () => {
   const { report, lines } = reportOf();
   await report.step("one", () => new Promise<never>(() => {}), 10);
   assertEquals(report.end(), false);
-  assertMatch(lines[0]!, /^FAIL +one: not done in 10 ms /);
+  assertMatch(lines[0]!, /^FAIL +one: not finished within 10 ms /);
 });

@@ -77,7 +77,7 @@ Deno.test("checkServer() finds a server that can start, and names a warning", as
   const { isWell, lines } = await serverCheck({ ...anyPort, ...files.server() });
   assert(isWell, lines.join("\n"));
   assertEquals(lines.map((line) => line.slice(0, 9).trim()).slice(0, -1), Array(6).fill("ok"));
-  assertEquals(lines.at(-1), "all is well");
+  assertEquals(lines.at(-1), "all checks passed");
 
   await files.issue("renamed", {
     usage: "server",
@@ -87,12 +87,12 @@ Deno.test("checkServer() finds a server that can start, and names a warning", as
   });
   const warned = await serverCheck({ ...anyPort, ...files.server("renamed") });
   assert(warned.isWell);
-  assertMatch(warned.lines[2]!, /^warn +expiry: first to expire is --cert-file, .* in 5 days/);
+  assertMatch(warned.lines[2]!, /^warn +expiry: --cert-file expires first, .* in 5 days/);
   assertMatch(
     warned.lines[3]!,
-    /^warn +purpose: .* other\.example, not of quic-tunnel-server: /,
+    /^warn +purpose: .* other\.example, not quic-tunnel-server: /,
   );
-  assertEquals(warned.lines.at(-1), "all is well, but see the 2 warnings");
+  assertEquals(warned.lines.at(-1), "all checks passed, with 2 warnings");
   assertNothingLive();
 });
 
@@ -107,8 +107,12 @@ Deno.test("checkServer() names an address that is taken, and what may have it", 
   const tcp = `127.0.0.1:${port}`, udp = `127.0.0.1:${quic.addr.port}`;
   const flags = { ...files.server(), "listen-tcp": tcp, "listen-quic": udp };
   const taken = await serverCheck(flags);
-  assertFix(taken, /tcp address .*taken: .*if a proxy-server runs here/, /--listen-tcp 127.*taken/);
-  assert(taken.lines.some((line) => /udp address .*taken: a QUIC server has it/.test(line)));
+  assertFix(
+    taken,
+    /tcp address .*in use .*if a proxy-server is already/,
+    /--listen-tcp 127.*in use/,
+  );
+  assert(taken.lines.some((line) => /udp address .*in use by a QUIC server/.test(line)));
   const foreign = await serverCheck({ ...flags, "listen-tcp": "192.0.2.1:1" });
   assertFix(foreign, /tcp address 192\.0\.2\.1:1: cannot listen/, /an address of this machine/);
 });
@@ -122,10 +126,10 @@ Deno.test("a check judges files before anything else, and says which is wrong", 
     [
       { ...files.agent(), "cert-key": `${files.path}/server.key` },
       /FAIL +certificates: /,
-      /--cert-key .* does not belong to the certificate in --cert-file/,
+      /--cert-key .* does not match the certificate in --cert-file/,
     ],
     [files.agent("expired"), /FAIL +certificates: /, /expired on .*; renew it/],
-    [files.agent("early"), /FAIL +certificates: /, /is the clock of this machine right/],
+    [files.agent("early"), /FAIL +certificates: /, /check the clock of this machine/],
     [files.agent("for-servers"), /FAIL +purpose: /, /for clients \(clientAuth\)/],
   ];
   for (const [flags, step, fix] of cases) {
@@ -148,7 +152,7 @@ Deno.test("checkAgent() finds a server of either dialect that lets it in, and a 
   assert(
     lines.some((line) => /handshake .*: qrht\/1, round trip \d+ ms, certificate of /.test(line)),
   );
-  assert(lines.some((line) => /admission .*: let in, by proxy-server \S+ site /.test(line)));
+  assert(lines.some((line) => /admission .*: admitted by proxy-server \S+ site /.test(line)));
   const raw = await against({ alpn: ["quic-echo-example"] });
   assert(raw.isWell, raw.lines.join("\n"));
   assert(raw.lines.some((line) => /handshake .*: quic-echo-example, /.test(line)));
@@ -160,10 +164,10 @@ Deno.test("checkAgent() tells a name that does not resolve, silence, and a port 
   const quiet = `127.0.0.1:${(silent.addr as Deno.NetAddr).port}`;
   const cases: [server: string, step: RegExp, fix: RegExp][] = [
     ["nowhere.invalid:1", /FAIL +server .* resolves: /, /correct the name nowhere\.invalid/],
-    [quiet, /FAIL +udp to .*: no answer/, /through all firewalls/],
+    [quiet, /FAIL +udp to .*: no answer/, /in all firewalls/],
   ];
   if (Deno.build.os === "linux") {
-    cases.push([NOBODY, /FAIL +udp to .*nothing listens there/, /start proxy-server there/]);
+    cases.push([NOBODY, /FAIL +udp to .*port closed/, /start proxy-server there/]);
   }
   for (const [server, step, fix] of cases) {
     const checked = await agentCheck({ server, ...files.agent() });
@@ -175,17 +179,22 @@ Deno.test("checkAgent() tells a name that does not resolve, silence, and a port 
 Deno.test("checkAgent() explains a handshake that fails, and a server that sends it away", async () => {
   const handshake = /FAIL +handshake with /;
   const cases: [config: Partial<ServerConfig>, flags: Flags, step: RegExp, fix: RegExp][] = [
-    [{}, files.agent("agent", "other"), handshake, /give --ca-file the CA of the server's/],
-    [{}, { "server-name": "x.example" }, handshake, /set --server-name to a name of/],
+    [{}, files.agent("agent", "other"), handshake, /set --ca-file to the CA of the server's/],
+    [{}, { "server-name": "x.example" }, handshake, /set --server-name to a name in/],
     [
       { tls: await files.identity("server", "other") },
       {},
       handshake,
-      /give the server's --client-ca-file the CA of --cert-file/,
+      /set the server's --client-ca-file to the CA of --cert-file/,
     ],
-    [{}, { alpn: "no-such" }, handshake, /common name in --alpn/],
-    [{ agentNames: ["nobody"] }, {}, /FAIL +admission by .*code 102/, /--agent-name a name of/],
-    [{ maxAgents: 0 }, {}, /FAIL +admission by .*code 103/, /has --max-agents already/],
+    [{}, { alpn: "no-such" }, handshake, /common protocol in --alpn/],
+    [
+      { agentNames: ["nobody"] },
+      {},
+      /FAIL +admission by .*code 102/,
+      /a name in --cert-file to the server's --agent-name/,
+    ],
+    [{ maxAgents: 0 }, {}, /FAIL +admission by .*code 103/, /has reached --max-agents/],
   ];
   for (const [config, flags, step, fix] of cases) {
     assertFix(await against(config, flags), step, fix);
@@ -199,7 +208,11 @@ Deno.test("checkAgent() misses the hello of a server that says none", async () =
   });
   const checking = agentCheck({ server: `127.0.0.1:${server.addr.port}`, ...files.agent() });
   const connection = await server.accept();
-  assertFix(await checking, /FAIL +admission by .*no hello/, /MTU of 1400/);
+  assertFix(
+    await checking,
+    /FAIL +admission by .*no HELLO/,
+    /MTU of the whole path to the peer to 1400/,
+  );
   assertEquals((await connection.closed).code, 100);
 });
 
@@ -211,7 +224,11 @@ Deno.test("checkAgent() notices that large datagrams are lost", async () => {
   });
   const flags = { server: `127.0.0.1:${relay.addr.port}`, ...files.agent() };
   // The server's hello may have been in one.
-  assertFix(await agentCheck(flags), /large datagrams .*lost/, /MTU of 1400/);
+  assertFix(
+    await agentCheck(flags),
+    /large datagrams .*lost/,
+    /MTU of the whole path to the peer to 1400/,
+  );
 });
 
 Deno.test("checkAgent() tells a target that is denied, does not resolve, or does not answer", async () => {
@@ -219,7 +236,7 @@ Deno.test("checkAgent() tells a target that is denied, does not resolve, or does
     ["169.254.169.254:80", {}, /target .* is allowed: denied by default/, /--allow and --deny/],
     ["127.0.0.1:22", { allow: "10.0.0.0/8" }, /is allowed: denied: no --allow/, /--allow and/],
     ["nowhere.invalid:1", {}, /target .* resolves: /, /correct the name nowhere\.invalid/],
-    [NOBODY, {}, /target .* answers: .*refused/, /see that target 127\.0\.0\.1:1 runs/],
+    [NOBODY, {}, /target .* answers: .*refused/, /check that target 127\.0\.0\.1:1 is running/],
   ];
   for (const [target, flags, step, fix] of cases) {
     assertFix(await against({}, flags, target), step, fix);
@@ -236,7 +253,11 @@ Deno.test("checkPassthrough() tells whether the upstream answers", async () => {
   };
   const well = await passthroughCheck(target.authority);
   assert(well.isWell, well.lines.join("\n"));
-  assertFix(await passthroughCheck(NOBODY), /upstream .* answers: /, /see that upstream .* runs/);
+  assertFix(
+    await passthroughCheck(NOBODY),
+    /upstream .* answers: /,
+    /check that upstream .* is running/,
+  );
 });
 
 Deno.test("a check of a busy server takes no client, and leaves no agent behind", async () => {
@@ -267,7 +288,7 @@ Deno.test("a check of a busy server takes no client, and leaves no agent behind"
   assert(clients > 20, `${clients} clients`);
   const { program } = server;
   await program.line(
-    /agent disconnected.* connection=21 .*code 100 \(this was only a check\).*agents=1/,
+    /agent disconnected.* connection=21 .*code 100 \(closed by --check\).*agents=1/,
   );
   // Not even for a first attempt.
   const ended = program.lines.filter((line) => line.includes('"tunnel ended"'));
@@ -283,7 +304,7 @@ async function programCheck(
   const args = [...programArguments(task, flags), "--check", ...more];
   await using child = new ChildProgram(Deno.execPath(), args, { env: { QRHT_V: "4" } });
   const { code } = await child.status;
-  await child.line(/^all is well|^fix this first|^proxy-/);
+  await child.line(/^all checks passed|^fix this first|^proxy-/);
   return { code, lines: child.lines.filter((line) => line !== "") };
 }
 
@@ -304,7 +325,7 @@ Deno.test("--check has a program report on stdout, without a line of a log, and 
     programCheck("passthrough", { ...agent, upstream }),
   ]);
   for (const { code, lines } of well) {
-    assertEquals([code, lines.at(-1)], [0, "all is well"], lines.join("\n"));
+    assertEquals([code, lines.at(-1)], [0, "all checks passed"], lines.join("\n"));
     for (const line of lines.slice(0, -1)) assertMatch(line, /^ok {7}\S.*: .* \(\d+ ms\)$/);
   }
   const taken = { ...files.server(), "listen-tcp": "127.0.0.1:0", "listen-quic": server.quic };

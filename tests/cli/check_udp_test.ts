@@ -56,7 +56,7 @@ Deno.test({
     assertEquals([value, isWarning], [[server.address], true]);
     assertEquals(
       found,
-      "127.0.0.1:1: nothing listens there (ICMP port unreachable); " +
+      "127.0.0.1:1: port closed (ICMP port unreachable); " +
         `127.0.0.1:${server.address.port}: a QUIC server answers`,
     );
   },

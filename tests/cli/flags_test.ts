@@ -208,11 +208,11 @@ test("parseFlags() names an unknown flag and the known one that is nearest", () 
   assertEquals(messageFor(["--lsten-tcp=x"]), `unknown flag --lsten-tcp; ${hint}`);
   assertEquals(messageFor(["-listen_tcp", "x"]), `unknown flag --listen_tcp; ${hint}`);
   assertEquals(messageFor(["--LISTEN-TCP"]), `unknown flag --LISTEN-TCP; ${hint}`);
-  assertEquals(messageFor(["--hlep"]), "unknown flag --hlep; --help shows all");
+  assertEquals(messageFor(["--hlep"]), "unknown flag --hlep; --help lists all flags");
   assertEquals(messageFor(["--versoin"]), "unknown flag --versoin; did you mean --version?");
-  assertEquals(messageFor(["--constructor"]), "unknown flag --constructor; --help shows all");
+  assertEquals(messageFor(["--constructor"]), "unknown flag --constructor; --help lists all flags");
   for (const name of ["logtostderr", "alsologtostderr", "vmodule", "stderrthreshold"]) {
-    const message = `unknown flag --${name}; --help shows all`;
+    const message = `unknown flag --${name}; --help lists all flags`;
     assertEquals(messageFor([`--${name}=1`], {}, serverFlags), message);
   }
 });
@@ -318,7 +318,7 @@ test("parseFlags() asks for nothing more when help or the version is wanted", ()
     'invalid value "sh" for flag --completion: must be one of bash, zsh, fish',
   );
   assertEquals(parseFlags(flags, ["--help=false", "--version=0"], noEnv).kind, "run");
-  assertEquals(messageFor(["--bogus", "--help"]), "unknown flag --bogus; --help shows all");
+  assertEquals(messageFor(["--bogus", "--help"]), "unknown flag --bogus; --help lists all flags");
 });
 
 test("parseFlags() takes the next argument for an optional value unless it begins with a dash", () => {
@@ -335,8 +335,14 @@ test("parseFlags() takes the next argument for an optional value unless it begin
   assertEquals(read("--check=h:1"), [target, 0]);
   assertEquals(read("--check", "h:1", "--check"), [true, 0]);
   assertEquals(read(), [{ hostname: "env", port: 1 }, 0]);
-  assertEquals(messageFor(["--check="], {}, table), 'flag --check: bad address "": it is empty');
-  assertMatch(messageFor(["--check", "h"], {}, table), /^flag --check: bad address "h": no port/);
+  assertEquals(
+    messageFor(["--check="], {}, table),
+    'flag --check: invalid address "": it is empty',
+  );
+  assertMatch(
+    messageFor(["--check", "h"], {}, table),
+    /^flag --check: invalid address "h": no port/,
+  );
   assertMatch(messageFor(["--check", "h:1", "h:2"], {}, table), /unexpected argument "h:2"/);
   assertStringIncludes(formatHelp({ name: "p", summary: "s" }, table), "--check [host:port] ");
 });
@@ -401,7 +407,11 @@ test("parseFlags() refuses a table with a name twice, or one that is read as som
   assertThrows(() => parseFlags({ taken }, [], noEnv), TypeError, "--version");
   for (const name of ["no-color", "log.format"]) {
     const table = { flag: stringFlag(name, { help: "a flag" }) };
-    assertThrows(() => parseFlags(table, [], noEnv), TypeError, `--${name} cannot be read`);
+    assertThrows(
+      () => parseFlags(table, [], noEnv),
+      TypeError,
+      `--${name} has a name that parseArgs() cannot read`,
+    );
   }
 });
 
@@ -497,12 +507,12 @@ Flags:
                       [1ms to 1m] [default: 2s] [env: QRHT_WAIT]
   --a-rule-with-quite-a-long-name string
                       a rule [may be repeated] [env: QRHT_A_RULE_WITH_QUITE_A_LONG_NAME]
-  --help, -h          show this help
-  --version           show the version
-  --completion shell  show a script that has bash, zsh or fish complete these flags
+  --help, -h          print this help
+  --version           print the version
+  --completion shell  print a completion script for bash, zsh or fish
 
-A flag may be written --x=y, --x y, -x=y or -x y; it overrides its variable.
-A duration is a number with its unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.`,
+Flags are written --x=y, --x y, -x=y or -x y, and take precedence over environment variables.
+A duration is a number with a unit (ns, us, ms, s, m, h): 300ms, 2s, 1m30s.`,
   );
 });
 
@@ -575,17 +585,17 @@ test("program flags keep to their bounds", () => {
     [agentFlags, "--server=:1", "--server"],
     [agentFlags, "--server=h:0", "--server"],
     [agentFlags, "--server=h:1,", "has an empty item"],
-    [agentFlags, "--server=a:1,b", 'flag --server: bad address "b": no port'],
+    [agentFlags, "--server=a:1,b", 'flag --server: invalid address "b": no port'],
     [agentFlags, `--alpn=h3,${long}`, "1 to 255 bytes"],
     [agentFlags, `--name=${long}`, "at most 255 bytes"],
-    [agentFlags, "--allow=10.0.0.0/8,a:0", 'bad rule "a:0": the ports are not in 1 to 65535'],
+    [agentFlags, "--allow=10.0.0.0/8,a:0", 'invalid rule "a:0": the ports must be in 1 to 65535'],
     [agentFlags, "--deny=", "has an empty item"],
     [serverFlags, "--connect-timeout=0", "must be at least 1ms"],
     [serverFlags, "--max-attempts=0", "must be at least 1"],
     [serverFlags, "--max-connections=0", "must be at least 1"],
     [serverFlags, "--max-agents=0", "must be at least 1"],
     [serverFlags, "--max-pending=0", "must be at least 1"],
-    [serverFlags, "--mtu=1279", "must be 0, or 1280 at least"],
+    [serverFlags, "--mtu=1279", "must be 0 or at least 1280"],
     [serverFlags, "--agent-name=", "has an empty item"],
     [serverFlags, "--retry-on=always", "not one of draining"],
     [serverFlags, "--accept-proxy-protocol=10.0.0.1/8", "--accept-proxy-protocol"],
@@ -597,7 +607,7 @@ test("program flags keep to their bounds", () => {
   }
   assertEquals(
     messageFor([], { QRHT_DENY: "a\nb" }, agentFlags),
-    'environment variable QRHT_DENY: bad rule "a\\nb": a character that no host name has',
+    'environment variable QRHT_DENY: invalid rule "a\\nb": a character that is not allowed in host names',
   );
 });
 
@@ -637,17 +647,17 @@ test("cidrListFlag() and choiceListFlag() give lists of networks and of the choi
 test("cidrListFlag() names the flag or variable, the network and what is wrong with it", () => {
   assertEquals(
     messageFor(["--allow=::1,10.1.0.0/8"], {}, listFlags),
-    'flag --allow: bad network "10.1.0.0/8": ' +
-      "bits beyond the prefix are set, the network is 10.0.0.0/8",
+    'flag --allow: invalid network "10.1.0.0/8": ' +
+      "host bits are set, the network is 10.0.0.0/8",
   );
   assertMatch(
     messageFor([], { QRHT_DENY: "localhost" }, listFlags),
-    /^environment variable QRHT_DENY: bad network "localhost": /,
+    /^environment variable QRHT_DENY: invalid network "localhost": /,
   );
   for (const text of ["", ",", "::1,", ",::1", "::1,,::2"]) {
     assertStringIncludes(messageFor([`--allow=${text}`], {}, listFlags), "has an empty item");
   }
-  assertStringIncludes(messageFor(["--allow=::1, ::2"], {}, listFlags), 'bad network " ::2"');
+  assertStringIncludes(messageFor(["--allow=::1, ::2"], {}, listFlags), 'invalid network " ::2"');
   assert(messageFor([`--allow=${"x".repeat(10_000)}`], {}, listFlags).length < 300);
   assertThrows(() => cidrListFlag("x", { default: ["10.0.0.1/8"], help: "x" }));
 });
@@ -682,8 +692,8 @@ test("choiceListFlag() names the word that is no choice, and the choices", () =>
     ["client,ip", '"ip" is not one of client, listener, id'],
     ["Client", '"Client" is not one of client, listener, id'],
     ["client, id", '" id" is not one of client, listener, id'],
-    ["client,none", '"none" must stand alone'],
-    ["none,none", '"none" must stand alone'],
+    ["client,none", '"none" cannot be combined with other values'],
+    ["none,none", '"none" cannot be combined with other values'],
     ["", "has an empty item"],
     ["client,", "has an empty item"],
   ];

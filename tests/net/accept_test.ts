@@ -41,7 +41,7 @@ test("acceptEach() goes on after errors, and says once that they began and that 
   assertEquals(took, ["a", "b", "c", "d"]);
   assertEquals(said.length, 4, said.join("\n"));
   assertMatch(said[0]!, /^ERR test "cannot accept connections" error="Too many open files/);
-  assertMatch(said[1]!, /^INF test "connections are accepted again" failures=3$/);
+  assertMatch(said[1]!, /^INF test "accepting connections again" failures=3$/);
   assertMatch(said[2]!, /^ERR/);
   assertMatch(said[3]!, / failures=1$/);
 });
@@ -59,5 +59,5 @@ test("acceptEach() does not pause for clients that have left", async () => {
   const { took, said } = await accepted(...gone, "a");
   assertEquals(took, ["a"]);
   assertEquals(said.length, 500);
-  assertMatch(said[0]!, /^DBG test "client left before it was accepted" error=gone$/);
+  assertMatch(said[0]!, /^DBG test "client disconnected before it was accepted" error=gone$/);
 });

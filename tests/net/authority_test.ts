@@ -79,11 +79,11 @@ test("parseAuthority() refuses everything else and says what is wrong", () => {
     ["/metrics", "a URL or path"],
     ["host:80?x", "a URL or path"],
     ["h%6Fst:80", "percent-encoding"],
-    ["ho st:80", "a character that no host name has"],
-    ["höst:80", "a character that no host name has"],
-    ["host\0:80", "a character that no host name has"],
-    ["*:80", "a character that no host name has"],
-    ["host]:80", "a character that no host name has"],
+    ["ho st:80", "a character that is not allowed in host names"],
+    ["höst:80", "a character that is not allowed in host names"],
+    ["host\0:80", "a character that is not allowed in host names"],
+    ["*:80", "a character that is not allowed in host names"],
+    ["host]:80", "a character that is not allowed in host names"],
     [".host:80", "an empty label"],
     ["a..b:80", "an empty label"],
     [".:80", "an empty label"],
@@ -103,7 +103,7 @@ test("parseAuthority() refuses everything else and says what is wrong", () => {
   for (const [text, problem] of cases) {
     const error = assertThrows(() => parseAuthority(text), NotParsedError, problem, text);
     const shown = text.replace(/^.*@/, "***@");
-    assertStringIncludes(error.message, `bad address ${JSON.stringify(shown).slice(0, 80)}`);
+    assertStringIncludes(error.message, `invalid address ${JSON.stringify(shown).slice(0, 80)}`);
   }
 });
 

@@ -50,8 +50,8 @@ test("parseCidr() names the network that was meant when bits beyond the prefix a
   ];
   for (const [text, meant] of cases) {
     const error = assertThrows(() => parseCidr(text), NotParsedError);
-    const problem = `bits beyond the prefix are set, the network is ${meant}`;
-    assertEquals(error.message, `bad network "${text}": ${problem}`);
+    const problem = `host bits are set, the network is ${meant}`;
+    assertEquals(error.message, `invalid network "${text}": ${problem}`);
     parseCidr(meant); // does not throw
   }
 });
@@ -84,7 +84,7 @@ test("parseCidr() refuses everything else and says what is wrong", () => {
   ];
   for (const [text, problem] of cases) {
     const error = assertThrows(() => parseCidr(text), NotParsedError, problem, text);
-    assert(error.message.startsWith(`bad network ${JSON.stringify(text)}: `), error.message);
+    assert(error.message.startsWith(`invalid network ${JSON.stringify(text)}: `), error.message);
   }
 });
 

@@ -117,7 +117,7 @@ test("startAdmin() has a program alive, and ready once it has a peer, under both
   monitor.isDraining = true;
   assertEquals(await answersOf("/livez", "/readyz"), [
     alive,
-    "503 [-]draining failed: it was told to stop\n",
+    "503 [-]draining failed: shutting down\n",
   ]);
 });
 
@@ -128,7 +128,7 @@ test("startAdmin() tells every check with ?verbose, but for those of ?exclude", 
       "/readyz?verbose",
       503,
       "[+]listeners ok\n[-]agents failed: no agent is connected\n[-]certificates failed: " +
-      "--cert-file has expired at 2020-01-01T00:00:00.000Z\n[+]draining ok\nreadyz check failed\n",
+      "--cert-file expired at 2020-01-01T00:00:00.000Z\n[+]draining ok\nreadyz check failed\n",
     ],
     ["/readyz?exclude=agents&exclude=certificates", 200, "ok\n"],
     [
@@ -212,7 +212,7 @@ test("startAdmin() keeps pages of other sites from reading what is private", asy
     for (const host of ["evil.example", "evil.example:80", "localhost.evil.example"]) {
       const { status, body } = await get(path, { host });
       assertEquals(status, 421, `${path} ${host}`);
-      assertMatch(body, /^Open this page by an IP address, or as localhost/);
+      assertMatch(body, /^Open this page by IP address or as localhost/);
     }
     for (const host of ["localhost:8095", "LOCALHOST", "192.0.2.1", "[2001:db8::1]:80"]) {
       assertEquals((await get(path, { host })).status, 200, `${path} ${host}`);
@@ -300,7 +300,7 @@ Deno.test("/readyz turns to 503 while a program drains, and /livez does not", as
   try {
     for (const [admin, program] of [[atAgent, agent], [atServer, server.program]] as const) {
       program.kill("SIGTERM");
-      await becomesUnready(admin, "[-]draining failed: it was told to stop\n", PROMPT_MS);
+      await becomesUnready(admin, "[-]draining failed: shutting down\n", PROMPT_MS);
       assertEquals((await ask(admin, "/livez")).status, 200);
     }
   } finally {

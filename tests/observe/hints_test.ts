@@ -36,14 +36,17 @@ Deno.test({
   fn() {
     assertEquals(
       hintForAgent(alert("peer", 48)),
-      "give the server's --client-ca-file the CA of --cert-file",
+      "set the server's --client-ca-file to the CA of --cert-file",
     );
-    assertEquals(hintForAgent(code(102)), "give the server's --agent-name a name of --cert-file");
+    assertEquals(hintForAgent(code(102)), "add a name in --cert-file to the server's --agent-name");
     assertEquals(
       hintForAgent(alert("local", 48), [fault("unreadable"), fault("untrusted"), fault("expired")]),
-      "give --ca-file the CA of the server's certificate",
+      "set --ca-file to the CA of the server's certificate",
     );
-    assertEquals(hintForAgent(alert("local", 120)), "give both ends a common name in --alpn");
+    assertEquals(
+      hintForAgent(alert("local", 120)),
+      "configure at least one common protocol in --alpn at both ends",
+    );
     assertEquals([hintForAgent(code(0)), hintForAgent(alert("peer", 80))], [undefined, undefined]);
   },
 });
@@ -54,11 +57,11 @@ Deno.test({
   fn() {
     assertEquals(
       hintForServer(alert("peer", 48)),
-      "give the agent's --ca-file the CA of --cert-file",
+      "set the agent's --ca-file to the CA of --cert-file",
     );
     assertEquals(
       hintForServer(alert("local", 48), [fault("untrusted")]),
-      "give --client-ca-file the CA of the agent's certificate",
+      "set --client-ca-file to the CA of the agent's certificate",
     );
     assertEquals([hintForServer(code(0)), hintForServer(alert("local", 48))], [
       undefined,

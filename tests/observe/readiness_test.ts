@@ -28,7 +28,7 @@ function started(program: ProgramName = "proxy-server"): Monitor {
 test("has a server need its listeners", () => {
   const [server, agent] = [new Monitor("proxy-server"), new Monitor("proxy-agent")];
   for (const { peers } of [server, agent]) peers.add(fakePeer("a"));
-  assertEquals(problemsOf(server), ["listeners: it does not listen yet"]);
+  assertEquals(problemsOf(server), ["listeners: not listening yet"]);
   assertEquals(problemsOf(agent), []);
 });
 
@@ -48,15 +48,15 @@ test("needs one peer that takes tunnels and answers, whatever the others do", ()
   ];
   draining.isDraining = true;
   monitor.peers.add(draining);
-  assertEquals(problemsOf(monitor), ["agents: no agent is connected that takes tunnels"]);
+  assertEquals(problemsOf(monitor), ["agents: no agent is connected that accepts tunnels"]);
   silent.isResponsive = false;
   monitor.peers.add(silent);
-  assertEquals(problemsOf(monitor), ["agents: no agent is connected that answers"]);
+  assertEquals(problemsOf(monitor), ["agents: no agent is connected that responds"]);
   monitor.peers.add(good);
   assertEquals(problemsOf(monitor), []);
   const agent = started("proxy-agent");
   agent.peers.add(silent);
-  assertEquals(problemsOf(agent), ["servers: not connected to a server that answers"]);
+  assertEquals(problemsOf(agent), ["servers: not connected to a server that responds"]);
 });
 
 test("names each certificate that has expired, by its flag", () => {
@@ -69,11 +69,11 @@ test("names each certificate that has expired, by its flag", () => {
   monitor.readFrom({ certificates: () => certificates });
   assertEquals(problemsOf(monitor), []);
   assertEquals(problemsOf(monitor, new Date(NOW.getTime() + 1)), [
-    "certificates: --cert-file has expired at 2026-06-01T12:00:00.000Z",
+    "certificates: --cert-file expired at 2026-06-01T12:00:00.000Z",
   ]);
   assertEquals(problemsOf(monitor, new Date(NOW.getTime() + 1_001)), [
-    "certificates: --cert-file has expired at 2026-06-01T12:00:00.000Z, " +
-    "--client-ca-file has expired at 2026-06-01T12:00:01.000Z",
+    "certificates: --cert-file expired at 2026-06-01T12:00:00.000Z, " +
+    "--client-ca-file expired at 2026-06-01T12:00:01.000Z",
   ]);
 });
 
@@ -81,5 +81,5 @@ test("is against a program that was told to stop", () => {
   const monitor = started();
   monitor.peers.add(fakePeer("a"));
   monitor.isDraining = true;
-  assertEquals(problemsOf(monitor), ["draining: it was told to stop"]);
+  assertEquals(problemsOf(monitor), ["draining: shutting down"]);
 });

@@ -280,20 +280,20 @@ test("statusPage() has the targets of tunnels only where they are known", () => 
 test("statusPage() says in words what is not there, and what to do", () => {
   const server = pageText(idleStatus("proxy-server"));
   assertStringIncludes(server, "No agent is connected. Start a proxy-agent");
-  assertStringIncludes(server, "No tunnel is in progress. Each TCP connection");
+  assertStringIncludes(server, "No tunnel is in progress. Each client connection opens one.");
   assertStringIncludes(server, "No certificate is in use.");
-  assertStringIncludes(server, "No tunnel was connected in this time.");
+  assertStringIncludes(server, "No tunnel was connected in this period.");
   for (const program of ["proxy-agent", "proxy-passthrough"] as const) {
     const text = pageText(idleStatus(program));
-    assertStringIncludes(text, "No server is connected. See whether --server names");
-    assertStringIncludes(text, "No tunnel is in progress. Each client that connects");
+    assertStringIncludes(text, "No server is connected. Check that --server is");
+    assertStringIncludes(text, "No tunnel is in progress. Each client that the server");
   }
 });
 
 test("statusPage() says how many tunnels it does not list", () => {
   assertStringIncludes(
     pageText(hostileStatus()),
-    "These are the newest 200; 12,145 more are in progress.",
+    "Showing the newest 200; 12,145 more are in progress.",
   );
   assert(!pageText(busyStatus()).includes("in progress."));
 });

@@ -80,7 +80,7 @@ test("runAgent() answers what is no CONNECT with its status and the cause", asyn
   const cases: [request: string, answer: RegExp][] = [
     ["not http at all\r\n\r\n", /^HTTP\/1\.1 400 .+\r\n/],
     ["\x16\x03\x01\x02\x00", /^HTTP\/1\.1 400 TLS bytes where an HTTP request was expected\r\n/],
-    ["CONNECT no-port HTTP/1.1\r\n\r\n", /^HTTP\/1\.1 400 bad address "no-port": no port\r\n/],
+    ["CONNECT no-port HTTP/1.1\r\n\r\n", /^HTTP\/1\.1 400 invalid address "no-port": no port\r\n/],
     ["GET / HTTP/1.1\r\nHost: x\r\n\r\n", /^HTTP\/1\.1 405 .*\r\nAllow: CONNECT\r\n/s],
     [`CONNECT ${NOBODY} HTTP/2.0\r\n\r\n`, /^HTTP\/1\.1 505 .*HTTP\/2\.0.*\r\n/],
     [
@@ -100,12 +100,15 @@ test("runAgent() answers what is no CONNECT with its status and the cause", asyn
   }
 });
 
-test("runAgent() answers 400 when the request ends within its head", async (net) => {
+test("runAgent() answers 400 when the connection ends within the request head", async (net) => {
   const server = await net.serverWithAgent();
   const client = await net.client(server);
   await sendText(client, `CONNECT ${NOBODY} HTTP/1.1\r\n`);
   await client.closeWrite();
-  assertMatch(await readText(client), /^HTTP\/1\.1 400 the request ends within its head\r\n/);
+  assertMatch(
+    await readText(client),
+    /^HTTP\/1\.1 400 the connection ends within the request head\r\n/,
+  );
 });
 
 test("runAgent() answers 408 when the head does not come to its end", async (net) => {
@@ -113,7 +116,7 @@ test("runAgent() answers 408 when the head does not come to its end", async (net
   const client = await net.client(server);
   await sendText(client, `CONNECT ${NOBODY} HTTP/1.1\r\n`);
   const answer = await readText(client);
-  assertMatch(answer, /^HTTP\/1\.1 408 request head not complete in 50 ms\r\n/);
+  assertMatch(answer, /^HTTP\/1\.1 408 request head not complete within 50 ms\r\n/);
 });
 
 test("runAgent() lets go of a client that leaves before it has asked", async (net) => {
@@ -144,7 +147,7 @@ onlyOnLinux("runAgent() answers 504 when a target does not answer in time", asyn
   const server = await net.serverWithAgent({ dialTimeoutMs: 50 });
   const target = await silentTarget(net);
   const answer = await ask(net, server, requestFor(target.authority));
-  const cause = `${target.authority}: no answer in 50 ms`;
+  const cause = `${target.authority}: no answer within 50 ms`;
   assert(answer.startsWith(`HTTP/1.1 504 ${cause}\r\n`), answer);
   assertStringIncludes(answer, `; error=connection_timeout; details="${cause}"\r\n`);
   await assertGivenUp(net, target);
@@ -227,10 +230,10 @@ test("runAgent() does not run out of streams by those that clients leave in the 
     net.flood(connection);
     return readToEnd(connection).then(() => {});
   });
-  const replaced = () => lines.filter((line) => line.includes('"connection is replaced"'));
+  const replaced = () => lines.filter((line) => line.includes('"replacing connection"'));
   const left = () => lines.filter((line) => line.includes('"disconnected from quic server"'));
   const buffer = new Uint8Array(64 << 10);
-  // Where clients are served faster than a connection is replaced, the old one serves more than its share.
+  // Where clients are served faster than a replacing connection, the old one serves more than its share.
   for (let i = 0; i < 40 || (replaced().length < 2 && i < 200); i++) {
     const client = await net.client(server);
     await sendText(client, requestFor(target.authority));

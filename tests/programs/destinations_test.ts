@@ -151,7 +151,7 @@ test("runAgent() dials the address that it has judged, whatever the name means a
 test("runAgent() answers 504 for a name that does not resolve in time", async (net) => {
   const resolver = new Resolver({ lookup: () => new Promise(() => {}) });
   const answer = await answerOf(net, { resolver, dialTimeoutMs: 20 }, "a.example:80");
-  const cause = "a.example:80: name not resolved in 20 ms";
+  const cause = "a.example:80: name not resolved within 20 ms";
   assert(answer.startsWith(`HTTP/1.1 504 ${cause}\r\n`), answer);
   assertStringIncludes(answer, `; error=dns_timeout; details="${cause}"\r\n`);
 });
@@ -236,13 +236,13 @@ Deno.test("proxy-agent does not start with a rule that it does not understand", 
     const [flags, line] of [
       [
         { allow: "10.0.0.0/8,fd00::/8:443" },
-        'flag --allow: bad rule "fd00::/8:443": ' +
+        'flag --allow: invalid rule "fd00::/8:443": ' +
         "ports after an IPv6 network need brackets, as in [fd00::/8]:443",
       ],
       [
         { deny: "10.0.0.1/8" },
-        'flag --deny: bad network "10.0.0.1/8": ' +
-        "bits beyond the prefix are set, the network is 10.0.0.0/8",
+        'flag --deny: invalid network "10.0.0.1/8": ' +
+        "host bits are set, the network is 10.0.0.0/8",
       ],
     ] as [Record<string, string>, string][]
   ) {

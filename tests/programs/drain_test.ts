@@ -59,7 +59,11 @@ test("runServer() cuts off what outlasts the drain", async (net) => {
   await soon("its stop", server.done);
   assertEquals(await soon("the client's end", readUntilOver(client)), "");
   assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
-  assert(lines.some((line) => /WRN server "tunnels are cut off" tunnels=1 /.test(line)));
+  assert(
+    lines.some((line) =>
+      /WRN server "resetting tunnels after the drain timeout" tunnels=1 /.test(line)
+    ),
+  );
 });
 
 test("runServer() stops at once when there are no tunnels, however long they might take", async (net) => {
@@ -81,7 +85,7 @@ test("runServer() sends away agents that come while it drains", async (net) => {
   const late = net.agent(server);
   await eventually(
     "it says why",
-    () => lines.some((line) => /cannot connect.*code 103 \(the server drains\)/.test(line)),
+    () => lines.some((line) => /cannot connect.*code 103 \(the server is draining\)/.test(line)),
   );
   late.abort();
   await sendText(client, "hello");

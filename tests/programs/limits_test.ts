@@ -53,7 +53,7 @@ test("runServer() closes a client at once when maxConnections are served", async
   const [line] = linesWith(lines, "clients refused");
   assertMatch(
     line!,
-    /WRN server "clients refused" client=127\S+ error="2 clients are connected already" times=1/,
+    /WRN server "clients refused" client=127\S+ error="2 clients are already connected" times=1/,
   );
   await sendText(first, "still here");
   await assertReads(first, "still here");
@@ -78,11 +78,12 @@ test("runServer() sends an agent away when maxAgents are connected, until one le
   await lineWith(lines, "agent refused");
   assertMatch(
     linesWith(lines, "agent refused")[0]!,
-    /WRN server "agent refused" agent=agent-1 .*reason="1 agents are connected already"/,
+    /WRN server "agent refused" agent=agent-1 .*reason="1 agents are already connected"/,
   );
   await eventually(
     "it says why",
-    () => lines.some((line) => /cannot connect.*code 103 \(1 agents are connected/.test(line)),
+    () =>
+      lines.some((line) => /cannot connect.*code 103 \(1 agents are already connected/.test(line)),
   );
   assertEquals(await ask(net, server, "?"), "A");
   await first.stop();
@@ -98,7 +99,7 @@ test("runServer() refuses a client at once when maxPending wait for an agent", a
   assertEquals(await soon("its end", readUntilOver(await net.client(server))), "");
   assertMatch(
     linesWith(lines, "client refused")[0]!,
-    /error="no agent is connected, and 2 connections wait already"/,
+    /error="no agent is connected, and 2 clients are already waiting"/,
   );
   net.agent(server);
   assertEquals(await Promise.all(waiting), [`${OK}here`, `${OK}here`]);
@@ -122,7 +123,7 @@ Deno.test("a server without file descriptors goes on as soon as there are some",
   for (let i = 0; i < 80; i++) idle.push(await Deno.connect(loopback(Number(tcp))));
   await server.line(/ERR server "cannot accept connections" error="Too many open files/);
   for (const connection of idle) connection.close();
-  await server.line(/INF server "connections are accepted again" failures=\d+/);
+  await server.line(/INF server "accepting connections again" failures=\d+/);
   await assertBody(await site.request(Number(tcp), 1_000), 1_000);
   // Pauses between attempts, no busy loop: some lines in all.
   assert(server.lines.filter((line) => line.includes(" ERR ")).length <= 3);

@@ -101,32 +101,38 @@ test("the wrong CA, at either end", async (stage) => {
   const one = await stage.server();
   const wrong = { ...files.agent("agent", "other"), server: one.quic };
   await stage.agent(one.quic, wrong).line(
-    /WRN agent "cannot connect to the server".*not signed by the CA, but issued by .*CN=CA.* hint="give --ca-file the CA of the server's certificate"/,
+    /WRN agent "cannot connect to the server".*not signed by the CA, but issued by .*CN=CA.* hint="set --ca-file to the CA of the server's certificate"/,
   );
   await one.program.line(
-    /WRN server "agent refused".*alert 48.* hint="give the agent's --ca-file the CA of --cert-file"/,
+    /WRN server "agent refused".*alert 48.* hint="set the agent's --ca-file to the CA of --cert-file"/,
   );
-  await assertChecked("agent", wrong, /give --ca-file the CA of the server's certificate/);
+  await assertChecked("agent", wrong, /set --ca-file to the CA of the server's certificate/);
 
   const other = await stage.server(files.server("server", "other"));
   await stage.agent(other.quic).line(
-    /"cannot connect to the server".*alert 48.* hint="give the server's --client-ca-file the CA of --cert-file"/,
+    /"cannot connect to the server".*alert 48.* hint="set the server's --client-ca-file to the CA of --cert-file"/,
   );
   await other.program.line(
-    /"agent refused".*alert 48.* error="certificate is issued by .*CN=CA.*" hint="give --client-ca-file the CA of the agent's certificate"/,
+    /"agent refused".*alert 48.* error="certificate is issued by .*CN=CA.*" hint="set --client-ca-file to the CA of the agent's certificate"/,
   );
   const flags = { server: other.quic, ...files.agent() };
-  await assertChecked("agent", flags, /give the server's --client-ca-file the CA of --cert-file/);
+  await assertChecked("agent", flags, /set the server's --client-ca-file to the CA of --cert-file/);
 });
 
 test("the wrong name", async (stage) => {
   const { program, quic } = await stage.server();
   const wrong = { server: quic, ...stage.files.agent(), "server-name": "x.example" };
   await stage.agent(quic, wrong).line(
-    /"cannot connect to the server".*certificate is for .*quic-tunnel-server.*, not for .*x\.example.* hint="set --server-name to a name of the server's certificate/,
+    /"cannot connect to the server".*certificate is for .*quic-tunnel-server.*, not for .*x\.example.* hint="set --server-name to a name in the server's certificate, or issue/,
   );
-  await program.line(/"agent refused".* hint="is the agent's --server-name a name of --cert-file/);
-  await assertChecked("agent", wrong, /set --server-name to a name of the server's certificate/);
+  await program.line(
+    /"agent refused".* hint="check that the agent's --server-name is a name in --cert-file, and check the clocks/,
+  );
+  await assertChecked(
+    "agent",
+    wrong,
+    /set --server-name to a name in the server's certificate, or issue/,
+  );
 });
 
 test("UDP that is blocked", async (stage) => {
@@ -134,9 +140,9 @@ test("UDP that is blocked", async (stage) => {
   using _ = { [Symbol.dispose]: () => socket.close() };
   const server = `127.0.0.1:${(socket.addr as Deno.NetAddr).port}`;
   await stage.agent(server).line(
-    /"cannot connect to the server" server=127.*error=".*no answer after 2000 ms" hint="is this address right, does proxy-server run there, and do all firewalls let UDP through to this port\?" failures=1 /,
+    /"cannot connect to the server" server=127.*error=".*no answer after 2000 ms" hint="check that the address is correct, that proxy-server is running there, and that firewalls allow UDP to this port" failures=1 /,
   );
-  const fix = /let UDP port \d+ through all firewalls between here and the server/;
+  const fix = /allow UDP port \d+ in all firewalls between this machine and the server/;
   await assertChecked("agent", { server, ...stage.files.agent() }, fix);
 });
 
@@ -146,9 +152,9 @@ test("a port that is taken", async (stage) => {
     const flags = { ...anyPort, ...stage.files.server(), ...taken };
     await assertUsageError(
       stage.start("server", flags),
-      /cannot listen on --listen-(quic|tcp) 127\.0\.0\.1:\d+: .*in use.*; another program has port \d+, perhaps a proxy-server: stop it, or choose another port$/,
+      /cannot listen on --listen-(quic|tcp) 127\.0\.0\.1:\d+: .*in use.*; port \d+ is in use by another program, perhaps a proxy-server: stop it, or choose another port$/,
     );
-    await assertChecked("server", flags, /--listen-\w+ 127.* is taken: stop the program/);
+    await assertChecked("server", flags, /--listen-\w+ 127.* is in use: stop the program/);
   }
 });
 
@@ -156,7 +162,7 @@ test("no agent", async (stage) => {
   const { program, tcpPort } = await stage.server({ "agent-wait": "0" });
   using client = await Deno.connect(loopback(tcpPort));
   await program.line(
-    /WRN server "client refused".*reason=no-agent error="no agent is connected" hint="start an agent; if one runs, its log says why it cannot connect"/,
+    /WRN server "client refused".*reason=no-agent error="no agent is connected" hint="start an agent; if one is running, its log has the reason why it does not connect"/,
   );
   await client.read(new Uint8Array(1)).catch(() => {});
 });
@@ -170,22 +176,22 @@ test("a clock that is wrong", async (stage) => {
     notBefore: inDays(1),
     notAfter: inDays(3),
   });
-  const early = /is not valid before \S+ \(is the clock of this machine right\? It says \S+\)/;
+  const early = /is not valid before \S+ \(check the clock of this machine: it shows \S+\)/;
   await assertUsageError(stage.start("agent", files.agent("early")), early);
   await assertChecked("agent", files.agent("early"), early);
 
   const server = await stage.uncheckedServer("early-server");
   const [line] = await stage.agent(server).line(/.*"cannot connect to the server".*/);
   assertMatch(line, early);
-  assertMatch(line, / hint="set the clocks of both machines, or wait"/);
+  assertMatch(line, / hint="synchronize the clocks of both machines, or wait"/);
   const flags = { server, ...files.agent() };
-  await assertChecked("agent", flags, /set the clocks of both machines/);
+  await assertChecked("agent", flags, /synchronize the clocks of both machines/);
 
   const { program, quic } = await stage.server();
   await stage.uncheckedAgent(quic, "early");
   const [refused] = await program.line(/.*"agent refused".*/);
   assertMatch(refused, early);
-  assertMatch(refused, / hint="set the clocks of both machines, or wait"/);
+  assertMatch(refused, / hint="synchronize the clocks of both machines, or wait"/);
 });
 
 test("a certificate that has expired", async (stage) => {
@@ -203,14 +209,14 @@ test("a certificate that has expired", async (stage) => {
 
   const server = await stage.uncheckedServer("expired-server");
   await stage.agent(server).line(
-    /"cannot connect to the server".*certificate expired on \S+" hint="renew the server's certificate, or set the clock/,
+    /"cannot connect to the server".*certificate expired on \S+" hint="renew the server's certificate, or correct the clock/,
   );
   await assertChecked("agent", { server, ...files.agent() }, /renew the server's certificate/);
 
   const { program, quic } = await stage.server();
   await stage.uncheckedAgent(quic, "expired");
   await program.line(
-    /"agent refused".*alert 45.* error="certificate expired on \S+" hint="renew the agent's certificate, or set the clock/,
+    /"agent refused".*alert 45.* error="certificate expired on \S+" hint="renew the agent's certificate, or correct the clock/,
   );
 });
 
@@ -225,7 +231,7 @@ test("a key file that cannot be read", async (stage) => {
   await Deno.chmod(`${files.path}/agent.key`, 0);
   await assertUsageError(
     stage.start("agent", files.agent()),
-    /cannot read --cert-key ".*": Permission denied; let the user that runs this program read it/,
+    /cannot read --cert-key ".*": Permission denied; the user that runs this program needs read access/,
   );
 });
 
@@ -246,11 +252,15 @@ test("an MTU that is too small", async (stage) => {
   await client.read(new Uint8Array(100));
   const upload = client.write(new Uint8Array(100_000));
   await program.line(
-    /WRN server "large datagrams are lost".* largerThan=1200 hint="tunnels are slower than need be: let the whole way to the other end have an MTU of 1400; look at VPNs on it"/,
+    /WRN server "large datagrams are lost".* largerThan=1200 hint="tunnels are slower than necessary: raise the MTU of the whole path to the peer to 1400, also that of VPNs"/,
     20_000,
   );
   await upload;
-  await assertChecked("agent", { server, ...stage.files.agent() }, /an MTU of 1400/);
+  await assertChecked(
+    "agent",
+    { server, ...stage.files.agent() },
+    /MTU of the whole path to the peer to 1400/,
+  );
 });
 
 test("an MTU that is too small for what an agent sends", async (stage) => {
@@ -269,7 +279,7 @@ test("an MTU that is too small for what an agent sends", async (stage) => {
   using client = await Deno.connect(loopback(tcpPort));
   await client.write(new TextEncoder().encode(`CONNECT ${target.authority} HTTP/1.1\r\n\r\n`));
   await agent.line(
-    /WRN agent "large datagrams are lost" server=.* hint=".*MTU of 1400/,
+    /WRN agent "large datagrams are lost" server=.* hint=".*MTU of the whole path to the peer to 1400/,
     20_000,
   );
 });
@@ -279,7 +289,7 @@ test("a flag that is misspelt", async (stage) => {
   const cases: [Task, string, RegExp][] = [
     ["agent", "sever", /^proxy-agent: unknown flag --sever; did you mean --server\?$/],
     ["server", "listen-udp", /^proxy-server: unknown flag --listen-udp; did you mean --listen-tcp/],
-    ["passthrough", "bogus", /^proxy-passthrough: unknown flag --bogus; --help shows all$/],
+    ["passthrough", "bogus", /^proxy-passthrough: unknown flag --bogus; --help lists all flags$/],
   ];
   for (const [task, flag, message] of cases) {
     const flags = { ...(task === "server" ? files.server() : files.agent()), [flag]: "x:1" };

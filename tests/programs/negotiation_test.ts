@@ -94,7 +94,7 @@ for (const [serverAlpn, agentAlpn, spoken] of table) {
       / tunnel=[0-9a-f]{32} client=127\.0\.0\.1:\d+ /.test(ended!),
       spoken === QRHT_ALPN,
     );
-    const hellos = () => linesWith(lines, " says hello").length;
+    const hellos = () => linesWith(lines, "hello from ").length;
     if (spoken === QRHT_ALPN) await eventually("both have said hello", () => hellos() === 2);
     else assertEquals(hellos(), 0);
   });
@@ -136,16 +136,16 @@ for (
       const server = await net.server(config);
       if (program === "agent") net.agent(server, config);
       else net.passthrough(server, 1, config);
-      await eventually("both have heard it", () => linesWith(lines, " says hello").length === 2);
+      await eventually("both have heard it", () => linesWith(lines, "hello from ").length === 2);
       const says = (who: string) =>
         ` program=${who} version=${version}${name} features=drain,arrived`;
-      const [atServer] = linesWith(lines, ' INF server "agent says hello" ');
+      const [atServer] = linesWith(lines, ' INF server "hello from agent" ');
       assert(atServer!.endsWith(says(`proxy-${program}`)), atServer);
       assertMatch(
         atServer!,
         / agent=agent-1 remote=127\.0\.0\.1:\d+ connection=\d+ cid=[0-9a-f]{16} program=/,
       );
-      const [atAgent] = linesWith(lines, ` INF ${program} "server says hello" `);
+      const [atAgent] = linesWith(lines, ` INF ${program} "hello from server" `);
       assert(atAgent!.endsWith(says("proxy-server")), atAgent);
       for (const line of lines) assert(!line.includes("\n"), line);
     });
@@ -182,7 +182,7 @@ test("the programs send HELLO, first and alone, on one unidirectional stream", a
     ]);
     // The peer's HELLO has been read, and there is still nothing more.
     await peer.control(frames.hello());
-    await eventually("HELLO has arrived", () => linesWith(lines, " says hello").length === i + 1);
+    await eventually("HELLO has arrived", () => linesWith(lines, "hello from ").length === i + 1);
     await delay(20);
     assertEquals(more, false);
   }
@@ -192,12 +192,12 @@ test("what an agent says of itself is in the log as it is, and nothing more", as
   using lines = logLines(0);
   const server = await net.server();
   const says = async (hello: Uint8Array) => {
-    const before = linesWith(lines, "agent says hello").length;
+    const before = linesWith(lines, "hello from agent").length;
     const agent = await net.scriptedAgent(server);
     await agent.control(hello);
     const line = await eventually(
       "it is logged",
-      () => linesWith(lines, "agent says hello")[before],
+      () => linesWith(lines, "hello from agent")[before],
     );
     agent.connection.close(100);
     return line.replace(/^.* connection=\d+ cid=[0-9a-f]{16}/, "");

@@ -149,13 +149,16 @@ onlyOnLinux("the agents tell the server that a target does not answer in time", 
   const target = await silentTarget(net);
   const { agent } = await net.agentAtServer({ dialTimeoutMs: 50 });
   const asked = await readAgentFrames(await ask(agent, requestFor(target.authority)));
-  assertEquals(asked.result, { code: "timeout", text: `${target.authority}: no answer in 50 ms` });
+  assertEquals(asked.result, {
+    code: "timeout",
+    text: `${target.authority}: no answer within 50 ms`,
+  });
   assertMatch(asked.data, /^HTTP\/1\.1 504 /);
   const other = net.scriptedServer();
   net.passthroughOf(other, target.port, { dialTimeoutMs: 50 });
   const passthrough = await other.accept();
   assertEquals(await readAgentFrames(await ask(passthrough)), {
-    result: { code: "timeout", text: `${target.authority}: no answer in 50 ms` },
+    result: { code: "timeout", text: `${target.authority}: no answer within 50 ms` },
     data: "",
     ended: true,
   });
@@ -181,7 +184,7 @@ test("runAgent() tells the server of a client that has left without a request", 
   await within.finish(frames.end);
   const answer = await readAgentFrames(within);
   assertEquals([answer.result.code, answer.ended], ["bad-request", true]);
-  assertMatch(answer.data, /^HTTP\/1\.1 400 the request ends within its head\r\n/);
+  assertMatch(answer.data, /^HTTP\/1\.1 400 the connection ends within the request head\r\n/);
 });
 
 test("runAgent() says RESULT, the answer to CONNECT and the target's bytes, in this order", async (net) => {
@@ -407,7 +410,7 @@ for (const program of ["agent", "passthrough"] as const) {
       drainTimeoutMs: 20_000,
     });
     await agent.control(frames.hello());
-    await lineWith(lines, '"server says hello"');
+    await lineWith(lines, '"hello from server"');
     const { stream, carrier, atTarget } = await tunnelOf(agent, program, target);
     running.abort();
     await agent.readDrain();

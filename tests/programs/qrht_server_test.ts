@@ -475,7 +475,7 @@ test("runServer() lets go of the agent when a client is gone before RESULT", asy
 /** Has an agent say that it drains, and waits until the server knows. */
 async function drain(agent: ScriptedPeer, lines: readonly string[]): Promise<void> {
   await agent.control(frames.hello(), frames.drain, frames.drain);
-  await lineWith(lines, ' INF server "agent drains"');
+  await lineWith(lines, ' INF server "agent is draining"');
 }
 
 test("runServer() sends no further clients to an agent that drains, and ends none", async (net) => {
@@ -490,7 +490,7 @@ test("runServer() sends no further clients to an agent that drains, and ends non
   await drain(draining, lines);
   for (let i = 0; i < 5; i++) assertEquals(await exchange(net, server, `${i}`), `echo:${i}`);
   assertEquals([streams.length, atOther.length], [0, 5]);
-  assertMatch(linesWith(lines, '"agent drains"')[0]!, / agent=agent-1 .* agents=1$/);
+  assertMatch(linesWith(lines, '"agent is draining"')[0]!, / agent=agent-1 .* agents=1$/);
   await sendText(client, "still");
   await assertReads(running.carrier, "still");
   await sendText(running.carrier, "here");

@@ -187,7 +187,7 @@ Deno.test("SIGTERM ends an agent with exit code 0 when the time to drain is over
   assertEquals((await deadline(agent.status, 20_000)).code, 0);
   const tookMs = performance.now() - since;
   assert(tookMs > 490 && tookMs < 10_000, `${tookMs} ms`);
-  await agent.line(/WRN agent "tunnels are cut off" .* tunnels=1/);
+  await agent.line(/WRN agent "resetting tunnels after the drain timeout" .* tunnels=1/);
   // Not all of it.
   await readToEnd(client).then((rest) => assertLess(rest.length, 1_000_000_000), () => {});
   client.abort();

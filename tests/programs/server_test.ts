@@ -127,7 +127,7 @@ test("runServer() closes a client when its agent has no room for openTimeoutMs",
   assertEquals(await soon("the client's end", readUntilOver(refused)), "");
   assertMatch(
     await lineWith(lines, ' WRN server "client refused" '),
-    / by=server reason=no-agent error="no agent has room for another stream within 50 ms"$/,
+    / by=server reason=no-agent error="no agent has a free stream within 50 ms"$/,
   );
   // The one that has the stream goes on.
   await sendText(served, "still here");
@@ -192,7 +192,8 @@ test("runServer() is not held up by clients that leave before they are accepted"
   assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
   await eventually(
     "all who left were counted",
-    () => lines.filter((line) => line.includes("left before it was accepted")).length === 100,
+    () =>
+      lines.filter((line) => line.includes("disconnected before it was accepted")).length === 100,
   );
   assertEquals(lines.filter((line) => line.includes(" ERR ")), []);
 }, ["qrht/1"]);

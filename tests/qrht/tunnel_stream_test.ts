@@ -652,7 +652,7 @@ test("acceptTunnel() gives up an OPEN that is not complete in timeoutMs", async 
     await assertRejects(
       () => acceptTunnel(stream, QRHT_ALPN, 5),
       ProtocolError,
-      "the first frame is not complete in 5 ms",
+      "the first frame is not complete within 5 ms",
     );
     assertEquals(stream.codes, [StreamCode.ProtocolError, StreamCode.ProtocolError]);
     await assertRejects(() => far.write(frame), MemoryDuplexError, "code 2");
@@ -669,7 +669,7 @@ test("acceptTunnel() counts timeoutMs from the beginning, however the bytes drib
     }
   };
   const dribbled = assertRejects(dribble, MemoryDuplexError, "code 2");
-  await assertRejects(() => accept, ProtocolError, "not complete in 40 ms");
+  await assertRejects(() => accept, ProtocolError, "not complete within 40 ms");
   await dribbled;
 });
 

@@ -241,7 +241,7 @@ quicTest("QuicStream finish() waits for room, and then takes the end along", asy
   await filling;
   let finished = false;
   const finishing = here.finish(bytes.subarray(fill)).then(() => finished = true);
-  await assertRejects(() => here.finish(text("x")), TypeError, "is being written already");
+  await assertRejects(() => here.finish(text("x")), TypeError, "is already being written");
   await assertRejects(() => here.closeWrite(), TypeError, "is being written");
   await roundTrip(await openEnds(pair.server, pair.client));
   assertEquals(finished, false);
@@ -287,9 +287,9 @@ quicTest("QuicStream finish() that waits for room fails with the stream", async 
 endsTest("refuses a second read, a second write and an end under a write", async (ends) => {
   const { here, there } = ends;
   const reading = here.read(BYTE());
-  await assertRejects(() => here.read(BYTE()), TypeError, "is being read already");
+  await assertRejects(() => here.read(BYTE()), TypeError, "is already being read");
   const { failure } = await blockWriter(here);
-  await assertRejects(() => here.write(text("x")), TypeError, "is being written already");
+  await assertRejects(() => here.write(text("x")), TypeError, "is already being written");
   await assertRejects(() => here.closeWrite(), TypeError, "is being written");
   await there.write(text("."));
   assertEquals(await reading, 1);

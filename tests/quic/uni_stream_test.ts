@@ -136,11 +136,11 @@ uniTest(
 
 uniTest("a unidirectional stream goes one way only", async ({ from, to }) => {
   const here = openUni(from);
-  await assertRejects(() => here.read(new Uint8Array(1)), StreamEndedError, "is for writing only");
+  await assertRejects(() => here.read(new Uint8Array(1)), StreamEndedError, "is write-only");
   await here.write(text("x"));
   const there = await soon("the stream", to.acceptUniStream());
-  await assertRejects(() => there.write(text("x")), StreamEndedError, "is for reading only");
-  await assertRejects(() => there.finish(text("x")), StreamEndedError, "is for reading only");
+  await assertRejects(() => there.write(text("x")), StreamEndedError, "is read-only");
+  await assertRejects(() => there.finish(text("x")), StreamEndedError, "is read-only");
   await there.closeWrite();
   there.reset(1);
   here.stop(1);

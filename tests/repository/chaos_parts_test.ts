@@ -212,7 +212,7 @@ test("ServerWatch knows agents, tunnels under way and the agents of those that h
   assertEquals(watch.agents, ["x", "y"]);
   say('DBG server "accepted tcp connection" tunnel=aa client=127.0.0.1:1');
   say('DBG server "accepted tcp connection" tunnel=bb client=127.0.0.1:2');
-  say('DBG server "no result of the agent" tunnel=aa agent=x');
+  say('DBG server "no result from the agent" tunnel=aa agent=x');
   say('DBG server "tunnel ended" tunnel=aa client=127.0.0.1:1 agent=y');
   assertEquals([...watch.openTunnels.keys()], ["bb"]);
   assertEquals(watch.tunnelOf("127.0.0.1:1", 0)!.agents, new Set(["x", "y"]));

@@ -9,13 +9,13 @@ Deno.test({
     "rejectionOf() sends agents away that have no name, come to a server that stops, or are too many",
   permissions: "none",
   fn() {
-    const full = "3 agents are connected already";
+    const full = "3 agents are already connected";
     const cases: [occupancy: Partial<Occupancy>, reason: string | undefined][] = [
       [{ active: 2, connected: 5 }, undefined],
       [{ active: 3 }, full],
       // Those that drain may be replaced, but not without end.
       [{ active: 0, connected: 6 }, full],
-      [{ isStopping: true }, "the server drains"],
+      [{ isStopping: true }, "the server is draining"],
     ];
     for (const [occupancy, reason] of cases) {
       const now = { maxAgents: 3, active: 0, connected: 0, isStopping: false, ...occupancy };

@@ -136,7 +136,7 @@ for (const version of [1, 2] as const) {
       await assertRejects(
         () => identify(),
         ProxyHeaderError,
-        "the connection ends within its PROXY header",
+        "the connection ends within the PROXY header",
       );
     }
   });
@@ -148,7 +148,7 @@ for (const version of [1, 2] as const) {
       const error = await assertRejects(
         () => identify(trusted, 5),
         ProxyHeaderError,
-        "no PROXY header in 5 ms",
+        "no PROXY header within 5 ms",
       );
       assertEquals(error.name, "ProxyHeaderError");
       // Whoever is told so gives the connection up; what was waited for then is nobody's concern.
@@ -168,7 +168,11 @@ test("identifyClient() counts its time from the beginning, however the bytes dri
     }
   };
   const dribbled = dribble().catch(() => {});
-  await assertRejects(() => identify(trusted, 30), ProxyHeaderError, "no PROXY header in 30 ms");
+  await assertRejects(
+    () => identify(trusted, 30),
+    ProxyHeaderError,
+    "no PROXY header within 30 ms",
+  );
   near.abort();
   await dribbled;
 });
@@ -178,8 +182,8 @@ test("identifyClient() refuses a trusted source that sends something else", asyn
     const [said, problem] of [
       ["GET / HTTP/1.1\r\n\r\n", "no PROXY header"],
       ["\x16\x03\x01", "no PROXY header"],
-      ["PROXY TCP4 1.2.3.4\r\n", "has not 5 fields"],
-      ["PROXY TCP4 1.2.3.4 5.6.7.8 99999 1\r\n", "bad source address or port"],
+      ["PROXY TCP4 1.2.3.4\r\n", "does not have 5 fields"],
+      ["PROXY TCP4 1.2.3.4 5.6.7.8 99999 1\r\n", "invalid source address or port"],
       [`PROXY UNKNOWN ${"x".repeat(200)}`, "longer than 107 bytes"],
       ["\r\n\r\n\0\r\nQUIT\n\x31", "version or command"],
     ] as const

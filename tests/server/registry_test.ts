@@ -203,7 +203,7 @@ test("AgentRegistry.open() waits for credit of an agent that it may use", async 
 
 for (
   const [what, agents, except, reason] of [
-    ["credit", ["a"], [], "no agent has room for another stream"],
+    ["credit", ["a"], [], "no agent has a free stream"],
     ["an agent", [], [], "no agent is connected"],
     ["another agent", ["b"], ["b"], "no other agent is connected"],
   ] as const
@@ -269,7 +269,7 @@ test("AgentRegistry.open() refuses when maxPending callers wait already, for wha
   await assertRejects(
     () => open(registry, LONG_MS),
     NoAgentError,
-    "no agent has room for another stream, and 2 connections wait already",
+    "no agent has a free stream, and 2 clients are already waiting",
   );
   assertEquals(registry.pending, 2);
   agent.free(3);

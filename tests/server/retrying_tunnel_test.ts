@@ -663,7 +663,7 @@ timed("RetryingTunnel gives up after timeoutMs", async (time) => {
   const agent = new FakeAgent();
   const { tunnel, causes } = tunnelTo([agent], { timeoutMs: 5 });
   await writeAll(tunnel, utf8.encode("request"));
-  const late = "no agent has connected the tunnel within 5 ms";
+  const late = "no agent connected the client to its target within 5 ms";
   const read = assertRejects(() => tunnel.read(new Uint8Array(1)), Error, late);
   await time.pass(4);
   assert(agent.isUntouched);

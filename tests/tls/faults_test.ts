@@ -84,7 +84,7 @@ Deno.test("serverCertificateFaults() names expiry, early use and the wrong purpo
   assertEquals(explain(await issue(PAST)), "certificate expired on 2020-01-02T03:04:05Z");
   assertMatch(
     explain(await issue(FUTURE))!,
-    /^certificate is not valid before 2090-01-02T03:04:05Z \(is the clock .* It says 20/,
+    /^certificate is not valid before 2090-01-02T03:04:05Z \(check the clock .* it shows 20/,
   );
   assertEquals(
     explain(await issue({ usage: "client" })),
@@ -120,7 +120,7 @@ Deno.test("serverCertificateFaults() follows a chain to the root", async () => {
   );
   assertEquals(
     explainBy(chain, intermediate),
-    'the CA file holds "CN=intermediate" but not the root CA that issued it',
+    'the CA file contains "CN=intermediate" but not the root CA that issued it',
   );
 });
 

@@ -175,7 +175,7 @@ for (const [kind, type, label] of keyForms) {
     assert(handshakes(check({ cert: certPem, key })));
     const other = generateKeys(kind).privateKey;
     const wrong = other.export({ type: type as "pkcs8", format: "pem" }).toString();
-    assertStringIncludes(faultOf({ cert: certPem, key: wrong }), "does not belong to");
+    assertStringIncludes(faultOf({ cert: certPem, key: wrong }), "does not match");
   });
 }
 
@@ -248,8 +248,8 @@ const broken = server.certPem.replace(/\n.{8}/, "\nAAAAAAAA");
 const trailing = Buffer.concat([derOf(server), new Uint8Array([5, 0])]).toString("base64");
 
 const NO_CERTIFICATE = 'no certificate in --cert-file "cert": ';
-const ENCRYPTED = 'the private key in --cert-key "key" is encrypted: not supported';
-const UNSUPPORTED = 'the private key in --cert-key "key" is of a kind not supported: ';
+const ENCRYPTED = 'the private key in --cert-key "key" is encrypted, which is not supported';
+const UNSUPPORTED = 'the private key in --cert-key "key" has an unsupported type: ';
 
 /** What is wrong, and what is said of it. */
 const faults: readonly (readonly [what: string, contents: Contents, fault: string | RegExp])[] = [
@@ -258,17 +258,17 @@ const faults: readonly (readonly [what: string, contents: Contents, fault: strin
   [
     "a key for a certificate",
     { cert: server.keyPem },
-    `${NO_CERTIFICATE}it holds PRIVATE KEY`,
+    `${NO_CERTIFICATE}it contains PRIVATE KEY`,
   ],
   [
     "DER",
     { cert: derOf(server) },
-    `${NO_CERTIFICATE}it looks like DER, which has to be converted`,
+    `${NO_CERTIFICATE}it looks like DER: convert it to PEM`,
   ],
   [
     "a key for a CA",
     { ca: server.keyPem },
-    'no certificate in --client-ca-file "ca": it holds PRIVATE KEY',
+    'no certificate in --client-ca-file "ca": it contains PRIVATE KEY',
   ],
   [
     "a broken certificate",
@@ -288,17 +288,17 @@ const faults: readonly (readonly [what: string, contents: Contents, fault: strin
   [
     "a block without an end",
     { cert: server.certPem.replace(/-----END.*/, "") },
-    'cannot read --cert-file "cert": the CERTIFICATE begun in line 1 has no END line of its own',
+    'cannot read --cert-file "cert": the CERTIFICATE block that begins in line 1 has no END line',
   ],
   [
     "bytes after a certificate",
     { cert: block("CERTIFICATE", trailing) },
-    /cannot be read: not a certificate: bytes after its end$/,
+    /cannot be read: not a certificate: trailing bytes$/,
   ],
   [
     "a certificate for a key",
     { key: server.certPem },
-    'no private key in --cert-key "key": it holds CERTIFICATE',
+    'no private key in --cert-key "key": it contains CERTIFICATE',
   ],
   ["an encrypted key (PKCS#8)", { key: block("ENCRYPTED PRIVATE KEY", "AAAA") }, ENCRYPTED],
   [
@@ -321,12 +321,12 @@ const faults: readonly (readonly [what: string, contents: Contents, fault: strin
   [
     "a key of another certificate",
     { key: pemOf("RSA") },
-    '--cert-key "key" does not belong to the certificate in --cert-file "cert"',
+    '--cert-key "key" does not match the certificate in --cert-file "cert"',
   ],
   [
     "a chain in the wrong order",
     { cert: ca.certPem + server.certPem },
-    '--cert-key "key" belongs to certificate 2 in --cert-file "cert", which must come first',
+    '--cert-key "key" matches certificate 2 in --cert-file "cert", which must come first',
   ],
   [
     "an expired certificate",
@@ -336,7 +336,7 @@ const faults: readonly (readonly [what: string, contents: Contents, fault: strin
   [
     "a certificate before its time",
     await issue(FUTURE),
-    /^the certificate in --cert-file "cert" is not valid before 2090-01-02T03:04:05Z \(is the clock /,
+    /^the certificate in --cert-file "cert" is not valid before 2090-01-02T03:04:05Z \(check the clock /,
   ],
   [
     "an expired CA",
@@ -352,7 +352,7 @@ const faults: readonly (readonly [what: string, contents: Contents, fault: strin
   [
     "an intermediate for a CA",
     { ca: intermediate.certPem },
-    '--client-ca-file "ca" holds "CN=intermediate" but not the root CA that issued it',
+    '--client-ca-file "ca" contains "CN=intermediate" but not the root CA that issued it',
   ],
   [
     "a certificate whose key may not sign",
@@ -365,7 +365,7 @@ const faults: readonly (readonly [what: string, contents: Contents, fault: strin
   [
     "what only the TLS library finds wrong",
     await damagedKey(),
-    /^the TLS library refuses --cert-file "cert" with its key, or .*BAD_RSA_PARAMETERS/,
+    /^the TLS library rejects --cert-file "cert" with its key, or .*BAD_RSA_PARAMETERS/,
   ],
 ];
 for (const [what, contents, fault] of faults) {
@@ -477,7 +477,10 @@ Deno.test({
   fn: async () => {
     const files = { caFile: "ca", caFlag: "--ca-file", certFile: "c", keyFile: "k" };
     const { message } = await assertRejects(() => readTlsFiles(files), UsageError);
-    assertEquals(message, 'cannot read --ca-file "ca": Deno was not given --allow-read for it');
+    assertEquals(
+      message,
+      'cannot read --ca-file "ca": Deno lacks the permission --allow-read for it',
+    );
   },
 });
 

@@ -138,7 +138,7 @@ interface Loaded {
 Deno.test("ReloadingTls load() throws what is wrong with the files", async () => {
   await using files = await Files.create({ key: second.keyPem });
   const error = await assertRejects(() => files.load(), UsageError);
-  assertMatch(error.message, /^--cert-key ".*key" does not belong to the certificate in/);
+  assertMatch(error.message, /^--cert-key ".*key" does not match the certificate in/);
 });
 
 test("reload() replaces the whole set, and says by what", async ({ lines, files, tls, before }) => {
@@ -183,7 +183,7 @@ const replace = async (path: string, make: () => Promise<unknown>) => {
 const badSets: Record<string, BadSet> = {
   "with the key of another certificate": {
     make: (files) => files.write({ key: second.keyPem }),
-    fault: /--cert-key .* does not belong to the certificate in --cert-file/,
+    fault: /--cert-key .* does not match the certificate in --cert-file/,
   },
   "of which a file is missing": {
     make: (files) => Deno.remove(files.path("key")),
@@ -191,7 +191,7 @@ const badSets: Record<string, BadSet> = {
   },
   "of which a file has become a folder": {
     make: (files) => replace(files.path("ca"), () => Deno.mkdir(files.path("ca"))),
-    fault: /cannot read --ca-file .*: not a file any more/,
+    fault: /cannot read --ca-file .*: no longer a regular file/,
   },
   "of which a file is a link to itself": {
     make: (files) => replace(files.path("ca"), () => Deno.symlink("ca", files.path("ca"))),
@@ -269,7 +269,7 @@ test("watch() picks up what is written one file after the other, with one compla
   assertMatch(said.at(-1)!, /reloaded.*CN=second/);
   assertEquals(count(said, '"certificates reloaded"'), 1);
   assertEquals(new Set(said).size, said.length);
-  assertEquals(count(said, "does not belong"), 1);
+  assertEquals(count(said, "does not match"), 1);
 });
 
 Deno.test({
@@ -395,7 +395,7 @@ Deno.test({
     assertMatch(outcomes(lines).at(-1)!, /"certificates reloaded"/);
     await mkfifo("ca");
     await deadline(tls.reload(), STUCK_MS);
-    assertMatch(outcomes(lines).at(-1)!, /cannot read --ca-file .*: not a file any more/);
+    assertMatch(outcomes(lines).at(-1)!, /cannot read --ca-file .*: no longer a regular file/);
   },
 });
 

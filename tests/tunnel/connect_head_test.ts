@@ -76,8 +76,8 @@ test(" rejects as soon as the bytes cannot become a CONNECT", () => {
     ["\x05", 400, "begins with byte 0x05"],
     [" ", 400, "begins with byte 0x20"],
     ["\x80", 400, "begins with byte 0x80"],
-    ["\rC", 400, "a CR that no LF follows"],
-    ["\r\r", 400, "a CR that no LF follows"],
+    ["\rC", 400, "a CR without LF"],
+    ["\r\r", 400, "a CR without LF"],
     ["CONNECT\t", 400, "byte 0x09 in the method"],
     ["CONN\x00", 400, "byte 0x00 in the method"],
     ["SSH-2.0-OpenSSH_9.6\r", 400, "no target"],
@@ -89,7 +89,7 @@ test(" rejects as soon as the bytes cannot become a CONNECT", () => {
     ["CONNECT a\x7f", 400, "byte 0x7f in the request target"],
     ["CONNECT a\x00", 400, "byte 0x00 in the request target"],
     ["CONNECT \xe4", 400, "byte 0xe4 in the request target"],
-    ["CONNECT foo ", 400, 'bad address "foo": no port'],
+    ["CONNECT foo ", 400, 'invalid address "foo": no port'],
     ["CONNECT foo:x ", 400, "the port is not a number"],
     ["CONNECT foo:0 ", 400, "the port is not in 1 to 65535"],
     ["CONNECT :80 ", 400, "no host"],
@@ -102,9 +102,9 @@ test(" rejects as soon as the bytes cannot become a CONNECT", () => {
     ["CONNECT a:1 h", 400, "does not end in an HTTP version"],
     ["CONNECT a:1 HTTP/x", 400, "does not end in an HTTP version"],
     ["CONNECT a:1 HTTP/1\r", 400, "does not end in an HTTP version"],
-    ["CONNECT a:1 HTTP/1.1 ", 400, "more text behind the HTTP version"],
-    ["CONNECT a:1 HTTP/1.10", 400, "more text behind the HTTP version"],
-    ["CONNECT a:1 HTTP/1.1\rH", 400, "a CR that no LF follows"],
+    ["CONNECT a:1 HTTP/1.1 ", 400, "text after the HTTP version"],
+    ["CONNECT a:1 HTTP/1.10", 400, "text after the HTTP version"],
+    ["CONNECT a:1 HTTP/1.1\rH", 400, "a CR without LF"],
     ["CONNECT a:1 HTTP/2.0\r\n", 505, "HTTP/2.0"],
     ["CONNECT a:1 HTTP/0.9\n", 505, "HTTP/0.9"],
     ["PRI * HTTP/2.0\r\n", 505, "HTTP/2.0"],
@@ -123,8 +123,8 @@ test(" rejects as soon as the bytes cannot become a CONNECT", () => {
     ["CONNECT a:1 HTTP/1.1\r\nA: b\x00", 400, "byte 0x00 in a field value"],
     ["CONNECT a:1 HTTP/1.1\r\nA: b\x7f", 400, "byte 0x7f in a field value"],
     ["CONNECT a:1 HTTP/1.1\r\nA: b\x1b", 400, "byte 0x1b in a field value"],
-    ["CONNECT a:1 HTTP/1.1\r\nA: b\rc", 400, "a CR that no LF follows"],
-    ["CONNECT a:1 HTTP/1.1\r\n\rx", 400, "a CR that no LF follows"],
+    ["CONNECT a:1 HTTP/1.1\r\nA: b\rc", 400, "a CR without LF"],
+    ["CONNECT a:1 HTTP/1.1\r\n\rx", 400, "a CR without LF"],
   ];
   for (const [text, status, reason] of cases) {
     const parser = new ConnectHeadParser();
@@ -166,7 +166,7 @@ test(".push() throws after a result", () => {
   for (const text of [KUBE, "\0"]) {
     const parser = new ConnectHeadParser();
     parser.push(bytesOf(text));
-    assertThrows(() => parser.push(new Uint8Array(0)), Error, "judged already");
+    assertThrows(() => parser.push(new Uint8Array(0)), Error, "already parsed");
   }
 });
 

@@ -192,14 +192,14 @@ test("ProxyHeaderParser verifies a checksum over the whole header", () => {
 test("ProxyHeaderParser rejects as soon as the bytes cannot become a header", () => {
   const signature = fromHex(SIGNATURE);
   const no = "no PROXY header";
-  const alone = "a CR or LF alone in the PROXY line";
+  const alone = "a CR or LF on its own in the PROXY line";
   const tooLong = "the PROXY line is longer than 107 bytes";
   const protocol = "the PROXY line names no known protocol";
-  const fields = "the PROXY line has not 5 fields";
-  const source = "a bad source address or port in the PROXY line";
-  const destination = "a bad destination address or port in the PROXY line";
-  const command = "a PROXY version or command that is not known";
-  const family = "a PROXY address family or protocol that is not known";
+  const fields = "the PROXY line does not have 5 fields";
+  const source = "an invalid source address or port in the PROXY line";
+  const destination = "an invalid destination address or port in the PROXY line";
+  const command = "an unknown PROXY version or command";
+  const family = "an unknown PROXY address family or protocol";
   const tooShort = "a PROXY header too short for its addresses";
   const v2TooLong = "a PROXY header longer than 2048 bytes";
   const cut = "a PROXY header that ends within a TLV";
@@ -284,11 +284,11 @@ test("ProxyHeaderParser rejects as soon as the bytes cannot become a header", ()
     [v2("2100", "04000005"), cut],
     [v2("2111", "c0000201c6336407dd5e01bb05000301aa"), cut],
     [v2("2112", "c0000201c6336407dd5e01bb05"), cut],
-    [v2("2100", "030003000000"), "a PROXY checksum that has not 4 bytes"],
-    [v2("2100", "0300050000000000"), "a PROXY checksum that has not 4 bytes"],
-    [v2("2100", "030000"), "a PROXY checksum that has not 4 bytes"],
+    [v2("2100", "030003000000"), "a PROXY checksum that does not have 4 bytes"],
+    [v2("2100", "0300050000000000"), "a PROXY checksum that does not have 4 bytes"],
+    [v2("2100", "030000"), "a PROXY checksum that does not have 4 bytes"],
     [v2("2100", "03000400000000"), "a PROXY header with a wrong checksum"],
-    [v2("2100", `050081${"00".repeat(129)}`), "a PROXY unique id that is too long"],
+    [v2("2100", `050081${"00".repeat(129)}`), "a PROXY unique ID that is too long"],
   ];
   for (const [bytes, reason] of cases) {
     const parser = new ProxyHeaderParser();
@@ -302,7 +302,7 @@ test("ProxyHeaderParser.push() throws after a result", () => {
   for (const text of ["PROXY UNKNOWN\r\n", "\0"]) {
     const parser = new ProxyHeaderParser();
     parser.push(bytesOf(text));
-    assertThrows(() => parser.push(NOTHING), TypeError, "judged already");
+    assertThrows(() => parser.push(NOTHING), TypeError, "already parsed");
   }
 });
 

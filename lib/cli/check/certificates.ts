@@ -24,7 +24,7 @@ export async function checkCertificates(
   const material = await report.after(contents, "certificates", (contents) => {
     const value = checkTlsFiles(contents, { now });
     const subject = value.info.subject ? quote(value.info.subject) : "the certificate";
-    return { found: `${subject} belongs to its key and is valid`, value };
+    return { found: `${subject} matches its key and is valid`, value };
   });
   await report.after(material, "expiry", (material) => checkExpiry(material, now));
   const fits = await report.after(
@@ -42,7 +42,7 @@ function checkExpiry({ certificates }: TlsMaterial, now: Date): Found {
   );
   const { flag, info } = first!;
   const days = Math.floor((info.notAfter.getTime() - now.getTime()) / DAY_MS);
-  const found = `first to expire is ${flag}, on ${info.notAfter.toISOString()}, in ${days} days`;
+  const found = `${flag} expires first, on ${info.notAfter.toISOString()}, in ${days} days`;
   return { found, value: true, isWarning: expiryOf(info, now) !== "far" };
 }
 
@@ -50,15 +50,15 @@ function checkServer(leaf: Certificate): Found {
   if (!leaf.servesAsServer) {
     throw new StepError(
       "the certificate is not meant for servers (extendedKeyUsage)",
-      "give --cert-file a certificate for servers (serverAuth)",
+      "set --cert-file to a certificate for servers (serverAuth)",
     );
   }
   const names = listNames(hostNamesOf(leaf)) || "no name";
   if (isForHost(leaf, DEFAULT_SERVER_NAME)) {
-    return { found: `for servers, by the name of ${names}`, value: true };
+    return { found: `for servers, names: ${names}`, value: true };
   }
-  const found = `for servers, by the name of ${names}, not of ${DEFAULT_SERVER_NAME}: ` +
-    "agents have to be told by --server-name";
+  const found = `for servers, names: ${names}, not ${DEFAULT_SERVER_NAME}: ` +
+    "agents need --server-name";
   return { found, value: true, isWarning: true };
 }
 
@@ -66,6 +66,6 @@ function checkClient(leaf: Certificate): Found {
   if (leaf.servesAsClient) return { found: "for clients", value: true };
   throw new StepError(
     "the certificate is not meant for clients (extendedKeyUsage)",
-    "give --cert-file a certificate for clients (clientAuth)",
+    "set --cert-file to a certificate for clients (clientAuth)",
   );
 }

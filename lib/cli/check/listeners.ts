@@ -7,7 +7,7 @@ import { messageOf } from "../../errors.ts";
 import { probeUdp } from "./udp.ts";
 import { type Found, StepError } from "./report.ts";
 
-const MAYBE_RUNNING = "if a proxy-server runs here already, it is as it should be";
+const MAYBE_RUNNING = "this is expected if a proxy-server is already running here";
 
 /** Time that whoever has the port has to answer. */
 const PROBE_MS = 500;
@@ -18,7 +18,7 @@ export function checkTcpAddress(address: Authority): Found {
     Deno.listen(address).close();
     return { found: foundOf(address), value: true };
   } catch (error) {
-    throw bindError("--listen-tcp", address, error, "another program has it");
+    throw bindError("--listen-tcp", address, error, "by another program");
   }
 }
 
@@ -29,24 +29,24 @@ export async function checkUdpAddress(address: Authority): Promise<Found> {
     return { found: foundOf(address), value: true };
   } catch (error) {
     const isTaken = error instanceof Deno.errors.AddrInUse;
-    const who = isTaken && await answersQuic(address) ? "a QUIC server has it" : "another program";
+    const who = isTaken && await answersQuic(address) ? "by a QUIC server" : "by another program";
     throw bindError("--listen-quic", address, error, who);
   }
 }
 
 function foundOf({ port }: Authority): string {
-  return port === 0 ? "a free port can be had" : "free";
+  return port === 0 ? "a free port is available" : "free";
 }
 
 function bindError(flag: string, address: Authority, error: unknown, who: string): StepError {
   const where = `${flag} ${formatAuthority(address)}`;
   if (!(error instanceof Deno.errors.AddrInUse)) {
-    const fix = `give ${flag} an address of this machine and a port that it may use`;
+    const fix = `set ${flag} to an address of this machine and a port that the program may bind`;
     return new StepError(`cannot listen: ${messageOf(error)}`, `${fix}: not ${where}`);
   }
   return new StepError(
-    `taken: ${who}; ${MAYBE_RUNNING}`,
-    `${where} is taken: stop the program that has it, or choose another port; ${MAYBE_RUNNING}`,
+    `in use ${who}; ${MAYBE_RUNNING}`,
+    `${where} is in use: stop the program that uses it, or choose another port; ${MAYBE_RUNNING}`,
   );
 }
 

@@ -41,8 +41,8 @@ export function formatStep(mark: Mark, step: string, found: string, ms?: number)
 /** The last line of the report. */
 export function formatVerdict(fix: string | undefined, warnings: number): string {
   if (fix !== undefined) return `fix this first: ${oneLine(fix)}`;
-  if (warnings === 0) return "all is well";
-  return `all is well, but see the ${warnings === 1 ? "warning" : `${warnings} warnings`}`;
+  if (warnings === 0) return "all checks passed";
+  return `all checks passed, with ${warnings === 1 ? "1 warning" : `${warnings} warnings`}`;
 }
 
 /** Runs steps, writes what they find as they go, and keeps what is to be fixed first. */
@@ -74,7 +74,8 @@ export class Report {
     const since = this.#now();
     const took = () => this.#now() - since;
     try {
-      const late = () => new StepError(`not done in ${timeoutMs} ms`, `find out why ${name} hangs`);
+      const late = () =>
+        new StepError(`not finished within ${timeoutMs} ms`, `find out why ${name} hangs`);
       const { found, value, isWarning } = await within(timeoutMs, Promise.try(run), late);
       if (isWarning) this.#warnings++;
       this.#write(formatStep(isWarning ? "warn" : "ok", name, found, took()));
@@ -94,7 +95,7 @@ export class Report {
     timeoutMs?: number,
   ): Promise<T | undefined> {
     if (needed !== undefined) return await this.step(name, () => run(needed), timeoutMs);
-    this.skip(name, "an earlier step has failed");
+    this.skip(name, "an earlier step failed");
     return undefined;
   }
 

@@ -48,7 +48,7 @@ const KEEPALIVE_MS = 500;
 const SETTLE_MS = 500;
 
 /** What the server's log says of the end of the connection. */
-const CHECKED = "this was only a check";
+const CHECKED = "closed by --check";
 
 /**
  * Connects to a server, finds out whether it lets this agent in, and leaves.
@@ -79,7 +79,7 @@ export async function checkSession(
     await report.after(undefined, way, checkLarge);
     return;
   }
-  if (isIn && !speaksQrht(connected.alpn)) report.skip(way, "not in the raw dialect");
+  if (isIn && !speaksQrht(connected.alpn)) report.skip(way, "not supported in the raw dialect");
   else await report.after(isIn && connected, way, checkLarge);
   await connected.settled(SETTLE_MS);
   connected.close(CloseCode.AgentLeaves, CHECKED);
@@ -108,14 +108,14 @@ async function connect(
     const value = stepError(explainConnectError(error, tls, serverName));
     const wasJudged = error instanceof ConnectionClosedError && error.info.by === "peer" &&
       error.info.application;
-    if (wasJudged) return { found: "both certificates are good", value };
+    if (wasJudged) return { found: "both ends accept each other's certificate", value };
     throw value;
   }
 }
 
 function describeServer({ peerCertificates }: QuicConnection): string {
   const { subject, notAfter } = certificateFields(describeCertificate(peerCertificates![0]!));
-  return `certificate of ${quote(subject)} until ${notAfter}`;
+  return `certificate of ${quote(subject)}, valid until ${notAfter}`;
 }
 
 /** Whether the connection outlives the server's judgement of this end. */
@@ -143,7 +143,7 @@ async function checkAdmission(
       const { rttMs } = connection.stats();
       const ms = RAW_JUDGEMENT_MS + RAW_JUDGEMENT_ROUND_TRIPS * rttMs;
       await Promise.race([closed, sleep(ms, over.signal)]);
-      return { found: "let in, by a server of the raw dialect, which says no more", value: true };
+      return { found: "admitted, as far as the raw dialect shows", value: true };
     }
     const said = await Promise.race([
       hello.promise,
@@ -151,12 +151,12 @@ async function checkAdmission(
       sleep(HELLO_TIMEOUT_MS, over.signal),
     ]);
     if (!said) {
-      const found = `no hello on the control stream in ${HELLO_TIMEOUT_MS} ms, after a handshake`;
+      const found = `no HELLO on the control stream within ${HELLO_TIMEOUT_MS} ms of the handshake`;
       // It may have travelled in a large datagram.
       throw new StepError(`${found}: large datagrams may be lost`, LOST_DATAGRAMS_HINT);
     }
     const who = [said.program, said.version, said.name].filter((word) => word).join(" ");
-    return { found: `let in, by ${who}${drains ? ", which drains" : ""}`, value: true };
+    return { found: `admitted by ${who}${drains ? ", which is draining" : ""}`, value: true };
   } finally {
     over.abort();
     closed.catch(() => {});
@@ -169,13 +169,13 @@ async function checkLarge(connection: QuicConnection): Promise<Found> {
   await connection.settled(SETTLE_MS);
   switch (await largeDatagramsArrive(connection)) {
     case true:
-      return { found: "they arrive", value: true };
+      return { found: "delivered", value: true };
     case false: {
       const found = `those above ${MIN_DATAGRAM_BYTES} bytes are lost`;
       throw new StepError(found, LOST_DATAGRAMS_HINT);
     }
     default:
-      return { found: "cannot be told", value: true, isWarning: true };
+      return { found: "unknown", value: true, isWarning: true };
   }
 }
 

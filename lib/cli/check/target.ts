@@ -40,19 +40,26 @@ export async function checkTarget(
       const denial = denialOfName(rules, target) ?? denials.find((denial) => denial);
       const isAllowed = !denialOfName(rules, target) && denials.includes(undefined);
       if (!isAllowed) {
-        throw new StepError(denial!.reason, `have --allow and --deny let clients reach ${label}`);
+        throw new StepError(
+          denial!.reason,
+          `change --allow and --deny so that clients may reach ${label}`,
+        );
       }
-      return { found: denial ? `in part: ${denial.reason}` : "no rule denies it", value: ips };
+      return {
+        found: denial ? `some addresses only: ${denial.reason}` : "no rule denies it",
+        value: ips,
+      };
     });
   await report.after(allowed, `${label} answers`, async () => {
     try {
       const connection = await dial(target, { timeoutMs: dialTimeoutMs, rules });
       connection.close();
     } catch (error) {
-      const fix = `see that ${label} runs, and that this machine may connect to it by TCP`;
+      const fix =
+        `check that ${label} is running, and that firewalls allow TCP from this machine to it`;
       throw new StepError(messageOf(error), fix);
     }
-    return { found: "connected by TCP", value: true };
+    return { found: "TCP connection established", value: true };
   }, timeoutMs);
 }
 
@@ -64,17 +71,17 @@ export async function checkTarget(
 export async function addressesOf(hostname: string, timeoutMs: number): Promise<Uint8Array[]> {
   const own = ipBytes(hostname);
   if (own) return [own];
-  const fix = `correct the name ${hostname}, or the DNS of this machine`;
+  const fix = `correct the name ${hostname}, or the DNS configuration of this machine`;
   const over = new AbortController();
   let found: readonly Uint8Array[];
   try {
-    const late = () => new Error(`no answer in ${timeoutMs} ms`);
+    const late = () => new Error(`no answer within ${timeoutMs} ms`);
     found = await within(timeoutMs, new Resolver().resolve(hostname, over.signal), late);
   } catch (error) {
     throw new StepError(`cannot be resolved: ${messageOf(error)}`, fix);
   } finally {
     over.abort();
   }
-  if (found.length === 0) throw new StepError("it has no address", fix);
+  if (found.length === 0) throw new StepError("no address found", fix);
   return [...found];
 }

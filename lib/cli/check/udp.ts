@@ -37,7 +37,7 @@ export async function checkUdp(addresses: readonly Authority[]): Promise<Found<A
 function describe(outcome: UdpOutcome): string {
   const words = {
     answers: "a QUIC server answers",
-    refused: "nothing listens there (ICMP port unreachable)",
+    refused: "port closed (ICMP port unreachable)",
     silent: "no answer",
   };
   return typeof outcome === "string" ? words[outcome] : `cannot send: ${outcome.error}`;
@@ -45,11 +45,11 @@ function describe(outcome: UdpOutcome): string {
 
 function fixOf({ port }: Authority, outcomes: readonly UdpOutcome[]): string {
   if (outcomes.includes("refused")) {
-    return `start proxy-server there with --listen-quic at UDP port ${port}, or correct --server`;
+    return `start proxy-server there with --listen-quic on UDP port ${port}, or correct --server`;
   }
   return outcomes.includes("silent")
-    ? `let UDP port ${port} through all firewalls between here and the server, or correct --server`
-    : "give this machine a route to the server, or correct --server";
+    ? `allow UDP port ${port} in all firewalls between this machine and the server, or correct --server`
+    : "add a route from this machine to the server, or correct --server";
 }
 
 /** Sends some datagrams that every QUIC server answers, whoever asks. */

@@ -30,7 +30,7 @@ export function statusPage(status: Status, nonce: string): string {
 </head>
 <body>
 <aside id="bar" aria-label="Updates">
-<p id="state" role="status">Reload the page for newer figures; with JavaScript it updates itself.</p>
+<p id="state" role="status">Reload the page to update it; with JavaScript, it updates itself.</p>
 <button id="pause" type="button" hidden>Pause</button>
 </aside>
 <div id="page">${view(status).map(toHtml).join("")}</div>

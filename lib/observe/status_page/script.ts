@@ -84,10 +84,10 @@ export const script = String.raw`
   };
   const sayState = () => {
     const since = formatTime(answeredAt);
-    if (isPaused) say("paused", "Paused. The page shows what was at " + since + ".");
+    if (isPaused) say("paused", "Paused. The page shows the state of " + since + ".");
     else if (isLost) {
-      say("lost", "✗ No answer since " + since + ". The page shows what was then; it goes on asking.");
-    } else if (answersOfRelief === 0) say("live", "✓ Live, every " + formatDuration(REFRESH_MS) + ".");
+      say("lost", "✗ No response since " + since + ". The page shows the state of that time and keeps retrying.");
+    } else if (answersOfRelief === 0) say("live", "✓ Live, updated every " + formatDuration(REFRESH_MS) + ".");
   };
 
   const show = (html) => {
@@ -114,7 +114,7 @@ export const script = String.raw`
       show(await response.text());
       if (isLost) {
         answersOfRelief = RELIEF_ANSWERS;
-        say("live", "✓ Answers again, after " + formatDuration(Date.now() - answeredAt) + ".");
+        say("live", "✓ Responding again after " + formatDuration(Date.now() - answeredAt) + ".");
       } else if (answersOfRelief > 0) answersOfRelief--;
       isLost = false;
       answeredAt = Date.now();

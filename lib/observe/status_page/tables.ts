@@ -108,13 +108,13 @@ export function peerTable({ program, peers, at }: Status): Element {
         ? [
           "No agent is connected. Start a proxy-agent or proxy-passthrough whose ",
           element("code", {}, "--server"),
-          " is the QUIC address of this program. If one runs already, its log and this one's say why they do not come " +
-          "together.",
+          " is the QUIC address of this program. If one is already running, its log or this " +
+          "program's log gives the reason.",
         ]
         : [
-          "No server is connected. See whether ",
+          "No server is connected. Check that ",
           element("code", {}, "--server"),
-          " names the QUIC address of a proxy-server, whether UDP gets there, and what the log says of the last attempt.",
+          " is the QUIC address of a proxy-server, and that firewalls allow UDP to it. The log has the cause of the last failure.",
         ],
     },
   );
@@ -142,10 +142,10 @@ export function tunnelTable({ program, tunnels: { open, latest }, at }: Status):
       keyOf: ({ id, peer, since }) =>
         id === undefined ? undefined : visible(`${peer} ${id} ${since}`),
       empty: program === "proxy-server"
-        ? "No tunnel is in progress. Each TCP connection of a client becomes one."
-        : "No tunnel is in progress. Each client that connects to the server, and is given to this program, becomes one.",
+        ? "No tunnel is in progress. Each client connection opens one."
+        : "No tunnel is in progress. Each client that the server forwards to this program opens one.",
       note: more > 0
-        ? `These are the newest ${formatNumber(latest.length)}; ${formatNumber(more)} more ${
+        ? `Showing the newest ${formatNumber(latest.length)}; ${formatNumber(more)} more ${
           more === 1 ? "is" : "are"
         } in progress.`
         : undefined,
@@ -231,6 +231,6 @@ function lossOf({ lostPackets, sentPackets }: StatusPeer): Element {
 function rateOf(bytesPerSecond: number, bytes: number): Contents {
   return [
     formatRate(bytesPerSecond),
-    element("small", { class: "muted" }, ` ${formatBytes(bytes)} in all`),
+    element("small", { class: "muted" }, ` ${formatBytes(bytes)} total`),
   ];
 }

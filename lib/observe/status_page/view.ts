@@ -75,9 +75,7 @@ function checkList(checks: readonly StatusCheck[]): Element {
         { class: ok ? "good" : "bad" },
         `${ok ? "✓" : "✗"} `,
         element("span", {}, nameOf(name)),
-        ok
-          ? undefined
-          : [": ", element("bdi", {}, shorten(visible(problem ?? "not as it should be"), 300))],
+        ok ? undefined : [": ", element("bdi", {}, shorten(visible(problem ?? "failed"), 300))],
       )
     ),
   );
@@ -136,7 +134,7 @@ function charts(history: StatusHistory): Element {
   return element(
     "section",
     { "data-key": "charts", "aria-labelledby": "charts" },
-    element("h2", { id: "charts" }, "The last minutes"),
+    element("h2", { id: "charts" }, "Last minutes"),
     element(
       "div",
       { class: "charts" },
@@ -149,7 +147,7 @@ function charts(history: StatusHistory): Element {
         intervalMs,
         format: formatRate,
         atLeast: 1_000,
-        empty: "Nothing has been measured yet.",
+        empty: "No data yet.",
       }),
       chart({
         title: "Connect latency",
@@ -160,10 +158,10 @@ function charts(history: StatusHistory): Element {
         intervalMs,
         format: formatLatency,
         atLeast: 1,
-        empty: "No tunnel was connected in this time.",
+        empty: "No tunnel was connected in this period.",
       }),
       chart({
-        title: `Tunnels begun, per ${formatDuration(intervalMs)}`,
+        title: `Tunnels started per ${formatDuration(intervalMs)}`,
         series: [
           { name: "connected", values: history.connected },
           { name: "failed", values: history.failed },
@@ -171,7 +169,7 @@ function charts(history: StatusHistory): Element {
         intervalMs,
         format: formatNumber,
         atLeast: 4,
-        empty: "Nothing has been measured yet.",
+        empty: "No data yet.",
       }),
       chart({
         title: "Tunnels open",
@@ -179,7 +177,7 @@ function charts(history: StatusHistory): Element {
         intervalMs,
         format: formatNumber,
         atLeast: 4,
-        empty: "Nothing has been measured yet.",
+        empty: "No data yet.",
       }),
     ),
   );

@@ -38,7 +38,7 @@ function withCopyInMemory(path: string, use: (copy: string) => void): void {
   try {
     for (let rest = Deno.readFileSync(path); rest.length > 0;) {
       const written = Number(write(fd, rest, BigInt(rest.length)));
-      if (written <= 0) throw new Error("no memory to run a library from");
+      if (written <= 0) throw new Error("no memory to load a library from");
       rest = rest.subarray(written);
     }
     use(`/proc/self/fd/${fd}`);
