@@ -349,6 +349,13 @@ test("runServer() ends a client when its only agent fails without an answer", as
   assertEquals(await asking, "");
 });
 
+test("runServer() hands on the answer of an agent that is overloaded at once when there is no other", async (net) => {
+  const { server, agent } = await net.serverAndAgent({ agentWaitMs: 20_000 });
+  agent.serve(refuse("overloaded"));
+  // Sooner than an agent would be waited for.
+  assertEquals(await exchange(net, server, "hello"), "answer of one that is overloaded");
+});
+
 test("runServer() hands on the last answer when the agents after it are gone", async (net) => {
   const server = await net.server({ agentWaitMs: 0, maxAttempts: 5 });
   const handlers = [

@@ -1,0 +1,58 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assertEquals, assertGreater, assertLessOrEqual } from "@std/assert";
+import { TaskGroup } from "../../lib/task_group.ts";
+import { drain } from "../../lib/tunnel/drain.ts";
+
+const LONG_MS = 60_000;
+
+/** A drain whose tunnels come and end as a test says: `arriving` while its peers acknowledge what was sent before. */
+function start(timeoutMs: number, open: number, arriving: number) {
+  const tunnels = new TaskGroup();
+  const ends: (() => void)[] = [];
+  const add = () => {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    ends.push(resolve);
+    tunnels.add(promise);
+  };
+  for (let i = 0; i < open; i++) add();
+  const settled: number[] = [];
+  let done: boolean | undefined;
+  const ended = drain(tunnels, timeoutMs, (ms) => {
+    settled.push(ms);
+    if (settled.length <= arriving) add();
+    return Promise.resolve();
+  }).then((all) => done = all);
+  return { ends, settled, ended, isDone: () => done !== undefined };
+}
+
+const turn = () => new Promise((resolve) => setTimeout(resolve));
+
+function test(name: string, fn: () => Promise<void>): void {
+  Deno.test({ name, permissions: "none", fn });
+}
+
+test("drain() waits for open tunnels, for those that arrive meanwhile, and for what they have sent", async () => {
+  for (const [open, arriving] of [[0, 0], [0, 1], [2, 0], [2, 2]] as const) {
+    const { ends, settled, ended, isDone } = start(LONG_MS, open, arriving);
+    for (let ending = 0; ending < open + arriving; ending++) {
+      await turn();
+      assertEquals(isDone(), false);
+      ends[ending]!();
+    }
+    assertEquals(await ended, true);
+    assertEquals(settled.length, 1 + arriving);
+    // Without a tunnel, only those that cross with the announcement are waited for.
+    if (open === 0) assertLessOrEqual(settled[0]!, 1_000);
+    else assertGreater(settled[0]!, 1_000);
+  }
+});
+
+test("drain() gives up when its time is over", async () => {
+  const { ends, settled, ended } = start(5, 2, 0);
+  ends[0]!();
+  assertEquals(await ended, false);
+  assertEquals(settled, []);
+  ends[1]!();
+});
