@@ -3,13 +3,7 @@
 
 import { join } from "node:path";
 import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
-
-/** Names of the files of a program's certificates. */
-export interface CertificateFiles {
-  readonly ca: string;
-  readonly cert: string;
-  readonly key: string;
-}
+import type { Flags } from "../../tools/project_program.ts";
 
 /**
  * The certificates of the programs of one site, in files that are replaced as Kubernetes does it: a link to a folder,
@@ -30,38 +24,31 @@ export class Certificates {
 
   /** @param programs names; that of the server is `server` */
   static async create(folder: string, programs: readonly string[]): Promise<Certificates> {
-    const certificates = new Certificates(
-      folder,
-      programs,
-      await createCa({ commonName: "chaos CA 0" }),
-    );
+    const ca = await createCa({ commonName: "chaos CA 0" });
+    const certificates = new Certificates(folder, programs, ca);
     await certificates.renew();
     await certificates.write();
     return certificates;
   }
 
-  filesOf(program: string): CertificateFiles {
+  /** The flags that name a program's files. */
+  flagsOf(program: string): Flags {
     const folder = join(this.#folder, program, "current");
     return {
-      ca: join(folder, "ca.pem"),
-      cert: join(folder, "tls.crt"),
-      key: join(folder, "tls.key"),
+      [program === "server" ? "client-ca-file" : "ca-file"]: join(folder, "ca.pem"),
+      "cert-file": join(folder, "tls.crt"),
+      "cert-key": join(folder, "tls.key"),
     };
   }
 
   /** New certificates of the newest authority for all. */
   async renew(): Promise<void> {
-    for (const program of this.#programs) {
-      const usage = program === "server" ? "server" : "client";
-      const names = usage === "server" ? ["quic-tunnel-server"] : [program];
-      this.#leaves.set(
-        program,
-        await issueCertificate(this.#authorities[0]!, {
-          commonName: program,
-          usage,
-          dnsNames: names,
-        }),
-      );
+    for (const name of this.#programs) {
+      const kind = name === "server"
+        ? { usage: "server" as const, dnsNames: ["quic-tunnel-server"] }
+        : { usage: "client" as const, dnsNames: [name] };
+      const options = { commonName: name, ...kind };
+      this.#leaves.set(name, await issueCertificate(this.#authorities[0]!, options));
     }
   }
 

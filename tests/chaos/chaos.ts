@@ -8,6 +8,7 @@
  * something happens that allows it. At the end nothing is left of any tunnel, and the memory of the pair that lived
  * through all of it is flat.
  */
+import { delay } from "@std/async/delay";
 import { runCommand } from "./command.ts";
 import { type ChaosEvent, endings, harmless, outages } from "./events.ts";
 import type { SceneOptions } from "./scene.ts";
@@ -61,8 +62,6 @@ const stages: readonly Stage[] = [
   },
 ];
 
-const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
-
 /** Returns whether everything held. */
 async function chaos(trial: Trial, cycles: number): Promise<boolean> {
   const { report, draws } = trial;
@@ -73,13 +72,13 @@ async function chaos(trial: Trial, cycles: number): Promise<boolean> {
     actors.push(actor(stage, scene.site, trial));
     if (stage === steady) trial.watch([scene]);
   }
-  await sleep(WARM_UP_MS);
+  await delay(WARM_UP_MS);
   trial.warm();
   for (let cycle = 1; cycle <= cycles; cycle++) {
-    await Promise.all([sleep(CYCLE_S * 1000), ...actors.map((act) => act())]);
+    await Promise.all([delay(CYCLE_S * 1000), ...actors.map((act) => act())]);
     report.say(`cycle ${cycle} of ${cycles}: ${trial.summary}`);
   }
-  await sleep(QUIET_MS);
+  await delay(QUIET_MS);
   return await trial.conclude();
 }
 
@@ -92,7 +91,7 @@ function actor(stage: Stage, site: Site, trial: Trial): () => Promise<void> {
   const nextDisruption = draws.bag(Object.entries(stage.disruptions));
   return async () => {
     for (const [kind, run] of [nextHarmless(), nextHarmless(), nextDisruption()]) {
-      await sleep(draws.integer(0, 2_000));
+      await delay(draws.integer(0, 2_000));
       report.event(kind);
       await run({ kind, site, draws, disruptions, tell });
     }

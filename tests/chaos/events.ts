@@ -2,12 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What happens to programs and links while the load runs. */
+import { delay } from "@std/async/delay";
 import type { Impairment } from "../support/udp_relay.ts";
 import type { Disruption, Disruptions } from "./disruptions.ts";
 import type { Draws } from "./draws.ts";
-import type { Way } from "./link.ts";
+import type { Link, Way } from "./link.ts";
 import type { Program } from "./program.ts";
-import { DRAIN_MS, type Site, type SiteAgent } from "./site.ts";
+import { DRAIN_MS, type Site } from "./site.ts";
 
 export interface EventContext {
   /** What the event is called. */
@@ -41,18 +42,16 @@ const impairments: readonly Impairment[] = [
 
 const ways: readonly Way[] = ["both", "toServer", "toClient"];
 
-const sleep = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
-
-/** Does something that may make tunnels fail, until everybody is connected again. */
+/** Does something that may make tunnels fail, all of the site unless told otherwise, until everybody is connected again. */
 async function disrupt(
   context: EventContext,
   what: string,
-  scope: Pick<Disruption, "agents" | "cutAt" | "newMayFail">,
+  scope: Partial<Pick<Disruption, "agents" | "cutAt" | "newMayFail">>,
   act: () => Promise<void>,
 ): Promise<void> {
   const { kind, site, disruptions, tell } = context;
   tell(what);
-  const disruption = disruptions.begin({ site: site.name, kind, ...scope });
+  const disruption = disruptions.begin({ site: site.name, kind, agents: undefined, ...scope });
   await act();
   const since = performance.now();
   await site.recovered();
@@ -61,12 +60,7 @@ async function disrupt(
 }
 
 /** What events need; all of it is drawn each time, so that one event does not change what others draw. */
-function draw({ draws, site }: EventContext): {
-  agent: SiteAgent;
-  blipMs: number;
-  outageMs: number;
-  awayMs: number;
-} {
+function draw({ draws, site }: EventContext) {
   return {
     agent: draws.one(site.agents),
     blipMs: draws.integer(...BLIP_MS),
@@ -75,10 +69,16 @@ function draw({ draws, site }: EventContext): {
   };
 }
 
+async function cut(link: Link, way: Way, ms: number): Promise<void> {
+  link.cut(way);
+  await delay(ms);
+  link.restore();
+}
+
 async function stopped(program: Program, ms: number): Promise<void> {
   program.signal("SIGSTOP");
   try {
-    await sleep(ms);
+    await delay(ms);
   } finally {
     program.signal("SIGCONT");
   }
@@ -86,7 +86,12 @@ async function stopped(program: Program, ms: number): Promise<void> {
 
 async function killed(program: Program, awayMs: number): Promise<void> {
   await program.kill();
-  await sleep(awayMs);
+  await delay(awayMs);
+  await program.start();
+}
+
+async function restarted(program: Program): Promise<void> {
+  await program.stop(DRAIN_MS + STOP_MS);
   await program.start();
 }
 
@@ -97,33 +102,31 @@ export const harmless = {
     const impairment = draws.one(impairments);
     tell(`link of ${name}: ${JSON.stringify(impairment)}`);
     link.impair(impairment);
-    await sleep(1_000);
+    await delay(1_000);
   },
   "rebinding": async (context) => {
     const { agent } = draw(context);
     context.tell(`link of ${agent.name}: another port`);
     agent.link.rebind();
-    await sleep(1_000);
+    await delay(1_000);
   },
   "short cut": async (context) => {
     const { agent, blipMs } = draw(context);
     context.tell(`link of ${agent.name}: cut for ${blipMs} ms`);
-    agent.link.cut("both");
-    await sleep(blipMs);
-    agent.link.restore();
-    await sleep(1_000);
+    await cut(agent.link, "both", blipMs);
+    await delay(1_000);
   },
   "short stop of the server": async (context) => {
     const { blipMs } = draw(context);
     context.tell(`server: stopped for ${blipMs} ms`);
     await stopped(context.site.server, blipMs);
-    await sleep(1_000);
+    await delay(1_000);
   },
   "short stop of an agent": async (context) => {
     const { agent, blipMs } = draw(context);
     context.tell(`${agent.name}: stopped for ${blipMs} ms`);
     await stopped(agent.program, blipMs);
-    await sleep(1_000);
+    await delay(1_000);
   },
   "new certificates": async ({ site, tell }) => {
     if (!site.canReload) return;
@@ -146,39 +149,20 @@ export const harmless = {
 /** Connections end by these, but no program does. */
 export const outages = {
   "long cut": async (context) => {
-    const { agent, outageMs } = draw(context);
+    const { agent: { name, link }, outageMs } = draw(context);
     const way = context.draws.one(ways);
-    const scope = { agents: [agent.name] };
-    await disrupt(
-      context,
-      `link of ${agent.name}: cut ${way} for ${outageMs} ms`,
-      scope,
-      async () => {
-        agent.link.cut(way);
-        await sleep(outageMs);
-        agent.link.restore();
-      },
-    );
+    const what = `link of ${name}: cut ${way} for ${outageMs} ms`;
+    await disrupt(context, what, { agents: [name] }, () => cut(link, way, outageMs));
   },
   "long stop of the server": async (context) => {
     const { outageMs } = draw(context);
-    const scope = { agents: undefined };
-    await disrupt(
-      context,
-      `server: stopped for ${outageMs} ms`,
-      scope,
-      () => stopped(context.site.server, outageMs),
-    );
+    const what = `server: stopped for ${outageMs} ms`;
+    await disrupt(context, what, {}, () => stopped(context.site.server, outageMs));
   },
   "long stop of an agent": async (context) => {
-    const { agent, outageMs } = draw(context);
-    const scope = { agents: [agent.name] };
-    await disrupt(
-      context,
-      `${agent.name}: stopped for ${outageMs} ms`,
-      scope,
-      () => stopped(agent.program, outageMs),
-    );
+    const { agent: { name, program }, outageMs } = draw(context);
+    const what = `${name}: stopped for ${outageMs} ms`;
+    await disrupt(context, what, { agents: [name] }, () => stopped(program, outageMs));
   },
 } satisfies Record<string, ChaosEvent>;
 
@@ -186,44 +170,31 @@ export const outages = {
 export const endings = {
   "kill of the server": async (context) => {
     const { awayMs } = draw(context);
-    const { server } = context.site;
-    const scope = { agents: undefined };
-    await disrupt(context, `server: killed for ${awayMs} ms`, scope, () => killed(server, awayMs));
+    const what = `server: killed for ${awayMs} ms`;
+    await disrupt(context, what, {}, () => killed(context.site.server, awayMs));
   },
   "kill of an agent": async (context) => {
-    const { agent, awayMs } = draw(context);
-    const scope = { agents: [agent.name] };
-    await disrupt(
-      context,
-      `${agent.name}: killed for ${awayMs} ms`,
-      scope,
-      () => killed(agent.program, awayMs),
-    );
+    const { agent: { name, program }, awayMs } = draw(context);
+    const what = `${name}: killed for ${awayMs} ms`;
+    await disrupt(context, what, { agents: [name] }, () => killed(program, awayMs));
   },
   "kill of all agents": async (context) => {
     const { awayMs } = draw(context);
-    const { agents } = context.site;
-    const scope = { agents: undefined };
-    await disrupt(context, `all agents: killed for ${awayMs} ms`, scope, async () => {
-      await Promise.all(agents.map(({ program }) => killed(program, awayMs)));
+    await disrupt(context, `all agents: killed for ${awayMs} ms`, {}, async () => {
+      await Promise.all(context.site.agents.map(({ program }) => killed(program, awayMs)));
     });
   },
   "restart of the server": async (context) => {
-    const { server } = context.site;
     // New clients are refused as soon as it is told to stop; the others have the time of the drain.
-    const scope = { agents: undefined, cutAt: performance.now() + DRAIN_MS };
-    await disrupt(context, "server: told to stop, and started again", scope, async () => {
-      await server.stop(DRAIN_MS + STOP_MS);
-      await server.start();
-    });
+    const scope = { cutAt: performance.now() + DRAIN_MS };
+    const what = "server: told to stop, and started again";
+    await disrupt(context, what, scope, () => restarted(context.site.server));
   },
   "restart of an agent": async (context) => {
     const { agent: { name, program, isRaw } } = draw(context);
     // Others take the new tunnels, where agents can say that they do not.
     const scope = { agents: [name], cutAt: performance.now() + DRAIN_MS, newMayFail: isRaw };
-    await disrupt(context, `${name}: told to stop, and started again`, scope, async () => {
-      await program.stop(DRAIN_MS + STOP_MS);
-      await program.start();
-    });
+    const what = `${name}: told to stop, and started again`;
+    await disrupt(context, what, scope, () => restarted(program));
   },
 } satisfies Record<string, ChaosEvent>;

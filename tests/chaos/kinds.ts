@@ -1,16 +1,13 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** What clients do: one function for each kind of tunnel, which resolves when everything was right. */
-import type { ClientTunnel } from "./client_tunnel.ts";
-import { RefusedError } from "./client_tunnel.ts";
+/** What clients do: one script for each kind of tunnel, which resolves when everything was right. */
+import { type ClientTunnel, RefusedError } from "./client_tunnel.ts";
 import type { Draws } from "./draws.ts";
 import { Ask, encodeRequest, type Request, WrongBytesError } from "./wire.ts";
 
-export interface KindContext {
+interface KindContext {
   readonly draws: Draws;
-  /** Where nobody listens. */
-  readonly closedTarget: string;
   /** How much tunnels carry and how long they pause, up to 1 for much and long. */
   readonly scale: number;
   /** Aborts when the load ends: long tunnels come to their end then. */
@@ -20,194 +17,36 @@ export interface KindContext {
 /** Rejects with what has gone wrong. */
 type Script = (tunnel: ClientTunnel, context: KindContext) => Promise<void>;
 
+/** Where nobody listens: below the ports that systems give to clients. */
+const CLOSED_TARGET = "127.0.0.1:1";
+
 const KIB = 1 << 10;
 
-async function exchange(tunnel: ClientTunnel, request: Request): Promise<void> {
-  const { wire } = tunnel;
-  await wire.send(encodeRequest(request));
-  await wire.sendUpload(request);
-  tunnel.allow(request.pauseMs);
-  await wire.receiveReply(request);
+type Asked = Parameters<ClientTunnel["request"]>[0];
+
+async function ask(tunnel: ClientTunnel, asked: Asked): Promise<Request> {
+  const request = tunnel.request(asked);
+  await tunnel.wire.send(encodeRequest(request));
+  return request;
 }
 
-/** A request and its reply, the client ends first. */
-const request: Script = async (tunnel, { draws }) => {
-  await tunnel.open();
-  await exchange(
-    tunnel,
-    tunnel.request({ uploadBytes: draws.integer(0, 2000), downloadBytes: draws.integer(0, 8000) }),
-  );
-  await tunnel.finish();
-};
-
-/** A request and its reply, the target ends first. */
-const targetEnds: Script = async (tunnel, { draws, scale }) => {
-  await tunnel.open();
-  const request = tunnel.request({
-    asks: Ask.TargetEnds,
-    uploadBytes: draws.integer(0, 2000),
-    downloadBytes: draws.integer(0, 64 * KIB * scale),
-  });
-  await exchange(tunnel, request);
-  await tunnel.wire.receiveEnd();
-  await tunnel.wire.end();
-};
-
-/** The client has sent everything and ended its direction before the answer begins. */
-const clientHalfCloses: Script = async (tunnel, { draws, scale }) => {
-  await tunnel.open();
-  const { wire } = tunnel;
-  const request = tunnel.request({
-    asks: Ask.ClientEnds,
-    uploadBytes: draws.integer(0, 100 * KIB * scale),
-    downloadBytes: draws.integer(1, 256 * KIB * scale),
-    pauseMs: draws.integer(0, 2000 * scale),
-  });
-  await wire.send(encodeRequest(request));
-  await wire.sendUpload(request);
-  await wire.end();
+/** Asks, uploads, and takes the reply. */
+async function exchange(tunnel: ClientTunnel, asked: Asked): Promise<Request> {
+  const request = await ask(tunnel, asked);
+  await tunnel.wire.sendUpload(request);
   tunnel.allow(request.pauseMs);
-  await wire.receiveReply(request);
-  await wire.receiveEnd();
-};
+  await tunnel.wire.receiveReply(request);
+  return request;
+}
 
-/** The target has answered and ended its direction, and the client goes on sending. */
-const targetHalfCloses: Script = async (tunnel, { draws, scale }) => {
-  await tunnel.open();
-  const { wire } = tunnel;
-  const request = tunnel.request({
-    asks: Ask.TargetEnds,
-    downloadBytes: draws.integer(0, 64 * KIB * scale),
-    tailBytes: draws.integer(1, 256 * KIB * scale),
-  });
-  await exchange(tunnel, request);
-  await wire.receiveEnd();
-  await tunnel.pause(draws.integer(0, 2000 * scale));
-  await wire.sendTail(request);
-  await wire.end();
-  await tunnel.received();
-};
-
-/** Much in both directions at the same time. */
-const bulk: Script = async (tunnel, { draws }) => {
-  await tunnel.open();
-  const { wire } = tunnel;
-  const request = tunnel.request({
-    asks: Ask.Duplex,
-    uploadBytes: draws.integer(256 * KIB, 3072 * KIB),
-    downloadBytes: draws.integer(256 * KIB, 3072 * KIB),
-  });
-  await wire.send(encodeRequest(request));
-  await Promise.all([wire.sendUpload(request), wire.receiveReply(request)]);
-  await tunnel.finish();
-};
-
-/** A message now and then, for a long time. */
-const chat: Script = async (tunnel, { draws, ending }) => {
-  await tunnel.open();
-  for (let left = draws.integer(3, 20); left > 0 && !ending.aborted; left--) {
-    await exchange(
-      tunnel,
-      tunnel.request({
-        uploadBytes: draws.integer(1, 1000),
-        downloadBytes: draws.integer(1, 1000),
-      }),
-    );
-    await tunnel.pause(draws.integer(200, 3000));
-  }
-  await tunnel.finish();
-};
-
-/** A client that reads slowly, and not at all for a while. */
-const slowClient: Script = async (tunnel, { draws }) => {
-  await tunnel.open();
-  const { wire } = tunnel;
-  const request = tunnel.request({ downloadBytes: draws.integer(512 * KIB, 2048 * KIB) });
-  await wire.send(encodeRequest(request));
-  const stopMs = draws.integer(1000, 4000);
-  await wire.receiveReply(request, { everyBytes: 128 * KIB, pauseMs: 150, stopMs });
-  await tunnel.finish();
-};
-
-/** A target that reads slowly, and not at all for a while. */
-const slowTarget: Script = async (tunnel, { draws }) => {
-  await tunnel.open();
-  const { wire } = tunnel;
-  const request = tunnel.request({
-    asks: Ask.ReadSlowly,
-    uploadBytes: draws.integer(512 * KIB, 2048 * KIB),
-    downloadBytes: 100,
-    pauseMs: draws.integer(1000, 4000),
-  });
-  await wire.send(encodeRequest(request));
-  // Its last bytes may be under way for as long as the target takes for all of them.
-  tunnel.allow(15_000);
-  await wire.sendUpload(request);
-  tunnel.allow(15_000);
-  await wire.receiveReply(request);
-  await tunnel.finish();
-};
-
-/** A client that resets in the middle of a reply. */
-const clientResets: Script = async (tunnel, { draws, scale }) => {
-  await tunnel.open(() => tunnel.dialResettable());
-  const { wire } = tunnel;
-  const request = tunnel.request({ downloadBytes: 1024 * KIB * scale });
-  await wire.send(encodeRequest(request));
-  await wire.receive(draws.integer(0, 256 * KIB * scale));
-  tunnel.abort();
-};
-
-/** A client that closes its connection in the middle of a reply. */
-const clientLeaves: Script = async (tunnel, { draws, scale }) => {
-  await tunnel.open();
-  const { wire } = tunnel;
-  const request = tunnel.request({
-    downloadBytes: 1024 * KIB * scale,
-    pauseMs: draws.integer(0, 500 * scale),
-  });
-  await wire.send(encodeRequest(request));
-  await wire.receive(draws.integer(0, 256 * KIB * scale));
-  tunnel.abort();
-};
-
-/** A request for a target where nobody listens. */
-const refused: Script = async (tunnel, { closedTarget }) => {
-  await tunnel.dial();
-  await tunnel.wire.send(tunnel.connectHead(closedTarget));
-  await expectStatus(tunnel, 502);
-};
-
-/** Half of a head of CONNECT, and then the client is gone. */
-const halfHeadLeft: Script = async (tunnel, { draws }) => {
-  await tunnel.dial();
-  const head = tunnel.connectHead();
-  await tunnel.wire.send(head.subarray(0, draws.integer(1, head.length - 1)));
-  await tunnel.pause(draws.integer(0, 500));
-  tunnel.abort();
-};
-
-/** Half of a head of CONNECT, and the rest after a while. */
-const halfHeadResumed: Script = async (tunnel, { draws }) => {
+/** Sends a part of a head of CONNECT. Returns the rest. */
+async function sendHalfHead(tunnel: ClientTunnel, draws: Draws): Promise<Uint8Array> {
   await tunnel.dial();
   const head = tunnel.connectHead();
   const half = draws.integer(1, head.length - 1);
   await tunnel.wire.send(head.subarray(0, half));
-  await tunnel.pause(draws.integer(10, 3000));
-  await tunnel.wire.send(head.subarray(half));
-  await tunnel.established();
-  await exchange(tunnel, tunnel.request({ downloadBytes: draws.integer(0, 8000) }));
-  await tunnel.finish();
-};
-
-/** Half of a head of CONNECT, and nothing more. */
-const halfHeadSilent: Script = async (tunnel, { draws }) => {
-  await tunnel.dial();
-  const head = tunnel.connectHead();
-  await tunnel.wire.send(head.subarray(0, draws.integer(1, head.length - 1)));
-  tunnel.allow(10_000);
-  await expectStatus(tunnel, 408);
-};
+  return head.subarray(half);
+}
 
 async function expectStatus(tunnel: ClientTunnel, status: number): Promise<void> {
   try {
@@ -218,6 +57,162 @@ async function expectStatus(tunnel: ClientTunnel, status: number): Promise<void>
   }
   throw new WrongBytesError(`200 where ${status} was to come`);
 }
+
+/** A request and its reply, the client ends first. */
+const request: Script = async (tunnel, { draws }) => {
+  await tunnel.open();
+  await exchange(tunnel, {
+    uploadBytes: draws.integer(0, 2000),
+    downloadBytes: draws.integer(0, 8000),
+  });
+  await tunnel.finish();
+};
+
+/** A request and its reply, the target ends first. */
+const targetEnds: Script = async (tunnel, { draws, scale }) => {
+  await tunnel.open();
+  await exchange(tunnel, {
+    asks: Ask.TargetEnds,
+    uploadBytes: draws.integer(0, 2000),
+    downloadBytes: draws.integer(0, 64 * KIB * scale),
+  });
+  await tunnel.wire.receiveEnd();
+  await tunnel.wire.end();
+};
+
+/** The client has sent everything and ended its direction before the answer begins. */
+const clientHalfCloses: Script = async (tunnel, { draws, scale }) => {
+  await tunnel.open();
+  const { wire } = tunnel;
+  const request = await ask(tunnel, {
+    asks: Ask.ClientEnds,
+    uploadBytes: draws.integer(0, 100 * KIB * scale),
+    downloadBytes: draws.integer(1, 256 * KIB * scale),
+    pauseMs: draws.integer(0, 2000 * scale),
+  });
+  await wire.sendUpload(request);
+  await wire.end();
+  tunnel.allow(request.pauseMs);
+  await wire.receiveReply(request);
+  await wire.receiveEnd();
+};
+
+/** The target has answered and ended its direction, and the client goes on sending. */
+const targetHalfCloses: Script = async (tunnel, { draws, scale }) => {
+  await tunnel.open();
+  const request = await exchange(tunnel, {
+    asks: Ask.TargetEnds,
+    downloadBytes: draws.integer(0, 64 * KIB * scale),
+    tailBytes: draws.integer(1, 256 * KIB * scale),
+  });
+  await tunnel.wire.receiveEnd();
+  await tunnel.pause(draws.integer(0, 2000 * scale));
+  await tunnel.wire.sendTail(request);
+  await tunnel.wire.end();
+  await tunnel.received();
+};
+
+/** Much in both directions at the same time. */
+const bulk: Script = async (tunnel, { draws }) => {
+  await tunnel.open();
+  const { wire } = tunnel;
+  const request = await ask(tunnel, {
+    asks: Ask.Duplex,
+    uploadBytes: draws.integer(256 * KIB, 3072 * KIB),
+    downloadBytes: draws.integer(256 * KIB, 3072 * KIB),
+  });
+  await Promise.all([wire.sendUpload(request), wire.receiveReply(request)]);
+  await tunnel.finish();
+};
+
+/** A message now and then, for a long time. */
+const chat: Script = async (tunnel, { draws, ending }) => {
+  await tunnel.open();
+  for (let left = draws.integer(3, 20); left > 0 && !ending.aborted; left--) {
+    await exchange(tunnel, {
+      uploadBytes: draws.integer(1, 1000),
+      downloadBytes: draws.integer(1, 1000),
+    });
+    await tunnel.pause(draws.integer(200, 3000));
+  }
+  await tunnel.finish();
+};
+
+/** A client that reads slowly, and not at all for a while. */
+const slowClient: Script = async (tunnel, { draws }) => {
+  await tunnel.open();
+  const request = await ask(tunnel, { downloadBytes: draws.integer(512 * KIB, 2048 * KIB) });
+  const stopMs = draws.integer(1000, 4000);
+  await tunnel.wire.receiveReply(request, { everyBytes: 128 * KIB, pauseMs: 150, stopMs });
+  await tunnel.finish();
+};
+
+/** A target that reads slowly, and not at all for a while. */
+const slowTarget: Script = async (tunnel, { draws }) => {
+  await tunnel.open();
+  const request = await ask(tunnel, {
+    asks: Ask.ReadSlowly,
+    uploadBytes: draws.integer(512 * KIB, 2048 * KIB),
+    downloadBytes: 100,
+    pauseMs: draws.integer(1000, 4000),
+  });
+  // Its last bytes may be under way for as long as the target takes for all of them.
+  tunnel.allow(15_000);
+  await tunnel.wire.sendUpload(request);
+  tunnel.allow(15_000);
+  await tunnel.wire.receiveReply(request);
+  await tunnel.finish();
+};
+
+/** A client that resets in the middle of a reply. */
+const clientResets: Script = async (tunnel, { draws, scale }) => {
+  await tunnel.open(() => tunnel.dialResettable());
+  await ask(tunnel, { downloadBytes: 1024 * KIB * scale });
+  await tunnel.wire.receive(draws.integer(0, 256 * KIB * scale));
+  tunnel.abort();
+};
+
+/** A client that closes its connection in the middle of a reply. */
+const clientLeaves: Script = async (tunnel, { draws, scale }) => {
+  await tunnel.open();
+  await ask(tunnel, {
+    downloadBytes: 1024 * KIB * scale,
+    pauseMs: draws.integer(0, 500 * scale),
+  });
+  await tunnel.wire.receive(draws.integer(0, 256 * KIB * scale));
+  tunnel.abort();
+};
+
+/** A request for a target where nobody listens. */
+const refused: Script = async (tunnel) => {
+  await tunnel.dial();
+  await tunnel.wire.send(tunnel.connectHead(CLOSED_TARGET));
+  await expectStatus(tunnel, 502);
+};
+
+/** Half of a head of CONNECT, and then the client is gone. */
+const halfHeadLeft: Script = async (tunnel, { draws }) => {
+  await sendHalfHead(tunnel, draws);
+  await tunnel.pause(draws.integer(0, 500));
+  tunnel.abort();
+};
+
+/** Half of a head of CONNECT, and the rest after a while. */
+const halfHeadResumed: Script = async (tunnel, { draws }) => {
+  const rest = await sendHalfHead(tunnel, draws);
+  await tunnel.pause(draws.integer(10, 3000));
+  await tunnel.wire.send(rest);
+  await tunnel.established();
+  await exchange(tunnel, { downloadBytes: draws.integer(0, 8000) });
+  await tunnel.finish();
+};
+
+/** Half of a head of CONNECT, and nothing more. */
+const halfHeadSilent: Script = async (tunnel, { draws }) => {
+  await sendHalfHead(tunnel, draws);
+  tunnel.allow(10_000);
+  await expectStatus(tunnel, 408);
+};
 
 interface Kind {
   readonly run: Script;

@@ -38,8 +38,6 @@ export interface LoadOptions extends LoadPlan {
   readonly site: string;
   /** Ways to the targets, of which each tunnel takes one. */
   readonly routes: readonly Route[];
-  /** Where nobody listens. */
-  readonly closedTarget: string;
   readonly draws: Draws;
   readonly ledger: Ledger;
   ended(outcome: Outcome): void;
@@ -84,7 +82,7 @@ export class Load {
   }
 
   async #tunnel(): Promise<Outcome> {
-    const { site, routes, draws, closedTarget, ledger, ended } = this.#options;
+    const { site, routes, draws, ledger, ended } = this.#options;
     const kind = this.#nextKind();
     const tunnel = new ClientTunnel(draws.one(routes), ledger);
     const { id } = tunnel;
@@ -98,7 +96,6 @@ export class Load {
     try {
       await kinds[kind].run(tunnel, {
         draws,
-        closedTarget,
         scale: this.#scale,
         ending: this.#ending.signal,
       });
@@ -115,17 +112,8 @@ export class Load {
     const { client, startedAt, firstByteMs } = tunnel;
     const repeated = ledger.end(id);
     const endedAt = performance.now();
-    const outcome = {
-      site,
-      kind,
-      id,
-      client,
-      error,
-      repeated,
-      startedAt,
-      endedAt,
-      firstByteMs,
-    };
+    const times = { startedAt, endedAt, firstByteMs };
+    const outcome = { site, kind, id, client, error, repeated, ...times };
     ended(outcome);
     return outcome;
   }

@@ -3,15 +3,13 @@
 
 import { ChildProgram, describeEnd } from "../../tools/child_program.ts";
 import { type Flags, programArguments, type ProgramTask } from "../../tools/project_program.ts";
-import { eventually } from "../support/eventually.ts";
 import { LogLine } from "./log_line.ts";
 
 export interface ProgramOptions {
   /** What it is called in this log. */
   readonly name: string;
   readonly task: ProgramTask;
-  /** Its flags; asked for at each start. */
-  flags(): Flags;
+  readonly flags: Flags;
   /** Files that it may have open. @default {} as many as this process */
   readonly maxFiles?: number | undefined;
   /** Where its log is kept. */
@@ -50,7 +48,6 @@ export class Program implements AsyncDisposable {
   #child: ChildProgram | undefined;
   /** Whether its end was asked for. */
   #mayEnd = false;
-  #isReady = false;
 
   constructor(options: ProgramOptions) {
     this.#options = options;
@@ -66,17 +63,13 @@ export class Program implements AsyncDisposable {
     return this.#child.pid;
   }
 
-  get isRunning(): boolean {
-    return this.#child !== undefined;
-  }
-
   /** Starts it, and waits until it may be signalled. */
   async start(): Promise<void> {
     const { name, task, flags, maxFiles, readyAt, ended, violated } = this.#options;
-    const command = [Deno.execPath(), ...programArguments(task, flags())];
+    const command = [Deno.execPath(), ...programArguments(task, flags)];
     const limited = ["sh", "-c", `ulimit -n ${maxFiles}; exec "$@"`, "sh", ...command];
     const [program, ...args] = maxFiles === undefined ? command : limited;
-    this.#mayEnd = this.#isReady = false;
+    this.#mayEnd = false;
     const child = this.#child = new ChildProgram(program!, args, {
       name,
       env: { NO_COLOR: "1" },
@@ -89,26 +82,16 @@ export class Program implements AsyncDisposable {
       if (!this.#mayEnd) violated(`${name} ${describeEnd(status)} by itself${child.lastLines}`);
       ended?.();
     });
-    await eventually(
-      `${name} says ${JSON.stringify(readyAt)}`,
-      () => {
-        if (!this.isRunning) throw new Error("it has ended");
-        return this.#isReady;
-      },
-      START_MS,
-    );
+    await child.line(new RegExp(` "${readyAt}`), START_MS);
   }
 
   #take(text: string): void {
     this.#log.writeSync(encoder.encode(`${text}\n`));
     const line = LogLine.parse(text);
     if (!line) return;
-    if (line.message.startsWith(this.#options.readyAt)) this.#isReady = true;
     const isError = line.level === "FTL" || line.level === "ERR" || FORBIDDEN.test(line.message);
     const mayFail = this.#options.maxFiles !== undefined && NEEDS_FILES.test(line.message);
-    if (isError && !mayFail) {
-      this.#options.violated(`${this.name}: ${text}`);
-    }
+    if (isError && !mayFail) this.#options.violated(`${this.name}: ${text}`);
     this.#options.line?.(line);
   }
 

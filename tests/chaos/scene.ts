@@ -94,7 +94,6 @@ export class Scene implements AsyncDisposable {
       ...load,
       site: name,
       routes,
-      closedTarget: closedAddress(),
       draws: draws.part(`load of ${name}`),
       ledger,
       ended,
@@ -151,9 +150,4 @@ export class Scene implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#stack.disposeAsync();
   }
-}
-
-/** Where nobody listens: below the ports that systems give to clients. */
-function closedAddress(): string {
-  return "127.0.0.1:1";
 }

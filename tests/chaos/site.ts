@@ -16,7 +16,7 @@ export interface AgentOptions {
   readonly maxFiles?: number;
 }
 
-export interface SiteOptions {
+interface SiteOptions {
   readonly name: string;
   readonly agents: readonly AgentOptions[];
   /** Where its agents connect everything to; undefined when they serve CONNECT. */
@@ -78,17 +78,12 @@ export class Site implements AsyncDisposable {
       new Program({
         name: `${name} server`,
         task: "server",
-        flags: () => {
-          const { ca, cert, key } = certificates.filesOf("server");
-          return {
-            "listen-tcp": `127.0.0.1:${tcpPort}`,
-            "listen-quic": `127.0.0.1:${quicPort}`,
-            "client-ca-file": ca,
-            "cert-file": cert,
-            "cert-key": key,
-            "connect-timeout": "15s",
-            ...commonFlags,
-          };
+        flags: {
+          "listen-tcp": `127.0.0.1:${tcpPort}`,
+          "listen-quic": `127.0.0.1:${quicPort}`,
+          "connect-timeout": "15s",
+          ...certificates.flagsOf("server"),
+          ...commonFlags,
         },
         logFile: `${folder}/${name}/server.log`,
         readyAt: "quic listener on",
@@ -99,11 +94,8 @@ export class Site implements AsyncDisposable {
     );
     try {
       for (const agent of agents) {
-        const link = await links.open(
-          { hostname: "127.0.0.1", port: quicPort },
-          draws.integer(1, 1e9),
-        );
-        site.#addAgent(agent, link);
+        const server = { hostname: "127.0.0.1", port: quicPort };
+        site.#addAgent(agent, await links.open(server, draws.integer(1, 1e9)));
       }
       await site.server.start();
       await Promise.all(site.agents.map(({ program }) => program.start()));
@@ -133,17 +125,12 @@ export class Site implements AsyncDisposable {
     const options: ProgramOptions = {
       name: `${this.name} ${name}`,
       task: upstream === undefined ? "agent" : "passthrough",
-      flags: () => {
-        const { ca, cert, key } = this.certificates.filesOf(name);
-        return {
-          "server": `127.0.0.1:${link.port}`,
-          "ca-file": ca,
-          "cert-file": cert,
-          "cert-key": key,
-          ...(upstream !== undefined && { upstream }),
-          ...commonFlags,
-          ...flags,
-        };
+      flags: {
+        "server": `127.0.0.1:${link.port}`,
+        ...this.certificates.flagsOf(name),
+        ...(upstream !== undefined && { upstream }),
+        ...commonFlags,
+        ...flags,
       },
       maxFiles,
       logFile: `${folder}/${this.name}/${name}.log`,
