@@ -195,7 +195,7 @@ scriptedTest(
     using lines = logLines(0);
     const server = net.scriptedServer();
     const target = net.target();
-    const program = net.agentOf(server, { drainedIdleMs: 300, ...quick });
+    const program = net.agent(server, { drainedIdleMs: 300, ...quick });
     const first = await server.accept();
     const early = await open(first, target);
     await first.control(frames.hello(), frames.drain);
@@ -231,7 +231,7 @@ scriptedTest(
 scriptedTest("runAgent() leaves it to a server that drains to end the connection", async (net) => {
   using lines = logLines(0);
   const server = net.scriptedServer();
-  net.agentOf(server, quick);
+  net.agent(server, quick);
   const first = await server.accept();
   await first.control(frames.hello(), frames.drain, frames.drain);
   const second = await server.accept();
@@ -245,7 +245,7 @@ scriptedTest("runAgent() leaves it to a server that drains to end the connection
 scriptedTest("runAgent() stops also the connections that drain", async (net) => {
   const server = net.scriptedServer();
   const target = net.target();
-  const program = net.agentOf(server, { drainTimeoutMs: 20_000, ...quick });
+  const program = net.agent(server, { drainTimeoutMs: 20_000, ...quick });
   const first = await server.accept();
   await first.control(frames.hello(), frames.drain);
   const early = await open(first, target);
@@ -265,7 +265,7 @@ scriptedTest(
   "runAgent() has few connections to a server that says each time that it drains",
   async (net) => {
     const server = net.scriptedServer();
-    const program = net.agentOf(server, { backoff: { minMs: 1, maxMs: 1 } });
+    const program = net.agent(server, { backoff: { minMs: 1, maxMs: 1 } });
     const peers: ScriptedPeer[] = [];
     for (let i = 0; i < 9; i++) {
       const peer = await server.accept();
@@ -309,7 +309,7 @@ test("runAgent() comes to the server that takes the place of one that drains", a
 scriptedTest("runAgent() says why a server does not take it, and tries again", async (net) => {
   using lines = logLines(2);
   const server = net.scriptedServer();
-  net.agentOf(server, quick);
+  net.agent(server, quick);
   const reasons = { 102: "not admitted by the server", 103: "accepts no more agents" };
   for (const [code, words] of Object.entries(reasons)) {
     for (let i = 0; i < 3; i++) {
@@ -332,7 +332,7 @@ scriptedTest(
     using lines = logLines(0);
     const server = net.scriptedServer({ idleTimeoutMs: 1_000, keepAliveMs: 200 });
     const target = net.target();
-    net.agentOf(server, quick);
+    net.agent(server, quick);
     const agent = await server.accept();
     const { atTarget } = await open(agent, target);
     const since = performance.now();

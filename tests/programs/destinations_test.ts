@@ -216,7 +216,7 @@ test("runAgent() logs its rules, and for each refusal rule and address", async (
 
 scriptedTest("runAgent() tells the server that a target is denied", async (net) => {
   const server = net.scriptedServer();
-  net.agentOf(server);
+  net.agent(server);
   const agent = await server.accept();
   const stream = agent.open();
   await writeAll(stream, encodeFrame(FrameType.Open, encodeOpen({ tunnelId: new Uint8Array(16) })));

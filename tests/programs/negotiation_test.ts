@@ -156,7 +156,7 @@ test("the programs send HELLO, first and alone, on one unidirectional stream", a
   using lines = logLines(0);
   const server = await net.server({ name: "s" });
   const scripted = net.scriptedServer();
-  net.agentOf(scripted, { name: "a" });
+  net.agent(scripted, { name: "a" });
   const peers = [await net.scriptedAgent(server), await scripted.accept()];
   for (const [i, peer] of peers.entries()) {
     const stream = await soon("a control stream", peer.connection.acceptUniStream());
@@ -236,7 +236,7 @@ test("runServer() serves an agent of qrht/1 that has no control stream and lets 
 for (const drainTimeoutMs of [0, 5_000]) {
   test(`runAgent() serves a server of qrht/1 without control streams, and leaves it, after ${drainTimeoutMs} ms at most`, async (net) => {
     const server = net.scriptedServer({ maxUniStreams: 0 });
-    const program = net.agentOf(server, { drainTimeoutMs });
+    const program = net.agent(server, { drainTimeoutMs });
     const agent = await server.accept();
     const target = net.greeter();
     for (let i = 0; i < 3; i++) {

@@ -155,7 +155,7 @@ onlyOnLinux("the agents tell the server that a target does not answer in time", 
   });
   assertMatch(asked.data, /^HTTP\/1\.1 504 /);
   const other = net.scriptedServer();
-  net.passthroughOf(other, target.port, { dialTimeoutMs: 50 });
+  net.passthrough(other, target.port, { dialTimeoutMs: 50 });
   const passthrough = await other.accept();
   assertEquals(await readAgentFrames(await ask(passthrough)), {
     result: { code: "timeout", text: `${target.authority}: no answer within 50 ms` },
@@ -385,7 +385,7 @@ test("runAgent() takes no notice of many streams whose OPEN never comes to its e
 
 test("runAgent() outlives a server that leaves the moment it has connected", async (net) => {
   const server = net.scriptedServer();
-  const program = net.agentOf(server);
+  const program = net.agent(server);
   for (let i = 0; i < 3; i++) {
     const { connection } = await server.accept();
     // The end of the handshake goes out, and the end of the connection right behind it.
@@ -458,7 +458,7 @@ test("runAgent() delivers the last bytes before it leaves, also when packets wer
   const server = net.scriptedServer();
   await using relay = new UdpRelay({ hostname: "127.0.0.1", port: server.quicPort });
   const target = net.target();
-  const running = net.agentOf({ quicPort: relay.addr.port }, { drainTimeoutMs: 20_000 });
+  const running = net.agent({ quicPort: relay.addr.port }, { drainTimeoutMs: 20_000 });
   const agent = await server.accept();
   const { stream, carrier } = await connect(agent, target.authority);
   const atTarget = await target.accept();
@@ -483,7 +483,7 @@ test("runAgent() leaves at once when it has no tunnel, or is not told to drain",
   for (const [drainTimeoutMs, busy] of [[20_000, false], [0, true], [0, false]] as const) {
     const server = net.scriptedServer();
     const target = net.target();
-    const running = net.agentOf(server, { drainTimeoutMs });
+    const running = net.agent(server, { drainTimeoutMs });
     const agent = await server.accept();
     if (busy) await connect(agent, target.authority);
     // It is not only the server that believes them to be connected.

@@ -592,7 +592,7 @@ for (const [what, [bytes, logged]] of Object.entries(controlViolations)) {
   test(`runAgent() closes the connection of a server whose control stream has ${what}`, async (net) => {
     using lines = logLines(0);
     const server = net.scriptedServer();
-    net.agentOf(server);
+    net.agent(server);
     const peer = await server.accept();
     await peer.control(bytes);
     const { by, application, code } = await peer.closed();

@@ -153,7 +153,7 @@ export class Network implements AsyncDisposable {
   }
 
   agent(
-    server: Server,
+    server: Pick<Server, "quicPort">,
     config: Partial<ConnectAgentConfig> = {},
     monitor = new Monitor("proxy-agent"),
   ): Running {
@@ -163,7 +163,7 @@ export class Network implements AsyncDisposable {
   }
 
   passthrough(
-    server: Server,
+    server: Pick<Server, "quicPort">,
     upstreamPort: number,
     config: Partial<PassthroughConfig> = {},
     monitor = new Monitor("proxy-passthrough"),
@@ -251,8 +251,12 @@ export class Network implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#endConnections();
-    for (const program of this.#programs.toReversed()) program.abort();
+    this.abortPrograms();
     for (const program of this.#programs) await program.done.catch(() => {});
+  }
+
+  protected abortPrograms(): void {
+    for (const program of this.#programs.toReversed()) program.abort();
   }
 
   async #endConnections(): Promise<void> {
@@ -276,15 +280,24 @@ export function test(
   only: readonly string[] = Object.keys(combinations),
 ): void {
   for (const combination of only) {
-    Deno.test(`${name} (${combination})`, async () => {
-      {
-        await using net = new Network(combinations[combination]!);
-        await within(TEST_MS, "the test", fn(net));
-        await net.end();
-      }
-      assertNothingLive();
-    });
+    Deno.test(
+      `${name} (${combination})`,
+      () => withNetwork(new Network(combinations[combination]!), fn),
+    );
   }
+}
+
+/** Runs a test in a network that ends with it, and of which nothing is live after that. */
+export async function withNetwork<N extends Network>(
+  net: N,
+  fn: (net: N) => Promise<void>,
+): Promise<void> {
+  {
+    await using _ = net;
+    await within(TEST_MS, "the test", fn(net));
+    await net.end();
+  }
+  assertNothingLive();
 }
 
 /** A target whose system answers no attempt to connect, until what waits in its queue has been accepted. Linux only. */

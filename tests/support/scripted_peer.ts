@@ -3,8 +3,7 @@
 
 /** Peers of the programs, on the driver itself: they do what a test says, and nothing of their own accord. */
 
-import { runAgent } from "../../agent.ts";
-import type { AgentConfig } from "../../lib/agent/session.ts";
+import type { ConnectAgentConfig } from "../../agent.ts";
 import { QRHT_ALPN } from "../../lib/qrht/dialect.ts";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
@@ -27,28 +26,22 @@ import {
   type TransportOptions,
 } from "../../lib/quic/mod.ts";
 import { acceptTunnel, type IncomingTunnel } from "../../lib/qrht/tunnel.ts";
-import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
+import type { PassthroughConfig } from "../../passthrough.ts";
 import type { ServerConfig } from "../../server.ts";
 import { readToEnd } from "./memory_duplex.ts";
 import {
-  agentConfig,
   combinations,
-  loopback,
   Network,
-  OWN,
   readUntilOver,
-  Running,
+  type Running,
   sendText,
   type Server,
   soon,
   text,
   utf8,
-  within,
+  withNetwork,
 } from "./network.ts";
-import { assertNothingLive, clientTls, serverTls } from "./quic.ts";
-
-/** Time after which a test is taken to hang. */
-const TEST_MS = 25_000;
+import { clientTls, serverTls } from "./quic.ts";
 
 const empty = new Uint8Array(0);
 
@@ -150,7 +143,6 @@ export interface ScriptedServer {
 export class ScriptedNetwork extends Network {
   readonly #peers: ScriptedPeer[] = [];
   readonly #endpoints: QuicEndpoint[] = [];
-  readonly #programs: Running[] = [];
 
   constructor() {
     super(combinations["qrht/1"]!);
@@ -194,11 +186,11 @@ export class ScriptedNetwork extends Network {
 
   /** proxy-agent, connected to a scripted server. */
   async agentAtServer(
-    config: Partial<AgentConfig> = {},
+    config: Partial<ConnectAgentConfig> = {},
     options: Partial<ListenOptions> = {},
   ): Promise<{ program: Running; agent: ScriptedPeer }> {
     const server = this.scriptedServer(options);
-    return { program: this.agentOf(server, config), agent: await server.accept() };
+    return { program: this.agent(server, config), agent: await server.accept() };
   }
 
   /** proxy-passthrough, connected to a scripted server. */
@@ -208,27 +200,8 @@ export class ScriptedNetwork extends Network {
     options: Partial<ListenOptions> = {},
   ): Promise<{ program: Running; agent: ScriptedPeer }> {
     const server = this.scriptedServer(options);
-    const program = this.passthroughOf(server, upstreamPort, config);
+    const program = this.passthrough(server, upstreamPort, config);
     return { program, agent: await server.accept() };
-  }
-
-  /** proxy-agent, at a scripted server. */
-  agentOf(server: Pick<Server, "quicPort">, config: Partial<AgentConfig> = {}): Running {
-    return this.#start((signal) =>
-      runAgent({ ...agentConfig(server, OWN), ...config }, { signal })
-    );
-  }
-
-  /** proxy-passthrough, at a scripted server. */
-  passthroughOf(
-    server: Pick<Server, "quicPort">,
-    upstreamPort: number,
-    config: Partial<PassthroughConfig> = {},
-  ): Running {
-    const upstream = loopback(upstreamPort);
-    return this.#start((signal) =>
-      runPassthrough({ ...agentConfig(server, OWN), upstream, ...config }, { signal })
-    );
   }
 
   /** A client, and the addresses of its connection. */
@@ -248,16 +221,9 @@ export class ScriptedNetwork extends Network {
   }
 
   override async [Symbol.asyncDispose](): Promise<void> {
-    for (const program of this.#programs) program.abort();
+    this.abortPrograms();
     for (const endpoint of this.#endpoints) await endpoint.close();
     await super[Symbol.asyncDispose]();
-    for (const program of this.#programs) await program.done.catch(() => {});
-  }
-
-  #start(run: (signal: AbortSignal) => Promise<void>): Running {
-    const program = new Running(run);
-    this.#programs.push(program);
-    return program;
   }
 
   #endpoint(endpoint: QuicEndpoint): QuicEndpoint {
@@ -274,14 +240,7 @@ export class ScriptedNetwork extends Network {
 
 /** Registers a test in which one side is scripted; nothing is live at its end. */
 export function scriptedTest(name: string, fn: (net: ScriptedNetwork) => Promise<void>): void {
-  Deno.test(name, async () => {
-    {
-      await using net = new ScriptedNetwork();
-      await within(TEST_MS, "the test", fn(net));
-      await net.end();
-    }
-    assertNothingLive();
-  });
+  Deno.test(name, () => withNetwork(new ScriptedNetwork(), fn));
 }
 
 /** Frames as they go over the wire. */
@@ -342,26 +301,7 @@ export async function exchange(
 }
 
 /** Bytes that are nothing in any dialect. */
-export const garbage = Uint8Array.of(
-  0xff,
-  0xfe,
-  1,
-  2,
-  3,
-  4,
-  5,
-  6,
-  7,
-  8,
-  9,
-  10,
-  11,
-  12,
-  13,
-  14,
-  15,
-  16,
-);
+export const garbage = Uint8Array.of(0xff, 0xfe, ...Array.from({ length: 16 }, (_, i) => i + 1));
 
 /** Addresses that a PROXY header may tell of. */
 export const elsewhere: Readonly<Record<string, Pick<Open, "client" | "listener">>> = {
