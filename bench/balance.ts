@@ -151,7 +151,7 @@ async function main(signal: AbortSignal): Promise<void> {
 
 if (import.meta.main) {
   const controller = new AbortController();
-  const late = new Error(`given up after ${TOTAL_MS / 1_000} s`);
+  const late = new Error(`timed out after ${TOTAL_MS / 1_000} s`);
   Deno.unrefTimer(setTimeout(() => controller.abort(late), TOTAL_MS));
   await main(controller.signal);
   Deno.exit(0);

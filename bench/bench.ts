@@ -30,7 +30,7 @@ const TOTAL_MS = 600_000;
 
 const rows: Readonly<Record<RowName, { readonly title: string; readonly measure: Row }>> = {
   bulk: { title: "bytes through tunnels", measure: measureBulk },
-  fairness: { title: "tunnels beside each other", measure: measureFairness },
+  fairness: { title: "concurrent tunnels", measure: measureFairness },
   gets: { title: "a new connection and a GET", measure: measureGets },
   clients: { title: "many clients", measure: measureClients },
   memory: { title: "resident memory", measure: measureMemory },
@@ -92,7 +92,7 @@ async function main(args: string[], signal: AbortSignal): Promise<number> {
 function stopSignal(): AbortSignal {
   const controller = new AbortController();
   const stop = (name: string) => controller.abort(new Error(name));
-  Deno.unrefTimer(setTimeout(stop, TOTAL_MS, `given up after ${TOTAL_MS / 1000} s`));
+  Deno.unrefTimer(setTimeout(stop, TOTAL_MS, `timed out after ${TOTAL_MS / 1000} s`));
   Deno.addSignalListener("SIGINT", () => stop("stopped by SIGINT"));
   if (Deno.build.os !== "windows") {
     Deno.addSignalListener("SIGTERM", () => stop("stopped by SIGTERM"));

@@ -99,7 +99,7 @@ export async function measureBulk(bench: Bench): Promise<void> {
   const since = performance.now();
   for (let run = 0, failed = 0; run < runs.most; run++) {
     if (run >= runs.least && performance.now() - since > runs.startedWithinMs) break;
-    if (!await quiet()) bench.note(`bulk: the machine had other things to do in run ${run + 1}`);
+    if (!await quiet()) bench.note(`bulk: the machine was busy in run ${run + 1}`);
     for (const [size, name] of Object.entries(inMemory)) {
       bench.figures.add(
         { id: `bulk/memory/${size}`, name, unit: "MB/s" },

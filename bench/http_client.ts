@@ -40,7 +40,7 @@ export class HttpClient implements Disposable {
       await writeAll(this.#connection, REQUEST);
       for (let text = ""; !isComplete(text);) {
         const n = await this.#connection.read(this.#buffer);
-        if (n === null) throw new Error("an end in place of an answer");
+        if (n === null) throw new Error("the connection ended before a response");
         text += decoder.decode(this.#buffer.subarray(0, n));
       }
     } finally {

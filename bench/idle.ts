@@ -23,7 +23,7 @@ export async function measureIdle(
   await delay(isShort ? LOOK_MS.short : LOOK_MS.full);
   const after = await cpuTimes(pids);
   const seconds = (performance.now() - since) / 1_000;
-  if (!before || !after) return note("idle: there is no /proc here");
+  if (!before || !after) return note("idle: not measured without /proc");
   for (const [i, end] of ["server", "agent"].entries()) {
     const used = after.processes[i]! - before.processes[i]!;
     const figure = { id: `idle/${end}`, name: `${end} with nothing to do`, unit: "% CPU" };

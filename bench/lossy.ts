@@ -48,7 +48,7 @@ function record(
     note(
       `${figure.name}: ${(bytes / 1e6).toFixed(1)} MB in ${
         seconds.toFixed(1)
-      } s, the rest is reckoned`,
+      } s, the rest is extrapolated`,
     );
   }
   figures.add(figure, seconds * BYTES / Math.max(bytes, 1));
@@ -63,7 +63,9 @@ export async function measureLossy(bench: Bench): Promise<void> {
   } catch (error) {
     signal.throwIfAborted();
     note(
-      `lossy: no network namespaces here (${messageOf(error)}): a relay for UDP, and no plain TCP`,
+      `lossy: no network namespaces (${
+        messageOf(error)
+      }), so over a UDP relay and without plain TCP`,
     );
     return await measureRelayed(bench);
   }

@@ -34,7 +34,7 @@ const SIMULTANEOUS = 8;
 const ends = ["server", "agent"] as const;
 
 export async function measureMemory(bench: Bench): Promise<void> {
-  if (Deno.build.os !== "linux") return bench.note("memory: there is no /proc here");
+  if (Deno.build.os !== "linux") return bench.note("memory: not measured without /proc");
   const { certificates, isShort, signal } = bench;
   await using tunnel = await startTunnel({ certificates, signal });
   const load = await carryMuch(bench, tunnel);
@@ -64,7 +64,9 @@ async function measureIdle(bench: Bench): Promise<void> {
   const files = await fileLimit();
   const wanted = isShort ? TUNNELS.short : TUNNELS.full;
   const count = Math.min(wanted, files - OTHER_FILES);
-  if (count < wanted) bench.note(`memory: ${files} files allow for ${count} idle tunnels`);
+  if (count < wanted) {
+    bench.note(`memory: the limit of ${files} open files allows ${count} idle tunnels`);
+  }
   using opened = new DisposableStack();
   const way = through(tunnel, origin.transfers);
   await inBatches(count, signal, async () => {
@@ -128,7 +130,7 @@ async function record(
 /** Resident memory, in MiB. */
 async function rssOf({ pid }: Program): Promise<number> {
   const look = (await lookAt([pid])).get(pid);
-  if (!look) throw new Error(`nothing to see of process ${pid}`);
+  if (!look) throw new Error(`cannot read the memory of process ${pid}`);
   return look.rssKib / 1024;
 }
 

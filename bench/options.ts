@@ -32,8 +32,8 @@ export const HELP =
 
 Usage: deno task bench [options]
 
-  --short        fewer measurements, in about a minute
-  --only ROWS    only these rows: some of ${rowNames.join(",")}
+  --short        fewer measurements, about a minute
+  --only ROWS    only these rows, comma-separated: ${rowNames.join(",")}
   --json FILE    also write all figures to this file
   --fail         exit with code 1 if a bar is missed
   --help         show this help`;
@@ -44,7 +44,9 @@ export function parseOptions(args: readonly string[]): Options {
   const { only = rowNames.join(","), json, short, fail, help } = parseCommandLine(args, flags);
   const named = only.split(",");
   const unknown = named.find((name) => !(rowNames as readonly string[]).includes(name));
-  if (unknown !== undefined) throw new UsageError(`--only has no row ${JSON.stringify(unknown)}`);
+  if (unknown !== undefined) {
+    throw new UsageError(`unknown row ${JSON.stringify(unknown)} for --only`);
+  }
   const rows = rowNames.filter((name) => named.includes(name));
   return { isShort: short, rows, json, fails: fail, help };
 }

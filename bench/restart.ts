@@ -17,7 +17,7 @@ const RETRY_MS = 10;
 
 export async function measureRestart(bench: Bench): Promise<void> {
   for (let run = 0; run < (bench.isShort ? 1 : 5); run++) {
-    await restart(bench, "stopped", "server told to stop");
+    await restart(bench, "stopped", "server stopped");
   }
   // It takes the agent the idle timeout to notice.
   for (let run = 0; run < (bench.isShort ? 0 : 2); run++) {

@@ -101,7 +101,7 @@ async function receive(
   const buffer = Buffer.alloc(CHUNK_BYTES);
   for (let received = 0; received < bytes; onProgress(received)) {
     const n = await connection.read(buffer);
-    if (n === null) throw new Error(`${received} of ${bytes} bytes, and an end`);
+    if (n === null) throw new Error(`${received} of ${bytes} bytes, then the end of the stream`);
     if (!patternAt(received, n).equals(buffer.subarray(0, n))) {
       throw new WrongBytesError(`wrong bytes after ${received} of ${bytes}`);
     }
@@ -112,7 +112,7 @@ async function receive(
 
 async function expectEnd(connection: Deno.TcpConn): Promise<void> {
   if (await connection.read(new Uint8Array(1)) !== null) {
-    throw new WrongBytesError("further bytes in place of an end");
+    throw new WrongBytesError("more bytes instead of an end");
   }
 }
 
@@ -159,7 +159,7 @@ export async function transfer(options: TransferOptions): Promise<Transferred> {
     if (direction === "up") {
       await send(connection, bytes, onProgress);
       const answer = await connection.read(new Uint8Array(1));
-      if (answer === null) throw new WrongBytesError(`not ${bytes} right bytes arrived`);
+      if (answer === null) throw new WrongBytesError(`not all of ${bytes} bytes arrived unchanged`);
     } else await receive(connection, bytes, onProgress);
     last = performance.now();
     await expectEnd(connection);

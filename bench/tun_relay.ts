@@ -55,7 +55,7 @@ class Device {
     request.set(encoder.encode(name));
     new DataView(request.buffer).setUint16(16, IFF_TUN_NO_PI, true);
     if (this.fd < 0 || libc.ioctl(this.fd, TUNSETIFF, request) < 0) {
-      throw new Error(`there can be no TUN device ${name}`);
+      throw new Error(`cannot create the TUN device ${name}`);
     }
   }
 

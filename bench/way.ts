@@ -44,9 +44,11 @@ async function askProxy(connection: Deno.TcpConn, target: string): Promise<void>
   let head = "";
   while (!head.endsWith("\r\n\r\n")) {
     const n = await connection.read(buffer);
-    if (n === null || head.length > MAX_HEAD_BYTES) throw new Error("no answer to CONNECT");
+    if (n === null || head.length > MAX_HEAD_BYTES) throw new Error("no response to CONNECT");
     head += new TextDecoder().decode(buffer.subarray(0, n));
   }
   const status = head.slice(0, head.indexOf("\r\n"));
-  if (!/^HTTP\/1\.\d 200 /.test(status)) throw new Error(`CONNECT was answered ${status}`);
+  if (!/^HTTP\/1\.\d 200 /.test(status)) {
+    throw new Error(`the response to CONNECT has status ${status}`);
+  }
 }

@@ -83,7 +83,7 @@ async function finish(reader: Reader, head: Head, since: number): Promise<HttpRe
     length += bytes.length;
   }
   const promised = Number(head.fields.get("content-length"));
-  if (length !== promised) throw new Error(`${length} bytes of a body of ${promised}`);
+  if (length !== promised) throw new Error(`${length} of ${promised} bytes of the body`);
   const totalMs = performance.now() - since;
   return { ...head, length, digest: reprDigest(hash), firstByteMs, totalMs };
 }
@@ -111,11 +111,11 @@ class Reader {
     let text = "";
     for (;;) {
       const bytes = await this.read();
-      if (!bytes) throw new Error("the connection ended before an answer");
+      if (!bytes) throw new Error("the connection ended before a response");
       const before = text.length;
       text += String.fromCharCode(...bytes.subarray(0, MAX_HEAD_BYTES));
       const end = text.indexOf("\r\n\r\n");
-      if (end === -1 && text.length >= MAX_HEAD_BYTES) throw new Error("an answer without an end");
+      if (end === -1 && text.length >= MAX_HEAD_BYTES) throw new Error("a response without an end");
       if (end === -1) continue;
       this.#ahead = bytes.slice(end + 4 - before);
       return parseHead(text.slice(0, end));
@@ -126,7 +126,7 @@ class Reader {
 function parseHead(text: string): Head {
   const [first = "", ...lines] = text.split("\r\n");
   const status = /^HTTP\/1\.1 (\d{3}) (.*)$/.exec(first);
-  if (!status) throw new Error(`not an answer: ${JSON.stringify(first.slice(0, 80))}`);
+  if (!status) throw new Error(`not a response: ${JSON.stringify(first.slice(0, 80))}`);
   const fields = lines.map((line): [string, string] => {
     const colon = line.indexOf(":");
     return [line.slice(0, colon).toLowerCase(), line.slice(colon + 1).trim()];

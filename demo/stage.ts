@@ -60,7 +60,7 @@ export async function setStage(
     parseAuthority((await child.line(pattern, START_TIMEOUT_MS, signal))[1]!);
   const start = (name: string, module: string, permissions: string[], args: string[] = []) => {
     signal.throwIfAborted();
-    if (stack.disposed) throw new Error("the demo is over");
+    if (stack.disposed) throw new Error("the demo has ended");
     return stack.use(new Child({ name, module, permissions, args }, failed));
   };
   const startProgram = (program: string, net: string, flags: Flags) =>

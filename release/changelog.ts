@@ -22,7 +22,7 @@ export function sectionOf(changelog: string, version: string): string {
     .replace(/^\[[^\]]+\]: .*$/gm, "") // the targets of links, at the end of the file
     .replace(/(\S)\n *(?=[^\s#*-])/g, "$1 ")
     .trim();
-  if (text === "") throw new Error(`CHANGELOG.md says nothing of ${version}`);
+  if (text === "") throw new Error(`CHANGELOG.md has nothing about ${version}`);
   return text;
 }
 

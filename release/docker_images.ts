@@ -31,9 +31,9 @@ function referenceOf(image: string): string {
   const registry = Deno.env.get("REGISTRY") ?? "";
   const tag = Deno.env.get("IMAGE_TAG") || version;
   if (registry && !REGISTRY.test(registry)) {
-    throw new UsageError(`REGISTRY is no registry and path: ${JSON.stringify(registry)}`);
+    throw new UsageError(`REGISTRY is not a registry and path: ${JSON.stringify(registry)}`);
   }
-  if (!TAG.test(tag)) throw new UsageError(`IMAGE_TAG is no tag: ${JSON.stringify(tag)}`);
+  if (!TAG.test(tag)) throw new UsageError(`IMAGE_TAG is not a tag: ${JSON.stringify(tag)}`);
   return `${registry && `${registry}/`}${image}:${tag}`;
 }
 

@@ -126,7 +126,7 @@ console.log(
   `${failed ? "FAILED" : "ok"} | ${sum("passed")} passed | ${failed} failed | ` +
     `${ignored.length} ignored (${outcomes.length} files, ${seconds}s)`,
 );
-for (const test of ignored) console.log(`not for this machine: ${test}`);
+for (const test of ignored) console.log(`not run on this machine: ${test}`);
 if (Deno.args.length === 0) {
   for (const [name, { task, programs }] of Object.entries(SYSTEM_TESTS)) {
     const count = testsBelow(`tests/${name}`).length;

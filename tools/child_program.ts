@@ -146,7 +146,7 @@ export class ChildProgram implements AsyncDisposable {
       return await deadline(this.status, timeoutMs + KILL_TIMEOUT_MS);
     } catch (cause) {
       const who = `${this.name} (pid ${this.pid})`;
-      throw new Error(`${who} does not end, not even by SIGKILL`, { cause });
+      throw new Error(`${who} does not end, not even after SIGKILL`, { cause });
     } finally {
       clearTimeout(timer);
     }

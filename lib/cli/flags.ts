@@ -223,7 +223,7 @@ export function makeListFlag<T>(
   options: FlagOptions<readonly string[]>,
   kind: Omit<Kind<readonly T[]>, "kind">,
 ): Flag<readonly T[]> {
-  const notes = [...(kind.notes ?? ["comma separated"])];
+  const notes = [...(kind.notes ?? ["comma-separated"])];
   if (options.multiple) notes.push("may be repeated");
   return checked<readonly T[]>({
     name,
@@ -265,7 +265,7 @@ export function listFlag(
 const NO_CHOICE = "none";
 
 /**
- * Some of a few words, comma separated, or `none` alone. The value has each word once, in the order
+ * Some of a few words, comma-separated, or `none` alone. The value has each word once, in the order
  * of the choices; it is an empty array without a default. The last occurrence wins.
  */
 export function choiceListFlag<const C extends readonly string[]>(
@@ -278,7 +278,7 @@ export function choiceListFlag<const C extends readonly string[]>(
   const choices: readonly C[number][] = options.choices;
   return makeListFlag<C[number]>(name, options, {
     valueName: "list",
-    notes: [`${NO_CHOICE} or some of ${choices.join(", ")}`, "comma separated"],
+    notes: [`${NO_CHOICE} or some of ${choices.join(", ")}`, "comma-separated"],
     choices: [NO_CHOICE, ...choices],
     defaultText: options.default?.length === 0 ? NO_CHOICE : options.default?.join(","),
     parse(text) {

@@ -73,7 +73,7 @@ export const commonFlags = {
     max: 65_535,
     valueName: "bytes",
     help:
-      "maximum size of IP packets sent to the peer, in bytes, at least 1280; 0 discovers what the path carries",
+      "maximum size of IP packets sent to the peer, in bytes, 1280 or more; 0 discovers what the path carries",
     check: (bytes) => bytes > 0 && bytes < 1280 ? "must be 0 or at least 1280" : undefined,
   }),
   congestionControl: choiceFlag("congestion-control", congestionControls, {

@@ -105,7 +105,7 @@ export class ConnectionStreams implements StreamTransport {
    */
   open(): QuicStream {
     this.#throwIfClosed();
-    if (this.creditLeft === 0) throw new StreamOpenError("the peer allows no further stream");
+    if (this.creditLeft === 0) throw new StreamOpenError("the peer allows no more streams");
     const id = this.#nextLocalId;
     this.#nextLocalId += 4;
     return this.#openLocal(id, "both");

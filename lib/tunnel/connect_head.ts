@@ -183,7 +183,7 @@ export class ConnectHeadParser {
     }
     if (byte === LF) return undefined;
     if (byte !== CR && !isTokenByte(byte)) {
-      return reject(400, `no request begins with byte ${hex(byte)}`);
+      return reject(400, `not an HTTP request: it begins with byte ${hex(byte)}`);
     }
     if (byte === CR) this.#state = "startLf";
     else {

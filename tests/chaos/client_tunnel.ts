@@ -117,7 +117,9 @@ export class ClientTunnel {
     if (this.route.target !== undefined) {
       const head = await this.wire.receiveHead();
       const [, status] = /^HTTP\/1\.1 (\d{3}) /.exec(head) ?? [];
-      if (status === undefined) throw new WrongBytesError(`not an answer: ${JSON.stringify(head)}`);
+      if (status === undefined) {
+        throw new WrongBytesError(`not a response: ${JSON.stringify(head)}`);
+      }
       if (status !== "200") throw new RefusedError(Number(status), head);
       if (head !== OK) throw new WrongBytesError(`not the 200: ${JSON.stringify(head)}`);
     }

@@ -621,7 +621,7 @@ test("ruleListFlag() gives the rules of all occurrences, in their order", () => 
   assertEquals(run([], { QRHT_RULES: [a, b, c].join(",") }), rules);
   assertEquals(run([`--rules=${c}`], { QRHT_RULES: a }), [parseRule(c)]);
   const help = formatHelp({ name: "p", summary: "Does it." }, flags);
-  assertStringIncludes(help, "--rules rules       rules [comma separated, may be repeated]");
+  assertStringIncludes(help, "--rules rules       rules [comma-separated, may be repeated]");
 });
 
 const runLists = (args: readonly string[], env?: Variables) => valuesOf(listFlags, args, env);
@@ -712,8 +712,8 @@ test("choiceListFlag() names the word that is no choice, and the choices", () =>
 test("formatHelp() shows lists as they are written", () => {
   const help = formatHelp({ name: "p", summary: "Does it." }, listFlags);
   assertStringIncludes(help, "--allow cidrs");
-  assertStringIncludes(help, "[comma separated] [default: 10.0.0.0/8,::1]");
-  assertStringIncludes(help, "[comma separated, may be repeated]");
-  assertStringIncludes(help, "[none or some of client, listener, id, comma separated]");
+  assertStringIncludes(help, "[comma-separated] [default: 10.0.0.0/8,::1]");
+  assertStringIncludes(help, "[comma-separated, may be repeated]");
+  assertStringIncludes(help, "[none or some of client, listener, id, comma-separated]");
   assertStringIncludes(help, "[default: none]");
 });

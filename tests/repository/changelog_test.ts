@@ -44,7 +44,7 @@ Deno.test("sectionOf() leaves out the link targets at the end", () => {
 Deno.test("sectionOf() throws if there is no such section, or an empty one", () => {
   assertThrows(() => sectionOf(EXAMPLE, "1.1"), Error, "CHANGELOG.md has no section [1.1]");
   assertThrows(() => sectionOf(EXAMPLE, "2.0.0"), Error, "CHANGELOG.md has no section [2.0.0]");
-  assertThrows(() => sectionOf(EXAMPLE, "Unreleased"), Error, "says nothing of Unreleased");
+  assertThrows(() => sectionOf(EXAMPLE, "Unreleased"), Error, "has nothing about Unreleased");
 });
 
 async function run(...args: string[]) {

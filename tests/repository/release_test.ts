@@ -175,10 +175,10 @@ Deno.test("deno task docker-images says what is wrong", async () => {
   const registry = await task("docker-images", [], { PATH, REGISTRY: "https://x" });
   assertEquals([registry.code, registry.stderr], [
     2,
-    'docker-images: REGISTRY is no registry and path: "https://x"\n',
+    'docker-images: REGISTRY is not a registry and path: "https://x"\n',
   ]);
   const tag = await task("docker-images", [], { PATH, IMAGE_TAG: "a b" });
-  assertEquals([tag.code, tag.stderr], [2, 'docker-images: IMAGE_TAG is no tag: "a b"\n']);
+  assertEquals([tag.code, tag.stderr], [2, 'docker-images: IMAGE_TAG is not a tag: "a b"\n']);
 });
 
 Deno.test("the Dockerfile has no fault that a linter finds", () => {

@@ -71,11 +71,11 @@ test(" rejects as soon as the bytes cannot become a CONNECT", () => {
   // Each text ends with the byte that gives it away: all before it must be merely incomplete.
   const cases: [text: string, status: number, reason: string][] = [
     ["\x16", 400, "TLS bytes where an HTTP request was expected"],
-    ["\r\n\x16", 400, "begins with byte 0x16"],
-    ["\x00", 400, "begins with byte 0x00"],
-    ["\x05", 400, "begins with byte 0x05"],
-    [" ", 400, "begins with byte 0x20"],
-    ["\x80", 400, "begins with byte 0x80"],
+    ["\r\n\x16", 400, "not an HTTP request: it begins with byte 0x16"],
+    ["\x00", 400, "not an HTTP request: it begins with byte 0x00"],
+    ["\x05", 400, "not an HTTP request: it begins with byte 0x05"],
+    [" ", 400, "not an HTTP request: it begins with byte 0x20"],
+    ["\x80", 400, "not an HTTP request: it begins with byte 0x80"],
     ["\rC", 400, "a CR without LF"],
     ["\r\r", 400, "a CR without LF"],
     ["CONNECT\t", 400, "byte 0x09 in the method"],
