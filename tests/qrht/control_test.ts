@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { CloseCode } from "../../lib/qrht/codes.ts";
-import { assert, assertEquals, assertInstanceOf, assertLess } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf } from "@std/assert";
 import fc from "fast-check";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { Control, type ControlConnection } from "../../lib/qrht/control.ts";
@@ -143,8 +143,9 @@ test("Control sends HELLO first, on one stream that it keeps open", async () => 
 });
 
 test("Control tells what the peer says, once, however it is cut", async () => {
+  const said = { program: "proxy-server", version: "9", name: "s", features: ["x", "drain"] };
   const wire = [
-    ...hello({ program: "proxy-server", version: "9", name: "s", features: ["x", "drain"] }),
+    ...hello(said),
     ...encodeFrame(0x3f, new Uint8Array(100)),
     ...DRAIN,
     ...DRAIN,
@@ -156,9 +157,7 @@ test("Control tells what the peer says, once, however it is cut", async () => {
       const stream = new ScriptedCarrier(cut(Uint8Array.from(wire), sizes));
       connection.peerOffers(stream);
       await stream.drained;
-      const { program, version, name } = { program: "proxy-server", version: "9", name: "s" };
-      const said = { hello: { program, version, name, features: ["x", "drain"] } };
-      assertEquals(connection.events, [said, "drain"]);
+      assertEquals(connection.events, [{ hello: said }, "drain"]);
       assertEquals(stream.codes, [undefined, undefined]);
       connection.end();
     }),
@@ -307,21 +306,12 @@ const afterHello = (type: number, ...payload: number[]) =>
 
 const nonsense: readonly [what: string, wire: Uint8Array, problem: string][] = [
   ["a second HELLO", Uint8Array.of(...hello(), ...hello()), "HELLO twice"],
-  ["DRAIN before HELLO", DRAIN, "the first frame has type 17, not 16"],
   ["garbage", new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n"), "first frame"],
-  ["an unknown frame first", encodeFrame(0x3f, empty), "the first frame has type 63, not 16"],
-  ["DATA", afterHello(FrameType.Data, 1), "DATA on a control stream"],
   ["DATA without bytes", afterHello(FrameType.Data), "DATA on a control stream"],
   ["OPEN", afterHello(FrameType.Open), "a frame of type 2 on a control stream"],
   ["END", afterHello(FrameType.End), "a frame of type 1 on a control stream"],
-  ["another version", encodeFrame(FrameType.Hello, Uint8Array.of(2)), "version 2"],
   ["an empty HELLO", encodeFrame(FrameType.Hello, empty), "HELLO ends too early"],
   ["DRAIN that ends within a field", afterHello(FrameType.Drain, 1), "DRAIN ends too early"],
-  [
-    "an oversized frame",
-    Uint8Array.of(...hello(), 0x3f, 0x50, 0x01),
-    "a frame of type 63 has 4097 bytes, more than 4096",
-  ],
 ];
 
 for (const [what, wire, problem] of nonsense) {
@@ -373,50 +363,3 @@ test("Control closes the connection once at most, whatever the peer sends", asyn
     { numRuns: 60 },
   );
 });
-
-/** A stream of the peer's that gives chunks as they are made, one in each read, and then waits. */
-class Flood {
-  readonly drained = Promise.withResolvers<void>();
-  readonly #chunks: Iterator<Uint8Array>;
-
-  constructor(chunks: Iterator<Uint8Array>) {
-    this.#chunks = chunks;
-  }
-
-  // deno-lint-ignore require-await
-  async read(buffer: Uint8Array): Promise<number | null> {
-    const { done, value } = this.#chunks.next();
-    if (done) {
-      this.drained.resolve();
-      return new Promise<never>(() => {});
-    }
-    buffer.set(value);
-    return value.length;
-  }
-}
-
-for (const size of [0, 1, 4_096]) {
-  test(`Control survives 10000 unknown frames of ${size} bytes in bounded memory`, async () => {
-    const pieces = cut(encodeFrame(0x3f, new Uint8Array(size)), Array(10).fill(1_000));
-    const flood = new Flood(
-      (function* () {
-        yield hello();
-        for (let i = 0; i < 10_000; i++) yield* pieces;
-        yield DRAIN;
-      })(),
-    );
-    const connection = new FakeConnection();
-    connection.control();
-    const before = memoryBytes();
-    connection.peerOffers(flood);
-    await flood.drained.promise;
-    assertLess(memoryBytes() - before, 16 << 20);
-    assertEquals(connection.events, [HELLO_EVENT, "drain"]);
-    connection.end();
-  });
-}
-
-function memoryBytes(): number {
-  const { heapUsed, external } = Deno.memoryUsage();
-  return heapUsed + external;
-}

@@ -57,7 +57,6 @@ function fromHex(digits: string): Uint8Array {
 }
 
 const utf8 = new TextEncoder();
-const text = new TextDecoder("utf-8", { ignoreBOM: true });
 
 /** A varint in a form of 1, 2, 4 or 8 bytes, whether or not that is the shortest. */
 function varint(value: number | bigint, length: number): number[] {
@@ -69,7 +68,7 @@ function varint(value: number | bigint, length: number): number[] {
 }
 
 /** Lengths of a varint that can hold a value. */
-function lengthsFor(value: number): number[] {
+function lengthsFor(value: number | bigint): number[] {
   return [1, 2, 4, 8].filter((length) => value < 2 ** (8 * length - 2));
 }
 
@@ -91,28 +90,16 @@ test("decodeVarint() reads, and encodeVarint() writes, the examples of RFC 9000 
   assertEquals(decodeVarint(fromHex("c2197c5eff14e88c")), Number(151_288_809_941_952_652n));
 });
 
-test("encodeVarint() writes the shortest form at each boundary", () => {
-  const boundaries = [
-    [0, "00"],
-    [0x3f, "3f"],
-    [0x40, "4040"],
-    [0x3fff, "7fff"],
-    [0x4000, "80004000"],
-    [MAX_WRITTEN_VARINT, "bfffffff"],
-  ] as const;
-  for (const [value, hex] of boundaries) {
-    assertEquals(encodeVarint(value), [...fromHex(hex)], `${value}`);
-  }
-});
-
 test("encodeVarint() refuses what it cannot write", () => {
   for (const value of [-1, -0.5, 0.5, NaN, Infinity, 2 ** 30, 2 ** 53]) {
     assertThrows(() => encodeVarint(value), RangeError, "is not in 0 to 1073741823");
   }
 });
 
-test("decodeVarint() reads what encodeVarint() has written", () => {
-  fc.assert(fc.property(fc.integer({ min: 0, max: MAX_WRITTEN_VARINT }), (value) => {
+test("decodeVarint() reads what encodeVarint() has written in the shortest form", () => {
+  const boundary = fc.constantFrom(0, 0x3f, 0x40, 0x3fff, 0x4000, MAX_WRITTEN_VARINT);
+  const any = fc.oneof(boundary, fc.integer({ min: 0, max: MAX_WRITTEN_VARINT }));
+  fc.assert(fc.property(any, (value) => {
     const bytes = Uint8Array.from(encodeVarint(value));
     assertEquals(varintLength(bytes[0]!), bytes.length);
     assertEquals(bytes.length, lengthsFor(value)[0]!);
@@ -267,6 +254,7 @@ test("FrameParser throws nothing but ProtocolError at any bytes, and gives no ov
 
 test("FrameParser refuses a frame whose payload is too long as soon as its head has come", () => {
   const first = encodeFrame(FrameType.Open, new Uint8Array(0));
+  const largest = 2n ** 62n - 1n;
   for (
     const [type, most] of [
       [FrameType.Data, MAX_DATA_BYTES],
@@ -275,10 +263,11 @@ test("FrameParser refuses a frame whose payload is too long as soon as its head 
       [FrameType.Drain, MAX_PAYLOAD_BYTES],
       [0x3f, MAX_PAYLOAD_BYTES],
       [2 ** 40, MAX_PAYLOAD_BYTES],
+      [largest, MAX_PAYLOAD_BYTES],
     ] as const
   ) {
     const typeBytes = varint(type, 8);
-    for (const length of [most + 1, 2 ** 31, 2 ** 32, 2 ** 32 + 1, 2 ** 53 - 1]) {
+    for (const length of [most + 1, 2 ** 31, 2 ** 32, 2 ** 32 + 1, 2 ** 53 - 1, largest]) {
       for (const lengthBytes of lengthsFor(length).map((n) => varint(length, n))) {
         const parser = new FrameParser(FrameType.Open);
         const head = Uint8Array.of(...first, ...typeBytes, ...lengthBytes);
@@ -286,7 +275,7 @@ test("FrameParser refuses a frame whose payload is too long as soon as its head 
         assertThrows(
           () => parser.next(head.subarray(-1)),
           ProtocolError,
-          `a frame of type ${type} has ${length} bytes, more than ${most}`,
+          `a frame of type ${Number(type)} has ${Number(length)} bytes, more than ${most}`,
         );
       }
     }
@@ -296,23 +285,9 @@ test("FrameParser refuses a frame whose payload is too long as soon as its head 
     const head = [...typeBytes, ...varint(most, 8)];
     const events = parse(parser, [first, Uint8Array.of(...head, ...payload)]).slice(1);
     if (type === FrameType.Data) assertEquals(events, [{ kind: "data", bytes: payload }]);
-    else if (!knownTypes.includes(type)) assertEquals(events, []);
-    else assertEquals(events, [{ kind: "frame", type, payload }]);
+    else if (!knownTypes.includes(Number(type))) assertEquals(events, []);
+    else assertEquals(events, [{ kind: "frame", type: Number(type), payload }]);
   }
-});
-
-test("FrameParser refuses the largest numbers that there are", () => {
-  const largest = Array<number>(8).fill(0xff);
-  const first = encodeFrame(FrameType.Hello, new Uint8Array(0));
-  for (const head of [[...largest, ...largest], [0x00, ...largest], [0x11, ...largest]]) {
-    const parser = new FrameParser(FrameType.Hello);
-    assertThrows(() => parse(parser, [first, Uint8Array.from(head)]), ProtocolError, "more than");
-  }
-  // As a type of its own it is one that is not known.
-  const parser = new FrameParser(FrameType.Hello);
-  const drain = encodeFrame(FrameType.Drain, new Uint8Array(0));
-  const events = parse(parser, [first, Uint8Array.of(...largest, 1, 0xaa, ...drain)]);
-  assertEquals(events.length, 2);
 });
 
 test("FrameParser refuses another first frame as soon as its head has come", () => {
@@ -423,11 +398,6 @@ test("decodeOpen() takes its fields in any order, and skips those that it does n
   };
   assertEquals(decodeOpen(openWith(unknown, listener, unknown, client, unknown)), expected);
   assertEquals(decodeOpen(openWith(client, listener)), expected);
-  // Also one that is as large as it can be, and another that is empty.
-  const rest = MAX_PAYLOAD_BYTES - openWith(client, listener, field(2, [])).length - 3;
-  const largest = openWith(field(2, []), client, listener, field(3, Array<number>(rest).fill(0)));
-  assertEquals(largest.length, MAX_PAYLOAD_BYTES);
-  assertEquals(decodeOpen(largest), expected);
 });
 
 const decoders = {
@@ -520,13 +490,6 @@ const codes = [...resultNumbers.keys()];
 /** Text that comes through UTF-8 as it is. */
 const wellFormed = fc.string({ unit: "binary", maxLength: 100 }).map((text) => text.toWellFormed());
 
-test("decodeResult() reads what encodeResult() has written", () => {
-  const short = wellFormed.filter((text) => utf8.encode(text).length <= 255);
-  fc.assert(fc.property(fc.constantFrom(...codes), short, (code, text) => {
-    assertEquals(decodeResult(encodeResult({ code, text })), { code, text });
-  }));
-});
-
 test("decodeResult() reads every code, and takes any other for internal-error", () => {
   for (let number = 0; number < 300; number++) {
     for (const length of lengthsFor(number)) {
@@ -559,11 +522,10 @@ test("encodeResult() cuts long texts between two characters", () => {
   }));
 });
 
-test("encodeResult() writes something readable for any string", () => {
+test("decodeResult() reads what encodeResult() has written, which is text whatever it was given", () => {
   const any = fc.string({ unit: fc.nat({ max: 0xffff }).map((code) => String.fromCharCode(code)) });
-  fc.assert(fc.property(any, (string) => {
-    const result = decodeResult(encodeResult({ code: "denied", text: string }));
-    assertEquals(result, { code: "denied", text: string.toWellFormed() });
+  fc.assert(fc.property(fc.constantFrom(...codes), any, (code, text) => {
+    assertEquals(decodeResult(encodeResult({ code, text })), { code, text: text.toWellFormed() });
   }));
 });
 
@@ -610,11 +572,4 @@ test("decodeOpen() and decodeHello() take known fields once, but features as oft
     const payload = openWith(address, field(9, []), address);
     assertThrows(() => decodeOpen(payload), ProtocolError, `OPEN has field ${type} twice`);
   }
-});
-
-test("decodeHello() gives texts as they are, for whoever logs them to escape", () => {
-  const nasty = '\0\r\n\x1b[31m"\\\u202e';
-  const { name } = decodeHello(helloWith(field(2, utf8.encode(nasty))));
-  assertEquals(name, nasty);
-  assertEquals(text.decode(encodeHello({ name: nasty, features: [] }).subarray(3)), nasty);
 });

@@ -84,59 +84,6 @@ async function assertViolates(
   assertEquals(carrier.codes, [StreamCode.ProtocolError, StreamCode.ProtocolError]);
 }
 
-test("TunnelStream carries bytes both ways through any cuts, buffers and room", async () => {
-  const sizes = fc.array(
-    fc.oneof(fc.integer({ min: 0, max: 20 }), fc.integer({ min: 0, max: 6_000 })),
-    { maxLength: 8 },
-  );
-  const readSize = fc.oneof(fc.integer({ min: 1, max: 8 }), fc.integer({ min: 9, max: 8_000 }));
-  const capacity = fc.oneof(fc.integer({ min: 1, max: 30 }), fc.constant(64 << 10));
-  await fc.assert(
-    fc.asyncProperty(
-      sizes,
-      sizes,
-      readSize,
-      readSize,
-      capacity,
-      async (sizesA, sizesB, readA, readB, capacity) => {
-        const [carrierA, carrierB] = carrierPair({ capacity });
-        const server = new TunnelStream(carrierA, FrameType.Result);
-        const agent = new TunnelStream(carrierB, FrameType.Open);
-        const fromA = pattern(sizesA.reduce((sum, n) => sum + n, 0), 1);
-        const fromB = pattern(sizesB.reduce((sum, n) => sum + n, 0), 2);
-        const run = async (
-          tunnel: TunnelStream,
-          first: typeof FrameType.Open | typeof FrameType.Result,
-          payload: Uint8Array,
-          pieces: Uint8Array[],
-          readSize: number,
-        ) => {
-          const send = async () => {
-            await tunnel.sendFirst(first, payload);
-            await sendPieces(tunnel, pieces);
-          };
-          const receive = async (): Promise<[Uint8Array | undefined, Uint8Array]> => [
-            await tunnel.receiveFirst(),
-            await readToEnd(tunnel, readSize),
-          ];
-          const [, received] = await Promise.all([send(), receive()]);
-          return received;
-        };
-        const [[firstOfB, atA], [firstOfA, atB]] = await Promise.all([
-          run(server, FrameType.Open, OPEN_PAYLOAD, cut(fromA, sizesA), readA),
-          run(agent, FrameType.Result, CONNECTED_PAYLOAD, cut(fromB, sizesB), readB),
-        ]);
-        assertEquals([firstOfA, firstOfB], [OPEN_PAYLOAD, CONNECTED_PAYLOAD]);
-        assertSameBytes(atA, fromB);
-        assertSameBytes(atB, fromA);
-        await Promise.all([server[Symbol.asyncDispose](), agent[Symbol.asyncDispose]()]);
-        assertEquals([carrierA.resetCode, carrierB.resetCode], [undefined, undefined]);
-      },
-    ),
-    { numRuns: 60 },
-  );
-});
-
 test("TunnelStream reads the same from frames of any size, cut and buffered in any way", async () => {
   const frame = fc.oneof(
     fc.uint8Array({ maxLength: 30 }).map((bytes) => ({ data: bytes })),
@@ -519,36 +466,25 @@ test("openTunnel() gives what the agent says, and then its answer", async () => 
   await carrier[Symbol.asyncDispose]();
 });
 
-test("openTunnel() rejects its result when the agent is gone", async () => {
-  const gone: readonly [string, (far: MemoryCarrier) => void][] = [
+test("openTunnel() rejects its result when the agent is gone or the tunnel is aborted", async () => {
+  type End = (far: MemoryCarrier, carrier: Duplex) => void;
+  const cases: [how: string, end: End, capacity?: number][] = [
     // The write of OPEN may be told first.
     ["by the peer with code 0", (far) => far.abort()],
     ["without a result", (far) => void far.closeWrite()],
+    ["stopped by the peer", (far) => far.stop(0), 5],
+    ["stopped", (_, carrier) => carrier.abort()],
   ];
-  for (const [how, leave] of gone) {
-    const [stream, far] = carrierPair();
+  for (const [how, end, capacity = 64 << 10] of cases) {
+    const [stream, far] = carrierPair({ capacity });
     const { carrier, result } = openTunnel(stream, QRHT_ALPN, open);
-    leave(far);
+    await settled();
+    end(far, carrier);
     const error = await assertRejects(() => result, Error, how);
     assert(!(error instanceof ProtocolError));
-    await assertRejects(() => carrier.read(new Uint8Array(1)));
     carrier.abort();
+    await assertRejects(() => carrier.read(new Uint8Array(1)));
   }
-});
-
-test("openTunnel() rejects its result when OPEN cannot be sent or the tunnel is aborted", async () => {
-  const [stopped, far] = carrierPair({ capacity: 5 });
-  const tunnel = openTunnel(stopped, QRHT_ALPN, open);
-  await settled();
-  far.stop(0);
-  await assertRejects(() => tunnel.result, MemoryDuplexError, "stopped by the peer");
-  tunnel.carrier.abort();
-
-  const [aborted] = carrierPair();
-  const other = openTunnel(aborted, QRHT_ALPN, open);
-  await settled();
-  other.carrier.abort();
-  await assertRejects(() => other.result, MemoryDuplexError);
 });
 
 test("openTunnel() leaves no unhandled rejection when nobody asks for the result", async () => {
@@ -577,9 +513,13 @@ test("openTunnel() and acceptTunnel() add nothing in the raw dialect", async () 
 });
 
 /** The agent's end of a tunnel of which the server has sent this much, and the server's. */
-async function accepted(alpn: string, ...wire: Uint8Array[]) {
-  const [stream, far] = carrierPair();
-  const [tunnel] = await Promise.all([acceptTunnel(stream, alpn), writeAll(far, concat(...wire))]);
+async function accepted(
+  alpn: string,
+  wire = alpn === RAW_ALPN ? empty : OPEN,
+  options?: MemoryPairOptions,
+) {
+  const [stream, far] = carrierPair(options);
+  const [tunnel] = await Promise.all([acceptTunnel(stream, alpn), writeAll(far, wire)]);
   assert(tunnel);
   return { tunnel, stream, far };
 }
@@ -587,8 +527,7 @@ async function accepted(alpn: string, ...wire: Uint8Array[]) {
 test("acceptTunnel() gives what OPEN says, and the bytes behind it", async () => {
   const { tunnel, far } = await accepted(
     QRHT_ALPN,
-    encodeFrame(FrameType.Open, encodeOpen(open)),
-    data("request"),
+    concat(encodeFrame(FrameType.Open, encodeOpen(open)), data("request")),
   );
   assertEquals(tunnel.open, open);
   assertEquals(text.decode(await readExactly(tunnel.carrier, 7)), "request");
@@ -610,13 +549,8 @@ test("openTunnel() and acceptTunnel() reset a stream that does not begin as it h
   const cases: [begin: typeof openResult | typeof acceptOpen, wire: Uint8Array, problem: string][] =
     [
       [openResult, data("HTTP/1.1 200 OK"), "first"],
-      [openResult, OPEN, "first"],
-      [openResult, END, "first"],
       [openResult, Uint8Array.of(3, 3, 0, 2, 0x61), "too early"],
       [acceptOpen, utf8.encode("CONNECT a:1 HTTP/1.1\r\n\r\n"), "first"],
-      [acceptOpen, data("x"), "first"],
-      [acceptOpen, CONNECTED, "first"],
-      [acceptOpen, encodeFrame(0x21, empty), "first"],
       [acceptOpen, Uint8Array.of(2, 3, 1, 0, 1), "too early"],
       [acceptOpen, Uint8Array.of(2, 1, 2), "version 2"],
     ];
@@ -675,7 +609,7 @@ test("acceptTunnel() counts timeoutMs from the beginning, however the bytes drib
 
 test("acceptTunnel() leaves no timer behind, whatever comes of it", async () => {
   // The sanitizer tells.
-  const { tunnel } = await accepted(QRHT_ALPN, OPEN);
+  const { tunnel } = await accepted(QRHT_ALPN);
   tunnel.carrier.abort();
   const [stream, far] = carrierPair();
   far.abort(3);
@@ -684,67 +618,55 @@ test("acceptTunnel() leaves no timer behind, whatever comes of it", async () => 
 
 test("IncomingTunnel.failed() sends the result, the answer if there is one, and END", async () => {
   const text = utf8.encode("HTTP/1.1 502 Bad\r\n\r\n");
-  for (const [answer, sent] of [[text, data(text)], [empty, empty], [undefined, empty]] as const) {
-    const { tunnel, stream, far } = await accepted(QRHT_ALPN, OPEN);
+  const cases: [alpn: string, answer: Uint8Array | undefined, wire: Uint8Array][] = [
+    [QRHT_ALPN, text, concat(REFUSED, data(text), END)],
+    [QRHT_ALPN, empty, concat(REFUSED, END)],
+    [QRHT_ALPN, undefined, concat(REFUSED, END)],
+    // In the raw dialect, the answer alone.
+    [RAW_ALPN, text, text],
+    [RAW_ALPN, empty, empty],
+  ];
+  for (const [alpn, answer, wire] of cases) {
+    const { tunnel, stream, far } = await accepted(alpn);
     await tunnel.failed(failure, answer);
-    assertEquals(await readToEnd(far), concat(REFUSED, sent, END));
+    assertEquals(await readToEnd(far), wire);
     // It takes nothing more from the server, and has nothing left to do.
     assertEquals(stream.codes, [undefined, StreamCode.Aborted]);
     await assertRejects(() => far.write(new Uint8Array(1)), MemoryDuplexError, "code 0");
   }
 });
 
-test("IncomingTunnel.failed() sends its long answer whole, waiting for room", async () => {
-  for (const [alpn, ...before] of [[QRHT_ALPN, OPEN], [RAW_ALPN]] as const) {
-    const [stream, far] = carrierPair({ capacity: 50 });
-    const [tunnel] = await Promise.all([
-      acceptTunnel(stream, alpn),
-      writeAll(far, concat(...before)),
-    ]);
-    const answer = pattern(10_000);
-    const wire = alpn === RAW_ALPN ? answer : concat(REFUSED, data(answer), END);
-    const [received] = await Promise.all([readToEnd(far), tunnel!.failed(failure, answer)]);
-    assertSameBytes(received, wire);
-    assertEquals(stream.resetCode, undefined);
-  }
-});
-
-test("IncomingTunnel.failed() waits for room for END", async () => {
-  const answer = utf8.encode("502");
-  const wire = concat(REFUSED, data(answer));
-  for (const capacity of [wire.length, wire.length + 1]) {
-    const [stream, far] = carrierPair({ capacity: Math.max(capacity, OPEN.length) });
-    const [tunnel] = await Promise.all([acceptTunnel(stream, QRHT_ALPN), writeAll(far, OPEN)]);
-    const failed = tunnel!.failed(failure, answer);
+test("IncomingTunnel.failed() waits for room for its answer and END", async () => {
+  const head = REFUSED.length + data("502").length;
+  const cases: [alpn: string, answer: Uint8Array, capacity: number][] = [
+    [QRHT_ALPN, pattern(10_000), 50],
+    [RAW_ALPN, pattern(10_000), 50],
+    // Room for none of END, and for half of it.
+    [QRHT_ALPN, utf8.encode("502"), head],
+    [QRHT_ALPN, utf8.encode("502"), head + 1],
+  ];
+  for (const [alpn, answer, capacity] of cases) {
+    const { tunnel, stream, far } = await accepted(alpn, undefined, { capacity });
+    const failed = tunnel.failed(failure, answer);
     assert(await isPending(failed));
-    assertEquals(await readToEnd(far), concat(wire, END));
+    const wire = alpn === RAW_ALPN ? answer : concat(REFUSED, data(answer), END);
+    assertSameBytes(await readToEnd(far), wire);
     await failed;
     assertEquals(stream.resetCode, undefined);
   }
 });
 
-test("IncomingTunnel.failed() sends the answer alone in the raw dialect, also an empty one", async () => {
-  for (const answer of [utf8.encode("HTTP/1.1 502 Bad\r\n\r\n"), empty]) {
-    const [stream, far] = carrierPair();
-    const tunnel = await acceptTunnel(stream, RAW_ALPN);
-    await tunnel!.failed(failure, answer);
-    assertEquals(await readToEnd(far), answer);
-    assertEquals(stream.codes, [undefined, 0]);
-  }
-});
-
 test("IncomingTunnel.failed() resets a raw tunnel with code 1 when there is no answer", async () => {
-  const [stream, far] = carrierPair();
-  const tunnel = await acceptTunnel(stream, RAW_ALPN);
-  await tunnel!.failed(failure);
+  const { tunnel, stream, far } = await accepted(RAW_ALPN);
+  await tunnel.failed(failure);
   assertEquals(stream.codes, [1, 1]);
   await assertRejects(() => far.read(new Uint8Array(1)), MemoryDuplexError, "code 1");
 });
 
 test("IncomingTunnel.failed() does not reject when the server is gone", async () => {
-  for (const [alpn, ...wire] of [[QRHT_ALPN, OPEN], [RAW_ALPN, OPEN]] as const) {
+  for (const alpn of [QRHT_ALPN, RAW_ALPN]) {
     for (const answer of [undefined, empty, pattern(10_000)]) {
-      const { tunnel, stream, far } = await accepted(alpn, ...wire);
+      const { tunnel, stream, far } = await accepted(alpn, OPEN);
       far.abort(3);
       await tunnel.failed(failure, answer);
       await eventually("the stream is given back", () => stream.stopCode !== undefined);
@@ -754,7 +676,7 @@ test("IncomingTunnel.failed() does not reject when the server is gone", async ()
 
 test("IncomingTunnel.connected() is sent before the target's bytes, and without any soon", async () => {
   for (const [bytes, expected] of [["x", concat(CONNECTED, data("x"))], ["", CONNECTED]] as const) {
-    const { tunnel, far } = await accepted(QRHT_ALPN, OPEN);
+    const { tunnel, far } = await accepted(QRHT_ALPN);
     tunnel.connected();
     await writeAll(tunnel.carrier, utf8.encode(bytes));
     assertEquals(await readExactly(far, expected.length), expected);
@@ -765,7 +687,7 @@ test("IncomingTunnel.connected() is sent before the target's bytes, and without 
 test("IncomingTunnel.connected() is sent with END when the target ends without a byte", async () => {
   for (const isLate of [false, true]) {
     for (const end of ["closeWrite", "dispose"] as const) {
-      const { tunnel, stream, far } = await accepted(QRHT_ALPN, OPEN);
+      const { tunnel, stream, far } = await accepted(QRHT_ALPN);
       tunnel.connected();
       if (isLate) assertEquals(await readExactly(far, CONNECTED.length), CONNECTED);
       if (end === "closeWrite") await tunnel.carrier.closeWrite();
@@ -778,7 +700,7 @@ test("IncomingTunnel.connected() is sent with END when the target ends without a
 });
 
 test("IncomingTunnel.connected() has whoever writes next told that the server is gone", async () => {
-  const { tunnel, far } = await accepted(QRHT_ALPN, OPEN);
+  const { tunnel, far } = await accepted(QRHT_ALPN);
   far.abort(3);
   const tell = async () => {
     tunnel.connected();
@@ -788,21 +710,24 @@ test("IncomingTunnel.connected() has whoever writes next told that the server is
   tunnel.carrier.abort();
 });
 
-test("openTunnel() and acceptTunnel() understand each other in both dialects", async () => {
-  const sizes = fc.array(fc.integer({ min: 0, max: 6_000 }), { maxLength: 5 });
+test("openTunnel() and acceptTunnel() carry bytes both ways through any cuts, buffers and room", async () => {
+  const size = fc.oneof(fc.integer({ min: 0, max: 20 }), fc.integer({ min: 0, max: 6_000 }));
+  const sizes = fc.array(size, { maxLength: 8 });
+  const readSize = fc.oneof(fc.integer({ min: 1, max: 8 }), fc.integer({ min: 9, max: 8_000 }));
+  const end = fc.record({ sizes, readSize });
   const alpn = fc.constantFrom(QRHT_ALPN, RAW_ALPN);
   const capacity = fc.oneof(fc.integer({ min: 1, max: 100 }), fc.constant(64 << 10));
   await fc.assert(
-    fc.asyncProperty(alpn, capacity, sizes, sizes, async (alpn, capacity, there, back) => {
+    fc.asyncProperty(alpn, capacity, end, end, async (alpn, capacity, client, target) => {
       const [near, far] = carrierPair({ capacity });
-      const fromClient = pattern(there.reduce((sum, n) => sum + n, 0), 1);
-      const fromTarget = pattern(back.reduce((sum, n) => sum + n, 0), 2);
+      const fromClient = pattern(client.sizes.reduce((sum, n) => sum + n, 0), 1);
+      const fromTarget = pattern(target.sizes.reduce((sum, n) => sum + n, 0), 2);
       const serve = async () => {
         const tunnel = await acceptTunnel(far, alpn);
         tunnel!.connected();
         const [received] = await Promise.all([
-          readToEnd(tunnel!.carrier, 1_000),
-          sendPieces(tunnel!.carrier, cut(fromTarget, back)),
+          readToEnd(tunnel!.carrier, target.readSize),
+          sendPieces(tunnel!.carrier, cut(fromTarget, target.sizes)),
         ]);
         await tunnel!.carrier[Symbol.asyncDispose]();
         return received;
@@ -810,8 +735,8 @@ test("openTunnel() and acceptTunnel() understand each other in both dialects", a
       const use = async () => {
         const { carrier, result } = openTunnel(near, alpn, open);
         const [received] = await Promise.all([
-          result.then(() => readToEnd(carrier, 1_000)),
-          sendPieces(carrier, cut(fromClient, there)),
+          result.then(() => readToEnd(carrier, client.readSize)),
+          sendPieces(carrier, cut(fromClient, client.sizes)),
         ]);
         await carrier[Symbol.asyncDispose]();
         return received;
@@ -821,7 +746,7 @@ test("openTunnel() and acceptTunnel() understand each other in both dialects", a
       assertSameBytes(atClient, fromTarget);
       assertEquals([near.resetCode, far.resetCode], [undefined, undefined]);
     }),
-    { numRuns: 60 },
+    { numRuns: 120 },
   );
 });
 
