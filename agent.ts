@@ -54,7 +54,7 @@ interface ConnectService extends TunnelService {
   readonly headTimeoutMs: number;
 }
 
-/** Runs an agent until the signal aborts. Reconnects for ever. */
+/** Runs an agent until the signal aborts. Reconnects without limit. */
 export async function runAgent(
   config: ConnectAgentConfig,
   options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
@@ -123,7 +123,7 @@ function endRefused(
   record.end(ending);
 }
 
-/** Undefined when the client left before it had asked for anything. */
+/** Undefined when the client left before it sent a request. */
 async function readHead(carrier: Duplex, timeoutMs: number): Promise<Answer | undefined> {
   const parser = new ConnectHeadParser();
   const buffer = new Uint8Array(4096);
@@ -149,7 +149,7 @@ async function readHead(carrier: Duplex, timeoutMs: number): Promise<Answer | un
   }
 }
 
-/** Answers with the cause, in the reason phrase since that is all that kube-apiserver shows, and ends the tunnel. */
+/** Answers with the cause and ends the tunnel. kube-apiserver only shows the reason phrase. */
 async function refuse(
   tunnel: ServedTunnel,
   error: NotConnectedError,
@@ -157,7 +157,7 @@ async function refuse(
 ): Promise<void> {
   const { status, message, proxyError } = error;
   const failure = failureOf(error);
-  // The address that a rule has denied is for the log alone: clients need not learn what names mean here.
+  // The denied address is only logged: clients must not learn what names resolve to here.
   const address = error instanceof DialError && error.ip ? formatIp(error.ip) : undefined;
   endRefused(tunnel, failure, { target, address });
   const proxyStatus = formatProxyStatus({

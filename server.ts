@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** proxy-server: each TCP connection becomes a QUIC stream to one of the agents that are connected. */
+/** proxy-server: forwards each TCP connection to a connected agent, over a QUIC stream. */
 import { checkServer } from "./lib/cli/check/programs.ts";
 import { loadTls, serverTlsFiles } from "./lib/cli/program_tls.ts";
 import { serverInfo } from "./lib/cli/programs.ts";
@@ -47,17 +47,17 @@ export interface ServerConfig
   /** Asked at the start of each handshake. */
   readonly tls: TlsIdentity | TlsSource;
   readonly alpn: readonly string[];
-  /** Names of certificates whose agents are let in, as `--agent-name` has them; none for every agent. */
+  /** Certificate names of admitted agents, as in `--agent-name`; if empty, all are admitted. */
   readonly agentNames: readonly string[];
   /** Networks whose connections begin with a header of the PROXY protocol. */
   readonly acceptProxyProtocol: readonly Cidr[];
-  /** Clients served at a time; further ones are closed at once. */
+  /** Maximum number of concurrent clients; further ones are closed at once. */
   readonly maxConnections: number;
-  /** Agents connected at a time; further ones are sent away. */
+  /** Maximum number of connected agents; further ones are refused. */
   readonly maxAgents: number;
-  /** Time that tunnels may go on when the server is told to stop; 0 for none. */
+  /** How long open tunnels may continue after a stop signal; 0 for not at all. */
   readonly drainTimeoutMs: number;
-  /** What the agents' logs are to call this server. */
+  /** Name of this server in the agents' logs. */
   readonly name?: string | undefined;
 }
 
@@ -73,10 +73,10 @@ export interface ServerOptions {
 /** What the parts of a running server share. */
 interface Server extends ClientService {
   readonly config: ServerConfig;
-  /** Every agent that is connected; those of them that take tunnels are in the registry. */
+  /** All connected agents. Those that accept tunnels are in the registry. */
   readonly agents: Set<ConnectedAgent>;
   readonly clients: TaskGroup;
-  /** Lines about clients that were too many. */
+  /** Rate limit of lines about too many clients. */
   readonly throttle: Throttle;
 }
 
@@ -206,7 +206,7 @@ function serveAgent(agent: ConnectedAgent, server: Server): void {
   });
 }
 
-/** What an agent says on its control stream. */
+/** Handles an agent's control stream. */
 function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server): void {
   agent.control = startControl(agent.connection, { program: "proxy-server", name }, {
     hello: (hello) => log.info("hello from agent", { ...agent.fields, ...hello }),
@@ -234,7 +234,7 @@ function takeClient(connection: Deno.TcpConn, server: Server): void {
   log.warn("clients refused", { client, error, times });
 }
 
-/** Tells the agents to open no further tunnels, and lets those that are open continue for a time. */
+/** Tells the agents to drain, and lets open tunnels continue for a time. */
 async function drainClients({ config, registry, agents, clients }: Server): Promise<void> {
   const { drainTimeoutMs } = config;
   if (drainTimeoutMs === 0 || clients.size === 0) return;

@@ -4,8 +4,8 @@
 /**
  * Log lines: level, category, a short constant message, fields.
  *
- * `--v` decides how much is said: errors, warnings and lifecycle (`info`) always, tunnels (`debug`) from 2, streams
- * (`trace`) from 4. `docs/logging.md` describes the lines.
+ * `--v` selects the verbosity: errors, warnings and lifecycle (`info`) always, tunnels (`debug`)
+ * from 2, streams (`trace`) from 4. `docs/logging.md` describes the lines.
  */
 import { configureSync, getLogger, type Logger, type LogRecord, resetSync } from "@logtape/logtape";
 
@@ -86,8 +86,8 @@ export function formatRecord(record: LogRecord, color = false): string {
 }
 
 /**
- * One record as a JSON object in one line: `time`, `level`, `category`, `message`, and the fields. A field that has one
- * of these names has an underscore behind it.
+ * One record as a JSON object in one line: `time`, `level`, `category`, `message`, and the fields.
+ * A field with one of these names gets an underscore appended.
  */
 export function formatJson(record: LogRecord): string {
   const line = new Map<string, unknown>([
@@ -111,7 +111,7 @@ const categoryOf = ({ category }: LogRecord) => category.slice(1).join(".");
 
 const messageOf = ({ message }: LogRecord) => redact(message.join(""));
 
-/** Values come from peers: what is not plain is quoted, so that nobody can write lines or fields of their own. */
+/** Values come from peers. Those with special characters are quoted, to prevent log injection. */
 function formatValue(value: unknown): string {
   const text = textOf(value);
   return /^[\w.:/@%+,\[\]-]+$/.test(text) ? text : escapeUnits(JSON.stringify(text));
@@ -127,7 +127,7 @@ function textOf(value: unknown): string {
   return redact(value instanceof Error ? value.message : String(value));
 }
 
-/** What no log may have, should it ever get into a message or a value: it is known by how it looks. */
+/** Credentials that must not be logged, recognized by their form in any message or value. */
 const secrets: readonly (readonly [pattern: RegExp, replacement: string])[] = [
   // A block that has been cut off is one, too.
   [/-----BEGIN ([^-]*)-----.*?(?:-----END [^-]*-----|$)/gs, "[$1 redacted]"],

@@ -12,7 +12,10 @@ export const version: string = project.version;
 /** Where `deno task compile` writes the commit that it compiles, to be embedded in the programs. */
 export const COMMIT_FILE = "dist/commit";
 
-/** The version, and of a compiled program what it is made of: `0.1.0 (commit 9371349…, Deno 2.9.6, x86_64-…)`. */
+/**
+ * The version, and what a compiled program contains:
+ * `0.1.0 (commit 9371349…, Deno 2.9.6, x86_64-…)`.
+ */
 export function describeVersion(): string {
   if (!Deno.build.standalone) return version;
   return `${version} (commit ${commit()}, Deno ${Deno.version.deno}, ${Deno.build.target})`;

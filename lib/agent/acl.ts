@@ -6,25 +6,25 @@
  *
  * ```
  * rule    = host [ ":" ports ]
- * host    = "*" / [ "*." ] name / IPv4 [ "/" length ] / IPv6 [ "/" length ] / "[" IPv6 [ "/" length ] "]"
+ * host    = "*" / [ "*." ] name / IPv4 [ "/" length ] / IPv6 [ "/" length ]
+ *         / "[" IPv6 [ "/" length ] "]"
  * ports   = port [ "-" port ]
  * ```
  *
- * An IPv6 network needs the brackets where ports follow. A name rule looks at the name that was asked
- * for, a network rule at the address that is to be dialled, whether it was asked for or a name has it;
- * `*` matches both. Without ports a rule stands for all of them.
+ * An IPv6 network needs brackets if ports follow. A name rule is matched with the requested name, a
+ * network rule with the address to be dialled, whether the client requested it or the name resolves
+ * to it; `*` matches both. A rule without ports matches all of them.
  *
  * The first of these that holds decides:
  *
  * 1. A `--deny` rule matches: denied. Its networks also match an IPv6 address that leads to an IPv4
  *    address in them (NAT64, 6to4 and the like).
- * 2. The address is in a network that is denied by default: denied, unless an `--allow` rule matches
- *    whose network is that network or a part of it. Neither a name, nor `*`, nor a wider network
- *    lifts it, and nothing lifts it from an IPv6 address that merely leads into such a network.
+ * 2. The address is in a network that is denied by default: denied, unless an `--allow` rule
+ *    matches whose network is that network or a part of it. Neither a name, nor `*`, nor a wider
+ *    network lifts it, and nothing lifts it from an IPv6 address that merely leads into such a
+ *    network.
  * 3. There are `--allow` rules and none matches: denied.
  * 4. Allowed.
- *
- * @module
  */
 
 import { NotParsedError } from "../errors.ts";
@@ -36,7 +36,9 @@ import { formatIp, ipBytes, isIpAddress } from "../net/ip_address.ts";
 export interface Rule {
   readonly host:
     | { readonly kind: "any" }
-    /** A name in lower case without a dot at its end; with `below`, all names below it and not itself. */
+    /**
+     * A lower-case name without a trailing dot; with `below`, all names below it instead.
+     */
     | { readonly kind: "name"; readonly name: string; readonly below: boolean }
     | { readonly kind: "network"; readonly cidr: Cidr };
   /** 1 to 65535, both included; all ports when it is missing. */
@@ -111,8 +113,8 @@ export function formatRule({ host, ports }: Rule): string {
 }
 
 /**
- * Judges a destination whose address is not known yet. Whatever it does not deny is to be judged again
- * with each address of the name.
+ * Decides by the name, before it is resolved. If this does not deny it, call {@linkcode denialOf}
+ * with each of its addresses.
  *
  * @returns why it is denied with any address, or `undefined` when its address decides
  */
@@ -139,7 +141,8 @@ export function denialOfName({ allow, deny }: Rules, target: Authority): Denial 
  *
  * const rules = { allow: [parseRule("10.0.0.0/8:443")], deny: [parseRule("10.9.0.0/16")] };
  * const target = { hostname: "10.9.0.1", port: 443 };
- * assertEquals(denialOf(rules, target, ipBytes("10.9.0.1")!)?.reason, "denied by --deny 10.9.0.0/16");
+ * const denial = denialOf(rules, target, ipBytes("10.9.0.1")!);
+ * assertEquals(denial?.reason, "denied by --deny 10.9.0.0/16");
  * ```
  */
 export function denialOf(

@@ -24,7 +24,8 @@ const serverCodes: Readonly<Record<number, string>> = {
 };
 
 /**
- * Names the faults of the server's certificate, if they are the cause, or what the server means by its error code.
+ * Explains an error: the faults of the server's certificate if they are the cause, or the meaning
+ * of the server's error code.
  *
  * @param tls what the agent has shown and trusts
  * @param serverName name that the server's certificate must have

@@ -55,7 +55,8 @@ const MAX_ATTEMPTS = 16;
 const systemResolver = new Resolver();
 
 /**
- * Connects to a target by TCP. A name is resolved once, and its addresses are dialled as they were judged.
+ * Connects to a target over TCP. A name is resolved once, so the addresses dialled are those that
+ * were checked.
  *
  * @throws {DialError} whose message names the target and the cause
  * @throws the signal's reason when it aborts first
@@ -134,7 +135,9 @@ async function connectToOne(
   }
 }
 
-/** That of the preferred address, unless there is merely no way to that one, such as to all of IPv6. */
+/**
+ * The error of the preferred address, unless that is only that its family has no route.
+ */
 function mostTelling(errors: readonly unknown[]): unknown {
   const isTelling = (error: unknown) => classify(error)[0] !== "destination_ip_unroutable";
   return errors.find(isTelling) ?? errors[0];

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Failures in a row, of which few are news: the first, one that differs from the one before it, and of those that are
- * alike the 2nd, 4th, 8th and so on. So what fails for ever, every few seconds, takes a few lines of a log.
+ * Consecutive failures, of which only some are logged prominently: the first, each that differs
+ * from the previous one, and of equal ones the 2nd, 4th, 8th and so on. A lasting failure thus
+ * takes only a few lines of the log.
  */
 export class FailureStreak {
   #last: string | undefined;
@@ -15,7 +16,7 @@ export class FailureStreak {
     return this.#failures;
   }
 
-  /** Counts a failure, and tells whether it is news. */
+  /** Counts a failure, and returns whether it is one of those. */
   add(failure: string): boolean {
     this.#failures++;
     this.#alike = failure === this.#last ? this.#alike + 1 : 1;

@@ -11,12 +11,12 @@ import { reconnect } from "./reconnect.ts";
 import { Resolver } from "../net/resolver.ts";
 import { TaskGroup } from "../task_group.ts";
 
-/** Connections to one address that the server drains, and that may go on beside the present one. */
+/** Draining connections to one address that may continue beside the current one. */
 const MAX_DRAINED = 8;
 
 /**
- * Keeps an agent connected to every address of its servers, and serves the streams of all, until the signal aborts.
- * Reconnects for ever.
+ * Keeps an agent connected to every address of its servers and serves their streams until the
+ * signal aborts. Reconnects without limit.
  */
 export async function keepConnected(
   config: AgentConfig,

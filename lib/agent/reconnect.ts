@@ -7,7 +7,7 @@ import { sleep } from "../wait.ts";
 export interface ReconnectOptions<Session> {
   /** Makes one session. */
   connect(signal: AbortSignal): Promise<Session>;
-  /** Uses a session until it ends or another is to take its place, and tells for how long it was healthy, in ms. */
+  /** Uses a session until it ends or is to be replaced; resolves with its healthy time in ms. */
   serve(session: Session): Promise<{ healthyMs: number }>;
   /** Told of each attempt that failed, and the pause that follows. */
   failed(error: unknown, retryInMs: number): void;
@@ -26,8 +26,8 @@ export interface ReconnectOptions<Session> {
 }
 
 /**
- * Connects and serves, again and again, until the signal aborts. Every end of a session is followed by a pause that
- * grows exponentially with full jitter, also after a session that was accepted and closed at once.
+ * Connects and serves repeatedly until the signal aborts. After every session there is a pause with
+ * exponential backoff and full jitter, even if the session was accepted and closed at once.
  */
 export async function reconnect<Session>(options: ReconnectOptions<Session>): Promise<void> {
   const {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** What both agent programs do with a tunnel: connect it to its target, carry its bytes, log how it ended. */
+/** What both agents do with a tunnel: connect it to its target, forward its bytes, log its end. */
 import type { Logger } from "../log.ts";
 import type { Authority } from "../net/authority.ts";
 import type { Resolver } from "../net/resolver.ts";

@@ -21,8 +21,9 @@ export interface ServerAddressesOptions {
   /** All IP addresses of a name, 4 or 16 bytes each. Rejects when the signal aborts. */
   readonly resolve: (name: string, signal: AbortSignal) => Promise<readonly Uint8Array[]>;
   /**
-   * Keeps a connection to an address. Once the signal aborts, since the address is no longer a server's or everything
-   * ends, it makes no other one, and resolves when it has none. Must not reject.
+   * Keeps a connection to an address. When the signal aborts, because the address no longer belongs
+   * to a server or everything ends, it makes no new connection and resolves once it has none. Must
+   * not reject.
    */
   readonly keepConnected: (address: Authority, signal: AbortSignal) => Promise<void>;
   readonly log: Logger;
@@ -64,8 +65,8 @@ interface ServerEntry {
 }
 
 /**
- * Runs one task for each address of some servers. Names are resolved again and again: an address that appears gets a
- * task, and one that vanishes has its task end.
+ * Runs one task per server address. Names are resolved periodically: a new address gets a task, and
+ * the task of one that is gone ends.
  */
 export class ServerAddresses {
   readonly #options: Required<ServerAddressesOptions>;

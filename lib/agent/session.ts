@@ -33,7 +33,7 @@ import { acceptTunnel, type IncomingTunnel, openFields } from "../qrht/tunnel.ts
 import type { Failure } from "../qrht/failure.ts";
 
 export interface AgentConfig extends TunnelTimeouts, PathOptions {
-  /** Where servers listen for QUIC: names, each of which stands for all its addresses, and IP addresses. */
+  /** QUIC addresses of the servers: IP addresses, or names, which stand for all their addresses. */
   readonly servers: readonly Authority[];
   /** Name that the server's certificate must have; sent as SNI. */
   readonly serverName: string;
@@ -44,25 +44,34 @@ export interface AgentConfig extends TunnelTimeouts, PathOptions {
   readonly dialTimeoutMs: number;
   /** Time a client has for the head of its CONNECT request. @default {10000} */
   readonly headTimeoutMs?: number;
-  /** Time that tunnels may go on when the agent is told to stop; 0 for none. */
+  /** How long open tunnels may continue after a stop signal; 0 for not at all. */
   readonly drainTimeoutMs: number;
   /** Tunnels of one connection at a time. @default {10000} */
   readonly maxStreams?: number;
-  /** Time without a tunnel after which a server is left that drains, should it not end the connection. @default {30000} */
+  /**
+   * How long a connection to a draining server may have no tunnel until this end closes it, if the
+   * server does not.
+   *
+   * @default {30000}
+   */
   readonly drainedIdleMs?: number;
   /** What the server's log is to call this agent, beside the name in its certificate. */
   readonly name?: string | undefined;
-  /** Resolves names of servers. @default the system's resolver */
+  /** Resolves names of servers. @default {the system's} */
   readonly serverResolver?: Resolver;
   /** Time after which names of servers are resolved again. @default {30000} */
   readonly refreshMs?: number;
-  /** The longest first pause before connecting again, and the longest of all. @default {{ minMs: 250, maxMs: 10000 }} */
+  /**
+   * Upper bounds of the first pause before reconnecting, and of any pause.
+   *
+   * @default {{ minMs: 250, maxMs: 10000 }}
+   */
   readonly backoff?: { readonly minMs: number; readonly maxMs: number };
 }
 
 /** A tunnel as the program behind an agent sees it. */
 export interface ServedTunnel extends IncomingTunnel {
-  /** What the log says of it: connection and stream, and tunnel id and client where the server tells them. */
+  /** Its log fields: connection and stream, and tunnel ID and client if the server sends them. */
   readonly fields: Readonly<Record<string, unknown>>;
   /** What the monitor knows of it; to be told when it is being connected, is, and has ended. */
   readonly record: TunnelRecord;
@@ -74,7 +83,7 @@ export interface AgentSessionOptions {
   readonly monitor: Monitor;
   /** Ends everything, after the drain. */
   readonly signal: AbortSignal;
-  /** Serves one tunnel to its end, or to that of the session, which aborts the signal. Must not throw. */
+  /** Serves one tunnel until it ends, or the session ends and aborts the signal. Must not throw. */
   serve(tunnel: ServedTunnel, signal: AbortSignal): Promise<void>;
   /** Refuses a tunnel. Must not throw. */
   refuse(tunnel: ServedTunnel, failure: Failure): Promise<void>;
@@ -86,12 +95,16 @@ const KEEPALIVE_MS = 2_000;
 const MAX_STREAMS = 10_000;
 
 /**
- * Time without a tunnel after which a server of the raw dialect is left that has another connection by now. It cannot be
- * told, so a stream that is under way when the connection ends costs a client. One that has run out of streams falls silent.
+ * How long a replaced connection in the raw dialect may have no tunnel until it is closed. The raw
+ * dialect cannot announce that, so a stream opened just then is lost for its client. A server that
+ * has run out of stream credit opens none.
  */
 const RAW_QUIET_MS = 1_000;
 
-/** Part of its streams that a connection may have lost: with what is left, it serves until another one has taken its place. */
+/**
+ * Share of its streams that a connection may lose before it is replaced. The rest is enough to
+ * serve until the replacement is connected.
+ */
 const MAX_CUT_SHARE = 0.5;
 
 /** A connection to a server, whose streams are served until it ends. */
@@ -171,7 +184,7 @@ export class AgentSession extends ConnectedPeer {
     return this.#serverDrains || this.#isReplaced;
   }
 
-  /** Resolves when another connection is to take this one's place: it has ended, or the server takes no further tunnels. */
+  /** Resolves when this connection is to be replaced: it has ended, or the server is draining. */
   get replaceable(): Promise<void> {
     return this.#replaceable.promise;
   }
@@ -217,7 +230,7 @@ export class AgentSession extends ConnectedPeer {
     this.connection.close(CloseCode.AgentLeaves, "agent stopped");
   }
 
-  /** Lets tunnels go on for a time, and what they have sent last be delivered; new ones are refused meanwhile. */
+  /** Lets open tunnels continue for a time, and delivers their last bytes. New ones are refused. */
   async #drain(): Promise<void> {
     const { drainTimeoutMs } = this.#config;
     if (drainTimeoutMs === 0) return;
@@ -232,7 +245,7 @@ export class AgentSession extends ConnectedPeer {
     });
   }
 
-  /** What the server says on its control stream. */
+  /** Handles the server's control stream. */
   #listen(): Control | undefined {
     const { log, monitor: { program } } = this.#options;
     return startControl(this.connection, { program, name: this.#config.name }, {
@@ -248,7 +261,7 @@ export class AgentSession extends ConnectedPeer {
     });
   }
 
-  /** Has another connection take this one's place before the server runs out of streams. */
+  /** Replaces this connection before the server runs out of streams. */
   #replaceIfCut(): void {
     const { log } = this.#options;
     const { maxStreams = MAX_STREAMS } = this.#config;
@@ -264,8 +277,8 @@ export class AgentSession extends ConnectedPeer {
   }
 
   /**
-   * Ends the connection after a time without a tunnel. A server that drains, or was told that this end does, opens no
-   * further ones, and may end the connection itself.
+   * Closes the connection after a time without a tunnel. A server that drains, or has received
+   * DRAIN, opens no more tunnels, and may close the connection itself.
    */
   async #leaveWhenIdle(reason: string): Promise<void> {
     const { drainedIdleMs = 30_000 } = this.#config;
@@ -295,7 +308,7 @@ export class AgentSession extends ConnectedPeer {
       record.facts.id = id ?? record.facts.id;
       record.span = startTunnelSpan("agent", { ...accepted.open, ...own });
       const tunnel = { ...accepted, fields, record };
-      // A server of the raw dialect cannot be told to take another agent: its clients would get nothing from a refusal.
+      // The raw dialect cannot refuse: the client would only see an end, instead of another agent.
       const isRefused = signal.aborted && speaksQrht(this.alpn);
       if (!isRefused) return await serve(tunnel, this.#ended.signal);
       await refuse(tunnel, { code: "draining", text: "the agent is draining" });

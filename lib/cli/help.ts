@@ -3,14 +3,14 @@
 
 import { envNameOf, type Flag, type FlagTable, informingFlags } from "./flags.ts";
 
-/** Of a flag that no environment variable stands in for. */
+/** Note of a flag without an environment variable. */
 export const COMMAND_LINE_ONLY = "command line only";
 
 const HELP_COLUMNS = 100;
-/** A longer note than this may go over several lines. */
+/** A longer note may be wrapped. */
 const MAX_WHOLE_NOTE_COLUMNS = 50;
 
-/** A longer label than this has its text below it, or one flag would squeeze the text of all. */
+/** A longer label has its text below it, to keep the column narrow. */
 const MAX_LABEL_COLUMNS = 30;
 
 /** How a flag is written, as help has it. */
@@ -75,7 +75,7 @@ export function formatHelp(
   ].join("\n");
 }
 
-/** A command in lines that a shell takes for one. */
+/** Wraps a command with line continuations for a shell. */
 export function continued(command: string, columns: number): string[] {
   return wrap(command.split(" "), columns - "  ".length - " \\".length)
     .map((line, i, { length }) =>
@@ -83,7 +83,7 @@ export function continued(command: string, columns: number): string[] {
     );
 }
 
-/** A short note is one word to the wrapping: it is not torn. */
+/** A short note is not wrapped. */
 function wordsOfNote(note: string): string[] {
   return note.length <= MAX_WHOLE_NOTE_COLUMNS ? [`[${note}]`] : `[${note}]`.split(" ");
 }

@@ -105,7 +105,7 @@ export const commonFlags = {
   }),
 } as const satisfies FlagTable;
 
-/** Of the command line only: a variable that was left set must not keep a program from its work. */
+/** Command line only: a variable that is left set must not keep a program from running. */
 const CHECK = { commandLineOnly: true } as const;
 
 /** The flags of the server. */
@@ -197,7 +197,7 @@ export const serverFlags = {
   ...commonFlags,
 } as const satisfies FlagTable;
 
-/** The flags that tell an agent of either sort how to reach the server and for how long to dial. */
+/** Flags of both agents: how to reach the server, and dial timeouts. */
 const sessionFlags = {
   servers: addressListFlag("server", {
     default: ["127.0.0.1:9999"],
@@ -226,7 +226,7 @@ const sessionFlags = {
   }),
   dialTimeoutMs: durationFlag("dial-timeout", {
     default: "10s",
-    // Not 0: it could only mean a dial without a bound, or none at all.
+    // Not 0, which would mean no limit, or no dial at all.
     minMs: 1,
     help: "how long connecting to a target may take",
   }),

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** What help, man pages and completions say of the three programs. */
+/** Names, summaries and examples for help, man pages and completion. */
 import type { FlagTable } from "./flags.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "./program_flags.ts";
 import type { ProgramName } from "../version.ts";
@@ -15,7 +15,7 @@ export interface ProgramInfo<T extends FlagTable = FlagTable> {
   readonly flags: T;
 }
 
-/** A command line, and what it brings about. */
+/** A command line, and what it does. */
 export interface Example {
   readonly does: string;
   readonly command: string;

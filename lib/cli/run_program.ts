@@ -12,20 +12,20 @@ import type { ProgramInfo } from "./programs.ts";
 import { describeVersion } from "../version.ts";
 import { logSnapshot } from "../observe/snapshot.ts";
 
-/** Has a listener called at each SIGHUP. */
+/** Registers a listener for SIGHUP. */
 export type OnHangup = (listener: () => void) => void;
 
-/** What every program is given beside the values of its flags. */
+/** What every program gets in addition to its flags. */
 export interface Surroundings {
   /** Stops it. */
   readonly signal: AbortSignal;
-  /** Tells of each SIGHUP, by which operators ask for files to be read again; Windows has none. */
+  /** Registers a listener for SIGHUP, the request to reload files. Never called on Windows. */
   readonly onHangup: OnHangup;
-  /** Is told what happens. */
+  /** Records what happens. */
   readonly monitor: Monitor;
 }
 
-/** What the flags that are looked at here say. */
+/** The flags that are used here. */
 interface CommonValues {
   readonly v: number;
   readonly logFormat: LogFormat;
@@ -38,12 +38,11 @@ export interface Program<T extends FlagTable> extends ProgramInfo<T> {
   /**
    * Runs until the signal aborts.
    *
-   * @throws {UsageError} when it cannot start as it was told to
+   * @throws {UsageError} when it cannot start as configured
    */
   run(values: FlagValues<T> & CommonValues, surroundings: Surroundings): Promise<void>;
   /**
-   * Goes through what the program needs instead, if `--check` says so, and tells whether all is
-   * well.
+   * Runs start-up checks instead, for `--check`. Resolves with whether all have passed.
    *
    * @param write takes each line of the report, without its end
    */
@@ -51,7 +50,7 @@ export interface Program<T extends FlagTable> extends ProgramInfo<T> {
 }
 
 /**
- * Exit codes: 0 stopped as told, 1 failed, 2 started wrongly, 128 + n ended by a second signal n.
+ * Exit codes: 0 stopped by a signal, 1 failed, 2 could not start, 128 + n ended by second signal n.
  */
 const FAILED = 1;
 const USAGE = 2;
@@ -92,15 +91,17 @@ export async function runProgram<
   }
 }
 
-/** Starts the admin listener, which goes on to the very end. Its code is loaded for it alone. */
+/**
+ * Starts the admin listener, which runs until the process exits. Its code is only loaded if needed.
+ */
 async function startAdminOf(monitor: Monitor, address: Authority): Promise<void> {
   const { startAdmin } = await import("../observe/admin.ts");
   startAdmin({ monitor, address, signal: new AbortController().signal });
 }
 
 /**
- * Aborts at the first signal to stop; the second one ends the process at once. SIGHUP is such a
- * signal only where it says that the terminal of the program is gone.
+ * Aborts at the first stop signal; the second one ends the process at once. SIGHUP is one only if
+ * the program's terminal has been closed.
  */
 function listenToSignals(snapshot: () => void): { stop: AbortSignal; onHangup: OnHangup } {
   const controller = new AbortController();
@@ -132,6 +133,6 @@ function writeLine(to: { writeSync(bytes: Uint8Array): number }, line: string): 
   try {
     for (let offset = 0; offset < bytes.length;) offset += to.writeSync(bytes.subarray(offset));
   } catch {
-    // Whoever read it is gone; that is no reason to stop.
+    // The reader is gone, which is no reason to stop.
   }
 }

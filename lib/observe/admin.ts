@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The admin listener: health, metrics and the status page, for whoever runs the program. It changes nothing. */
+/** The admin listener: health checks, metrics and the status page, all read-only. */
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { currentStatus } from "./current_status.ts";
@@ -62,7 +62,7 @@ export function startAdmin(options: AdminOptions): Deno.HttpServer<Deno.NetAddr>
   const paths: Readonly<Record<string, string>> = { "/healthz": "/livez", "/ready": "/readyz" };
 
   const handle = (request: Request): Response | Promise<Response> => {
-    // Its host is what the client has sent, whatever that is.
+    // The URL contains the client's Host header field, which may be anything.
     if (!URL.canParse(request.url)) return text("bad request\n", 400);
     const url = new URL(request.url);
     const path = paths[url.pathname] ?? url.pathname;
@@ -106,7 +106,10 @@ function listen(
   }
 }
 
-/** As Kubernetes' own components answer: `ok`, or what fails; with `?verbose` all checks, but for those of `?exclude=`. */
+/**
+ * Responds like Kubernetes' own components: `ok`, or the failed checks. With `?verbose` all checks,
+ * except those of `?exclude=`.
+ */
 function answerChecks(url: URL, all: readonly ReadinessCheck[]): Response {
   const excluded = url.searchParams.getAll("exclude");
   const checks = all.filter(({ name }) => !excluded.includes(name));
@@ -126,8 +129,8 @@ const FOREIGN_NAME =
   "Open this page by IP address or as localhost. Other host names are rejected as a protection against DNS rebinding.\n";
 
 /**
- * Whether a page of another site cannot have made the browser ask by this name (DNS rebinding): it is an address, or one
- * that the operator has given.
+ * Whether a host name is safe from DNS rebinding: it is an IP address, or a name that the operator
+ * has configured.
  */
 function isOwnName(hostname: string, listenHostname: string): boolean {
   const name = hostname.replace(/^\[(.*)\]$/, "$1");

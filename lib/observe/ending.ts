@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Who ended a tunnel, and why, in the words that the logs of all programs have for it (docs/endings.md). */
+/** Who ended a tunnel and why, as all programs log it (docs/endings.md). */
 import { messageOf } from "../errors.ts";
 import { type FailureCode, failures } from "../qrht/failure.ts";
 import type { PipeResult } from "../tunnel/pipe.ts";
@@ -9,25 +9,25 @@ import { StreamCode } from "../qrht/codes.ts";
 import { ConnectionClosedError, StreamResetError, StreamStoppedError } from "../quic/mod.ts";
 import { type Party, type Reason, TunnelError } from "../tunnel/errors.ts";
 
-/** What a program is to a tunnel: both agent programs are its `agent`. */
+/** The role of a program in a tunnel. Both agent programs are `agent`. */
 export type Role = "server" | "agent";
 
 /** The fields of a log line that say how a tunnel ended. */
 export interface Ending {
-  /** Undefined when it was nobody's doing. */
+  /** Undefined when no party caused it. */
   readonly by: Party | undefined;
   readonly reason: Reason;
-  /** In words. */
+  /** Details in words. */
   readonly error?: string;
 }
 
 /**
- * The fields of the line that sums up a tunnel at its end.
+ * The fields of the log line at the end of a tunnel.
  *
- * @param result of the pipe between client (`a`) and target (`b`), one of which is beyond the other program
+ * @param result of the pipe between client (`a`) and target (`b`), one of which is behind the peer
  * @param since when the tunnel began, by `performance.now()`
  * @param self who logs
- * @param failure why there was an answer of the agent's own in place of the target's
+ * @param failure why the agent answered in place of the target
  */
 export function summarize(
   result: PipeResult,
@@ -45,7 +45,7 @@ export function summarize(
 
 function endingOfPipe(result: PipeResult, self: Role, failure?: FailureCode): Ending {
   const ending = endingOfSides(result, self);
-  // Who answers in the target's place takes no more of the client's bytes after that.
+  // An agent that answers in place of the target accepts no more of the client's bytes.
   const isAnswered = ending.reason === "end" ||
     (ending.reason === "reset" && ending.by === "target");
   return failure && isAnswered ? { by: failures[failure].by, reason: "refused" } : ending;
@@ -62,7 +62,7 @@ function endingOfSides({ reason, by, error }: PipeResult, self: Role): Ending {
 }
 
 /**
- * What an error says of the end of a tunnel.
+ * Derives from an error how a tunnel ended.
  *
  * @param by whose bytes could not be read or written; errors that know better overrule it
  * @param self who logs
@@ -106,7 +106,7 @@ export function endingOf(error: unknown, by: Party, self: Role): Ending {
   return ending(by, "error");
 }
 
-/** What the system says of a TCP connection that its peer has reset, or has closed altogether. */
+/** Errors of the system for a TCP connection that its peer has reset or closed completely. */
 const resets = [
   Deno.errors.ConnectionReset,
   Deno.errors.ConnectionAborted,

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** What to do about a connection that does not come about: the field `hint` of a log line. */
+/** What to do about a failed connection: the log field `hint`. */
 import { CloseCode } from "../qrht/codes.ts";
 import type { CertificateFault } from "../tls/faults.ts";
 import { type CloseInfo, TlsAlert, tlsAlertOf } from "../quic/errors.ts";
@@ -11,7 +11,7 @@ type FaultKind = CertificateFault["kind"];
 const ALPN = "configure at least one common protocol in --alpn at both ends";
 const CLOCKS = "synchronize the clocks of both machines, or wait";
 
-/** What an agent that has refused the server's certificate can do. */
+/** For an agent that has rejected the server's certificate. */
 const serverFaults: Partial<Record<FaultKind, string>> = {
   untrusted: "set --ca-file to the CA of the server's certificate",
   name:
@@ -21,7 +21,7 @@ const serverFaults: Partial<Record<FaultKind, string>> = {
   purpose: "use a certificate for servers (serverAuth) at the server",
 };
 
-/** What an agent can do that the server has refused, by the alert. */
+/** For an agent that the server has rejected, by TLS alert. */
 const alertsForAgent: Readonly<Record<number, string>> = {
   [TlsAlert.BadCertificate]: "see the server's log, and check the clocks of both machines",
   [TlsAlert.UnsupportedCertificate]: "set --cert-file to a certificate for clients (clientAuth)",
@@ -31,13 +31,13 @@ const alertsForAgent: Readonly<Record<number, string>> = {
   [TlsAlert.NoApplicationProtocol]: ALPN,
 };
 
-/** The same, by the application error code. */
+/** The same by application error code. */
 const codesForAgent: Readonly<Record<number, string>> = {
   [CloseCode.NotAdmitted]: "add a name in --cert-file to the server's --agent-name",
   [CloseCode.NoFurtherAgents]: "see the server's log: it is draining, or has reached --max-agents",
 };
 
-/** What a server that has refused an agent's certificate can do. */
+/** For a server that has rejected an agent's certificate. */
 const clientFaults: Partial<Record<FaultKind, string>> = {
   missing: "set --cert-file at the agent to a certificate",
   untrusted: "set --client-ca-file to the CA of the agent's certificate",
@@ -46,7 +46,7 @@ const clientFaults: Partial<Record<FaultKind, string>> = {
   purpose: "use a certificate for clients (clientAuth) at the agent",
 };
 
-/** What a server can do that an agent has refused, by the alert. */
+/** For a server that an agent has rejected, by TLS alert. */
 const alertsForServer: Readonly<Record<number, string>> = {
   [TlsAlert.BadCertificate]:
     "check that the agent's --server-name is a name in --cert-file, and check the clocks of both machines",
@@ -61,7 +61,7 @@ const NO_ANSWER =
 const HALF_AN_ANSWER = "packets are lost on the path, or the server is overloaded";
 
 /**
- * What an agent can do about a connection that its server, or it itself, has refused, or that has never come about.
+ * Hint for an agent whose connection failed, or was refused by either end.
  *
  * @param faults what is wrong with the server's certificate
  */
@@ -79,7 +79,7 @@ export function hintForAgent(
 }
 
 /**
- * What a server can do about an agent that it has refused, or that has refused it.
+ * Hint for a server that refused an agent, or was refused by one.
  *
  * @param faults what is wrong with the agent's certificate
  */

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** A warning when the path to a peer carries only the smallest datagrams, which makes tunnels slower than they could be. */
+/** Warns if the path to a peer loses all but the smallest datagrams, which slows tunnels down. */
 import type { Logger } from "../log.ts";
 import { BASE_DATAGRAM_BYTES, type QuicConnection } from "../quic/mod.ts";
 

@@ -26,7 +26,7 @@ export class MetricSet {
     });
   }
 
-  /** The same with a label. What is not read any more is not there any more. */
+  /** The same with a label. Series that are no longer read disappear. */
   gauges(name: string, help: string, label: string, read: ReadLabelled): void {
     new Gauge({
       ...this.#options(name, help, [label]),
@@ -59,7 +59,11 @@ export class MetricSet {
     });
   }
 
-  /** A counter that is counted up. @param known what there may be of its labels, if that is little: it begins at 0 */
+  /**
+   * A counter that callers increment.
+   *
+   * @param known all values of its labels, if they are few: these start at 0
+   */
   counter<Label extends string = never>(
     name: string,
     help: string,

@@ -4,8 +4,8 @@
 /**
  * The metrics of a program, in the text format of Prometheus. docs/metrics.md describes them.
  *
- * Where konnectivity (apiserver-network-proxy) has a metric for the same fact, the name that follows the prefix, the
- * meaning and the buckets are the same. No label holds a client or a target.
+ * If konnectivity (apiserver-network-proxy) has the same metric, its name after the prefix, its
+ * meaning and its buckets are the same. No label contains a client or a target.
  */
 import { type Counter, type Histogram, Registry } from "prom-client";
 import type { Reason } from "../tunnel/errors.ts";
@@ -48,7 +48,7 @@ type ServerDialFailure =
   | "frontend_close"
   | "other";
 
-// What there may be of some labels. Each begins at 0, so that the first event is a change that rate() sees.
+// All values of some labels. Each series starts at 0, so that rate() includes the first event.
 const serverDialFailures: readonly { reason: ServerDialFailure; code: string }[] = [
   ...(["no_agent", "backend_dial_timeout", "backend_close", "frontend_close", "other"] as const)
     .map((reason) => ({ reason, code: "" })),

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What a program knows of itself while it runs: its peers, its tunnels, and totals of those that have ended. Metrics, the
- * status page, readiness and snapshots read it; it costs a tunnel one object.
+ * The state of a running program: its peers, its tunnels, and totals of ended ones. Metrics, status
+ * page, readiness and snapshots read it. It costs one object per tunnel.
  */
 import type { FileCertificate } from "../tls/files.ts";
 import type { ProgramName } from "../version.ts";
@@ -19,12 +19,14 @@ import type { TracedEnding, TunnelSpan } from "./trace.ts";
 import type { FailureCode } from "../qrht/failure.ts";
 import type { Carried } from "../tunnel/pipe.ts";
 
-/** A peer answers PINGs, which are sent every 2 s: one that is silent for longer than this may have vanished. */
+/**
+ * A peer acknowledges PINGs, sent every 2 s. If it is silent for longer than this, it may be gone.
+ */
 export const RESPONSIVE_MS = 3_000;
 
 /** A peer at the other end of a QUIC connection: an agent, as a server sees it, or a server. */
 export interface Peer {
-  /** What the log calls it. */
+  /** Its name in the log. */
   readonly name: string;
   /** Its IP address and UDP port now. */
   readonly address: string;
@@ -38,12 +40,12 @@ export interface Peer {
   stats(): ConnectionStats;
 }
 
-/** What is known of a tunnel, as far as it is known yet. */
+/** What is known about a tunnel so far. */
 export interface TunnelFacts {
   /** The tunnel's id, or the stream's where there is none. */
   id?: string | undefined;
   client?: string | undefined;
-  /** What the client has asked for; only agents know. */
+  /** The requested target; only agents know it. */
   target?: string | undefined;
   /** Name of the agent that carries it, or address of the server that it is from. */
   peer?: string | undefined;
@@ -70,9 +72,9 @@ export function connectResultOf(error: unknown): HandshakeResult {
   return cause instanceof ConnectionClosedError ? handshakeResultOf(cause.info) : "error";
 }
 
-/** Is called for what happens. All of it is optional, and must not throw. */
+/** Callbacks for events, all optional. They must not throw. */
 export interface Observer {
-  /** A tunnel was connected, so many seconds after that was begun. */
+  /** A tunnel was connected, `seconds` after the attempt began. */
   connected?(tunnel: TunnelRecord, seconds: number): void;
   ended?(tunnel: TunnelRecord, ending: TunnelEnding): void;
   /** A TCP connection was accepted. */
@@ -130,18 +132,18 @@ export class TunnelRecord {
   }
 }
 
-/** What a server has bounds for: clients that are served, agents, clients that wait. */
+/** Limits of a server: clients served, connected agents, waiting clients. */
 export type Bounded = "connections" | "agents" | "pending_opens";
 
-/** What a program counts itself, and the monitor reads when it is asked. A program gives those that it has. */
+/** Values that parts of the program provide and the monitor reads on demand. All are optional. */
 export interface Sources {
   /** The certificates in use, the own one first. */
   readonly certificates?: () => readonly FileCertificate[];
-  /** Addresses of servers that an agent is to be connected to. */
+  /** Server addresses that an agent keeps connections to. */
   readonly knownServers?: () => number;
   /** Clients of a server that wait for an agent, or for a stream of one. */
   readonly waiting?: () => number;
-  /** How much a server takes at a time. */
+  /** Limits of a server. */
   readonly capacity?: () => Readonly<Record<Bounded, number>>;
   /** Datagrams of a server's QUIC endpoint. */
   readonly datagrams?: () => EndpointStats;

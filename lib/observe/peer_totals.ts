@@ -8,11 +8,11 @@ import type { ConnectionStats } from "../quic/mod.ts";
 const MAX_LABEL_LENGTH = 128;
 
 /**
- * The numbers of connections, those to peers of one name together.
+ * Statistics of connections, summed over peers with the same name.
  *
- * An agent may have two connections for a while, a new one and one that drains. When one of them ends, its counts stay in
- * the sum as long as there is another: Prometheus takes a counter that falls for one that was reset, and would count the
- * rest of the sum twice.
+ * An agent may briefly have two connections, a new one and a draining one. When one ends, its
+ * counts stay in the sum while the other is open. Otherwise the counter would fall, which
+ * Prometheus takes for a reset, and the remaining sum would be counted twice.
  */
 export class PeerTotals {
   #seen: ReadonlyMap<Peer, ConnectionStats> = new Map();

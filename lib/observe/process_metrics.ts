@@ -7,9 +7,9 @@ import { version } from "../version.ts";
 import { MetricSet } from "./metric_set.ts";
 
 /**
- * Adds the metrics of the process and its runtime, by the names that Prometheus' client libraries have for them.
+ * Adds metrics of the process and its runtime, named as in Prometheus' client libraries.
  *
- * @param prefix of what is this project's own
+ * @param prefix of metrics that are specific to this project
  * @param startedAt when the program started, in ms since 1970
  */
 export function addProcessMetrics(registry: Registry, prefix: string, startedAt: number): void {

@@ -4,14 +4,14 @@
 import type { FileCertificate } from "../tls/files.ts";
 import type { Monitor } from "./monitor.ts";
 
-/** Whether something is as it has to be for a program to serve clients. */
+/** A condition for a program to serve clients. */
 export interface ReadinessCheck {
   readonly name: string;
-  /** What is wrong; undefined when nothing is. */
+  /** The problem, undefined if there is none. */
   readonly problem: string | undefined;
 }
 
-/** Everything that a program has to have to serve clients. It is ready when none has a problem. */
+/** All conditions for a program to serve clients. It is ready when none has a problem. */
 export function readinessOf(monitor: Monitor, now = new Date()): readonly ReadinessCheck[] {
   const { isServer } = monitor;
   const listeners = monitor.isListening ? undefined : "not listening yet";

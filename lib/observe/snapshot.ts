@@ -4,12 +4,12 @@
 import { logger } from "../log.ts";
 import type { Monitor } from "./monitor.ts";
 
-/** Of the tunnels, the oldest are logged: they are the ones that might be stuck. */
+/** Only the oldest tunnels are logged: they are the most likely to be stuck. */
 const MAX_TUNNELS = 1_000;
 
 const log = logger("snapshot");
 
-/** Logs what a program has under way: a line for each peer and tunnel, the oldest first, and their numbers. */
+/** Logs the state of a program: a line per peer and tunnel, oldest first, and their numbers. */
 export function logSnapshot({ peers, tunnels, established }: Monitor): void {
   for (const peer of peers) {
     const { name, address, alpn, isDraining, isResponsive } = peer;

@@ -90,7 +90,7 @@ export interface StatusHistory {
   readonly failed: readonly number[];
   /** Tunnels open at the end of the interval. */
   readonly open: readonly number[];
-  /** Time until a tunnel was connected, in ms: median and 99th percentile; null where there was none. */
+  /** Time until tunnels were connected, in ms: median and 99th percentile, null without any. */
   readonly connectP50Ms: readonly (number | null)[];
   readonly connectP99Ms: readonly (number | null)[];
 }

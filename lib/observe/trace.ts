@@ -2,16 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Spans of tunnels (OpenTelemetry): the server and the agent have one each for a tunnel, in a trace whose id is the id
- * of the tunnel. Deno exports them if it was started with `OTEL_DENO=true`; without, none is ever made. `docs/logging.md`
- * describes them.
+ * Spans of tunnels (OpenTelemetry). Server and agent have one each per tunnel, in a trace with the
+ * tunnel's ID. Deno exports them if started with `OTEL_DENO=true`; otherwise none are made.
+ * `docs/logging.md` describes them.
  */
 import type { Attributes, Span } from "@opentelemetry/api";
 import type { Authority } from "../net/authority.ts";
 import { formatIp, type SocketAddress } from "../net/ip_address.ts";
 import { version } from "../version.ts";
 
-/** Where the API keeps who records spans. Deno has put itself there before any code runs, or never will. */
+/** Where the API keeps its providers. Deno registers itself before any code runs, or never. */
 const REGISTRY = Symbol.for("opentelemetry.js.api.1");
 
 /** The API, loaded only where somebody records. */
@@ -106,8 +106,8 @@ export function startTunnelSpan(
 }
 
 /**
- * The two programs know nothing of each other's span. What they both know is the id of the tunnel, which has the size of a
- * trace id: so both spans have the same parent, which is made of it.
+ * Neither program knows the other's span, but both know the tunnel ID, which is as long as a trace
+ * ID. The IDs of the trace and of the common parent span are made of it.
  */
 function contextOf(tunnelId: Uint8Array | undefined) {
   const { ROOT_CONTEXT, trace, TraceFlags } = api!;

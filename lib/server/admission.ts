@@ -4,7 +4,7 @@
 import type { HandshakeResult } from "../observe/monitor.ts";
 import { CloseCode } from "../qrht/codes.ts";
 
-/** Why an agent is turned away. */
+/** Why an agent is refused. */
 export interface Rejection {
   readonly result: Extract<HandshakeResult, "not-admitted" | "refused">;
   /** Application error code that its connection is closed with. */
@@ -13,21 +13,21 @@ export interface Rejection {
   readonly hint?: string;
 }
 
-/** How a server stands when an agent comes. */
+/** State of the server when an agent connects. */
 export interface Occupancy {
-  /** Agents that may take tunnels at a time. */
+  /** Limit of agents that accept tunnels. */
   readonly maxAgents: number;
-  /** Those that do. */
+  /** Agents that accept tunnels now. */
   readonly active: number;
-  /** All that are connected, those included that drain. */
+  /** All connected agents, including draining ones. */
   readonly connected: number;
   readonly isStopping: boolean;
 }
 
 /**
- * Whether a server takes an agent whose handshake has succeeded.
+ * Decides whether to admit an agent whose handshake has succeeded.
  *
- * @returns undefined when it does
+ * @returns undefined when it is admitted
  */
 export function rejectionOf(
   { isAllowed }: { readonly isAllowed: boolean },
@@ -39,7 +39,7 @@ export function rejectionOf(
     return { result: "not-admitted", code: CloseCode.NotAdmitted, reason, hint };
   }
   if (isStopping) return refused("the server is draining");
-  // Agents that drain may be replaced meanwhile, as often as there are others.
+  // Draining agents only count towards twice the limit, so that their replacements can connect.
   if (active >= maxAgents || connected >= 2 * maxAgents) {
     return refused(`${maxAgents} agents are already connected`);
   }

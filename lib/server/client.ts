@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Who a client of the server is: the peer of its TCP connection, or who a load balancer in front says it is. */
+/** Identifies clients: the peer of the TCP connection, or the client that a load balancer names. */
 import { type Cidr, cidrContains } from "../net/cidr.ts";
 import { type Duplex, prepend } from "../tunnel/duplex.ts";
 import { type SocketAddress, socketAddress } from "../net/ip_address.ts";
@@ -19,7 +19,7 @@ export interface Client {
   readonly carrier: Duplex;
 }
 
-/** A trusted source has not begun with a header of the PROXY protocol. */
+/** The connection of a trusted source does not begin with a valid PROXY protocol header. */
 export class ProxyHeaderError extends TunnelError {
   override readonly name = "ProxyHeaderError";
   constructor(message: string) {
@@ -30,18 +30,19 @@ export class ProxyHeaderError extends TunnelError {
 /** Room for a header and what comes with it. */
 const READ_BYTES = 4096;
 
-/** Time that a load balancer has for its header. */
+/** How long a load balancer may take to send the header. */
 const HEADER_TIMEOUT_MS = 5_000;
 
 /**
- * Finds out who the client is.
+ * Identifies the client of a connection.
  *
  * @param carrier the accepted connection
  * @param addresses of that connection
- * @param trusted sources whose connections must begin with a header of the PROXY protocol; others are not looked into
+ * @param trusted sources whose connections must begin with a PROXY protocol header; in others none
+ * is looked for
  * @param timeoutMs time for that header
- * @returns undefined for a trusted source that leaves without a byte, as the health checks of load balancers do
- * @throws {ProxyHeaderError} when there is none in time, or it is wrong
+ * @returns undefined if a trusted source closes without a byte, as health checks do
+ * @throws {ProxyHeaderError} when the header is missing, late or invalid
  */
 export async function identifyClient(
   carrier: Duplex,

@@ -14,16 +14,18 @@ import type { Agent } from "./registry.ts";
 export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   /** Those in its certificate: DNS names, URIs and common names. */
   readonly names: readonly string[];
-  /** Whether its certificate has a name that the server lets in. */
+  /** Whether its certificate has an admitted name. */
   readonly isAllowed: boolean;
-  /** What the log calls it: the name that is let in, else its first, else the fingerprint of its certificate. */
+  /**
+   * Its name in the log: the admitted one, else the first, else the certificate's fingerprint.
+   */
   override readonly name: string;
-  /** Whether it has said that it takes no further tunnels. */
+  /** Whether it has announced that it accepts no more tunnels. */
   override isDraining = false;
   /** Its control streams, in the dialect that has some. */
   control: Control | undefined;
 
-  /** @param allowed patterns of the names that the server lets in; without any, it lets in all agents */
+  /** @param allowed patterns of admitted names; if empty, every agent is admitted */
   constructor(connection: QuicConnection, allowed: readonly string[] = []) {
     super(connection);
     const certificate = connection.peerCertificates?.[0] ?? NO_BYTES;
@@ -63,7 +65,7 @@ function namesOf(certificate: Uint8Array): readonly string[] {
   try {
     return describeCertificate(certificate).names.filter((name) => name !== "");
   } catch {
-    // BoringSSL has accepted it; to this end, which cannot read its names, it has none.
+    // BoringSSL has accepted it, but its names cannot be read here.
     return [];
   }
 }

@@ -9,10 +9,10 @@ import { describeClose, type ListenOptions, TlsAlert, tlsAlertOf } from "../quic
 import { clientCertificateFaults, reasonsOf } from "../tls/faults.ts";
 import { Throttle } from "./throttle.ts";
 
-/** Time between two lines about failed handshakes of a level: anybody can cause them. */
+/** Minimum time between two lines per level: anybody can cause failed handshakes. */
 const LINE_INTERVAL_MS = 100;
 
-/** Logs failed handshakes, with how many there were since the last line where that was not the only one. */
+/** Logs failed handshakes, rate-limited, with their number since the last line if more than one. */
 export function failedHandshakeLog(
   log: Logger,
   monitor: Monitor,
@@ -23,7 +23,7 @@ export function failedHandshakeLog(
   };
   return (info, from, certificates) => {
     monitor.notify((observer) => observer.handshake?.(handshakeResultOf(info)));
-    // A peer that failed to show who it is, is worth a line; one that never answered is noise.
+    // A TLS failure is a warning. A peer that never answered is noise.
     const level = tlsAlertOf(info) === undefined ? "debug" : "warn";
     const times = throttles[level].pass();
     if (times === undefined) return;

@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Where a server listens for clients, and for agents. */
+/** Binds the listeners for clients and agents. */
 import { messageOf, UsageError } from "../errors.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
 
-/** Clients that may come at once, until they are taken; of more, the system has some try again a second later. */
+/** Backlog of connections to accept. Clients beyond it retry after about a second (TCP SYN). */
 const TCP_BACKLOG = 4_096;
 
 /** @throws {UsageError} when the address of `--listen-tcp` cannot be bound */
@@ -36,7 +36,7 @@ function bind<T>(flag: string, address: Authority, open: () => T): T {
   }
 }
 
-/** What to do about a port that is taken. */
+/** Hint for a port that is in use. */
 function portTaken({ port }: Authority): string {
   return `port ${port} is in use by another program, perhaps a proxy-server: stop it, or choose another port`;
 }

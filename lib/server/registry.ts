@@ -4,11 +4,11 @@
 import { type Balance, type Candidate, choose } from "./balance.ts";
 import { TunnelError } from "../tunnel/errors.ts";
 
-/** What the registry wants to know of an agent. */
+/** An agent, as the registry sees it. */
 export interface Agent<Stream> extends Candidate {
   /** Whether a stream can be opened now. */
   readonly hasCredit: boolean;
-  /** Whether it was heard of lately. One that was not is used only when there is no other: it may have vanished. */
+  /** Whether a packet of it has arrived recently. Silent agents are used last: they may be gone. */
   readonly isResponsive: boolean;
   /** Opens a stream, which takes credit. */
   open(): Stream;
@@ -97,9 +97,9 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   }
 
   /**
-   * Opens a stream to an agent. Whoever has to wait is served in turn, by whichever agent has credit first.
+   * Opens a stream to an agent. Waiting callers are served in order by the first agent with credit.
    *
-   * @throws {NoAgentError} when there was none in time, or too many callers wait already
+   * @throws {NoAgentError} when none is available in time, or too many callers are already waiting
    */
   open(options: OpenOptions<A>): Promise<Opened<A, Stream>> {
     const { agentWaitMs, creditWaitMs, except = new Set() } = options;
@@ -201,7 +201,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     return this.#agents.some((agent) => !except.has(agent));
   }
 
-  /** What there is not. */
+  /** What is missing, for the error message. */
   #lack(except: ReadonlySet<A>): string {
     const other = except.size > 0 ? "other " : "";
     return this.#hasOther(except)

@@ -15,9 +15,9 @@ import type { FailureCode, RetryCause } from "../qrht/failure.ts";
 
 /** How a tunnel finds its agent. */
 export interface RoutePolicy {
-  /** Time a tunnel waits for an agent when there is none; 0 for not at all. */
+  /** How long a tunnel waits when there is no agent; 0 for not at all. */
   readonly agentWaitMs: number;
-  /** Time a tunnel waits for a stream when no agent has credit left. @default {10000} */
+  /** How long a tunnel waits for a stream when no agent has credit. @default {10000} */
   readonly openTimeoutMs?: number;
   /** Time until an agent has connected a tunnel, all attempts together. */
   readonly connectTimeoutMs: number;
@@ -31,20 +31,20 @@ export interface RouteOptions {
   readonly policy: RoutePolicy;
   readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
   readonly log: Logger;
-  /** What the log says of the client. */
+  /** Log fields of the client. */
   readonly fields: Readonly<Record<string, unknown>>;
   readonly span?: TunnelSpan | undefined;
 }
 
 const OPEN_TIMEOUT_MS = 10_000;
 
-/** What the log says of an agent that has the tunnel. */
+/** Log fields of the agent that has the tunnel. */
 type AgentFields = Record<string, unknown> & { agent?: string; result?: FailureCode };
 
-/** Causes for which the wait for an agent begins anew: the one that was there is none any more. */
+/** Causes after which another agent is waited for: the previous one is gone. */
 const LEFT: readonly RetryCause[] = ["draining", "gone"];
 
-/** The way of one tunnel to an agent: to one, and when that cannot connect it perhaps to another. */
+/** The route of one tunnel to an agent, or to several in turn if attempts fail. */
 export class Route {
   readonly #open: Open;
   readonly #options: RouteOptions;
@@ -56,7 +56,7 @@ export class Route {
     this.#options = options;
   }
 
-  /** What the log says of the agent that the tunnel has got to. */
+  /** Log fields of the agent that has the tunnel. */
   get fields(): Readonly<Record<string, unknown>> {
     return this.#fields;
   }
@@ -66,15 +66,15 @@ export class Route {
     return this.#fields.agent;
   }
 
-  /** Why that agent has not connected it, if it has said so. */
+  /** Why that agent has not connected it, if it reported that. */
   get failure(): FailureCode | undefined {
     return this.#fields.result;
   }
 
   /**
-   * Opens a stream to an agent, and has others tried as long as agents say that they have not connected the tunnel.
+   * Opens a stream to an agent. Tries others as long as agents report that they cannot connect it.
    *
-   * @throws when there is no agent, or none with room for a stream
+   * @throws when there is no agent, or none with a free stream
    */
   async connect(): Promise<RetryingTunnel> {
     const { agentWaitMs, connectTimeoutMs } = this.#options.policy;
@@ -92,7 +92,7 @@ export class Route {
     return await this.#attempt(LEFT.includes(cause) ? agentWaitMs : 0);
   }
 
-  /** Another agent than those that had the tunnel already. */
+  /** Tries an agent that has not had the tunnel yet. */
   async #attempt(agentWaitMs: number): Promise<OutgoingTunnel> {
     const { registry, policy, span } = this.#options;
     const { maxAttempts, openTimeoutMs = OPEN_TIMEOUT_MS } = policy;

@@ -33,11 +33,11 @@ export interface ClientService {
   readonly ended: AbortSignal;
 }
 
-/** What to do when clients come and no agent is there. */
+/** Hint for clients without an agent. */
 const NO_AGENT_HINT =
   "start an agent; if one is running, its log has the reason why it does not connect";
 
-/** Finds an agent for a client and carries its bytes, to their end. Never rejects. */
+/** Finds an agent for a client and forwards its bytes until the end. Never rejects. */
 export async function serveClient(
   connection: Deno.TcpConn,
   service: ClientService,

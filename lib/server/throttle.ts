@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Lets one of many events through now and then, so that whoever causes them cannot fill a log. */
+/** Rate limit for log lines about events that strangers can cause. */
 export class Throttle {
   readonly #intervalMs: number;
   readonly #now: () => number;
@@ -14,7 +14,7 @@ export class Throttle {
     this.#now = now;
   }
 
-  /** How many events there were since the last that passed, this one included; undefined when it is not to pass. */
+  /** Events since the last one that passed, including this; undefined if this must not pass. */
   pass(): number | undefined {
     this.#held++;
     const now = this.#now();

@@ -5,10 +5,11 @@
  * Which names in certificates are those of agents that a server admits.
  *
  * A pattern is a name as it is in the certificate, or
- * - `*.agents.example`: `*` stands for one whole label of letters, digits, hyphens and underscores, as in the names of
- *   hosts. ASCII letters match in upper and lower case.
- * - `spiffe://cluster/ns/*`, `system:node:*`: with a colon in it, a pattern is for URIs and the like. `*` at its end,
- *   after a slash or colon, stands for whatever follows. Upper and lower case differ.
+ * - `*.agents.example`: `*` stands for one whole label of letters, digits, hyphens and underscores,
+ *   as in the names of hosts. ASCII letters match in upper and lower case.
+ * - `spiffe://cluster/ns/*`, `system:node:*`: with a colon in it, a pattern is for URIs and the
+ *   like. `*` at its end, after a slash or colon, stands for whatever follows. Upper and lower case
+ *   differ.
  */
 
 /** What is wrong with a pattern, or `undefined`. */

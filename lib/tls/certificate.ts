@@ -54,7 +54,7 @@ export function certificateFields({ subject, names, fingerprint256, notAfter }: 
   };
 }
 
-/** Names for a log line, bounded in number and length; those that are not plain words are quoted. */
+/** Names for a log line, limited in number and length; those with special characters are quoted. */
 export function listNames(names: readonly string[]): string {
   return listSome(
     names,
@@ -140,7 +140,9 @@ export function readCertificate(der: Uint8Array): Certificate {
   }
 }
 
-/** The parts of a certificate (RFC 5280, section 4.1), the extensions by the hex of their object identifier. */
+/**
+ * The parts of a certificate (RFC 5280, section 4.1), extensions by hexadecimal object identifier.
+ */
 function partsOf(der: Uint8Array) {
   const [outer, ...rest] = derItems(der);
   if (outer === undefined || rest.length > 0) throw new TypeError("trailing bytes");

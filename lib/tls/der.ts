@@ -12,8 +12,8 @@ export interface DerItem {
 /**
  * The elements of a DER sequence's body (X.690, sections 8.1 and 10.1), as views of it.
  *
- * @throws {TypeError} when an element does not end within the bytes, or its tag or length has a form that certificates
- * do not use
+ * @throws {TypeError} when an element is truncated, or has a tag or length form not used in
+ * certificates
  */
 export function derItems(bytes: Uint8Array): DerItem[] {
   const items: DerItem[] = [];
@@ -36,7 +36,7 @@ export function derItems(bytes: Uint8Array): DerItem[] {
   return items;
 }
 
-/** The text of a string element: UTF8String, BMPString, or one of the kinds with a byte for each character. */
+/** The text of a string element: UTF8String, BMPString, or a type with one byte per character. */
 export function derText({ tag, body }: DerItem): string {
   const encoding = tag === 0x0c ? "utf-8" : tag === 0x1e ? "utf-16be" : "latin1";
   return new TextDecoder(encoding).decode(body);

@@ -12,8 +12,8 @@ export const DAY_MS = 24 * 60 * 60 * 1000;
 export type Expiry = "far" | "soon" | "urgent" | "expired";
 
 /**
- * How near the end of a certificate is: `soon` in its last 30 days, `urgent` in its last 7. For certificates that are
- * valid for weeks or hours only, it is the last quarter, or tenth, of their validity, if that is shorter.
+ * How near the expiry of a certificate is: `soon` in the last 30 days, `urgent` in the last 7. For
+ * certificates valid for weeks or hours, the last quarter or tenth of the validity, if shorter.
  *
  * @example
  * ```ts
@@ -44,7 +44,9 @@ interface LastLine {
   readonly at: Date;
 }
 
-/** Logs each certificate whose end is near: when that comes to be, when it gets nearer, and once a day. */
+/**
+ * Logs each certificate that expires soon: at first, when it becomes more urgent, and once a day.
+ */
 export class ExpiryLog {
   readonly #log: Logger;
   /** By flag and fingerprint. */

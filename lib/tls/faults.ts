@@ -4,7 +4,7 @@
 /**
  * What is wrong with a certificate, in words.
  *
- * This explains a rejection; the rejecting is done by the TLS layer, of whose rules this knows the usual ones.
+ * This only explains a rejection by the TLS layer, for the most common causes.
  */
 
 import { constants, type KeyObject, verify } from "node:crypto";
@@ -71,9 +71,9 @@ export function serverCertificateFaults(
 }
 
 /**
- * Why a client's certificate is not acceptable. Verifies no signatures, which would cost much at the wish of strangers.
+ * Why a client's certificate is rejected. Verifies no signatures: strangers could make that costly.
  *
- * @param isTrusted whether the TLS layer has found it to be of a trusted CA, or has not got as far
+ * @param isTrusted whether the TLS layer trusts its CA, or has not verified that yet
  * @param now @default {the current time}
  */
 export function clientCertificateFaults(
@@ -108,7 +108,7 @@ function matchesHost(pattern: string, host: string): boolean {
   return pattern.toLowerCase() === host.toLowerCase();
 }
 
-/** Says what is wrong with the time, or `undefined` within the validity, its ends included. */
+/** Why a certificate is not valid now; `undefined` within its validity, inclusive. */
 export function invalidity(
   { notBefore, notAfter }: CertificateInfo,
   now: Date,

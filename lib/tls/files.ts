@@ -35,7 +35,7 @@ export interface TlsMaterial {
   readonly leaf: Certificate;
   /** About the own certificate. */
   readonly info: CertificateInfo;
-  /** About every certificate, the own one first, then its intermediates, then the CA certificates. */
+  /** All certificates: the own one first, then intermediates, then CA certificates. */
   readonly certificates: readonly FileCertificate[];
 }
 
@@ -108,7 +108,7 @@ interface FileContent {
 /**
  * Reads the files of a program, each up to 1 MiB.
  *
- * @param before what was read of them the last time; what was no file then, such as a pipe, is not read again
+ * @param before the previous contents; what was no regular file then, such as a pipe, is not read
  * @throws {UsageError} when one cannot be read: one line that names its flag and path
  */
 export async function readTlsFiles(
@@ -124,14 +124,14 @@ export async function readTlsFiles(
 }
 
 /**
- * Checks all that can be known about the PEM files of a program before they are used, and has the TLS library try them.
+ * Checks the PEM files of a program before use, and has the TLS library load them.
  *
  * Keys may be PKCS#8, SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`), unencrypted; RSA,
  * ECDSA on P-256, P-384 or P-521, or Ed25519. Of the own chain only the first certificate must be
  * within its validity; of the CA certificates, one.
  *
  * @param options.now the time that the validity is checked at. @default {the current time}
- * @throws {UsageError} when connections could not be made with them: one line that names flag and path
+ * @throws {UsageError} when they cannot be used: one line with flag and path
  * @throws {NativeLibraryError} when none can be made at all
  */
 export function checkTlsFiles(

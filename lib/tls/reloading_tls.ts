@@ -22,7 +22,7 @@ const RELOAD_INTERVAL_MS = 10_000;
 
 const log = logger("tls");
 
-/** Pause before a set is read once more and refused: its files may be replaced one after the other. */
+/** Pause before an unusable set is read again and rejected: files may be replaced one by one. */
 const SETTLE_MS = 200;
 
 /** A set that cannot be used. */
@@ -44,8 +44,8 @@ export interface WatchOptions {
 /**
  * Certificates and key of a program, as they are in its files.
  *
- * The files are replaced as one: a set that does not fit together is refused, and the one in use stays. Only the content
- * counts, so files may be written, renamed or linked anew.
+ * The files are replaced as a set: one that does not match is rejected, and the current one stays
+ * in use. Only contents count, so files may be written, renamed or linked.
  */
 export class ReloadingTls implements TlsSource {
   readonly #files: TlsFiles;
@@ -89,8 +89,8 @@ export class ReloadingTls implements TlsSource {
   }
 
   /**
-   * Reads the files at intervals, and whenever an operator asks for it, until the signal aborts. Logs what becomes of
-   * them, and when certificates are about to expire. Never rejects.
+   * Reads the files at intervals and on SIGHUP until the signal aborts. Logs the outcome, and
+   * certificates that expire soon. Never rejects.
    */
   async watch({ signal, onHangup, intervalMs = RELOAD_INTERVAL_MS }: WatchOptions): Promise<void> {
     log.info("certificates loaded", this.#fields);
@@ -157,7 +157,7 @@ export class ReloadingTls implements TlsSource {
     this.#refused = undefined;
   }
 
-  /** Logs a set once, or whenever it was asked for. It is tried again each time: what is not valid yet becomes so. */
+  /** Logs a rejected set once, or at each request. It is tried again: it may become valid later. */
   #refuse({ version, error }: UnusableSet, isAsked: boolean): void {
     if (version === this.#refused && !isAsked) return;
     this.#refused = version;

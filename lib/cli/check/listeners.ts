@@ -9,10 +9,10 @@ import { type Found, StepError } from "./report.ts";
 
 const MAYBE_RUNNING = "this is expected if a proxy-server is already running here";
 
-/** Time that whoever has the port has to answer. */
+/** Time for the program that has the port to answer. */
 const PROBE_MS = 500;
 
-/** Whether clients can be listened for. */
+/** Whether the listener for clients can be bound. */
 export function checkTcpAddress(address: Authority): Found {
   try {
     Deno.listen(address).close();
@@ -22,7 +22,7 @@ export function checkTcpAddress(address: Authority): Found {
   }
 }
 
-/** Whether agents can be listened for. */
+/** Whether the listener for agents can be bound. */
 export async function checkUdpAddress(address: Authority): Promise<Found> {
   try {
     Deno.listenDatagram({ transport: "udp", ...address }).close();

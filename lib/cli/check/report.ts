@@ -1,38 +1,38 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The report of `--check`: a line for each step, and one at the end that says what to do. */
+/** The report of `--check`: a line per step, and at the end what to do. */
 import { oneLine } from "../../printable.ts";
 import { messageOf } from "../../errors.ts";
 import { within } from "../../wait.ts";
 
-/** How a step went. */
+/** Outcome of a step. */
 export type Mark = "ok" | "warn" | "FAIL" | "skipped";
 
-/** What a step has found that went well. */
+/** Result of a step that passed. */
 export interface Found<T = true> {
   readonly found: string;
   /** What later steps need. */
   readonly value: T;
-  /** Whether somebody should look at it. @default {false} */
+  /** Whether it needs attention. @default {false} */
   readonly isWarning?: boolean;
 }
 
 /** A step that failed. */
 export class StepError extends Error {
   override readonly name = "StepError";
-  /** @param fix what to do about it, in plain words */
+  /** @param fix what to do about it */
   constructor(message: string, readonly fix: string, options?: ErrorOptions) {
     super(message, options);
   }
 }
 
-/** Far above the bounds that the steps have of their own. */
+/** Far longer than the timeouts of the steps themselves. */
 const STEP_TIMEOUT_MS = 30_000;
 
 const MARK_COLUMNS = 9;
 
-/** One line of the report. What others wrote, such as names in certificates, breaks none. */
+/** One line of the report. Foreign text, such as names in certificates, cannot break it. */
 export function formatStep(mark: Mark, step: string, found: string, ms?: number): string {
   const time = ms === undefined ? "" : ` (${Math.round(ms)} ms)`;
   return oneLine(`${mark.padEnd(MARK_COLUMNS)}${step}: ${found}${time}`);
@@ -45,7 +45,7 @@ export function formatVerdict(fix: string | undefined, warnings: number): string
   return `all checks passed, with ${warnings === 1 ? "1 warning" : `${warnings} warnings`}`;
 }
 
-/** Runs steps, writes what they find as they go, and keeps what is to be fixed first. */
+/** Runs steps, reports each at once, and keeps what to fix first. */
 export class Report {
   readonly #write: (line: string) => void;
   readonly #now: () => number;
@@ -99,12 +99,12 @@ export class Report {
     return undefined;
   }
 
-  /** Says that a step is left out. */
+  /** Reports a skipped step. */
   skip(name: string, why: string): void {
     this.#write(formatStep("skipped", name, why));
   }
 
-  /** Writes the last line, and tells whether all is well. */
+  /** Writes the last line, and returns whether no step failed. */
   end(): boolean {
     this.#write(formatVerdict(this.#fix, this.#warnings));
     return this.#fix === undefined;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Steps of an agent that connects to its server for a moment, and takes no clients. */
+/** Steps of an agent that connects to its server briefly, and serves no clients. */
 import type { Authority } from "../../net/authority.ts";
 import { CloseCode } from "../../qrht/codes.ts";
 import { ConnectError, explainConnectError } from "../../agent/connect_error.ts";
@@ -31,27 +31,27 @@ export interface SessionCheck {
   readonly tls: TlsIdentity;
 }
 
-/** Time that the server has to judge this end's certificate and say hello. */
+/** Time for the server to verify this end's certificate and send HELLO. */
 const HELLO_TIMEOUT_MS = 3_000;
 
 /**
- * A server of the raw dialect says nothing: it would have sent a close by then, beside some round
- * trips.
+ * In the raw dialect a server confirms nothing, but would have closed the connection by then, plus
+ * some round trips.
  */
 const RAW_JUDGEMENT_MS = 100;
 const RAW_JUDGEMENT_ROUND_TRIPS = 3;
 
-/** Interval of the PINGs, which show soon what was lost. */
+/** Interval of PINGs, which reveal losses soon. */
 const KEEPALIVE_MS = 500;
 
-/** Time that the server has to get the last packets. */
+/** Time to deliver the last packets. */
 const SETTLE_MS = 500;
 
-/** What the server's log says of the end of the connection. */
+/** Close reason, which the server logs. */
 const CHECKED = "closed by --check";
 
 /**
- * Connects to a server, finds out whether it lets this agent in, and leaves.
+ * Connects to a server, checks whether it admits this agent, and disconnects.
  *
  * @param address undefined when it does not answer, as `options` are when an earlier step has
  * failed
@@ -85,7 +85,7 @@ export async function checkSession(
   connected.close(CloseCode.AgentLeaves, CHECKED);
 }
 
-/** A connection, or why the server has sent this agent away as soon as there was one. */
+/** A connection, or why the server closed it right after the handshake. */
 type Connected = QuicConnection | StepError;
 
 async function connect(
@@ -98,8 +98,7 @@ async function connect(
       tls,
       alpn,
       keepAliveMs: KEEPALIVE_MS,
-      // Without credit for a single stream, the server can send no client here, whatever its
-      // dialect.
+      // Without stream credit, the server can send no clients, in either dialect.
       maxStreams: 0,
     });
     const { rttMs } = value.stats();
@@ -118,7 +117,7 @@ function describeServer({ peerCertificates }: QuicConnection): string {
   return `certificate of ${quote(subject)}, valid until ${notAfter}`;
 }
 
-/** Whether the connection outlives the server's judgement of this end. */
+/** Checks that the server does not close the connection after verifying this end. */
 async function checkAdmission(
   connection: Connected,
   { program, name, tls, serverName }: SessionCheck,
@@ -132,7 +131,7 @@ async function checkAdmission(
     violated: (error) =>
       hello.reject(new StepError(error.message, "run the same version at both ends")),
   });
-  // At once, so that the server takes it off its list.
+  // At once, so that the server sends no clients.
   control?.drain();
   const over = new AbortController();
   const closed = connection.closed.then((info): never => {
@@ -152,7 +151,7 @@ async function checkAdmission(
     ]);
     if (!said) {
       const found = `no HELLO on the control stream within ${HELLO_TIMEOUT_MS} ms of the handshake`;
-      // It may have travelled in a large datagram.
+      // HELLO may have been in a large datagram.
       throw new StepError(`${found}: large datagrams may be lost`, LOST_DATAGRAMS_HINT);
     }
     const who = [said.program, said.version, said.name].filter((word) => word).join(" ");
@@ -165,7 +164,7 @@ async function checkAdmission(
 }
 
 async function checkLarge(connection: QuicConnection): Promise<Found> {
-  // The control stream has arrived, then.
+  // By then, the control stream has arrived.
   await connection.settled(SETTLE_MS);
   switch (await largeDatagramsArrive(connection)) {
     case true:

@@ -2,8 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Whether a QUIC server can be reached by UDP: it has to answer a version that nobody knows (RFC
- * 9000 §6.1).
+ * Whether a QUIC server can be reached over UDP: it must answer an unknown version (RFC 9000 §6.1).
  */
 import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { messageOf } from "../../errors.ts";
@@ -12,7 +11,7 @@ import { sleep } from "../../wait.ts";
 import { openRefusalProbe } from "./udp_refusal.ts";
 import { type Found, StepError } from "./report.ts";
 
-/** What became of datagrams to an address; the text is why the system would not send any. */
+/** Outcome of datagrams to an address; `error` is why the system could not send them. */
 export type UdpOutcome = "answers" | "refused" | "silent" | { readonly error: string };
 
 const TIMEOUT_MS = 3_000;
@@ -20,7 +19,7 @@ const TIMEOUT_MS = 3_000;
 /** The first is sent at once; each may be lost. */
 const RESEND_MS = 500;
 
-/** An ICMP message that says "port unreachable" comes at least as late as an answer would. */
+/** ICMP "port unreachable" arrives no sooner than an answer would. */
 const REFUSAL_LOOK_MS = 20;
 
 /** Whether one of a server's addresses answers. The value has those that do. */
@@ -52,7 +51,7 @@ function fixOf({ port }: Authority, outcomes: readonly UdpOutcome[]): string {
     : "add a route from this machine to the server, or correct --server";
 }
 
-/** Sends some datagrams that every QUIC server answers, whoever asks. */
+/** Sends some datagrams that every QUIC server answers. */
 export async function probeUdp(to: Authority, timeoutMs = TIMEOUT_MS): Promise<UdpOutcome> {
   const hostname = to.hostname.includes(":") ? "::" : "0.0.0.0";
   const socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });

@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Whether a machine says that nothing listens at one of its UDP ports (ICMP "port unreachable").
+ * Detects closed UDP ports of a peer (ICMP "port unreachable").
  *
- * Linux tells that only to sockets that are connected to the address, and Deno has none for UDP.
- * Elsewhere, and without `--allow-ffi`, it is not told.
+ * Linux reports this only to connected sockets, which Deno does not have for UDP. On other systems,
+ * or without `--allow-ffi`, it is not detected.
  */
 import type { Authority } from "../../net/authority.ts";
 import { ipBytes } from "../../net/ip_address.ts";
@@ -26,13 +26,13 @@ const SO_ERROR = 4;
 const ECONNREFUSED = 111;
 
 export interface RefusalProbe extends Disposable {
-  /** Sends a datagram; what becomes of it shows later. */
+  /** Sends a datagram; `isRefused()` shows the outcome later. */
   send(datagram: Uint8Array): void;
   /** Whether one has come back since the last look. */
   isRefused(): boolean;
 }
 
-/** A probe of one address; undefined where there is no way to know. */
+/** A probe of one address; undefined where it cannot be detected. */
 export function openRefusalProbe(
   { hostname, port }: Authority,
 ): RefusalProbe | undefined {

@@ -120,7 +120,7 @@ function describeSeries(
     : sentences.join(" ");
 }
 
-/** Ends at the right edge, is interrupted where there is no value, and shows one between two gaps as a dot. */
+/** Ends at the right edge, with gaps where values are missing, and dots for single values. */
 export function linePath(values: readonly (number | null)[], step: number, top: number): string {
   let path = "";
   let isDrawing = false;

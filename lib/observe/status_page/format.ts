@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Values as the page writes them: short, with a unit, and a space that does not break before it. */
+/** Formats values for the page: short, with a unit after a no-break space. */
 
 export function formatNumber(value: number): string {
   return value < 1_000
@@ -62,7 +62,7 @@ export function formatLeft(ms: number): string {
   return ms > 0 ? `${time} left` : `expired ${time} ago`;
 }
 
-/** Text from outside, with the characters that show nothing, or turn the text around, written as their code points. */
+/** Replaces invisible characters and those that change the text direction by their code points. */
 export function visible(text: string): string {
   return text.replace(
     /[\p{C}\u2028\u2029]/gu,

@@ -3,7 +3,9 @@
 
 import type { Content } from "./element.ts";
 
-/** HTML of trusted tags and attribute names, in which texts and attribute values may hold anything. */
+/**
+ * Serializes to HTML. Tags and attribute names are trusted; texts and attribute values are escaped.
+ */
 export function toHtml(content: Content): string {
   if (typeof content === "string") return escapeHtml(content);
   const { tag, attributes, children } = content;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The status page: one HTML document that loads nothing else, and shows the status without its script as well. */
+/** The status page: one self-contained HTML document, which also works without its script. */
 import type { Status } from "../status.ts";
 import { escapeHtml, toHtml } from "./html.ts";
 import { script } from "./script.ts";
@@ -12,9 +12,9 @@ const ICON = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">
 <path d="M2 14V8a6 6 0 0 1 12 0v6" fill="none" stroke="#3b7ddd" stroke-width="3"/></svg>`;
 
 /**
- * Writes the document. Its script fetches it anew every 2 s.
+ * Writes the document. Its script fetches a new one every 2 s.
  *
- * @param nonce what {@linkcode statusPageHeaders} was given: unguessable, and another one for each answer
+ * @param nonce same as for {@linkcode statusPageHeaders}: unguessable, and new for each response
  */
 export function statusPage(status: Status, nonce: string): string {
   const nonceValue = escapeHtml(nonce);

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * Keeps the page in the browser up to date: fetches it again and again, but not while nobody looks, and makes `#page`
- * the same as in the answer, node by node, so that focus, selection and scroll positions stay. Says so when no answer
- * comes. The page of another version of the program is loaded anew.
+ * Updates the page in the browser. While the page is visible, fetches it periodically and changes
+ * `#page` node by node to match, so that focus, selection and scroll positions stay. Shows when
+ * responses fail. Reloads the page if the program's version changes.
  */
 export const script = String.raw`
 "use strict";

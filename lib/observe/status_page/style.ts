@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** How the page looks. Both themes keep a contrast of 4.5 for text and of 3 for lines (WCAG 2.2, AA). */
+/** Style of the page. In both themes, text has a contrast of 4.5, lines of 3 (WCAG 2.2, AA). */
 export const style = `
 :root {
   color-scheme: light dark;
@@ -112,7 +112,7 @@ tbody tr:first-child > * { border-top: 0; }
 tbody th { font-weight: 600; }
 tbody tr:hover > * { background: var(--back); }
 td, tbody th { white-space: nowrap; }
-/* A long name is broken into lines, but never narrower than it needs to be: then the box scrolls. */
+/* A long name is broken into lines, but not below a minimum width: then the box scrolls. */
 td bdi, tbody th bdi, .names {
   display: inline-block; width: max-content; max-width: min(22rem, 60vw); white-space: normal; vertical-align: top;
 }

@@ -31,7 +31,7 @@ export function view(status: Status): Element[] {
   ];
 }
 
-/** The document's title: what is wrong comes first, where a narrow tab still shows it. */
+/** The document's title. A problem comes first, so that a narrow tab shows it. */
 export function titleOf({ program, name, ready }: Status): string {
   return `${ready ? "" : "✗ not ready: "}${program}${
     name === undefined ? "" : ` ${visible(name)}`
@@ -116,7 +116,7 @@ function peerNote(peers: readonly StatusPeer[]): string {
     .join(", ");
 }
 
-/** The connect latency of the last interval in which there was one: few programs connect a tunnel in each. */
+/** The connect latency of the last interval with a value: few programs have one in each. */
 export function latest({ connectP50Ms, connectP99Ms, intervalMs }: StatusHistory) {
   const index = connectP50Ms.findLastIndex((value) => value !== null);
   const write = (value: number | null | undefined) =>
