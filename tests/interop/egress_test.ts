@@ -7,10 +7,11 @@
  */
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 import { startOrigin } from "../support/processes.ts";
 import { TestCa } from "../support/tls.ts";
 import { freePort, Service } from "./support/service.ts";
-import { lineAbout, startTunnel, temporaryDirectory } from "./support/tunnel.ts";
+import { lineAbout, startTunnel } from "./support/tunnel.ts";
 
 const document = await Deno.readTextFile(new URL("../../docs/migration.md", import.meta.url));
 /** The configuration in it. */
@@ -51,7 +52,7 @@ async function ask(conn: Conn, target: string): Promise<string[]> {
 }
 
 Deno.test("HAProxy as in docs/migration.md leads kube-apiserver's requests over TLS and a Unix socket to the server", async (t) => {
-  await using directory = await temporaryDirectory();
+  await using directory = await temporaryFolder();
   const { path: dir } = directory;
   const ca = await TestCa.create();
   const server = await ca.server({ ipAddresses: [HOST] });

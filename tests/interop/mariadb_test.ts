@@ -4,15 +4,11 @@
 /** MariaDB through passthrough: the server speaks first. */
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { createHash, randomBytes } from "node:crypto";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 import { Dialogue } from "./support/dialogue.ts";
 import { run } from "./support/programs.ts";
 import { freePort, Service } from "./support/service.ts";
-import {
-  lineAbout,
-  startTunnel,
-  temporaryDirectory,
-  type TunnelOptions,
-} from "./support/tunnel.ts";
+import { lineAbout, startTunnel, type TunnelOptions } from "./support/tunnel.ts";
 
 const ROWS = 10_000;
 const BLOB_BYTES = 4 * 1024 * 1024;
@@ -22,7 +18,7 @@ const MAX_PACKET = "--max-allowed-packet=32M";
 /** A MariaDB server with no data yet, and how to log in to it through passthrough. */
 async function startMariaDb(options: Omit<TunnelOptions, "upstream"> = {}) {
   await using stack = new AsyncDisposableStack();
-  const { path: dir } = stack.use(await temporaryDirectory());
+  const { path: dir } = stack.use(await temporaryFolder());
   const data = ["--no-defaults", `--datadir=${dir}/data`];
   if (Deno.uid() === 0) data.push("--user=root");
   await run("mariadb-install-db", [

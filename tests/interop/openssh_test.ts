@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { assertEquals, assertMatch } from "@std/assert";
-import { patternStream } from "../support/pattern.ts";
+import { patternStream, sha256 } from "../support/pattern.ts";
 import { startOrigin } from "../support/processes.ts";
 import { Dialogue } from "./support/dialogue.ts";
 import { startOpenSsh } from "./support/openssh.ts";
@@ -16,12 +16,6 @@ import { startTunnel } from "./support/tunnel.ts";
 const FILE_BYTES = 200_000_000;
 const BODY_BYTES = 20_000_000;
 const SESSIONS = 5;
-
-async function sha256(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const chunk of stream) hash.update(chunk);
-  return hash.digest("hex");
-}
 
 async function sha256OfFile(path: string): Promise<string> {
   return await sha256((await Deno.open(path)).readable);

@@ -4,8 +4,9 @@
 /** SMTP through passthrough: the server greets before the client has said anything. */
 import { assertEquals, assertMatch } from "@std/assert";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 import { freePort, Service } from "./support/service.ts";
-import { startTunnel, temporaryDirectory } from "./support/tunnel.ts";
+import { startTunnel } from "./support/tunnel.ts";
 
 const NAME = "mail.interop.example";
 /** How long the server may leave the client without an answer. */
@@ -14,7 +15,7 @@ const ANSWER_TIMEOUT_MS = 10_000;
 /** OpenSMTPD, which has to be started by root, and takes no mail. */
 async function startSmtpd(option = "") {
   await using stack = new AsyncDisposableStack();
-  const { path: dir } = stack.use(await temporaryDirectory());
+  const { path: dir } = stack.use(await temporaryFolder());
   const port = freePort();
   await Deno.writeTextFile(
     `${dir}/smtpd.conf`,

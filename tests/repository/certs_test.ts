@@ -20,6 +20,7 @@ import { describeCertificate } from "../../lib/tls/certificate.ts";
 import { serverCertificateFaults } from "../../lib/tls/faults.ts";
 import { checkTlsFiles, readTlsFiles } from "../../lib/tls/files.ts";
 import { commandOutput } from "../../tools/command_output.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 const SET = ["ca.pem", "client.key", "client.pem", "server.key", "server.pem"];
@@ -39,12 +40,9 @@ function daysFromNow(days: number): Date {
 }
 
 async function inTempDir(body: (dir: string) => Promise<void>): Promise<void> {
-  const dir = await Deno.makeTempDir();
-  try {
-    await body(dir);
-  } finally {
-    await Deno.remove(dir, { recursive: true });
-  }
+  await using temporary = await temporaryFolder();
+  const dir = temporary.path;
+  await body(dir);
 }
 
 async function readSet(dir: string): Promise<Record<string, string>> {

@@ -12,6 +12,7 @@ import { packageFiles } from "../../release/package_files.ts";
 import { commandOutput } from "../../tools/command_output.ts";
 import { stagesOf } from "../binaries/support/dockerfile.ts";
 import { importsOf, read, root } from "../support/repository.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 
 const dockerfile = read("Dockerfile");
 
@@ -68,21 +69,21 @@ pureTest("packageOf() tells packages, with and without a scope, from files of th
 
 /** A package with a file of each kind; all have 10 bytes. */
 async function samplePackage() {
-  const folder = await Deno.makeTempDir();
+  const folder = await temporaryFolder();
   const files = [
     ...["package.json", "index.js", "index.d.ts", "index.js.map", "README.md", "LICENSE"],
     ...["lib/a.mjs", "lib/b.cjs", "lib/b.d.cts", "lib/c.node", "src/a.ts", "test/a.js", "test/10k"],
   ];
-  for (const name of ["lib", "src", "test"]) await Deno.mkdir(join(folder, name));
-  for (const name of files) await Deno.writeTextFile(join(folder, name), "0123456789");
-  return { folder, [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }) };
+  for (const name of ["lib", "src", "test"]) await Deno.mkdir(join(folder.path, name));
+  for (const name of files) await Deno.writeTextFile(join(folder.path, name), "0123456789");
+  return folder;
 }
 
 Deno.test("packageFiles() leaves out what no program can load, and what is for the package's own tests", async () => {
   await using sample = await samplePackage();
-  const { excluded, bytes } = packageFiles(sample.folder);
+  const { excluded, bytes } = packageFiles(sample.path);
   assertEquals(
-    excluded.map((path) => relative(sample.folder, path)).sort(),
+    excluded.map((path) => relative(sample.path, path)).sort(),
     [
       ...["README.md", "index.d.ts", "index.js.map", "lib/b.d.cts"],
       ...["src/a.ts", "test/10k", "test/a.js"],
@@ -94,11 +95,11 @@ Deno.test("packageFiles() leaves out what no program can load, and what is for t
 Deno.test("packageFiles() leaves out modules that a program does not load, if these are known", async () => {
   await using sample = await samplePackage();
   const { excluded, bytes } = packageFiles(
-    sample.folder,
-    new Set([join(sample.folder, "lib/a.mjs")]),
+    sample.path,
+    new Set([join(sample.path, "lib/a.mjs")]),
   );
   assertEquals([excluded.length, bytes], [10, 3 * 10], "package.json, LICENSE and the module");
-  assertEquals(packageFiles(join(sample.folder, "none")), { excluded: [], bytes: 0 });
+  assertEquals(packageFiles(join(sample.path, "none")), { excluded: [], bytes: 0 });
 });
 
 pureTest("nativeLibraryError() names the machines that there are libraries for", () => {
@@ -134,16 +135,16 @@ Deno.test("deno task compile refuses targets without a QUIC library, and unknown
 
 /** A `docker` that writes down what it is told, and a `git` that knows no commit. */
 async function fakeDocker(exitCode = 0) {
-  const dir = await Deno.makeTempDir();
-  const path = `${dir}/docker`;
-  await Deno.writeTextFile(path, `#!/bin/sh\necho "$@" >>${dir}/calls\nexit ${exitCode}\n`);
-  await Deno.chmod(path, 0o755);
-  await Deno.writeTextFile(`${dir}/git`, "#!/bin/sh\nexit 1\n", { mode: 0o755 });
-  return {
+  const folder = await temporaryFolder();
+  const dir = folder.path;
+  const program = (name: string, script: string) =>
+    Deno.writeTextFile(`${dir}/${name}`, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
+  await program("docker", `echo "$@" >>${dir}/calls\nexit ${exitCode}`);
+  await program("git", "exit 1");
+  return Object.assign(folder, {
     PATH: `${dir}:${Deno.env.get("PATH")}`,
     calls: () => Deno.readTextFileSync(`${dir}/calls`).trim().split("\n"),
-    [Symbol.asyncDispose]: () => Deno.remove(dir, { recursive: true }),
-  };
+  });
 }
 
 Deno.test("deno task docker-images builds each image of the Dockerfile, and pushes them if asked", async () => {

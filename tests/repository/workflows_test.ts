@@ -6,6 +6,7 @@ import { parse } from "yaml";
 import { commandOutput } from "../../tools/command_output.ts";
 import { root } from "../support/repository.ts";
 import config from "../deno.json" with { type: "json" };
+import { temporaryFolder } from "../support/temporary_folder.ts";
 
 interface Workflow {
   readonly permissions?: unknown;
@@ -56,15 +57,12 @@ Deno.test("actionlint finds nothing wrong with the workflows", async () => {
 });
 
 Deno.test("actionlint would find what is wrong", async () => {
-  const dir = await Deno.makeTempDir();
-  try {
-    await Deno.mkdir(`${dir}/.github/workflows`, { recursive: true });
-    const wrong = "on: push\njobs:\n  a:\n    runs-on: ubuntu-24.04\n    needs: b\n    steps: []\n";
-    await Deno.writeTextFile(`${dir}/.github/workflows/wrong.yml`, wrong);
-    assertStringIncludes((await actionlint(dir)).join("\n"), 'needs job "b" which does not exist');
-  } finally {
-    await Deno.remove(dir, { recursive: true });
-  }
+  await using temporary = await temporaryFolder();
+  const dir = temporary.path;
+  await Deno.mkdir(`${dir}/.github/workflows`, { recursive: true });
+  const wrong = "on: push\njobs:\n  a:\n    runs-on: ubuntu-24.04\n    needs: b\n    steps: []\n";
+  await Deno.writeTextFile(`${dir}/.github/workflows/wrong.yml`, wrong);
+  assertStringIncludes((await actionlint(dir)).join("\n"), 'needs job "b" which does not exist');
 });
 
 Deno.test("workflows pin every action to a commit, and name its version", () => {

@@ -7,8 +7,7 @@
  *
  * `GET /bytes/N` answers N bytes of a fixed pattern, `POST /` the SHA-256 of the body.
  */
-import { createHash } from "node:crypto";
-import { patternStream } from "./pattern.ts";
+import { patternStream, sha256 } from "./pattern.ts";
 
 const server = Deno.serve({
   hostname: "127.0.0.1",
@@ -20,8 +19,6 @@ const server = Deno.serve({
     return new Response(patternStream(Number(size)), { headers: { "content-length": size } });
   }
   if (request.method !== "POST") return new Response("ok\n");
-  const hash = createHash("sha256");
-  for await (const chunk of request.body ?? []) hash.update(chunk);
-  return new Response(`${hash.digest("hex")}\n`);
+  return new Response(`${await sha256(request.body ?? new Blob().stream())}\n`);
 });
 await server.finished;

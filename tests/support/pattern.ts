@@ -1,13 +1,15 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { createHash } from "node:crypto";
+
 /** Prime, so that no window or buffer size divides it and a misplaced block shows. */
 const PERIOD = 65_521;
 
 const block = Uint8Array.from({ length: 4 * PERIOD }, (_, i) => patternByte(i));
 
 /** The byte at an offset of the pattern. */
-export function patternByte(offset: number): number {
+function patternByte(offset: number): number {
   const i = offset % PERIOD;
   return (i * 31 + (i >> 8)) & 0xff;
 }
@@ -29,6 +31,13 @@ export function patternStream(size: number): ReadableStream<Uint8Array<ArrayBuff
       if (offset >= size) controller.close();
     },
   });
+}
+
+/** In hexadecimal digits. */
+export async function sha256(bytes: AsyncIterable<Uint8Array>): Promise<string> {
+  const hash = createHash("sha256");
+  for await (const chunk of bytes) hash.update(chunk);
+  return hash.digest("hex");
 }
 
 /** Compares bytes that belong at an offset of the pattern. @throws {Error} at the first wrong one */

@@ -16,6 +16,7 @@ import {
   startOrigin,
   startProgram,
 } from "./processes.ts";
+import { temporaryFolder } from "./temporary_folder.ts";
 
 export interface ServerProcess {
   readonly program: ChildProgram;
@@ -32,8 +33,7 @@ export class Site implements AsyncDisposable {
   static async start(): Promise<Site> {
     const site = new Site();
     try {
-      site.dir = await Deno.makeTempDir();
-      site.#stack.defer(() => Deno.remove(site.dir, { recursive: true }));
+      site.dir = site.#stack.use(await temporaryFolder()).path;
       await makeCerts(site.dir);
       const { port } = site.#stack.use(await startOrigin());
       site.origin = `127.0.0.1:${port}`;
@@ -54,9 +54,13 @@ export class Site implements AsyncDisposable {
   }
 
   /** Resolves when the agent has connected. */
-  async agent(quic: string, flags: Record<string, string | number> = {}): Promise<ChildProgram> {
+  async agent(
+    quic: string,
+    flags: Record<string, string | number> = {},
+    env: Record<string, string> = {},
+  ): Promise<ChildProgram> {
     const agent = this.#stack.use(
-      startProgram("agent", { server: quic, ...agentFlags(this.dir), ...flags }),
+      startProgram("agent", { server: quic, ...agentFlags(this.dir), ...flags }, env),
     );
     await agent.line(/"connected to quic server"/, 30_000);
     return agent;

@@ -8,6 +8,7 @@ import type { Shell } from "../../lib/cli/flags.ts";
 import { programInfos } from "../../lib/cli/programs.ts";
 import { runCommand } from "../support/system_command.ts";
 import { programArguments } from "../support/processes.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 
 const scriptOf = (shell: Shell, name = "proxy-server") => {
   const { flags } = programInfos.find((program) => program.name === name)!;
@@ -76,17 +77,14 @@ Deno.test("bash completes each item of a list of choices", async () => {
 });
 
 Deno.test("bash completes files for flags that take a path, with spaces in their names as well", async () => {
-  const dir = await Deno.makeTempDir();
-  try {
-    for (const name of ["server.pem", "server key.pem", "other"]) {
-      await Deno.writeTextFile(`${dir}/${name}`, "");
-    }
-    for (const words of [["--cert-file"], ["--cert-key", "="]]) {
-      const found = await completedByBash(...words, `${dir}/ser`);
-      assertEquals(found.sort(), [`${dir}/server key.pem`, `${dir}/server.pem`]);
-    }
-  } finally {
-    await Deno.remove(dir, { recursive: true });
+  await using temporary = await temporaryFolder();
+  const dir = temporary.path;
+  for (const name of ["server.pem", "server key.pem", "other"]) {
+    await Deno.writeTextFile(`${dir}/${name}`, "");
+  }
+  for (const words of [["--cert-file"], ["--cert-key", "="]]) {
+    const found = await completedByBash(...words, `${dir}/ser`);
+    assertEquals(found.sort(), [`${dir}/server key.pem`, `${dir}/server.pem`]);
   }
 });
 
@@ -140,22 +138,19 @@ Deno.test({
   name: "fish takes the script for its own, and completes flags, choices and paths",
   async fn() {
     await withScript("fish", async (path) => {
-      const home = await Deno.makeTempDir();
-      try {
-        const completed = async (line: string) => {
-          const args = ["--no-config", "-c", `source ${path}; complete -C '${line}'`];
-          const { code, stdout, stderr } = await runCommand("fish", args, {
-            env: { HOME: home },
-          });
-          assertEquals([code, stderr], [0, ""]);
-          return stdout.trim().split("\n").map((line) => line.split("\t")[0]);
-        };
-        assertEquals(await completed("proxy-server --accept"), ["--accept-proxy-protocol"]);
-        assertEquals(await completed("proxy-server --balance r"), ["random-two", "round-robin"]);
-        assertEquals(await completed(`proxy-server --cert-file ${path.slice(0, -1)}`), [path]);
-      } finally {
-        await Deno.remove(home, { recursive: true });
-      }
+      await using temporary = await temporaryFolder();
+      const home = temporary.path;
+      const completed = async (line: string) => {
+        const args = ["--no-config", "-c", `source ${path}; complete -C '${line}'`];
+        const { code, stdout, stderr } = await runCommand("fish", args, {
+          env: { HOME: home },
+        });
+        assertEquals([code, stderr], [0, ""]);
+        return stdout.trim().split("\n").map((line) => line.split("\t")[0]);
+      };
+      assertEquals(await completed("proxy-server --accept"), ["--accept-proxy-protocol"]);
+      assertEquals(await completed("proxy-server --balance r"), ["random-two", "round-robin"]);
+      assertEquals(await completed(`proxy-server --cert-file ${path.slice(0, -1)}`), [path]);
     });
   },
 });

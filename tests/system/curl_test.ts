@@ -2,73 +2,22 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** curl as the client of the programs, and of the demo. */
-import { createHash } from "node:crypto";
 import { assertEquals, assertStringIncludes } from "@std/assert";
-import { makeCerts } from "../../certs/make.ts";
 import { Demo } from "../support/demo.ts";
-import { patternStream } from "../support/pattern.ts";
-import {
-  agentFlags,
-  anyPort,
-  type ChildProgram,
-  serverFlags,
-  startOrigin,
-  startProgram,
-} from "../support/processes.ts";
+import { patternStream, sha256 } from "../support/pattern.ts";
+import { Site } from "../support/site.ts";
 import { runCommand } from "../support/system_command.ts";
 
 const GIGABYTE = 1_000_000_000;
 
-interface Programs extends AsyncDisposable {
-  readonly originPort: number;
-  readonly proxyPort: number;
-  /** Starts an agent, and waits until it serves. */
-  agent(flags: Record<string, string>, env?: Record<string, string>): Promise<ChildProgram>;
-}
-
-async function startPrograms(): Promise<Programs> {
-  await using stack = new AsyncDisposableStack();
-  const dir = await Deno.makeTempDir();
-  stack.defer(() => Deno.remove(dir, { recursive: true }));
-  await makeCerts(dir);
-  const origin = stack.use(await startOrigin());
-  const server = stack.use(startProgram("server", {
-    ...anyPort,
-    ...serverFlags(dir),
-  }));
-  const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
-  const [, quic] = await server.line(/quic listener on 127\.0\.0\.1:(\d+)/);
-  const own = {
-    server: `127.0.0.1:${quic}`,
-    ...agentFlags(dir),
-    v: 2,
-  };
-  const all = stack.move();
-  return {
-    originPort: origin.port,
-    proxyPort: Number(tcp),
-    async agent(flags, env) {
-      const agent = startProgram("agent", { ...own, ...flags }, env);
-      await agent.line(/connected to quic server/);
-      return agent;
-    },
-    [Symbol.asyncDispose]: () => all.disposeAsync(),
-  };
-}
-
-async function sha256(stream: ReadableStream<Uint8Array<ArrayBuffer>>): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const chunk of stream) hash.update(chunk);
-  return hash.digest("hex");
-}
-
 Deno.test("curl -p --proxy downloads and uploads 1 GB through server and agent", async () => {
-  await using programs = await startPrograms();
-  await using _agent = await programs.agent({});
+  await using site = await Site.start();
+  const { tcpPort, quic } = await site.server();
+  await site.agent(quic);
   const expected = await sha256(patternStream(GIGABYTE));
   const curl = (path: string, ...options: string[]) => {
-    const proxy = ["-p", "--proxy", `localhost:${programs.proxyPort}`];
-    const url = `http://127.0.0.1:${programs.originPort}${path}`;
+    const proxy = ["-p", "--proxy", `localhost:${tcpPort}`];
+    const url = `http://${site.origin}${path}`;
     return new Deno.Command("curl", {
       args: ["-sS", "--max-time", "300", ...proxy, ...options, url],
       stdin: "piped",
@@ -89,8 +38,8 @@ Deno.test("curl -p --proxy downloads and uploads 1 GB through server and agent",
 });
 
 /** What curl gets through the agent: the answer to its CONNECT, and the origin's to its request. */
-async function answersTo({ proxyPort }: Programs, host: string, port: number) {
-  const proxy = ["-p", "--proxy", `127.0.0.1:${proxyPort}`];
+async function answersTo(tcpPort: number, host: string, port: number) {
+  const proxy = ["-p", "--proxy", `127.0.0.1:${tcpPort}`];
   const shown = ["-sv", "-w", " %{http_connect} %{http_code}", "-o", "/dev/null"];
   const args = ["--max-time", "20", ...proxy, ...shown, `http://${host}:${port}/`];
   const { stdout, stderr } = await runCommand("curl", args);
@@ -99,16 +48,17 @@ async function answersTo({ proxyPort }: Programs, host: string, port: number) {
 }
 
 Deno.test("proxy-agent keeps curl to --allow and --deny, names of the system included", async () => {
-  await using programs = await startPrograms();
-  const { originPort } = programs;
+  await using site = await Site.start();
+  const { tcpPort, quic } = await site.server();
+  const originPort = Number(site.origin.split(":")[1]);
   {
-    await using _agent = await programs.agent({
+    await using _agent = await site.agent(quic, {
       allow: `127.0.0.0/8:${originPort},*.invalid`,
       deny: "127.0.0.2,*.denied.invalid",
     });
     const reached = { codes: "200 200", reason: "OK" };
-    assertEquals(await answersTo(programs, "127.0.0.1", originPort), reached);
-    assertEquals(await answersTo(programs, "localhost", originPort), reached);
+    assertEquals(await answersTo(tcpPort, "127.0.0.1", originPort), reached);
+    assertEquals(await answersTo(tcpPort, "localhost", originPort), reached);
     const denied: [host: string, port: number, reason: string][] = [
       ["127.0.0.1", 1, "denied: no --allow rule matches"],
       ["[::1]", originPort, "denied: no --allow rule matches"],
@@ -117,18 +67,18 @@ Deno.test("proxy-agent keeps curl to --allow and --deny, names of the system inc
       ["169.254.169.254", 80, "denied by default rule link-local 169.254.0.0/16"],
     ];
     for (const [host, port, reason] of denied) {
-      assertEquals(await answersTo(programs, host, port), {
+      assertEquals(await answersTo(tcpPort, host, port), {
         codes: "403 000",
         reason: `${host}:${port}: ${reason}`,
       });
     }
-    assertEquals(await answersTo(programs, "a.invalid", 80), {
+    assertEquals(await answersTo(tcpPort, "a.invalid", 80), {
       codes: "502 000",
       reason: "a.invalid:80: name does not resolve",
     });
   }
-  await using _agent = await programs.agent({}, { QRHT_DENY: "localhost,10.0.0.0/8" });
-  const { codes, reason } = await answersTo(programs, "localhost", originPort);
+  await site.agent(quic, {}, { QRHT_DENY: "localhost,10.0.0.0/8" });
+  const { codes, reason } = await answersTo(tcpPort, "localhost", originPort);
   assertEquals([codes, reason], [
     "403 000",
     `localhost:${originPort}: denied by --deny localhost`,

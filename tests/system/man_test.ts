@@ -16,30 +16,28 @@ import { version } from "../../lib/version.ts";
 import { formatMan } from "../../release/man.ts";
 import { textsOf } from "../support/flag_texts.ts";
 import { runCommand } from "../support/system_command.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 
 /** Pages by program, as man shows them in lines that are never broken. */
 const pages = new Map<string, string>();
 
 Deno.test("formatMan() makes pages that groff and man find nothing wrong with", async () => {
-  const dir = await Deno.makeTempDir();
-  try {
-    for (const program of programInfos) {
-      const path = `${dir}/${program.name}.1`;
-      await Deno.writeTextFile(path, formatMan(program));
-      const checked = await runCommand("groff", ["-ww", "-man", "-z", path]);
-      assertObjectMatch(checked, { code: 0, stdout: "", stderr: "" });
-      const shown = await runCommand("man", ["--warnings", "-l", path], {
-        env: {
-          MANWIDTH: "1000",
-          MANROFFOPT: "-rHY=0",
-          LC_ALL: "C.UTF-8",
-        },
-      });
-      assertEquals([shown.code, shown.stderr], [0, ""]);
-      pages.set(program.name, shown.stdout);
-    }
-  } finally {
-    await Deno.remove(dir, { recursive: true });
+  await using temporary = await temporaryFolder();
+  const dir = temporary.path;
+  for (const program of programInfos) {
+    const path = `${dir}/${program.name}.1`;
+    await Deno.writeTextFile(path, formatMan(program));
+    const checked = await runCommand("groff", ["-ww", "-man", "-z", path]);
+    assertObjectMatch(checked, { code: 0, stdout: "", stderr: "" });
+    const shown = await runCommand("man", ["--warnings", "-l", path], {
+      env: {
+        MANWIDTH: "1000",
+        MANROFFOPT: "-rHY=0",
+        LC_ALL: "C.UTF-8",
+      },
+    });
+    assertEquals([shown.code, shown.stderr], [0, ""]);
+    pages.set(program.name, shown.stdout);
   }
 });
 

@@ -5,6 +5,7 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { programInfos } from "../../lib/cli/programs.ts";
 import { runCommand } from "../support/system_command.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 
 const folder = new URL("../../deploy/systemd/", import.meta.url);
 const read = (name: string) => Deno.readTextFileSync(new URL(name, folder));
@@ -14,18 +15,15 @@ const MAX_EXPOSURE = 12;
 
 /** Runs systemd-analyze on a unit as if its program were there. */
 async function analyze(unit: string, text: string, ...args: string[]): Promise<string> {
-  const folder = await Deno.makeTempDir();
-  try {
-    const path = `${folder}/${unit}`;
-    await Deno.writeTextFile(path, text.replace(/^(ExecStart=)\S+/m, "$1/bin/true"));
-    const words = [...args, "--no-pager", path];
-    const options = { env: { NO_COLOR: "1" } };
-    const { success, stdout, stderr } = await runCommand("systemd-analyze", words, options);
-    const output = stdout + stderr;
-    return success ? output : `failed\n${output}`;
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
+  await using temporary = await temporaryFolder();
+  const folder = temporary.path;
+  const path = `${folder}/${unit}`;
+  await Deno.writeTextFile(path, text.replace(/^(ExecStart=)\S+/m, "$1/bin/true"));
+  const words = [...args, "--no-pager", path];
+  const options = { env: { NO_COLOR: "1" } };
+  const { success, stdout, stderr } = await runCommand("systemd-analyze", words, options);
+  const output = stdout + stderr;
+  return success ? output : `failed\n${output}`;
 }
 
 const verify = (unit: string, text: string) =>

@@ -4,6 +4,7 @@
 /** A program in a terminal that goes away. */
 import { makeCerts } from "../../certs/make.ts";
 import { eventually } from "../support/eventually.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 import { anyPort, ChildProgram, serverFlags } from "../support/processes.ts";
 
 /** For a program that should have ended by itself. */
@@ -16,9 +17,8 @@ function killed(pid: number): void {
 }
 
 Deno.test("SIGHUP stops a program whose terminal is gone, and does not when there is one", async () => {
-  await using stack = new AsyncDisposableStack();
-  const dir = await Deno.makeTempDir();
-  stack.defer(() => Deno.remove(dir, { recursive: true }));
+  await using temporary = await temporaryFolder();
+  const dir = temporary.path;
   await makeCerts(dir);
   const log = `${dir}/log`;
   const flags = Object.entries({ ...anyPort, ...serverFlags(dir) })

@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { temporaryFolder } from "../../support/temporary_folder.ts";
 import { run } from "./programs.ts";
 import { freePort, Service } from "./service.ts";
-import { temporaryDirectory } from "./tunnel.ts";
 
 /** The name that the client's configuration gives to the server. */
 const HOST = "interop";
@@ -22,7 +22,7 @@ export interface OpenSsh extends AsyncDisposable {
 /** Starts `sshd` with a host key of its own, open to one key of its own and to nothing else. */
 export async function startOpenSsh(): Promise<OpenSsh> {
   await using stack = new AsyncDisposableStack();
-  const { path: dir } = stack.use(await temporaryDirectory());
+  const { path: dir } = stack.use(await temporaryFolder());
   for (const key of ["host_key", "client_key"]) {
     await run("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", key, "-f", `${dir}/${key}`]);
   }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { makeCerts } from "../../../certs/make.ts";
+import { temporaryFolder } from "../../support/temporary_folder.ts";
 import { eventually } from "../../support/eventually.ts";
 import {
   agentFlags,
@@ -37,7 +38,7 @@ export interface Tunnel extends AsyncDisposable {
 export async function startTunnel(options: TunnelOptions = {}): Promise<Tunnel> {
   const { upstream, host = "127.0.0.1" } = options;
   await using stack = new AsyncDisposableStack();
-  const { path: dir } = stack.use(await temporaryDirectory());
+  const { path: dir } = stack.use(await temporaryFolder());
   await makeCerts(dir);
   const programs: ChildProgram[] = [];
   const start = (task: Parameters<typeof startProgram>[0], flags: Flags) => {
@@ -81,10 +82,4 @@ export function lineAbout(program: ChildProgram, client: string): Promise<string
     `a line with${field}`,
     () => program.lines.find((line) => `${line} `.includes(field)),
   );
-}
-
-/** A directory that goes with the disposal. */
-export async function temporaryDirectory(): Promise<AsyncDisposable & { readonly path: string }> {
-  const path = await Deno.makeTempDir({ prefix: "qrht-interop-" });
-  return { path, [Symbol.asyncDispose]: () => Deno.remove(path, { recursive: true }) };
 }

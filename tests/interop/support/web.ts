@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { temporaryFolder } from "../../support/temporary_folder.ts";
 import { run } from "./programs.ts";
 import { freePort, Service } from "./service.ts";
-import { temporaryDirectory } from "./tunnel.ts";
 
 /** An HTTP server that answers everything, and writes a line for each request: `<client> to <server> …`. */
 export interface WebServer extends AsyncDisposable {
@@ -91,7 +91,7 @@ async function start(
   configuration: (dir: string, port: number) => string,
 ): Promise<WebServer> {
   await using stack = new AsyncDisposableStack();
-  const { path: dir } = stack.use(await temporaryDirectory());
+  const { path: dir } = stack.use(await temporaryFolder());
   const port = freePort();
   const config = `${dir}/${program}.conf`;
   await Deno.writeTextFile(config, configuration(dir, port));
