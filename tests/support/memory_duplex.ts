@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { concat } from "@std/bytes/concat";
 import type { Duplex } from "../../lib/tunnel/duplex.ts";
 
 /** What a call on a {@linkcode MemoryDuplex} that has ended throws. */
@@ -8,8 +9,10 @@ export class MemoryDuplexError extends Error {
   override readonly name = "MemoryDuplexError";
 }
 
+export const DEFAULT_CAPACITY = 64 << 10;
+
 /** One direction: bytes in their order, at most `capacity` of them under way. */
-class Lane {
+export class Lane {
   readonly #bytes: Uint8Array;
   #held = 0;
   #finished = false;
@@ -150,7 +153,7 @@ export interface MemoryPairOptions {
 
 /** Two ends in memory: what is written to one is read from the other. */
 export function memoryPair(options: MemoryPairOptions = {}): [MemoryDuplex, MemoryDuplex] {
-  const { capacity = 64 << 10, stop = true } = options;
+  const { capacity = DEFAULT_CAPACITY, stop = true } = options;
   const [there, back] = [new Lane(capacity), new Lane(capacity)];
   return [new MemoryDuplex(back, there, stop), new MemoryDuplex(there, back, stop)];
 }
@@ -174,11 +177,5 @@ export async function readToEnd(
   const chunks: Uint8Array[] = [];
   const buffer = new Uint8Array(size);
   for (let n; (n = await from.read(buffer)) !== null;) chunks.push(buffer.slice(0, n));
-  const bytes = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0));
-  let offset = 0;
-  for (const chunk of chunks) {
-    bytes.set(chunk, offset);
-    offset += chunk.length;
-  }
-  return bytes;
+  return concat(chunks);
 }
