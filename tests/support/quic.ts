@@ -64,18 +64,13 @@ export async function connectPair(options: {
   client?: Partial<TransportOptions>;
   via?: (server: Authority) => Authority | Promise<Authority>;
 } = {}): Promise<QuicPair> {
-  const serverEndpoint = new QuicEndpoint({
-    hostname: "127.0.0.1",
-    port: 0,
-    listen: { tls: serverTls, alpn: ALPN, ...options.server },
-  });
+  const { endpoint: serverEndpoint, address } = listen(options.server);
   const clientEndpoint = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
   const close = async () => {
     await clientEndpoint.close();
     await serverEndpoint.close();
   };
   try {
-    const address = { hostname: "127.0.0.1", port: serverEndpoint.addr.port };
     const peer = await options.via?.(address) ?? address;
     const [server, client] = await Promise.all([
       serverEndpoint.accept(),

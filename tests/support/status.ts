@@ -23,8 +23,8 @@ export const HOSTILE_NAMES = [
 
 const time = (secondsAgo: number) => new Date(NOW - secondsAgo * 1_000).toISOString();
 
-function history(of: (index: number) => number): StatusHistory {
-  const indexes = Array.from({ length: HISTORY }, (_, index) => index);
+function history(length: number, of = (index: number) => index): StatusHistory {
+  const indexes = Array.from({ length }, (_, index) => index);
   const latency = (index: number) => index % 40 > 25 && index % 40 < 34 ? null : 4 + of(index) * 3;
   return {
     intervalMs: 5_000,
@@ -110,7 +110,7 @@ export function busyStatus(program: Status["program"] = "proxy-server"): Status 
     ],
     peers: peers(program),
     tunnels: { open: 9, latest: tunnels(program, 9) },
-    history: history((index) => 1.6 + Math.sin(index / 9) + Math.sin(index * 1.7) / 3),
+    history: history(HISTORY, (index) => 1.6 + Math.sin(index / 9) + Math.sin(index * 1.7) / 3),
   };
 }
 
@@ -129,17 +129,7 @@ export function idleStatus(program: Status["program"] = "proxy-server"): Status 
     certificates: [],
     peers: [],
     tunnels: { open: 0, latest: [] },
-    history: {
-      intervalMs: 5_000,
-      at: time(0),
-      sentBytesPerSecond: [],
-      receivedBytesPerSecond: [],
-      connected: [],
-      failed: [],
-      open: [],
-      connectP50Ms: [],
-      connectP99Ms: [],
-    },
+    history: history(0),
   };
 }
 
