@@ -31,7 +31,7 @@ import { within } from "./lib/wait.ts";
 export interface ConnectAgentConfig extends AgentConfig {
   /** What may be dialled; everything that is not denied when there are none. */
   readonly allow: readonly Rule[];
-  /** What must not be dialled, beside what is denied by default. */
+  /** What must not be dialled, in addition to what is denied by default. */
   readonly deny: readonly Rule[];
   /** Resolves the names of targets. @default the system's */
   readonly resolver?: Resolver;

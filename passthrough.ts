@@ -33,7 +33,7 @@ interface PassthroughService extends TunnelService {
   readonly proxyProtocol: PassthroughConfig["proxyProtocol"];
 }
 
-/** Runs a passthrough agent until the signal aborts. Reconnects for ever. */
+/** Runs a passthrough agent until the signal aborts. Reconnects without limit. */
 export async function runPassthrough(
   config: PassthroughConfig,
   options: { readonly signal: AbortSignal; readonly monitor?: Monitor },

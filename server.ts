@@ -66,7 +66,7 @@ export interface ServerOptions {
   readonly signal: AbortSignal;
   /** Called once both listeners are bound. */
   readonly ready?: (addresses: { tcp: Deno.NetAddr; quic: Deno.NetAddr }) => void;
-  /** Is told what happens. */
+  /** Records what happens. */
   readonly monitor?: Monitor;
 }
 

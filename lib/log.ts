@@ -35,7 +35,7 @@ export type LogFormat = "text" | "json";
  *
  * @param verbosity the value of `--v`
  * @param write takes each line, without its end
- * @param options how a line looks: text without colours, if not told otherwise
+ * @param options format of the lines @default {text without colours}
  */
 export function configureLog(
   verbosity: number,

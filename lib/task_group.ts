@@ -3,7 +3,7 @@
 
 import { within } from "./wait.ts";
 
-/** Tasks under way. Each is forgotten when it ends. */
+/** Tasks in progress. Each is removed when it ends. */
 export class TaskGroup {
   readonly #tasks = new Set<Promise<void>>();
 
@@ -18,7 +18,7 @@ export class TaskGroup {
     this.#tasks.add(ended);
   }
 
-  /** Resolves when all have ended, those included that are added meanwhile. */
+  /** Resolves when all have ended, including those added meanwhile. */
   async ended(): Promise<void> {
     while (this.#tasks.size > 0) await Promise.all(this.#tasks);
   }

@@ -44,7 +44,7 @@ export interface DialOptions {
   /** @default one that all dials share */
   readonly resolver?: Resolver | undefined;
   readonly connect?: Connect;
-  /** Time until the next address is tried beside those that have not answered. @default {250} */
+  /** Time until the next address is tried in parallel. @default {250} */
   readonly attemptDelayMs?: number;
 }
 

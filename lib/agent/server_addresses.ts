@@ -169,7 +169,7 @@ export class ServerAddresses {
     for (const [key, end] of this.#stops) if (!wanted.has(key)) end.abort();
     let left = 0;
     for (const key of wanted) {
-      // One that had vanished, and ends its last connection, begins anew after that.
+      // An address that was gone and is closing its last connection starts after that.
       if (this.#stops.has(key)) continue;
       if (this.#stops.size < maxAddresses) this.#start(key);
       else left++;

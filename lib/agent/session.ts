@@ -55,7 +55,7 @@ export interface AgentConfig extends TunnelTimeouts, PathOptions {
    * @default {30000}
    */
   readonly drainedIdleMs?: number;
-  /** What the server's log is to call this agent, beside the name in its certificate. */
+  /** Name of this agent in the server's log, in addition to its certificate's. */
   readonly name?: string | undefined;
   /** Resolves names of servers. @default {the system's} */
   readonly serverResolver?: Resolver;
@@ -73,13 +73,13 @@ export interface AgentConfig extends TunnelTimeouts, PathOptions {
 export interface ServedTunnel extends IncomingTunnel {
   /** Its log fields: connection and stream, and tunnel ID and client if the server sends them. */
   readonly fields: Readonly<Record<string, unknown>>;
-  /** What the monitor knows of it; to be told when it is being connected, is, and has ended. */
+  /** Its record in the monitor, which must learn when it is dialled, connected and ended. */
   readonly record: TunnelRecord;
 }
 
 export interface AgentSessionOptions {
   readonly log: Logger;
-  /** Is told what happens. */
+  /** Records what happens. */
   readonly monitor: Monitor;
   /** Ends everything, after the drain. */
   readonly signal: AbortSignal;

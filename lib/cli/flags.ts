@@ -33,7 +33,7 @@ export interface Flag<V> {
   readonly help: string;
   /** Stands for the value in the help text; empty for a boolean. */
   readonly valueName: string;
-  /** What else the help text says of it, such as bounds. */
+  /** Notes in the help text, such as bounds. */
   readonly notes: readonly string[];
   /** The words that its value is, or is a list of, where it can be nothing else. */
   readonly choices?: readonly string[] | undefined;
@@ -63,7 +63,7 @@ export type FlagValues<T extends FlagTable> = {
   readonly [K in keyof T]: T[K] extends Flag<infer V> ? V : never;
 };
 
-/** What a command line asks for. */
+/** What a command line requests. */
 export type ParsedFlags<T extends FlagTable> =
   | { readonly kind: "run"; readonly values: FlagValues<T> }
   | { readonly kind: "help" }
@@ -71,7 +71,7 @@ export type ParsedFlags<T extends FlagTable> =
   | { readonly kind: "completion"; readonly shell: Shell };
 
 /**
- * A value that is none of its flag's, in a message that names what is wrong with which part of it.
+ * An invalid value. The message names the part of it that is wrong.
  */
 export class NamedValueError extends Error {
   override readonly name = "NamedValueError";
@@ -85,7 +85,7 @@ type Presence<D> =
   | { readonly default: D; readonly required?: false }
   | { readonly default?: never; readonly required?: boolean };
 
-/** What every kind of flag can be told, `D` being how its default is written in the table. */
+/** Options of every kind of flag. `D` is the type of its default in the table. */
 export type FlagOptions<D> = Presence<D> & {
   readonly help: string;
   /** Stands for the value in the help text. */
@@ -99,7 +99,7 @@ export type FlagOptions<D> = Presence<D> & {
   readonly multiple?: boolean;
 };
 
-/** Says why a value will not do, or nothing. */
+/** Returns why a value is invalid, or undefined. */
 export type FlagCheck = (value: string) => string | undefined;
 
 /** The type of the value of a flag of type `T` with the options `O`. */
@@ -138,7 +138,7 @@ export function makeFlag<T, O extends FlagOptions<unknown>>(
   return checked(flag as Flag<ValueOf<T, O>>);
 }
 
-/** Finds a default that its own flag refuses when the table is built, not when a user starts. */
+/** Finds a default that its own flag rejects when the table is built, not when a user starts. */
 function checked<V>(flag: Flag<V>): Flag<V> {
   if (flag.defaultText !== undefined) flag.add(flag.defaultText, flag.initial);
   return flag;
@@ -460,7 +460,7 @@ export function parseFlags<T extends FlagTable>(
       return [key, addFrom(`environment variable ${envName}`, flag, text, flag.initial)];
     }
     if (flag.required) missing.push(`--${flag.name} (or ${envName})`);
-    // Read anew each time, so that callers share no value.
+    // Parsed each time, so that callers share no value.
     const { defaultText, initial } = flag;
     return [key, defaultText === undefined ? initial : flag.add(defaultText, initial)];
   });

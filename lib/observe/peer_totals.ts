@@ -4,7 +4,7 @@
 import type { Peer } from "./monitor.ts";
 import type { ConnectionStats } from "../quic/mod.ts";
 
-/** A certificate may hold names of any length; a label is cut after so many characters. */
+/** Names in certificates may have any length; labels are truncated to so many characters. */
 const MAX_LABEL_LENGTH = 128;
 
 /**

@@ -8,7 +8,7 @@ export const CloseCode = {
   AgentLeaves: 100,
   /** The peer has violated the dialect. */
   ProtocolError: 101,
-  /** No name in the agent's certificate is one that the server lets in. */
+  /** The server admits no name in the agent's certificate. */
   NotAdmitted: 102,
   /** The server stops, or has as many agents as it takes. */
   NoFurtherAgents: 103,

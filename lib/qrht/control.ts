@@ -39,7 +39,7 @@ export interface ControlConnection {
 /** What arrives on the peer's control stream. */
 export interface ControlEvents {
   hello(hello: Hello): void;
-  /** The peer takes no further tunnels. */
+  /** The peer accepts no more tunnels. */
   drain(): void;
   /** The peer has violated the dialect; the connection is closed. */
   violated(error: ProtocolError): void;

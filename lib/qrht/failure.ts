@@ -150,7 +150,7 @@ export class NotConnectedError extends TunnelError {
   }
 }
 
-/** What the server is told of an error that has kept the agent from connecting a tunnel. */
+/** What the agent reports to the server for an error that kept it from connecting a tunnel. */
 export function failureOf(error: unknown): Failure {
   const code = error instanceof NotConnectedError ? error.code : "internal-error";
   return { code, text: messageOf(error) };

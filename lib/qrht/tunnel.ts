@@ -22,7 +22,7 @@ import { StreamCode } from "./codes.ts";
 import { type BidiStream, Hold, TunnelStream } from "./tunnel_stream.ts";
 import { within } from "../wait.ts";
 
-/** The server's end of a tunnel: a way to an agent that is asked to connect it. */
+/** The server's end of a tunnel, to an agent that is asked to connect it. */
 export interface OutgoingTunnel {
   /**
    * Takes the client's bytes at once; gives the target's, or the agent's own answer, once there is
@@ -142,7 +142,7 @@ async function orAbort(carrier: Duplex, run: () => Promise<void>): Promise<void>
   }
 }
 
-/** What the log says of a tunnel at either end. */
+/** Log fields of a tunnel, at both ends. */
 export function openFields({ tunnelId, client }: Partial<Open>) {
   return {
     tunnel: tunnelId?.toHex(),

@@ -119,13 +119,13 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     return this.#wait(waitMs, except);
   }
 
-  /** No further agents come, from now on: whoever waits for one is refused. */
+  /** From now on, no agents are added. Callers that wait for one are refused. */
   seal(): void {
     this.#sealed = true;
     this.#refuse((waiter) => !this.#hasOther(waiter.except));
   }
 
-  /** Nobody waits any longer, from now on: whoever does is refused. */
+  /** From now on, nobody waits. Waiting callers are refused. */
   stopWaiting(): void {
     this.#stopped = true;
     this.#refuse(() => true);

@@ -7,10 +7,7 @@ import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 /** First size of the buffer: most requests fit. */
 const MIN_ROOM_BYTES = 512;
 
-/**
- * Bytes that are handed on as they come, and kept as long as they may have to be handed on once
- * more.
- */
+/** Bytes that are forwarded at once, and kept as long as they may have to be sent again. */
 export class Replay {
   readonly #maxBytes: number;
   #kept = NO_BYTES;
@@ -19,17 +16,17 @@ export class Replay {
   #fixed = false;
   #changed = Promise.withResolvers<void>();
 
-  /** @param maxBytes how much is kept at most */
+  /** @param maxBytes limit of kept bytes */
   constructor(maxBytes: number) {
     this.#maxBytes = maxBytes;
   }
 
-  /** Nothing more is taken, and what is here is handed on for the last time. */
+  /** No more bytes are kept, and the kept ones are forwarded for the last time. */
   get isFixed(): boolean {
     return this.#fixed;
   }
 
-  /** Takes a copy of the next bytes, unless that would be too much. Returns whether it did. */
+  /** Keeps a copy of the next bytes. Returns whether they fit. */
   add(bytes: Uint8Array): boolean {
     const length = this.#length + bytes.length;
     if (this.#fixed || this.#ended || length > this.#maxBytes) return false;
@@ -40,14 +37,14 @@ export class Replay {
     return true;
   }
 
-  /** Whoever hands on bytes meanwhile goes on with the old room, in which they stay. */
+  /** A feed in progress continues with the old buffer, whose bytes do not change. */
   #grow(length: number): void {
     const kept = new Uint8Array(Math.min(Math.max(2 * length, MIN_ROOM_BYTES), this.#maxBytes));
     kept.set(this.#kept.subarray(0, this.#length));
     this.#kept = kept;
   }
 
-  /** No bytes follow: the end is handed on, too. */
+  /** No bytes follow: the end is forwarded as well. */
   end(): void {
     this.#ended = true;
     this.#change();
@@ -60,8 +57,8 @@ export class Replay {
   }
 
   /**
-   * Hands on everything from the first byte: what is here, and what comes until the end, or until
-   * nothing more is taken.
+   * Forwards everything from the first byte: what is kept, and what is added until the end, or
+   * until no more is kept.
    *
    * @throws what the carrier throws
    */

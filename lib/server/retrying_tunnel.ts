@@ -25,13 +25,13 @@ export interface RetryOptions {
    * @default {65536}
    */
   readonly replayBytes?: number;
-  /** Time that an attempt which has failed has for all of its own answer. @default {10000} */
+  /** How long a failed attempt may take to deliver its own answer. @default {10000} */
   readonly answerTimeoutMs?: number;
   /** Application error code for an attempt that another one has replaced. @default {0} */
   readonly movedCode?: number;
   /**
-   * Makes another attempt, with another agent; undefined when there is none, or the cause is not
-   * worth it.
+   * Starts another attempt with another agent; undefined when there is none, or the cause is not to
+   * be retried.
    */
   retry(cause: RetryCause): Promise<OutgoingTunnel | undefined>;
 }
@@ -39,10 +39,9 @@ export interface RetryOptions {
 /**
  * A tunnel that is tried with another agent when one cannot connect it.
  *
- * The client's bytes are handed on as they come, and kept as well until an attempt has succeeded:
- * the next attempt gets them from the first. Reads wait for the end of the trying, so that the
- * client gets bytes of one attempt only: of the one that has succeeded, or else of the last that
- * has answered.
+ * The client's bytes are forwarded at once, and kept until an attempt succeeds: the next attempt
+ * gets them from the start. Reads wait until the attempts are over, so that the client only gets
+ * bytes of one: the successful one, or else the last one that has answered.
  */
 export class RetryingTunnel implements Duplex {
   readonly #options: RetryOptions;
@@ -50,14 +49,14 @@ export class RetryingTunnel implements Duplex {
   readonly #settled = Promise.withResolvers<void>();
   #isSettled = false;
   #current: OutgoingTunnel;
-  /** An attempt that has failed, but has an answer for the client. */
+  /** A failed attempt that has an answer for the client. */
   #answered: OutgoingTunnel | undefined;
-  /** The client's bytes on their way to the present attempt. Rejects when that takes no more. */
+  /** Forwards the client's bytes to the current attempt. Rejects when that accepts no more. */
   #feeding: Promise<void>;
-  /** Whether the attempt that the client has got has taken all that was kept. */
+  /** Whether the chosen attempt has all the bytes that were kept. */
   #isFed = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** Whether the client has got anything. */
+  /** Whether the client has received anything. */
   #hasAnswered = false;
 
   constructor(first: OutgoingTunnel, options: RetryOptions) {
@@ -96,7 +95,7 @@ export class RetryingTunnel implements Duplex {
       });
       let next = result === "connected" ? undefined : await this.#next(result);
       if (next && this.#replay.isFixed) {
-        // Meanwhile the client has left, or has sent more than can be repeated.
+        // Meanwhile the client has left, or has sent more than can be replayed.
         this.#leave(next);
         next = undefined;
       }
@@ -118,7 +117,7 @@ export class RetryingTunnel implements Duplex {
 
   #feed(): Promise<void> {
     const feeding = this.#replay.feed(this.#current.carrier);
-    // Whoever writes next is told, and the attempt's result says why.
+    // The next write rejects, and the attempt's result has the reason.
     feeding.catch(() => {});
     return feeding;
   }
@@ -132,7 +131,7 @@ export class RetryingTunnel implements Duplex {
     attempt?.carrier.abort(this.#options.movedCode);
   }
 
-  /** The client gets the answer of an attempt that has failed. */
+  /** Gives the client the answer of a failed attempt. */
   #answer(attempt: OutgoingTunnel): void {
     if (attempt !== this.#current) {
       this.#leave(this.#current);
@@ -143,7 +142,7 @@ export class RetryingTunnel implements Duplex {
     this.#timer = setTimeout(() => this.abort(), this.#options.answerTimeoutMs ?? 10_000);
   }
 
-  /** The client gets the present attempt. */
+  /** Chooses the current attempt for the client. */
   #settle(): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
@@ -154,7 +153,7 @@ export class RetryingTunnel implements Duplex {
     this.#settled.resolve();
   }
 
-  /** What is held for the timer goes with it. */
+  /** Also frees what the timer refers to. */
   #stopTimer(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
@@ -199,7 +198,7 @@ export class RetryingTunnel implements Duplex {
     return await this.#current.carrier.write(bytes);
   }
 
-  /** Resolves when the attempt that the client has got has taken everything. */
+  /** Resolves when the chosen attempt has accepted everything. */
   async closeWrite(): Promise<void> {
     const inReplay = !this.#replay.isFixed;
     if (inReplay) {

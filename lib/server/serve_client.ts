@@ -27,7 +27,7 @@ export interface ClientService {
   readonly acceptProxyProtocol: readonly Cidr[];
   readonly monitor: Monitor;
   readonly log: Logger;
-  /** Aborts when the server is told to stop. */
+  /** Aborts when the server is stopped. */
   readonly stopping: AbortSignal;
   /** Aborts when tunnels that are still open are cut off. */
   readonly ended: AbortSignal;

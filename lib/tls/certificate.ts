@@ -44,7 +44,7 @@ export function describeCertificate(der: Uint8Array): CertificateInfo {
   return readCertificate(der).info;
 }
 
-/** What a log line says of a certificate. Its names are bounded in number and length. */
+/** Log fields of a certificate. Names are limited in number and length. */
 export function certificateFields({ subject, names, fingerprint256, notAfter }: CertificateInfo) {
   return {
     subject: shorten(subject, MAX_NAME_LENGTH),

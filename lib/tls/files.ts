@@ -26,7 +26,7 @@ const EC_CURVES: readonly unknown[] = ["prime256v1", "secp384r1", "secp521r1"];
 
 /** What the TLS layer needs, all in PEM. Printed or turned into JSON, it shows `info` only. */
 export interface TlsMaterial {
-  /** The CA certificates that peers are judged by. */
+  /** The CA certificates that peers are verified with. */
   readonly ca: Uint8Array;
   /** The own certificate, followed by the intermediates of its file. */
   readonly cert: Uint8Array;
@@ -147,7 +147,7 @@ export function checkTlsFiles(
   const key = privateKeyOf(keyFile);
   checkOwner(key.object, keyFile, chain, certFile);
   checkLeaf(chain[0]!, certFile, now);
-  // Written anew, so that BoringSSL meets nothing that was not checked here.
+  // Encoded again, so that BoringSSL only gets what was checked here.
   const material = new LoadedTlsMaterial(
     certificatesToPem(anchors),
     certificatesToPem(chain),

@@ -10,7 +10,7 @@ export interface PemBlock {
   readonly line: number;
   /** What is between the edges, unchecked. */
   readonly base64: string;
-  /** By the old way of header lines (RFC 1421); PKCS#8 says it in the label. */
+  /** Encrypted by old header lines (RFC 1421); in PKCS#8, the label shows it. */
   readonly encrypted: boolean;
 }
 

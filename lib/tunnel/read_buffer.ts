@@ -1,20 +1,20 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Sizes of a buffer: at first, and at most. */
+/** Initial and maximum size of a buffer. */
 export const MIN_BUFFER_BYTES = 512;
 export const MAX_BUFFER_BYTES = 64 << 10;
 
 /**
- * A buffer grows by this factor when a read fills most of it, and shrinks by it when these many in
- * a row leave most free.
+ * A buffer grows by this factor when a read fills most of it, and shrinks by it when this many
+ * reads in a row leave most of it empty.
  */
 const FACTOR = 4;
 const FULL_SHARE = 0.75;
 const EMPTY_SHARE = 0.25;
 const EMPTY_READS = 16;
 
-/** Of the largest buffers, these many wait for the next reader that needs one. */
+/** Number of buffers of the largest size that are kept for reuse. */
 const MAX_SPARE_BUFFERS = 16;
 const spareBuffers: Uint8Array<ArrayBuffer>[] = [];
 
@@ -29,20 +29,19 @@ function keep(buffer: Uint8Array<ArrayBuffer>): void {
 }
 
 /**
- * A buffer for reads of which each is done with before the next: as large as they turn out to need.
- * A single small one tells nothing, as where many readers share what comes in, large and small ones
- * alternate.
+ * A buffer for one read at a time, which adapts to their size. It does not shrink at a single small
+ * read, because many readers of one source get large and small ones in turn.
  */
 export class ReadBuffer {
   #bytes = bufferOf(MIN_BUFFER_BYTES);
   #emptyReads = 0;
 
-  /** What the next read is to fill. */
+  /** For the next read. */
   get bytes(): Uint8Array<ArrayBuffer> {
     return this.#bytes;
   }
 
-  /** The last read has filled so much, and its bytes are done with. */
+  /** To be called when the bytes of the last read are no longer needed. */
   filled(read: number): void {
     const { length } = this.#bytes;
     this.#emptyReads = read <= length * EMPTY_SHARE ? this.#emptyReads + 1 : 0;

@@ -10,7 +10,7 @@ import { isForHost } from "../../tls/faults.ts";
 import { DEFAULT_SERVER_NAME } from "../program_flags.ts";
 import { type Found, type Report, StepError } from "./report.ts";
 
-/** Reads the files of one side and judges what is in them. */
+/** Reads and checks the files of one side. */
 export async function checkCertificates(
   report: Report,
   files: TlsFiles,
@@ -35,7 +35,7 @@ export async function checkCertificates(
   return fits && material;
 }
 
-/** What of it expires first. */
+/** Which certificate expires first. */
 function checkExpiry({ certificates }: TlsMaterial, now: Date): Found {
   const [first] = certificates.toSorted((a, b) =>
     a.info.notAfter.getTime() - b.info.notAfter.getTime()

@@ -11,7 +11,7 @@ import { Resolver } from "../../net/resolver.ts";
 import { within } from "../../wait.ts";
 import { type Report, StepError } from "./report.ts";
 
-/** Time that a step has beyond the bound of what it does. */
+/** Time that a step may take beyond the timeout of what it does. */
 const SLACK_MS = 1_000;
 
 /**

@@ -135,7 +135,7 @@ export function linePath(values: readonly (number | null)[], step: number, top: 
   return path;
 }
 
-/** The next number of which a quarter is as round as can be. */
+/** The smallest number at or above a value whose quarters are round. */
 export function roundUp(value: number): number {
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 6, 8, 10].find((digit) => digit * power >= value)! * power;

@@ -31,11 +31,11 @@ interface Handshake {
 }
 
 /**
- * The handshakes that clients have begun, in all and by address, so that strangers cost little and
- * no address keeps the others out.
+ * Handshakes that clients have begun, in total and per address, so that strangers cost little and
+ * no address blocks the others.
  *
- * Beside the fixed limits, an address gets no more than it leaves free for the others: half of
- * everything if it is alone, a third each if there are two of them.
+ * In addition to the fixed limits, an address gets no more than it leaves free for others: half of
+ * everything if it is the only one, a third each if there are two.
  */
 export class HalfOpen<Connection> {
   readonly #limits: HalfOpenLimits;
@@ -51,12 +51,12 @@ export class HalfOpen<Connection> {
     this.#now = now;
   }
 
-  /** Handshakes under way. */
+  /** Handshakes in progress. */
   get size(): number {
     return this.#handshakes.size;
   }
 
-  /** Handshakes under way, and those that failed in the last second. */
+  /** Handshakes in progress, and those that failed in the last second. */
   get recent(): number {
     const since = this.#now() - FAILED_MS;
     while (this.#failed.length > 0 && this.#failed[0]!.at <= since) {
@@ -71,8 +71,8 @@ export class HalfOpen<Connection> {
   }
 
   /**
-   * Whether a handshake may begin with so many bytes, and if not, whether there are too many in all
-   * or of its address.
+   * Whether a handshake with so many bytes may begin, or which limit it exceeds: the total, or that
+   * of its address.
    */
   judge(host: string, bytes: number): "yes" | "too many" | "too many of the address" {
     const free = this.#limits.maxHandshakes - this.recent;
@@ -95,8 +95,7 @@ export class HalfOpen<Connection> {
   }
 
   /**
-   * Whether these bytes may be taken in; so they may by a connection whose handshake is not under
-   * way.
+   * Whether these bytes may be received. Connections without a handshake in progress may always.
    */
   receive(connection: Connection, bytes: number): boolean {
     const handshake = this.#handshakes.get(connection);
@@ -109,13 +108,13 @@ export class HalfOpen<Connection> {
     return true;
   }
 
-  /** A handshake is complete: what it has taken up is free again. */
+  /** A handshake is complete: what it occupied is free at once. */
   complete(connection: Connection): void {
     const handshake = this.#take(connection);
     if (handshake) this.#release(handshake);
   }
 
-  /** A handshake has failed: what it has taken up is free in a second. */
+  /** A handshake has failed: what it occupied is free after a second. */
   fail(connection: Connection): void {
     const handshake = this.#take(connection);
     if (handshake) this.#failed.push({ handshake, at: this.#now() });

@@ -11,15 +11,15 @@ export const BASE_DATAGRAM_BYTES = 1350;
 export const MAX_DATAGRAM_BYTES = 16_376;
 
 /**
- * What paths may carry, beside all that the route does: jumbo frames, Ethernet, PPPoE, WireGuard,
- * other tunnels.
+ * Payload sizes to probe in addition to that of the route: jumbo frames, Ethernet, PPPoE,
+ * WireGuard, other tunnels.
  */
 const CANDIDATES = [8972, 8952, 4052, 1472, 1452, 1432, 1412, 1392];
 
 /** Probes of one size, until it counts as too large. */
 const MAX_PROBES = 2;
 
-/** Time in which a probe has to be answered. */
+/** Time in which a probe must be acknowledged. */
 const PROBE_TIMEOUT_MS = 1_000;
 
 /**
@@ -32,14 +32,14 @@ const RAISE_MS = 600_000;
  */
 const FIRST_RAISE_MS = 5_000;
 
-/** Time between two looks at what was lost. */
+/** Interval of checks for losses. */
 const LOOK_MS = 500;
 
-/** Datagrams that are lost by no accident, as most others are in the same time. */
+/** Losses that are not accidental, because most other datagrams of that time were lost too. */
 const MIN_LOST = 5;
 const LOST_SHARE = 0.5;
 
-/** Large datagrams that were sent into a silence of this time, or of so many round trips. */
+/** Large datagrams sent without an answer for this time, or for so many round trips. */
 const MIN_UNHEARD = 3;
 const SILENCE_MS = 600;
 const SILENCE_ROUND_TRIPS = 3;
@@ -50,7 +50,7 @@ const SILENCE_ROUND_TRIPS = 3;
  */
 const EVIDENCE_MS = 200;
 
-/** What {@linkcode PathMtu.look} wants to know of a connection, since it began. */
+/** Statistics of a connection since it began, for {@linkcode PathMtu.look}. */
 export interface PathCounts {
   readonly rttMs: number;
   readonly sentPackets: number;

@@ -6,8 +6,8 @@ import type { NativeConnection } from "./native.ts";
 import { nothingInFlight } from "./in_flight.ts";
 
 /**
- * Rounds after which everything before must have arrived: each is a time in which any loss is
- * noticed and mended.
+ * Rounds after which everything sent before must have arrived. In each, any loss is detected and
+ * repaired.
  */
 const MAX_ROUNDS = 4;
 
@@ -46,7 +46,7 @@ interface Fin {
   rounds: number;
 }
 
-/** What there is to know of a connection. */
+/** State of a connection. */
 interface State {
   readonly now: number;
   readonly sent: number;

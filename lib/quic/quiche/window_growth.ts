@@ -4,13 +4,13 @@
 /** Less is read at a time of a stream that carries little: one datagram of most paths. */
 const BULK_BYTES = 2 << 10;
 
-/** A stream that carried less for so long begins anew. */
+/** After this time with less, a stream counts as a new transfer. */
 const PAUSE_MS = 1_000;
 
-/** After these first bytes of a transfer its window has grown as far as it will. */
+/** After so many bytes of a transfer, its window has reached its maximum. */
 const GROWTH_BYTES = 8 << 20;
 
-/** Round-trip time from which on it matters, and time between two looks at it. */
+/** Round-trip time above which it matters, and interval of reading it. */
 const LONG_PATH_MS = 10;
 const RTT_LOOK_MS = 100;
 
@@ -20,7 +20,7 @@ const RTT_LOOK_MS = 100;
  */
 const LEAST_PACKET_BYTES = 1 + 16 + 4;
 
-/** What a native connection is asked. */
+/** What is read from a native connection. */
 interface Asked {
   destinationId(): Uint8Array;
   /** Round-trip times in milliseconds. */
@@ -54,7 +54,7 @@ interface Transfer {
  * to begin with.
  */
 export class WindowGrowth {
-  /** By stream, of those alone that carry much. */
+  /** By stream, only those that carry much. */
   readonly #transfers = new Map<number, Transfer>();
   /** Whether much was read of a young transfer since the last look. */
   #mayGrow = false;

@@ -1,12 +1,12 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Most that can be saved up, so that a rare run is never put off. */
+/** Maximum credit, so that rare work is never postponed. */
 const MAX_CREDIT_MS = 2;
 
 /**
- * Keeps work that grows with the number of streams from taking more than a share of the time: it
- * earns credit while time passes and spends what it takes.
+ * Limits work that grows with the number of streams to a share of the time: it earns credit as time
+ * passes, and spends what it takes.
  */
 export class TimeBudget {
   readonly #share: number;
@@ -25,7 +25,7 @@ export class TimeBudget {
     this.#maxDebtMs = maxDebtMs;
   }
 
-  /** Runs the work if there is credit for it, or else puts it off. */
+  /** Runs the work if there is credit for it, or postpones it. */
   run(now: number, work: () => void): void {
     this.#creditMs = Math.min(MAX_CREDIT_MS, this.#creditMs + (now - this.#at) * this.#share);
     this.#at = now;
@@ -40,7 +40,7 @@ export class TimeBudget {
     this.#putOff = false;
   }
 
-  /** When work that was put off may run; Infinity if none was. */
+  /** When postponed work may run; Infinity if there is none. */
   dueAt(now: number): number {
     if (!this.#putOff) return Infinity;
     return this.#creditMs > 0 ? now : now - this.#creditMs / this.#share;

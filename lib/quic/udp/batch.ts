@@ -36,7 +36,7 @@ const IP_MTU = 14;
 const IPPROTO_IPV6 = 41;
 const IPV6_MTU_DISCOVER = 23;
 const IPV6_MTU = 24;
-/** Sets DF, and believes nobody what a path carries. */
+/** Sets DF, and ignores the kernel's path MTU. */
 const PMTUDISC_PROBE = 3;
 const SOL_UDP = 17;
 const UDP_SEGMENT = 103;
