@@ -18,13 +18,9 @@ import { formatIp } from "./lib/net/ip_address.ts";
 import type { Resolver } from "./lib/net/resolver.ts";
 import { endingOf } from "./lib/observe/ending.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
-import { type Failure, failureOf, NotConnectedError } from "./lib/qrht/failure.ts";
+import { type Failure, failureOf, NotConnectedError } from "./lib/tunnel/failure.ts";
 import { ConnectHeadParser, type ConnectHeadResult } from "./lib/tunnel/connect_head.ts";
-import {
-  CONNECT_OK,
-  formatConnectResponse,
-  formatProxyStatus,
-} from "./lib/tunnel/connect_response.ts";
+import { CONNECT_OK, formatRefusal } from "./lib/tunnel/connect_response.ts";
 import { type Duplex, prepend } from "./lib/tunnel/duplex.ts";
 import { within } from "./lib/wait.ts";
 
@@ -36,9 +32,6 @@ export interface ConnectAgentConfig extends AgentConfig {
   /** Resolves the names of targets. @default the system's */
   readonly resolver?: Resolver;
 }
-
-/** Name of this proxy in Proxy-Status (RFC 9209). */
-const PROXY_NAME = "quic-tunnel-agent";
 
 const HEAD_TIMEOUT_MS = 10_000;
 
@@ -149,26 +142,17 @@ async function readHead(carrier: Duplex, timeoutMs: number): Promise<Answer | un
   }
 }
 
-/** Answers with the cause and ends the tunnel. kube-apiserver only shows the reason phrase. */
+/** Answers with the cause and ends the tunnel. */
 async function refuse(
   tunnel: ServedTunnel,
   error: NotConnectedError,
   target?: string,
 ): Promise<void> {
-  const { status, message, proxyError } = error;
   const failure = failureOf(error);
   // The denied address is only logged: clients must not learn what names resolve to here.
   const address = error instanceof DialError && error.ip ? formatIp(error.ip) : undefined;
   endRefused(tunnel, failure, { target, address });
-  const proxyStatus = formatProxyStatus({
-    proxy: PROXY_NAME,
-    ...(proxyError && { error: proxyError }),
-    details: message,
-  });
-  await tunnel.failed(
-    failure,
-    formatConnectResponse(status, message, [["Proxy-Status", proxyStatus]]),
-  );
+  await tunnel.failed(failure, formatRefusal(error));
 }
 
 if (import.meta.main) {

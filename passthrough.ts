@@ -13,7 +13,7 @@ import { logger } from "./lib/log.ts";
 import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import { endingOf } from "./lib/observe/ending.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
-import { type Failure, failureOf } from "./lib/qrht/failure.ts";
+import { type Failure, failureOf } from "./lib/tunnel/failure.ts";
 import { formatProxyHeader } from "./lib/tunnel/proxy_protocol.ts";
 
 export interface PassthroughConfig extends AgentConfig {

@@ -32,7 +32,7 @@ import { listenForAgents, listenForClients } from "./lib/server/listeners.ts";
 import { AgentRegistry, type RegistryOptions } from "./lib/server/registry.ts";
 import type { RoutePolicy } from "./lib/server/route.ts";
 import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
-import { Throttle } from "./lib/server/throttle.ts";
+import { LogThrottle } from "./lib/log_throttle.ts";
 import { TaskGroup } from "./lib/task_group.ts";
 import { listNames } from "./lib/tls/certificate.ts";
 import { drain } from "./lib/tunnel/drain.ts";
@@ -77,7 +77,7 @@ interface Server extends ClientService {
   readonly agents: Set<ConnectedAgent>;
   readonly clients: TaskGroup;
   /** Rate limit of lines about too many clients. */
-  readonly throttle: Throttle;
+  readonly throttle: LogThrottle;
 }
 
 const log = logger("server");
@@ -110,7 +110,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     registry: new AgentRegistry(config),
     agents: new Set(),
     clients: new TaskGroup(),
-    throttle: new Throttle(),
+    throttle: new LogThrottle(),
     monitor,
     log,
     stopping: signal,

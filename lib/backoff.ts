@@ -1,16 +1,11 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/**
- * The longest that `setTimeout` can wait, in milliseconds: what is set for longer is over at once.
- */
-export const MAX_TIMER_MS = 2 ** 31 - 1;
-
 /** Bounds of the wait between attempts, and where its randomness comes from. */
 export interface BackoffOptions {
   /** Upper bound of the first wait, in milliseconds, at least 1; doubled with each attempt. */
   readonly minMs: number;
-  /** Upper bound of every wait, in milliseconds, from `minMs` to {@linkcode MAX_TIMER_MS}. */
+  /** Upper bound of every wait, in milliseconds, from `minMs` to `MAX_TIMER_MS`. */
   readonly maxMs: number;
   /**
    * A source of numbers from 0 to 1.
@@ -33,7 +28,8 @@ export interface BackoffOptions {
  *
  * @example
  * ```ts
- * import { backoffDelayMs } from "./backoff.ts";
+ * import { MAX_TIMER_MS } from "./wait.ts";
+import { backoffDelayMs } from "./backoff.ts";
  * import { assert } from "@std/assert";
  *
  * const delayMs = backoffDelayMs(2, { minMs: 250, maxMs: 10_000 });

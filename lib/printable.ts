@@ -1,7 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Text from outside, made fit for a line that people read. */
+/**
+ * Text from outside in error messages, reports and pages. The fields of a log line are quoted by
+ * `log.ts`.
+ */
 
 /** Longest text that is shown whole, in UTF-16 code units. */
 const MAX_LENGTH = 128;

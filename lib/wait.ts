@@ -2,6 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
+ * The longest that `setTimeout` can wait, in milliseconds: what is set for longer is over at once.
+ */
+export const MAX_TIMER_MS = 2 ** 31 - 1;
+
+/**
  * Waits for a promise, but not for longer than a time. Nothing is left of the wait when it is over;
  * what becomes of the promise afterwards is nobody's concern.
  *

@@ -3,7 +3,8 @@
 
 import { assertEquals, assertGreater } from "@std/assert";
 import fc from "fast-check";
-import { backoffDelayMs, MAX_TIMER_MS } from "../lib/backoff.ts";
+import { backoffDelayMs } from "../lib/backoff.ts";
+import { MAX_TIMER_MS } from "../lib/wait.ts";
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name: `backoffDelayMs() ${name}`, permissions: "none", fn });

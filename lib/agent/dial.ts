@@ -9,7 +9,7 @@ import { formatIp, ipBytes } from "../net/ip_address.ts";
 import { onAbort } from "../on_abort.ts";
 import { Resolver } from "../net/resolver.ts";
 import { connectTcp } from "../net/tcp_reset.ts";
-import { codeOfProxyError, NotConnectedError, type ProxyError } from "../qrht/failure.ts";
+import { codeOfProxyError, NotConnectedError, type ProxyError } from "../tunnel/failure.ts";
 
 /** Proxy error types that a dial can end in. */
 export type DialFailure = Exclude<ProxyError, "http_request_error">;

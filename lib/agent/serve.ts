@@ -7,7 +7,7 @@ import type { Authority } from "../net/authority.ts";
 import type { Resolver } from "../net/resolver.ts";
 import { summarize } from "../observe/ending.ts";
 import type { TunnelEnding } from "../observe/monitor.ts";
-import { type Failure, failures } from "../qrht/failure.ts";
+import { type Failure, failures } from "../tunnel/failure.ts";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
 import { tcpDuplex } from "../tunnel/tcp_duplex.ts";

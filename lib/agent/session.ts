@@ -30,7 +30,7 @@ import { TaskGroup } from "../task_group.ts";
 import { sleep } from "../wait.ts";
 import { startTunnelSpan } from "../observe/trace.ts";
 import { acceptTunnel, type IncomingTunnel, openFields } from "../qrht/tunnel.ts";
-import type { Failure } from "../qrht/failure.ts";
+import type { Failure } from "../tunnel/failure.ts";
 
 export interface AgentConfig extends TunnelTimeouts, PathOptions {
   /** QUIC addresses of the servers: IP addresses, or names, which stand for all their addresses. */

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Durations as Go writes them. */
-import { MAX_TIMER_MS } from "../backoff.ts";
+import { MAX_TIMER_MS } from "../wait.ts";
 import { UsageError } from "../errors.ts";
 import {
   type Flag,

@@ -3,7 +3,7 @@
 
 /** The flags of the three programs. */
 
-import { DEFAULT_RETRY_CAUSES, RETRY_CAUSES } from "../qrht/failure.ts";
+import { DEFAULT_RETRY_CAUSES, RETRY_CAUSES } from "../tunnel/failure.ts";
 import { checkAgentName } from "../tls/agent_names.ts";
 import { balances } from "../server/balance.ts";
 import { congestionControls } from "../quic/mod.ts";

@@ -3,7 +3,7 @@
 
 /** Who ended a tunnel and why, as all programs log it (docs/endings.md). */
 import { messageOf } from "../errors.ts";
-import { type FailureCode, failures } from "../qrht/failure.ts";
+import { type FailureCode, failures } from "../tunnel/failure.ts";
 import type { PipeResult } from "../tunnel/pipe.ts";
 import { StreamCode } from "../qrht/codes.ts";
 import { ConnectionClosedError, StreamResetError, StreamStoppedError } from "../quic/mod.ts";

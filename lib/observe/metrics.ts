@@ -9,7 +9,7 @@
  */
 import { type Counter, type Histogram, Registry } from "prom-client";
 import type { Reason } from "../tunnel/errors.ts";
-import { failureCodes } from "../qrht/failure.ts";
+import { failureCodes } from "../tunnel/failure.ts";
 import { MetricSet } from "./metric_set.ts";
 import type {
   ConnectionRefusal,

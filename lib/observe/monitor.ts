@@ -16,7 +16,7 @@ import {
   tlsAlertOf,
 } from "../quic/mod.ts";
 import type { TracedEnding, TunnelSpan } from "./trace.ts";
-import type { FailureCode } from "../qrht/failure.ts";
+import type { FailureCode } from "../tunnel/failure.ts";
 import type { Carried } from "../tunnel/pipe.ts";
 
 /**

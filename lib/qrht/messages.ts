@@ -4,7 +4,7 @@
 /** The payloads of the frames (docs/protocol.md): what they say, and how that is written. */
 import { NO_BYTES } from "../bytes.ts";
 import { type SocketAddress, unmapIp } from "../net/ip_address.ts";
-import { type FailureCode, failureCodes, failures } from "./failure.ts";
+import { type FailureCode, failureCodes, failures } from "../tunnel/failure.ts";
 import { ProtocolError } from "./frame.ts";
 import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
 

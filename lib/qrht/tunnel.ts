@@ -8,7 +8,7 @@
 import { formatSocketAddress } from "../net/authority.ts";
 import { speaksQrht } from "./dialect.ts";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
-import type { Failure } from "./failure.ts";
+import type { Failure } from "../tunnel/failure.ts";
 import { FrameType, ProtocolError } from "./frame.ts";
 import {
   decodeOpen,

@@ -7,7 +7,7 @@ import { hintForServer } from "../observe/hints.ts";
 import { handshakeResultOf, type Monitor } from "../observe/monitor.ts";
 import { describeClose, type ListenOptions, TlsAlert, tlsAlertOf } from "../quic/mod.ts";
 import { clientCertificateFaults, reasonsOf } from "../tls/faults.ts";
-import { Throttle } from "./throttle.ts";
+import { LogThrottle } from "../log_throttle.ts";
 
 /** Minimum time between two lines per level: anybody can cause failed handshakes. */
 const LINE_INTERVAL_MS = 100;
@@ -18,8 +18,8 @@ export function failedHandshakeLog(
   monitor: Monitor,
 ): NonNullable<ListenOptions["handshakeFailed"]> {
   const throttles = {
-    warn: new Throttle(LINE_INTERVAL_MS),
-    debug: new Throttle(LINE_INTERVAL_MS),
+    warn: new LogThrottle(LINE_INTERVAL_MS),
+    debug: new LogThrottle(LINE_INTERVAL_MS),
   };
   return (info, from, certificates) => {
     monitor.notify((observer) => observer.handshake?.(handshakeResultOf(info)));

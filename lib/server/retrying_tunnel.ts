@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Duplex } from "../tunnel/duplex.ts";
-import { NotConnectedError, type RetryCause } from "../qrht/failure.ts";
+import { NotConnectedError, type RetryCause } from "../tunnel/failure.ts";
 import { Replay } from "./replay.ts";
 import type { OutgoingTunnel } from "../qrht/tunnel.ts";
 import { TunnelError } from "../tunnel/errors.ts";

@@ -11,7 +11,7 @@ import type { AgentRegistry } from "./registry.ts";
 import { RetryingTunnel } from "./retrying_tunnel.ts";
 import { peerAttributes, type TunnelSpan } from "../observe/trace.ts";
 import { openTunnel, type OutgoingTunnel } from "../qrht/tunnel.ts";
-import type { FailureCode, RetryCause } from "../qrht/failure.ts";
+import type { FailureCode, RetryCause } from "../tunnel/failure.ts";
 
 /** How a tunnel finds its agent. */
 export interface RoutePolicy {

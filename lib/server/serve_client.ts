@@ -13,7 +13,7 @@ import type { QuicStream } from "../quic/mod.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
 import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
 import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
-import { identifyClient } from "./client.ts";
+import { identifyClient } from "./identify_client.ts";
 import type { ConnectedAgent } from "./connected_agent.ts";
 import { type AgentRegistry, NoAgentError } from "./registry.ts";
 import { Route, type RoutePolicy } from "./route.ts";

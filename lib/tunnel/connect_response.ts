@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import type { NotConnectedError } from "./failure.ts";
+
 /** The answer to a CONNECT whose target has been reached. Shared: not to be written to. */
 export const CONNECT_OK: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
   "HTTP/1.1 200 OK\r\n\r\n",
@@ -27,6 +29,25 @@ export function formatConnectResponse(
   if (status === 405) lines.push("Allow: CONNECT");
   if (status >= 300) lines.push("Content-Length: 0", "Connection: close");
   return new TextEncoder().encode(`${lines.join("\r\n")}\r\n\r\n`);
+}
+
+/** Name of the agent in Proxy-Status. */
+const PROXY_NAME = "quic-tunnel-agent";
+
+/**
+ * Writes the answer to a CONNECT whose target was not connected. Its status is the one that
+ * `failures` has for the cause, 504 for a timeout. The cause in words is the reason phrase, the only
+ * part that kube-apiserver shows, and in Proxy-Status.
+ */
+export function formatRefusal(
+  { status, message, proxyError }: NotConnectedError,
+): Uint8Array<ArrayBuffer> {
+  const proxyStatus = formatProxyStatus({
+    proxy: PROXY_NAME,
+    ...(proxyError && { error: proxyError }),
+    details: message,
+  });
+  return formatConnectResponse(status, message, [["Proxy-Status", proxyStatus]]);
 }
 
 /** The members of a Proxy-Status field that a tunnel has to tell. */

@@ -1,11 +1,10 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { MAX_TIMER_MS } from "../backoff.ts";
+import { MAX_TIMER_MS, sleep } from "../wait.ts";
 import type { Duplex } from "./duplex.ts";
 import { onAbort } from "../on_abort.ts";
 import { ReadBuffer } from "./read_buffer.ts";
-import { sleep } from "../wait.ts";
 
 /** How long a tunnel may be silent, or stuck, before it is given up. */
 export interface TunnelTimeouts {

@@ -11,7 +11,7 @@ import {
   type DialFailure,
   type DialOptions,
 } from "../../lib/agent/dial.ts";
-import { failureOf } from "../../lib/qrht/failure.ts";
+import { failureOf } from "../../lib/tunnel/failure.ts";
 import { formatIp } from "../../lib/net/ip_address.ts";
 import { type Lookup, Resolver } from "../../lib/net/resolver.ts";
 import { eventually } from "../support/eventually.ts";

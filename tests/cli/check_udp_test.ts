@@ -3,7 +3,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { checkUdp, probeUdp } from "../../lib/cli/check/udp.ts";
-import { isVersionNegotiation, unknownVersion } from "../../lib/quic/handshake/version_probe.ts";
+import { isVersionNegotiation, unknownVersion } from "../../lib/cli/check/version_probe.ts";
 import { listen } from "../support/quic.ts";
 
 Deno.test("isVersionNegotiation() takes the answer to this datagram and no other", () => {

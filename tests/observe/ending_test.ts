@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assert, assertEquals, assertGreaterOrEqual, assertStringIncludes } from "@std/assert";
-import { ProxyHeaderError } from "../../lib/server/client.ts";
+import { ProxyHeaderError } from "../../lib/server/identify_client.ts";
 import { endingOf, type Role, summarize } from "../../lib/observe/ending.ts";
-import { failures, NotConnectedError } from "../../lib/qrht/failure.ts";
+import { failures, NotConnectedError } from "../../lib/tunnel/failure.ts";
 import type { PipeResult } from "../../lib/tunnel/pipe.ts";
 import { ProtocolError } from "../../lib/qrht/frame.ts";
 import {

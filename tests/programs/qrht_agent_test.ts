@@ -15,7 +15,7 @@ import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
 import { encodeOpen, type Open } from "../../lib/qrht/messages.ts";
 import { type QuicStream, StreamResetError, StreamStoppedError } from "../../lib/quic/mod.ts";
 import { openTunnel } from "../../lib/qrht/tunnel.ts";
-import type { FailureCode } from "../../lib/qrht/failure.ts";
+import type { FailureCode } from "../../lib/tunnel/failure.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";

@@ -19,7 +19,7 @@ import {
   StreamStoppedError,
 } from "../../lib/quic/mod.ts";
 import { type IncomingTunnel } from "../../lib/qrht/tunnel.ts";
-import { type FailureCode, failureCodes } from "../../lib/qrht/failure.ts";
+import { type FailureCode, failureCodes } from "../../lib/tunnel/failure.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";

@@ -11,7 +11,7 @@ import { encodeOpen, encodeResult, type Open } from "../../lib/qrht/messages.ts"
 import { TunnelStream } from "../../lib/qrht/tunnel_stream.ts";
 import { StreamCode } from "../../lib/qrht/codes.ts";
 import { acceptTunnel, openFields, openTunnel } from "../../lib/qrht/tunnel.ts";
-import type { Failure } from "../../lib/qrht/failure.ts";
+import type { Failure } from "../../lib/tunnel/failure.ts";
 import { assertSameBytes, concat, pattern } from "../support/bytes.ts";
 import { eventually } from "../support/eventually.ts";
 import {

@@ -14,7 +14,7 @@ import { QRHT_ALPN } from "../../lib/qrht/dialect.ts";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { pipeDuplex } from "../../lib/tunnel/pipe.ts";
 import { RetryingTunnel, type RetryOptions } from "../../lib/server/retrying_tunnel.ts";
-import { NotConnectedError, type RetryCause } from "../../lib/qrht/failure.ts";
+import { NotConnectedError, type RetryCause } from "../../lib/tunnel/failure.ts";
 import { acceptTunnel, openTunnel, type OutgoingTunnel } from "../../lib/qrht/tunnel.ts";
 import { pattern } from "../support/bytes.ts";
 import { FakeTime } from "../support/fake_time.ts";

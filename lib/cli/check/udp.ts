@@ -6,7 +6,7 @@
  */
 import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { messageOf } from "../../errors.ts";
-import { isVersionNegotiation, unknownVersion } from "../../quic/handshake/version_probe.ts";
+import { isVersionNegotiation, unknownVersion } from "./version_probe.ts";
 import { sleep } from "../../wait.ts";
 import { openRefusalProbe } from "./udp_refusal.ts";
 import { type Found, StepError } from "./report.ts";

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { messageOf } from "../errors.ts";
-import { type Party, TunnelError } from "../tunnel/errors.ts";
+import { type Party, TunnelError } from "./errors.ts";
 
 /** A cause for which an agent does not connect a tunnel, and what each place makes of it. */
 interface FailureRow {

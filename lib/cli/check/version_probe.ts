@@ -3,7 +3,7 @@
 
 import { equals } from "@std/bytes/equals";
 import { randomBytes } from "node:crypto";
-import { MIN_INITIAL_DATAGRAM_BYTES, parseLongHeader } from "./packet.ts";
+import { MIN_INITIAL_DATAGRAM_BYTES, parseLongHeader } from "../../quic/handshake/packet.ts";
 
 /** A version that is reserved to be unknown (RFC 9000 §15). */
 const UNKNOWN_VERSION = 0x1a2a3a4a;

@@ -5,7 +5,7 @@ import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/as
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { type Cidr, parseCidr } from "../../lib/net/cidr.ts";
-import { type Client, identifyClient, ProxyHeaderError } from "../../lib/server/client.ts";
+import { type Client, identifyClient, ProxyHeaderError } from "../../lib/server/identify_client.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { formatSocketAddress } from "../../lib/net/authority.ts";
 import { socketAddress } from "../../lib/net/ip_address.ts";

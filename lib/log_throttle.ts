@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Rate limit for log lines about events that strangers can cause. */
-export class Throttle {
+export class LogThrottle {
   readonly #intervalMs: number;
   readonly #now: () => number;
   #passedAt = -Infinity;

@@ -2,14 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assertEquals } from "@std/assert";
-import { Throttle } from "../../lib/server/throttle.ts";
+import { LogThrottle } from "../lib/log_throttle.ts";
 
 Deno.test({
-  name: "Throttle.pass() lets the first event through, and then one in an interval with the count",
+  name:
+    "LogThrottle.pass() lets the first event through, and then one in an interval with the count",
   permissions: "none",
   fn() {
     let now = 5_000;
-    const throttle = new Throttle(100, () => now);
+    const throttle = new LogThrottle(100, () => now);
     const at = (time: number) => {
       now = 5_000 + time;
       return throttle.pass();
