@@ -10,6 +10,7 @@ import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 import { startOrigin } from "../support/processes.ts";
 import { TestCa } from "../support/tls.ts";
+import { readUntil } from "./support/read_until.ts";
 import { freePort, Service } from "./support/service.ts";
 import { lineAbout, startTunnel } from "./support/tunnel.ts";
 
@@ -17,36 +18,20 @@ const document = await Deno.readTextFile(new URL("../../docs/migration.md", impo
 /** The configuration in it. */
 const [, configuration] = /```\n(defaults\n[^`]*)```/.exec(document)!;
 const HOST = "127.0.0.1";
-const TIMEOUT_MS = 10_000;
 
 type Conn = Deno.TlsConn | Deno.UnixConn;
-
-/** Reads until the text is there, or the end. */
-async function readUntil(conn: Conn, text: string): Promise<string> {
-  const decoder = new TextDecoder();
-  const buffer = new Uint8Array(4096);
-  let got = "";
-  while (!got.includes(text)) {
-    const n = await conn.read(buffer);
-    if (n === null) return got;
-    got += decoder.decode(buffer.subarray(0, n), { stream: true });
-  }
-  return got;
-}
 
 const send = (conn: Conn, text: string) => writeAll(conn, new TextEncoder().encode(text));
 
 /** Asks for a target as kube-apiserver does, gives the answer, and fetches from it if it was 200. */
 async function ask(conn: Conn, target: string): Promise<string[]> {
-  const timer = setTimeout(() => conn.close(), TIMEOUT_MS);
   try {
     await send(conn, `CONNECT ${target} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n`);
-    const answers = [await readUntil(conn, "\r\n\r\n")];
-    if (!answers[0]!.startsWith("HTTP/1.1 200 ")) return answers;
+    const answer = await readUntil(conn, /\r\n\r\n$/);
+    if (!answer.startsWith("HTTP/1.1 200 ")) return [answer];
     await send(conn, `GET / HTTP/1.1\r\nHost: ${target}\r\nConnection: close\r\n\r\n`);
-    return [...answers, await readUntil(conn, "ok\n")];
+    return [answer, await readUntil(conn, /ok\n/)];
   } finally {
-    clearTimeout(timer);
     conn.close();
   }
 }

@@ -5,12 +5,11 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
+import { readUntil } from "./support/read_until.ts";
 import { freePort, Service } from "./support/service.ts";
 import { startTunnel } from "./support/tunnel.ts";
 
 const NAME = "mail.interop.example";
-/** How long the server may leave the client without an answer. */
-const ANSWER_TIMEOUT_MS = 10_000;
 
 /** OpenSMTPD, which has to be started by root, and takes no mail. */
 async function startSmtpd(option = "") {
@@ -29,25 +28,8 @@ match from any for any reject
   return { port, service, [Symbol.asyncDispose]: () => rest.disposeAsync() };
 }
 
-/** Reads until the last line of an answer, which has a space after its code. */
-async function answer(connection: Deno.TcpConn): Promise<string> {
-  const buffer = new Uint8Array(4096);
-  let text = "";
-  const timer = setTimeout(() => connection.close(), ANSWER_TIMEOUT_MS);
-  try {
-    while (!/^\d{3} .*\r\n$/m.test(text)) {
-      const n = await connection.read(buffer);
-      if (n === null) throw new Error("the server closed the connection");
-      text += new TextDecoder().decode(buffer.subarray(0, n));
-    }
-    return text;
-  } catch (error) {
-    const within = `within ${ANSWER_TIMEOUT_MS} ms`;
-    throw new Error(`no whole answer ${within}, only "${text}"`, { cause: error });
-  } finally {
-    clearTimeout(timer);
-  }
-}
+/** The next answer: its last line has a space after its code. */
+const answer = (connection: Deno.TcpConn) => readUntil(connection, /^\d{3} .*\r\n$/m);
 
 Deno.test("an SMTP server behind passthrough greets a client that has sent nothing", async () => {
   await using smtpd = await startSmtpd();

@@ -27,26 +27,8 @@ export interface UdpRelayOptions extends Impairment {
   readonly toClient?: Impairment;
   /** Starts the random numbers. @default {} one of 2^32, drawn */
   readonly seed?: number;
-  /** Packets on their way at most, each way; further ones are dropped. @default {4096} */
-  readonly maxQueued?: number;
   /** Packets to the server of which copies are kept in `captured`, the first ones. @default {0} */
   readonly capture?: number;
-}
-
-/** Packets of one way since the beginning. */
-export interface RelayCounters {
-  received: number;
-  /** Handed on, copies included. */
-  forwarded: number;
-  lost: number;
-  duplicated: number;
-  reordered: number;
-  /** Dropped while the relay was cut. */
-  cut: number;
-  /** Dropped because too many were on their way. */
-  overflowed: number;
-  /** Dropped because they were too large. */
-  oversized: number;
 }
 
 /** Clients at most; a further one takes the place of the one that was silent for longest. */
@@ -54,6 +36,9 @@ const MAX_CLIENTS = 64;
 
 /** A packet that is held back goes on after this time even if nothing passes it. */
 const MAX_HOLD_MS = 25;
+
+/** Packets on their way at most, each way; further ones are dropped. */
+const MAX_QUEUED = 4096;
 
 const MAX_DATAGRAM_BYTES = 65_535;
 
@@ -70,19 +55,23 @@ export function seededRandom(seed: number): () => number {
 
 /** One way through the relay. */
 class Lane {
-  readonly counters: RelayCounters = {
+  /** Packets since the beginning. */
+  readonly counters = {
     received: 0,
+    /** Handed on, copies included. */
     forwarded: 0,
     lost: 0,
     duplicated: 0,
     reordered: 0,
+    /** Dropped while the relay was cut. */
     cut: 0,
+    /** Dropped because too many were on their way. */
     overflowed: 0,
+    /** Dropped because they were too large. */
     oversized: 0,
   };
   isCut = false;
   readonly #random: () => number;
-  readonly #maxQueued: number;
   #impairment!: Required<Impairment>;
   /** By the time at which they go on. */
   readonly #delayed: { at: number; forward: () => void }[] = [];
@@ -90,10 +79,9 @@ class Lane {
   #timer: ReturnType<typeof setTimeout> | undefined;
   #holdTimer: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(impairment: Impairment, random: () => number, maxQueued: number) {
+  constructor(impairment: Impairment, random: () => number) {
     this.impair(impairment);
     this.#random = random;
-    this.#maxQueued = maxQueued;
   }
 
   impair(impairment: Impairment): void {
@@ -133,7 +121,7 @@ class Lane {
       this.counters.duplicated++;
       this.#delay(forward);
     }
-    if (this.#chance(reorder) && this.#heldBack.length < this.#maxQueued) {
+    if (this.#chance(reorder) && this.#heldBack.length < MAX_QUEUED) {
       this.counters.reordered++;
       this.#heldBack.push({ passes: 1 + Math.floor(this.#random() * reorderDepth), forward });
       this.#holdTimer ??= setTimeout(() => this.#release(true), MAX_HOLD_MS);
@@ -162,7 +150,7 @@ class Lane {
   #delay(forward: () => void): void {
     const { delayMs, jitterMs } = this.#impairment;
     if (delayMs === 0 && jitterMs === 0) return forward();
-    if (this.#delayed.length >= this.#maxQueued) {
+    if (this.#delayed.length >= MAX_QUEUED) {
       this.counters.overflowed++;
       return;
     }
@@ -219,18 +207,16 @@ export class UdpRelay implements AsyncDisposable {
   readonly #toClient: Lane;
   readonly #pumps = new Set<Promise<void>>();
   readonly #sends = new Set<Promise<void>>();
-  readonly #maxQueued: number;
   #closed = false;
 
   constructor(server: Authority, options: UdpRelayOptions = {}) {
     const { toServer, toClient, ...both } = options;
     this.#options = options;
     this.seed = options.seed ?? Math.floor(Math.random() * 2 ** 32);
-    this.#maxQueued = options.maxQueued ?? 4096;
     this.#server = { transport: "udp", ...server };
     // Each way has numbers of its own: how the two interleave does not depend on the seed.
-    this.#toServer = new Lane({ ...both, ...toServer }, seededRandom(this.seed), this.#maxQueued);
-    this.#toClient = new Lane({ ...both, ...toClient }, seededRandom(~this.seed), this.#maxQueued);
+    this.#toServer = new Lane({ ...both, ...toServer }, seededRandom(this.seed));
+    this.#toClient = new Lane({ ...both, ...toClient }, seededRandom(~this.seed));
     this.#downstream = bind();
     this.#pump(this.#downstream, (bytes, from) => this.#fromClient(bytes, from));
   }
@@ -246,7 +232,7 @@ export class UdpRelay implements AsyncDisposable {
     return [...this.#links.values()].map(({ upstream }) => (upstream.addr as Deno.NetAddr).port);
   }
 
-  get counters(): { readonly toServer: RelayCounters; readonly toClient: RelayCounters } {
+  get counters() {
     return { toServer: this.#toServer.counters, toClient: this.#toClient.counters };
   }
 
@@ -331,7 +317,7 @@ export class UdpRelay implements AsyncDisposable {
   }
 
   #send(socket: Deno.DatagramConn, bytes: Uint8Array, to: Deno.NetAddr): void {
-    if (this.#closed || this.#sends.size >= this.#maxQueued) return;
+    if (this.#closed || this.#sends.size >= MAX_QUEUED) return;
     // A socket that rebind() has closed loses its packets, as the NAT's old port does.
     const send = socket.send(bytes, to).then(() => {}, () => {}).finally(() =>
       this.#sends.delete(send)
