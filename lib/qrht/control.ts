@@ -111,7 +111,8 @@ export class Control {
       void ignoreUniStreams(this.#connection);
       await this.#read(first);
     } catch (error) {
-      if (!(error instanceof ProtocolError)) return; // The connection has ended, or the stream was reset.
+      // Otherwise the connection has ended, or the stream was reset.
+      if (!(error instanceof ProtocolError)) return;
       this.#connection.close(CloseCode.ProtocolError, messageOf(error));
       this.#events.violated(error);
     }

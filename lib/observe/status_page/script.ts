@@ -86,8 +86,11 @@ export const script = String.raw`
     const since = formatTime(answeredAt);
     if (isPaused) say("paused", "Paused. The page shows the state of " + since + ".");
     else if (isLost) {
-      say("lost", "✗ No response since " + since + ". The page shows the state of that time and keeps retrying.");
-    } else if (answersOfRelief === 0) say("live", "✓ Live, updated every " + formatDuration(REFRESH_MS) + ".");
+      const note = "The page shows the state of that time and keeps retrying.";
+      say("lost", "✗ No response since " + since + ". " + note);
+    } else if (answersOfRelief === 0) {
+      say("live", "✓ Live, updated every " + formatDuration(REFRESH_MS) + ".");
+    }
   };
 
   const show = (html) => {
