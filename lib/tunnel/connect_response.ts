@@ -36,8 +36,8 @@ const PROXY_NAME = "quic-tunnel-agent";
 
 /**
  * Writes the answer to a CONNECT whose target was not connected. Its status is the one that
- * `failures` has for the cause, 504 for a timeout. The cause in words is the reason phrase, the only
- * part that kube-apiserver shows, and in Proxy-Status.
+ * `failures` has for the cause, 504 for a timeout. The cause in words is the reason phrase, the
+ * only part that kube-apiserver shows, and in Proxy-Status.
  */
 export function formatRefusal(
   { status, message, proxyError }: NotConnectedError,
