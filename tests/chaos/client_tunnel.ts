@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
 import { equals } from "@std/bytes/equals";
 import type { Duplex } from "../../lib/tunnel/duplex.ts";
@@ -28,7 +29,7 @@ export class RefusedError extends Error {
 }
 
 /** Time without a byte after which a tunnel counts as stuck; pauses that are meant come on top. */
-export const STUCK_AFTER_MS = 30_000;
+const STUCK_AFTER_MS = 30_000;
 
 const OK = "HTTP/1.1 200 OK\r\n\r\n";
 const encoder = new TextEncoder();
@@ -161,16 +162,8 @@ export class ClientTunnel {
 
   /** Waits until the target has got everything, for targets that cannot say so any more. */
   async received(): Promise<void> {
-    const late = Promise.withResolvers<never>();
-    const timer = setTimeout(
-      () => late.reject(new CutError("the target has not got all of it")),
-      STUCK_AFTER_MS / 2,
-    );
-    try {
-      await Promise.race([this.#ledger.whenFinished(this.id), late.promise]);
-    } finally {
-      clearTimeout(timer);
-    }
+    await deadline(this.#ledger.whenFinished(this.id), STUCK_AFTER_MS / 2)
+      .catch(() => Promise.reject(new CutError("the target has not got all of it")));
   }
 
   /** Drops the connection; resets it if it was dialled so. */

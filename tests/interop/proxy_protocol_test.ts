@@ -35,47 +35,40 @@ Deno.test("nginx behind passthrough without the PROXY protocol sees passthrough 
   assertMatch(await lineFor(nginx, "/plain"), new RegExp(` to 127.0.0.1:${nginx.port} .* 200$`));
 });
 
+/** Asserts that a server behind passthrough logs a client of each host with the line that is expected. */
+async function assertLogged(
+  t: Deno.TestContext,
+  server: WebServer,
+  version: typeof VERSIONS[number],
+  expected: (tunnel: Tunnel, client: string, path: string) => string | Promise<string>,
+): Promise<void> {
+  for (const host of HOSTS) {
+    await t.step(host, async () => {
+      const agent = { "proxy-protocol": version };
+      await using tunnel = await startTunnel({ host, upstream: server.port, agent });
+      const path = `/${version}-${HOSTS.indexOf(host)}`;
+      const { status, client } = await fetchWithCurl(tunnel, path);
+      assertEquals(await lineFor(server, path), await expected(tunnel, client, path));
+      assertEquals(status, 200);
+    });
+  }
+}
+
 for (const version of VERSIONS) {
   Deno.test(`nginx behind passthrough --proxy-protocol ${version} logs the client's address and the server's`, async (t) => {
     await using nginx = await startNginx({ proxyProtocol: true });
-    for (const host of HOSTS) {
-      await t.step(host, async () => {
-        await using tunnel = await startTunnel({
-          host,
-          upstream: nginx.port,
-          agent: { "proxy-protocol": version },
-        });
-        const path = `/nginx-${HOSTS.indexOf(host)}`;
-        const { status, client } = await fetchWithCurl(tunnel, path);
-        assertEquals(
-          await lineFor(nginx, path),
-          `${client} to ${serverOf(tunnel)} "GET ${path} HTTP/1.1" 200`,
-        );
-        assertEquals(status, 200);
-      });
-    }
+    await assertLogged(t, nginx, version, (tunnel, client, path) => {
+      return `${client} to ${serverOf(tunnel)} "GET ${path} HTTP/1.1" 200`;
+    });
   });
 
   Deno.test(`HAProxy behind passthrough --proxy-protocol ${version} logs the client's address and the server's`, async (t) => {
     await using haproxy = await startHaproxyOrigin();
-    for (const host of HOSTS) {
-      await t.step(host, async () => {
-        await using tunnel = await startTunnel({
-          host,
-          upstream: haproxy.port,
-          agent: { "proxy-protocol": version },
-        });
-        const path = `/haproxy-${HOSTS.indexOf(host)}`;
-        const { status, client } = await fetchWithCurl(tunnel, path);
-        // Version 1 has no room for an identifier.
-        const id = version === "v2" ? (await tunnelIdOf(tunnel, client)).toUpperCase() : "-";
-        assertEquals(
-          await lineFor(haproxy, path),
-          `${client} to ${serverOf(tunnel)} id=${id} ${path}`,
-        );
-        assertEquals(status, 200);
-      });
-    }
+    await assertLogged(t, haproxy, version, async (tunnel, client, path) => {
+      // Version 1 has no room for an identifier.
+      const id = version === "v2" ? (await tunnelIdOf(tunnel, client)).toUpperCase() : "-";
+      return `${client} to ${serverOf(tunnel)} id=${id} ${path}`;
+    });
   });
 }
 

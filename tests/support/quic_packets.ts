@@ -24,8 +24,6 @@ const TAG_BYTES = 16;
 /** A datagram with an Initial packet is at least this long (RFC 9000 §14.1). */
 const MIN_INITIAL_DATAGRAM_BYTES = 1200;
 
-// ---- Keys ----
-
 function hmac(key: Uint8Array, data: Uint8Array): Uint8Array {
   return createHmac("sha256", key).update(data).digest();
 }
@@ -49,8 +47,6 @@ export function packetKeys(secret: Uint8Array): PacketKeys {
 export function clientInitialKeys(dcid: Uint8Array): PacketKeys {
   return packetKeys(expandLabel(hmac(INITIAL_SALT, dcid), "client in", 32));
 }
-
-// ---- Packets ----
 
 /** Encrypts the payload, and hides the packet number that the header ends with (RFC 9001 §5.3, §5.4). */
 function protect(
@@ -119,7 +115,7 @@ export function shortPacket(
   return protect(keys, concat(first, dcid, uint32(packetNumber)), packetNumber, concat(...frames));
 }
 
-// ---- Frames (RFC 9000 §19) ----
+// Frames (RFC 9000 §19)
 
 export function pingFrame(): Uint8Array {
   return Uint8Array.of(0x01);

@@ -3,6 +3,7 @@
 
 import { makeCerts } from "../../../certs/make.ts";
 import { temporaryFolder } from "../../support/temporary_folder.ts";
+import type { Flags } from "../../../tools/project_program.ts";
 import { eventually } from "../../support/eventually.ts";
 import {
   agentFlags,
@@ -10,8 +11,6 @@ import {
   serverFlags,
   startProgram,
 } from "../../support/processes.ts";
-
-type Flags = Record<string, string | number>;
 
 /** Options of {@linkcode startTunnel}. */
 export interface TunnelOptions {
@@ -40,35 +39,26 @@ export async function startTunnel(options: TunnelOptions = {}): Promise<Tunnel> 
   await using stack = new AsyncDisposableStack();
   const { path: dir } = stack.use(await temporaryFolder());
   await makeCerts(dir);
-  const programs: ChildProgram[] = [];
-  const start = (task: Parameters<typeof startProgram>[0], flags: Flags) => {
-    const program = stack.use(startProgram(task, { v: 2, ...flags }));
-    programs.push(program);
-    return program;
-  };
-  try {
-    const server = start("server", {
-      "listen-tcp": `${host}:0`,
-      "listen-quic": "127.0.0.1:0",
-      ...serverFlags(dir),
-      ...options.server,
-    });
-    const [, port] = await server.line(/tcp listener on \S*:(\d+)/);
-    const [, quic] = await server.line(/quic listener on 127\.0\.0\.1:(\d+)/);
-    const agent = start(upstream === undefined ? "agent" : "passthrough", {
-      server: `127.0.0.1:${quic}`,
-      ...agentFlags(dir),
-      ...(upstream !== undefined && { upstream: `127.0.0.1:${upstream}` }),
-      ...options.agent,
-    });
-    await server.line(/agent connected/);
-    const rest = stack.move();
-    const dispose = () => rest.disposeAsync();
-    return { server, agent, host, port: Number(port), [Symbol.asyncDispose]: dispose };
-  } catch (error) {
-    const lines = programs.flatMap((program) => program.lines).join("\n");
-    throw new Error(`the tunnel did not start:\n${lines}`, { cause: error });
-  }
+  const server = stack.use(startProgram("server", {
+    "listen-tcp": `${host}:0`,
+    "listen-quic": "127.0.0.1:0",
+    v: 2,
+    ...serverFlags(dir),
+    ...options.server,
+  }));
+  const [, port] = await server.line(/tcp listener on \S*:(\d+)/);
+  const [, quic] = await server.line(/quic listener on (\S+:\d+)/);
+  const agent = stack.use(startProgram(upstream === undefined ? "agent" : "passthrough", {
+    server: quic!,
+    v: 2,
+    ...agentFlags(dir),
+    ...(upstream !== undefined && { upstream: `127.0.0.1:${upstream}` }),
+    ...options.agent,
+  }));
+  await server.line(/agent connected/);
+  const rest = stack.move();
+  const dispose = () => rest.disposeAsync();
+  return { server, agent, host, port: Number(port), [Symbol.asyncDispose]: dispose };
 }
 
 /**
