@@ -10,11 +10,6 @@ import { runCommand } from "../support/system_command.ts";
 import { programArguments } from "../support/processes.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 
-const scriptOf = (shell: Shell, name = "proxy-server") => {
-  const { flags } = programInfos.find((program) => program.name === name)!;
-  return formatCompletion(shell, name, flags);
-};
-
 /** What a shell of the test's own runs: completes these words, the last of which is under way. */
 const COMPLETE = `
 source "$1"
@@ -25,33 +20,22 @@ _\${1//-/_}
 printf '%s\\n' "\${COMPREPLY[@]}"
 `;
 
-async function withScript<T>(shell: Shell, run: (path: string) => Promise<T>): Promise<T> {
-  const path = await Deno.makeTempFile();
-  try {
-    await Deno.writeTextFile(path, `${scriptOf(shell)}\n`);
-    return await run(path);
-  } finally {
-    await Deno.remove(path);
-  }
+/** The script of proxy-server for a shell, in a file of a folder that goes with the disposal. */
+async function scriptFor(shell: Shell) {
+  const { name, flags } = programInfos.find(({ name }) => name === "proxy-server")!;
+  const folder = await temporaryFolder();
+  const script = `${folder.path}/script`;
+  await Deno.writeTextFile(script, `${formatCompletion(shell, name, flags)}\n`);
+  return Object.assign(folder, { script });
 }
 
 async function completedByBash(...words: string[]): Promise<string[]> {
-  return await withScript("bash", async (path) => {
-    const args = [
-      "--norc",
-      "-uo",
-      "pipefail",
-      "-c",
-      COMPLETE,
-      "bash",
-      path,
-      "proxy-server",
-      ...words,
-    ];
-    const { code, stdout, stderr } = await runCommand("bash", args);
-    assertEquals([code, stderr], [0, ""], words.join(" "));
-    return stdout.split("\n").filter((line) => line !== "");
-  });
+  await using folder = await scriptFor("bash");
+  const options = ["--norc", "-uo", "pipefail", "-c", COMPLETE, "bash"];
+  const args = [...options, folder.script, "proxy-server", ...words];
+  const { code, stdout, stderr } = await runCommand("bash", args);
+  assertEquals([code, stderr], [0, ""], words.join(" "));
+  return stdout.split("\n").filter((line) => line !== "");
 }
 
 Deno.test("bash completes flags, and choices behind a space or an equals sign", async () => {
@@ -99,58 +83,43 @@ Deno.test("--completion bash is what `source <(…)` takes, and registers the pr
   ]);
 });
 
-Deno.test({
-  name: "zsh takes the script for its own, and completes flags and choices",
-  async fn() {
-    await withScript("zsh", async (path) => {
-      assertObjectMatch(await runCommand("zsh", ["-n", path]), {
-        code: 0,
-        stdout: "",
-        stderr: "",
-      });
-      // A terminal of its own, in which a key is pressed; the words that are offered come out of it.
-      const complete = `
-        zmodload zsh/zpty
-        zpty shell zsh -f -i
-        # No prompt and no colours; one candidate a line.
-        zpty -w shell "PS1= TERM=dumb LISTMAX=0; autoload -U compinit; compinit -D -u; source $1; stty cols 500; echo re''ady"
-        zpty -r shell line '*ready*'
-        zpty -w -n shell "$2"$'\\t'
-        zpty -r -m shell line "*$3*" && print -r found
-        zpty -d shell
-      `;
-      for (
-        const [typed, offered] of [
-          ["proxy-server --accept", "--accept-proxy-protocol="],
-          ["proxy-server --balance=lea", "--balance=least-streams"],
-          ["proxy-server --retry-on=draining,inter", "draining,internal-error"],
-        ]
-      ) {
-        const args = ["-f", "-c", complete, "zsh", path, typed!, offered!];
-        const { stdout } = await runCommand("zsh", args);
-        assertEquals(stdout, "found\n", typed);
-      }
-    });
-  },
+Deno.test("zsh takes the script for its own, and completes flags and choices", async () => {
+  await using folder = await scriptFor("zsh");
+  const checked = await runCommand("zsh", ["-n", folder.script]);
+  assertObjectMatch(checked, { code: 0, stdout: "", stderr: "" });
+  // A terminal of its own, in which a key is pressed; the words that are offered come out of it.
+  const complete = `
+    zmodload zsh/zpty
+    zpty shell zsh -f -i
+    # No prompt and no colours; one candidate a line.
+    zpty -w shell "PS1= TERM=dumb LISTMAX=0; autoload -U compinit; compinit -D -u; source $1; stty cols 500; echo re''ady"
+    zpty -r shell line '*ready*'
+    zpty -w -n shell "$2"$'\\t'
+    zpty -r -m shell line "*$3*" && print -r found
+    zpty -d shell
+  `;
+  const cases: [typed: string, offered: string][] = [
+    ["proxy-server --accept", "--accept-proxy-protocol="],
+    ["proxy-server --balance=lea", "--balance=least-streams"],
+    ["proxy-server --retry-on=draining,inter", "draining,internal-error"],
+  ];
+  for (const [typed, offered] of cases) {
+    const args = ["-f", "-c", complete, "zsh", folder.script, typed, offered];
+    assertEquals((await runCommand("zsh", args)).stdout, "found\n", typed);
+  }
 });
 
-Deno.test({
-  name: "fish takes the script for its own, and completes flags, choices and paths",
-  async fn() {
-    await withScript("fish", async (path) => {
-      await using temporary = await temporaryFolder();
-      const home = temporary.path;
-      const completed = async (line: string) => {
-        const args = ["--no-config", "-c", `source ${path}; complete -C '${line}'`];
-        const { code, stdout, stderr } = await runCommand("fish", args, {
-          env: { HOME: home },
-        });
-        assertEquals([code, stderr], [0, ""]);
-        return stdout.trim().split("\n").map((line) => line.split("\t")[0]);
-      };
-      assertEquals(await completed("proxy-server --accept"), ["--accept-proxy-protocol"]);
-      assertEquals(await completed("proxy-server --balance r"), ["random-two", "round-robin"]);
-      assertEquals(await completed(`proxy-server --cert-file ${path.slice(0, -1)}`), [path]);
-    });
-  },
+Deno.test("fish takes the script for its own, and completes flags, choices and paths", async () => {
+  await using folder = await scriptFor("fish");
+  const { script } = folder;
+  const completed = async (line: string) => {
+    const args = ["--no-config", "-c", `source ${script}; complete -C '${line}'`];
+    const options = { env: { HOME: folder.path } };
+    const { code, stdout, stderr } = await runCommand("fish", args, options);
+    assertEquals([code, stderr], [0, ""]);
+    return stdout.trim().split("\n").map((line) => line.split("\t")[0]);
+  };
+  assertEquals(await completed("proxy-server --accept"), ["--accept-proxy-protocol"]);
+  assertEquals(await completed("proxy-server --balance r"), ["random-two", "round-robin"]);
+  assertEquals(await completed(`proxy-server --cert-file ${script.slice(0, -1)}`), [script]);
 });
