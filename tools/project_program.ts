@@ -25,20 +25,20 @@ export function programArguments(task: ProgramTask, flags: Flags = {}): string[]
 /** Has a server listen where nobody else does. */
 export const anyPort = { "listen-tcp": "127.0.0.1:0", "listen-quic": "127.0.0.1:0" };
 
-/** Flags of a server whose certificates `makeCerts()` has made. */
-export function serverFlags(dir: string) {
+/** Flags of a server whose certificates are in a folder, by default those that `makeCerts()` has made. */
+export function serverFlags(dir: string, name = "server", ca = "ca") {
   return {
-    "cert-file": `${dir}/server.pem`,
-    "cert-key": `${dir}/server.key`,
-    "client-ca-file": `${dir}/ca.pem`,
+    "cert-file": `${dir}/${name}.pem`,
+    "cert-key": `${dir}/${name}.key`,
+    "client-ca-file": `${dir}/${ca}.pem`,
   };
 }
 
 /** The same of an agent. */
-export function agentFlags(dir: string) {
+export function agentFlags(dir: string, name = "client", ca = "ca") {
   return {
-    "cert-file": `${dir}/client.pem`,
-    "cert-key": `${dir}/client.key`,
-    "ca-file": `${dir}/ca.pem`,
+    "cert-file": `${dir}/${name}.pem`,
+    "cert-key": `${dir}/${name}.key`,
+    "ca-file": `${dir}/${ca}.pem`,
   };
 }

@@ -20,9 +20,9 @@ import { describeCertificate } from "../../lib/tls/certificate.ts";
 import { serverCertificateFaults } from "../../lib/tls/faults.ts";
 import { checkTlsFiles, readTlsFiles } from "../../lib/tls/files.ts";
 import { commandOutput } from "../../tools/command_output.ts";
+import { inDays } from "../support/certificate_files.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 
-const DAY_MS = 24 * 60 * 60 * 1000;
 const SET = ["ca.pem", "client.key", "client.pem", "server.key", "server.pem"];
 
 function extension<T extends x509.Extension>(
@@ -33,10 +33,6 @@ function extension<T extends x509.Extension>(
   const found = certificate.getExtension(type);
   assert(found !== null, `no ${type.name}`);
   return found;
-}
-
-function daysFromNow(days: number): Date {
-  return new Date(Date.now() + days * DAY_MS);
 }
 
 async function inTempDir(body: (dir: string) => Promise<void>): Promise<void> {
@@ -147,7 +143,7 @@ Deno.test("issueCertificate() gives every certificate a positive 128-bit serial"
 });
 
 Deno.test("issueCertificate() backdates by five minutes and does not outlive the CA", async () => {
-  const notAfter = daysFromNow(3);
+  const notAfter = inDays(3);
   const ca = await createCa({ commonName: "test CA", notAfter });
   const leaf = await issueCertificate(ca, { commonName: "leaf", usage: "client" });
   const backdated = Date.now() - leaf.certificate.notBefore.getTime();
@@ -209,7 +205,7 @@ Deno.test("makeCerts() replaces the whole set once it has less than 7 days left"
   inTempDir(async (dir) => {
     await makeCerts(dir);
     const reasonAt = async (days: number) => {
-      const { made, reason } = await makeCerts(dir, { now: daysFromNow(days) });
+      const { made, reason } = await makeCerts(dir, { now: inDays(days) });
       return made && reason;
     };
     assertEquals(await reasonAt(357), false);

@@ -9,6 +9,7 @@ import {
   type Issued,
 } from "../../certs/issue.ts";
 import type { TlsIdentity } from "../../lib/quic/mod.ts";
+import { agentFlags, serverFlags } from "../../tools/project_program.ts";
 
 const DAY_MS = 24 * 60 * 60 * 1000;
 
@@ -49,23 +50,13 @@ export class CertificateFiles implements AsyncDisposable {
   }
 
   /** The flags of a server. */
-  server(name = "server", ca = "ca") {
-    const { path } = this;
-    return {
-      "cert-file": `${path}/${name}.pem`,
-      "cert-key": `${path}/${name}.key`,
-      "client-ca-file": `${path}/${ca}.pem`,
-    };
+  server(name?: string, ca?: string) {
+    return serverFlags(this.path, name, ca);
   }
 
   /** The flags of an agent. */
-  agent(name = "agent", ca = "ca") {
-    const { path } = this;
-    return {
-      "cert-file": `${path}/${name}.pem`,
-      "cert-key": `${path}/${name}.key`,
-      "ca-file": `${path}/${ca}.pem`,
-    };
+  agent(name = "agent", ca?: string) {
+    return agentFlags(this.path, name, ca);
   }
 
   /** The same for a program in this process. */
