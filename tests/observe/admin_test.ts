@@ -4,37 +4,32 @@
 /** The admin listener: what it answers to whom, in this process and in real ones. */
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { startAdmin } from "../../lib/observe/admin.ts";
-import { formatAuthority } from "../../lib/net/authority.ts";
+import { type Authority, formatAuthority } from "../../lib/net/authority.ts";
 import { UsageError } from "../../lib/errors.ts";
 import { Monitor } from "../../lib/observe/monitor.ts";
-import { type ProgramName, version } from "../../lib/version.ts";
+import { version } from "../../lib/version.ts";
 import { eventually } from "../support/eventually.ts";
-import { logLines, loopback, PROMPT_MS, soon } from "../support/network.ts";
+import {
+  logLines,
+  loopback,
+  PROMPT_MS,
+  readUntilOver,
+  type Server,
+  soon,
+  test as networkTest,
+} from "../support/network.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
-import type { ChildProgram } from "../support/processes.ts";
 import { samplesOf } from "../support/samples.ts";
 import { Site } from "../support/site.ts";
+import { UdpRelay } from "../support/udp_relay.ts";
 
 /** Silence of 5 s, after which a connection has ended, and a second for all else. */
 const VANISHED_MS = 6_000;
 
-const PATHS = [
-  "/livez",
-  "/healthz",
-  "/readyz",
-  "/ready",
-  "/metrics",
-  "/version",
-  "/status.json",
-  "/",
-];
-
-interface Admin {
-  readonly monitor: Monitor;
-  readonly port: number;
-  /** Asks for a path, by another name of this host if so wished. */
-  get(path: string, init?: { method?: string; host?: string }): Promise<Answer>;
-}
+/** Those that anybody may ask for by whatever name, and those that are private. */
+const PUBLIC = ["/livez", "/healthz", "/readyz", "/ready", "/metrics", "/version"];
+const PRIVATE = ["/status.json", "/"];
+const PATHS = [...PUBLIC, ...PRIVATE];
 
 interface Answer {
   readonly status: number;
@@ -42,64 +37,49 @@ interface Answer {
   readonly body: string;
 }
 
-type Address = { hostname: string; port: number };
-
+/** Asks a listener for a path, by another name of this host if so wished. */
 function ask(
-  address: Address,
+  { hostname, port }: Authority,
   path: string,
-  { method = "GET", host = formatAuthority(address) } = {},
+  { method = "GET", host }: { method?: string; host?: string } = {},
 ): Promise<Answer> {
-  return soon(`an answer to ${path}`, exchange(address, path, method, host));
+  const url = `http://${formatAuthority({ hostname, port })}${path}`;
+  const fetched = async () => {
+    using client = Deno.createHttpClient({ allowHost: true });
+    const response = await fetch(url, { client, method, headers: host ? { host } : {} });
+    const { status, headers } = response;
+    return { status, headers, body: await response.text() };
+  };
+  return soon(`an answer to ${path}`, fetched());
 }
 
-/** Sends a request as it is written, as `fetch()` sets Host on its own. */
-async function exchange(
-  address: Address,
-  path: string,
-  method: string,
-  host: string,
-): Promise<Answer> {
-  using connection = await Deno.connect(address);
-  const request = `${method} ${path} HTTP/1.1\r\nHost: ${host}\r\nConnection: close\r\n\r\n`;
-  await connection.write(new TextEncoder().encode(request));
-  let text = "";
-  const decoder = new TextDecoder();
-  const buffer = new Uint8Array(64 << 10);
-  for (let n; (n = await connection.read(buffer)) !== null;) {
-    text += decoder.decode(buffer.subarray(0, n), { stream: true });
-  }
-  const [head, body] = text.split("\r\n\r\n", 2) as [string, string];
-  const [first, ...fields] = head.split("\r\n");
-  const headers = new Headers(fields.map((field) => field.split(/: */, 2) as [string, string]));
-  return { status: Number(first!.split(" ")[1]), headers, body };
+/** Starts the listener of a program in this process. */
+function startFor(monitor: Monitor, hostname = "127.0.0.1") {
+  const stop = new AbortController();
+  const { addr: { port }, finished } = startAdmin({
+    address: { hostname, port: 0 },
+    monitor,
+    signal: stop.signal,
+  });
+  return {
+    monitor,
+    port,
+    get: (path: string, init?: Parameters<typeof ask>[2]) => ask({ hostname, port }, path, init),
+    [Symbol.asyncDispose]: () => (stop.abort(), finished),
+  };
 }
 
-/** Has a listener of a program for the length of a test. */
+/** Has the listener of a server for the length of a test. */
 function test(
   name: string,
-  fn: (admin: Admin) => Promise<void> | void,
-  { program = "proxy-server", hostname = "127.0.0.1" }: {
-    program?: ProgramName;
-    hostname?: string;
-  } = {},
+  fn: (admin: ReturnType<typeof startFor>) => Promise<void> | void,
+  hostname?: string,
 ): void {
   Deno.test(name, async () => {
     using _ = logLines(0);
-    const stop = new AbortController();
-    const monitor = Object.assign(new Monitor(program, "one"), { isListening: true });
-    const address = { hostname, port: 0 };
-    const { signal } = stop;
-    const { addr: { port }, finished } = startAdmin({ address, monitor, signal });
-    try {
-      await fn({
-        monitor,
-        port,
-        get: (path, init) => ask({ hostname, port }, path, init),
-      });
-    } finally {
-      stop.abort();
-      await finished;
-    }
+    const monitor = Object.assign(new Monitor("proxy-server", "one"), { isListening: true });
+    await using admin = startFor(monitor, hostname);
+    await fn(admin);
   });
 }
 
@@ -192,23 +172,14 @@ test("startAdmin() takes no other methods, and changes nothing", async ({ get })
 });
 
 test("startAdmin() has nothing elsewhere", async ({ get }) => {
-  const elsewhere = [
-    "/nope",
-    "/livez/",
-    "/metrics/x",
-    "/toString",
-    "//",
-    "/__proto__",
-    "/%2e%2e/etc",
-  ];
-  for (const path of elsewhere) {
+  for (const path of ["/nope", "/livez/", "/metrics/x", "/toString", "//", "/__proto__"]) {
     const { status, body } = await get(path);
     assertEquals([status, body], [404, "not found\n"], path);
   }
 });
 
 test("startAdmin() keeps pages of other sites from reading what is private", async ({ get }) => {
-  for (const path of ["/", "/status.json"]) {
+  for (const path of PRIVATE) {
     for (const host of ["evil.example", "evil.example:80", "localhost.evil.example"]) {
       const { status, body } = await get(path, { host });
       assertEquals(status, 421, `${path} ${host}`);
@@ -230,8 +201,7 @@ test("startAdmin() refuses a request whose host is none, and logs nothing of it"
 });
 
 test("startAdmin() answers probes and scrapers by whatever name", async ({ get }) => {
-  const paths = PATHS.filter((path) => path !== "/" && path !== "/status.json");
-  for (const path of paths) {
+  for (const path of PUBLIC) {
     const { status } = await get(path, { host: "proxy-server.quic-tunnel.svc" });
     assert(status === 200 || (status === 503 && path.startsWith("/ready")), path);
   }
@@ -240,7 +210,7 @@ test("startAdmin() answers probes and scrapers by whatever name", async ({ get }
 for (const hostname of ["localhost", "::1"]) {
   test(`startAdmin() listens on ${hostname}`, async ({ get }) => {
     assertEquals((await get("/status.json")).status, 200);
-  }, { hostname });
+  }, hostname);
 }
 
 test("startAdmin() has browsers keep, frame and run nothing of it", async ({ get }) => {
@@ -269,122 +239,84 @@ test("startAdmin() says in one line when its port is taken", ({ port }) => {
   assertMatch(message, new RegExp(`^cannot listen on --listen-admin 127\\.0\\.0\\.1:${port}: .+$`));
 });
 
-// Real processes.
-
-/** Where a program's admin listener is. */
-async function adminOf(program: ChildProgram): Promise<Address> {
-  const [, port] = await program.line(/"?admin listener on 127\.0\.0\.1:(\d+)/);
-  return loopback(Number(port));
-}
-
-const withAdmin = { "listen-admin": "127.0.0.1:0" };
-
-const becomesReady = (admin: Address) =>
-  eventually("it is ready", async () => (await ask(admin, "/readyz")).status === 200);
-
 /** Waits until a program is not ready, for what follows in its answer. */
-const becomesUnready = (admin: Address, problem: string, ms = VANISHED_MS) =>
+const becomesUnready = (
+  get: (path: string) => Promise<Answer>,
+  problem: string,
+  ms = VANISHED_MS,
+) =>
   eventually(`it is not ready: ${problem}`, async () => {
-    const { status, body } = await ask(admin, "/readyz");
+    const { status, body } = await get("/readyz");
     return status === 503 && body.includes(problem);
   }, ms);
 
-Deno.test("/readyz turns to 503 while a program drains, and /livez does not", async () => {
-  await using site = await Site.start();
-  const server = await site.server(withAdmin);
-  const agent = await site.agent(server.quic, withAdmin);
-  const [atServer, atAgent] = [await adminOf(server.program), await adminOf(agent)];
-  for (const admin of [atServer, atAgent]) await becomesReady(admin);
-  // More than a client takes that does not read.
-  const client = await site.request(server.tcpPort, 100_000_000);
-  try {
-    for (const [admin, program] of [[atAgent, agent], [atServer, server.program]] as const) {
-      program.kill("SIGTERM");
-      await becomesUnready(admin, "[-]draining failed: shutting down\n", PROMPT_MS);
-      assertEquals((await ask(admin, "/livez")).status, 200);
-    }
-  } finally {
-    client.abort();
-  }
-});
+networkTest(
+  "/readyz turns to 503 once the only peer has vanished, and /metrics tells",
+  async (net) => {
+    await using atServer = startFor(new Monitor("proxy-server"));
+    await using atAgent = startFor(new Monitor("proxy-agent"));
+    const server = await net.server({}, atServer.monitor);
+    await using relay = new UdpRelay(loopback(server.quicPort));
+    net.agent({ quicPort: relay.addr.port } as Server, {}, atAgent.monitor);
+    await net.tunnel(server);
+    for (const { get } of [atServer, atAgent]) assertEquals((await get("/readyz")).status, 200);
+    await relay.cut();
+    await Promise.all([
+      becomesUnready(atServer.get, "[-]agents failed: no agent is connected\n"),
+      becomesUnready(atAgent.get, "[-]servers failed: not connected to a server\n"),
+    ]);
+    const samples = samplesOf((await atServer.get("/metrics")).body);
+    const sample = (name: string) =>
+      samples.find((each) => each.name === `quic_tunnel_server_${name}`);
+    assertEquals(sample("connected_agents")?.value, 0);
+    const { value, labels } = sample("tunnels_total")!;
+    assertEquals([value, labels], [1, { by: "agent", reason: "connection-lost" }]);
+  },
+  ["qrht/1"],
+);
 
-Deno.test("/readyz of a server turns to 503 once its only agent has vanished, and /metrics tells", async () => {
+networkTest("/livez answers while a server is busy", async (net) => {
+  await using admin = startFor(new Monitor("proxy-server"));
+  const server = await net.server({}, admin.monitor);
+  net.agent(server);
+  for (let i = 0; i < 20; i++) {
+    const { client, atTarget } = await net.tunnel(server);
+    net.flood(atTarget);
+    void readUntilOver(client);
+  }
+  for (let i = 0; i < 20; i++) assertEquals((await admin.get("/livez")).status, 200);
+}, ["qrht/1"]);
+
+Deno.test("a program logs its peers and tunnels at SIGUSR1, and is alive but not ready while it drains", async () => {
   await using site = await Site.start();
-  const { program, quic, tcpPort } = await site.server(withAdmin);
-  const agent = await site.agent(quic, withAdmin);
-  const admin = await adminOf(program);
-  await becomesReady(admin);
+  const flags = { "listen-admin": "127.0.0.1:0" };
+  const { program: server, tcpPort, quic } = await site.server(flags);
+  const agent = await site.agent(quic, flags);
+  // More than a client takes that does not read.
   const client = await site.request(tcpPort, 100_000_000);
   site.use({ [Symbol.dispose]: () => client.abort() });
-  agent.kill("SIGKILL");
-  await becomesUnready(admin, "[-]agents failed: no agent is connected");
-  const lost = { by: "agent", reason: "connection-lost" };
-  await eventually("its connection and tunnel are over", async () => {
-    const samples = samplesOf((await ask(admin, "/metrics")).body);
-    const value = (name: string) =>
-      samples.find((sample) => sample.name === `quic_tunnel_server_${name}`);
-    const { value: ended, labels } = value("tunnels_total")!;
-    assertEquals([ended, labels], [1, lost]);
-    return value("connected_agents")?.value === 0;
-  }, VANISHED_MS);
-});
-
-Deno.test("/readyz of an agent turns to 503 once its only server has vanished", async () => {
-  await using site = await Site.start();
-  const { program, quic } = await site.server();
-  const admin = await adminOf(await site.agent(quic, withAdmin));
-  await becomesReady(admin);
-  program.kill("SIGSTOP");
-  try {
-    await becomesUnready(admin, "[-]servers failed: not connected to a server");
-  } finally {
-    program.kill("SIGCONT");
-  }
-});
-
-Deno.test("/livez answers while a server is busy", async () => {
-  await using site = await Site.start();
-  const { program, tcpPort, quic } = await site.server(withAdmin);
-  await site.agent(quic);
-  const admin = await adminOf(program);
-  const clients = await Promise.all(
-    Array.from({ length: 50 }, () => site.request(tcpPort, 20_000_000)),
+  server.kill("SIGUSR1");
+  await server.line(
+    /INF snapshot "peer" name=\S+ address=127\.0\.0\.1:\d+ alpn=qrht\/1 state=serving/,
   );
-  const reading = clients.map(async (client) => {
-    const buffer = new Uint8Array(64 << 10);
-    while (await client.read(buffer) !== null);
-  });
-  try {
-    for (let i = 0; i < 20; i++) {
-      assertEquals((await ask(admin, "/livez")).status, 200);
-    }
-  } finally {
-    for (const client of clients) client.abort();
-    await Promise.allSettled(reading);
-  }
-});
-
-Deno.test("SIGUSR1 has a program log its peers and tunnels, and go on", async () => {
-  await using site = await Site.start();
-  const { program, tcpPort, quic } = await site.server();
-  const agent = await site.agent(quic);
-  const client = await site.request(tcpPort, 100_000_000);
-  try {
-    program.kill("SIGUSR1");
-    await program.line(
-      /INF snapshot "peer" name=\S+ address=127\.0\.0\.1:\d+ alpn=qrht\/1 state=serving/,
-    );
-    await program.line(
-      /INF snapshot "tunnel" tunnel=\w+ client=127\.0\.0\.1:\d+ peer=\S+ state=open/,
-    );
+  await server.line(
+    /INF snapshot "tunnel" tunnel=\w+ client=127\.0\.0\.1:\d+ peer=\S+ state=open/,
+  );
+  agent.kill("SIGUSR1");
+  const [, target] = await agent.line(
+    /snapshot "tunnel" .*client=127\S+ target=(\S+) peer=\S+ state=open/,
+  );
+  assertEquals(target, site.origin);
+  const getters = [agent, server].map(async (program) => {
     await program.line(/INF snapshot "snapshot" peers=1 tunnels=1 connected=1/);
-    agent.kill("SIGUSR1");
-    const [, target] = await agent.line(
-      /snapshot "tunnel" .*client=127\S+ target=(\S+) peer=\S+ state=open/,
-    );
-    assertEquals(target, site.origin);
-    await agent.line(/INF snapshot "snapshot" peers=1 tunnels=1 connected=1/);
-  } finally {
-    client.abort();
+    const [, port] = await program.line(/"?admin listener on 127\.0\.0\.1:(\d+)/);
+    const get = (path: string) => ask(loopback(Number(port)), path);
+    assertEquals((await get("/readyz")).status, 200);
+    return { program, get };
+  });
+  for (const { program, get } of await Promise.all(getters)) {
+    program.kill("SIGTERM");
+    await becomesUnready(get, "[-]draining failed: shutting down\n", PROMPT_MS);
+    assertEquals((await get("/livez")).status, 200);
   }
 });
