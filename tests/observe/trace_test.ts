@@ -6,18 +6,8 @@ import { assert, assertEquals, assertMatch, assertObjectMatch } from "@std/asser
 import { startTunnelSpan } from "../../lib/observe/trace.ts";
 import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { eventually } from "../support/eventually.ts";
-import {
-  assertReads,
-  loopback,
-  NOBODY,
-  OK,
-  readUntilOver,
-  requestFor,
-  sendText,
-} from "../support/network.ts";
-import { readToEnd } from "../support/memory_duplex.ts";
+import { loopback, NOBODY, OK, readUntilOver, requestFor, sendText } from "../support/network.ts";
 import { OtlpReceiver, type ReceivedSpan } from "../support/otlp_receiver.ts";
-import { agentFlags, anyPort, serverFlags, startProgram } from "../support/processes.ts";
 import { Site } from "../support/site.ts";
 
 /** Kinds and codes of OTLP. */
@@ -34,63 +24,47 @@ Deno.test({
   },
 });
 
-/** A server and an agent whose spans go to a receiver. */
-async function startTraced(
+/** The spans of one tunnel through programs of a site, and what is known of it beside. */
+async function trace(
   site: Site,
-  receiver: OtlpReceiver,
-  flags: Record<string, string> = {},
-  upstream?: string,
+  request: string,
+  { alpn = "qrht/1", upstream }: { readonly alpn?: string; readonly upstream?: string } = {},
 ) {
-  const common = { v: 2, ...flags };
-  const server = site.use(
-    startProgram("server", { ...anyPort, ...serverFlags(site.dir), ...common }, receiver.env),
-  );
-  const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/, 30_000);
-  const [, quic] = await server.line(/quic listener on (127\.0\.0\.1:\d+)/);
-  const agent = site.use(
-    startProgram(upstream ? "passthrough" : "agent", {
-      server: quic!,
-      ...agentFlags(site.dir),
-      ...common,
-      ...(upstream && { upstream }),
-    }, receiver.env),
-  );
-  await agent.line(/"connected to quic server"/, 30_000);
-  return { server, agent, tcpPort: Number(tcp) };
-}
-
-async function spansOf(
-  receiver: OtlpReceiver,
-): Promise<{ server: ReceivedSpan; agent: ReceivedSpan }> {
-  return await eventually("both spans", () => {
-    const [server, agent] = ["tunnel server", "tunnel agent"].map((name) =>
-      receiver.spans.find((span) => span.name === name)
-    );
-    return server && agent && { server, agent };
-  }, 20_000);
-}
-
-const eventsOf = (span: ReceivedSpan) => span.events.map(({ name }) => name);
-
-Deno.test("server and agent have a span each for a tunnel, in the trace of its id", async () => {
   await using receiver = new OtlpReceiver();
-  await using site = await Site.start();
-  const { server: serverProgram, agent: agentProgram, tcpPort } = await startTraced(site, receiver);
+  const { env } = receiver;
+  const flags = { v: 2, alpn };
+  const { program: server, quic, tcpPort } = await site.server(flags, env);
+  const agent = upstream === undefined
+    ? await site.agent(quic, flags, env)
+    : await site.agent(quic, { ...flags, upstream }, env, "passthrough");
   const connection = await Deno.connect(loopback(tcpPort));
   const { port } = connection.localAddr;
   const client = tcpDuplex(connection);
-  await sendText(client, requestFor(site.origin));
-  await assertReads(client, OK);
-  const request = `GET / HTTP/1.1\r\nHost: ${site.origin}\r\nConnection: close\r\n\r\n`;
   await sendText(client, request);
-  const answer = await readToEnd(client);
-  await client.closeWrite();
+  const answer = await readUntilOver(client);
+  await client.closeWrite().catch(() => {});
   client.abort();
+  const spanOf = (name: string) =>
+    eventually(name, () => receiver.spans.find((span) => span.name === name), 20_000);
+  return {
+    server: await spanOf("tunnel server"),
+    agent: await spanOf("tunnel agent"),
+    programs: { server, agent },
+    port,
+    answer,
+  };
+}
 
-  const { server, agent } = await spansOf(receiver);
+const eventsOf = (span: ReceivedSpan) => span.events.map(({ name }) => name);
+const GET = "GET / HTTP/1.1\r\nHost: origin\r\nConnection: close\r\n\r\n";
+
+Deno.test("server and agent have a span each for a tunnel, in the trace of its id", async () => {
+  await using site = await Site.start();
+  const head = requestFor(site.origin);
+  const { server, agent, programs, port, answer } = await trace(site, head + GET);
   const ended = /"tunnel ended" .*tunnel=([0-9a-f]{32}) /;
-  const [, id] = await serverProgram.line(ended);
-  const [, sameId] = await agentProgram.line(ended);
+  const [, id] = await programs.server.line(ended);
+  const [, sameId] = await programs.agent.line(ended);
   assertEquals([server.traceId, agent.traceId, sameId], [id, id, id]);
   assertEquals([server.parentSpanId, agent.parentSpanId], [id!.slice(16), id!.slice(16)]);
   assertEquals([server.kind, agent.kind], [KIND.server, KIND.client]);
@@ -105,14 +79,17 @@ Deno.test("server and agent have a span each for a tunnel, in the trace of its i
     "client.port": port,
     "qrht.by": "target",
     "qrht.reason": "end",
-    "qrht.received": answer.length,
   };
-  const head = requestFor(site.origin).length;
-  assertObjectMatch(agent.attributes, { ...both, ...target, "qrht.sent": request.length });
+  assertObjectMatch(agent.attributes, {
+    ...both,
+    ...target,
+    "qrht.sent": GET.length,
+    "qrht.received": answer.length - OK.length,
+  });
   assertObjectMatch(server.attributes, {
     ...both,
-    "qrht.received": answer.length + OK.length,
-    "qrht.sent": request.length + head,
+    "qrht.sent": head.length + GET.length,
+    "qrht.received": answer.length,
   });
   assertEquals(agent.events, [
     { name: "dial", attributes: target },
@@ -120,27 +97,16 @@ Deno.test("server and agent have a span each for a tunnel, in the trace of its i
   ]);
   assertEquals(eventsOf(server), ["wait for an agent", "stream opened", "connected"]);
   const opened = server.events[1]!.attributes;
-  const [, cid] = await agentProgram.line(/"connected to quic server" .* cid=([0-9a-f]+)/);
+  const [, cid] = await programs.agent.line(/"connected to quic server" .* cid=([0-9a-f]+)/);
   assertEquals(opened["qrht.cid"], cid);
   assertMatch(String(opened["qrht.agent"]), /./);
   assertEquals(opened["network.peer.address"], "127.0.0.1");
 });
 
 Deno.test("spans of a tunnel whose target refuses have an error status, and say why", async () => {
-  await using receiver = new OtlpReceiver();
   await using site = await Site.start();
-  const { tcpPort } = await startTraced(site, receiver);
-  const nobody = Deno.listen(loopback(0));
-  const { port } = nobody.addr as Deno.NetAddr;
-  nobody.close();
-  const client = tcpDuplex(await Deno.connect(loopback(tcpPort)));
-  await sendText(client, requestFor(`127.0.0.1:${port}`));
-  const answer = new TextDecoder().decode(await readToEnd(client));
+  const { server, agent, answer } = await trace(site, requestFor(NOBODY));
   assertMatch(answer, /^HTTP\/1\.1 502 /);
-  await client.closeWrite();
-  client.abort();
-
-  const { server, agent } = await spansOf(receiver);
   assertEquals(server.traceId, agent.traceId);
   for (const span of [server, agent]) {
     assertEquals(span.status.code, STATUS.error);
@@ -151,21 +117,16 @@ Deno.test("spans of a tunnel whose target refuses have an error status, and say 
       "qrht.result": "refused",
     });
   }
-  assertEquals(agent.status.message, `127.0.0.1:${port}: connection refused`);
+  assertEquals(agent.status.message, `${NOBODY}: connection refused`);
   assertEquals(eventsOf(agent), ["dial"]);
   assertEquals(eventsOf(server), ["wait for an agent", "stream opened", "not connected"]);
   assertObjectMatch(server.events[2]!.attributes, { "error.type": "refused" });
 });
 
 Deno.test("the span of an agent of the raw dialect, which learns no id, has a trace of its own", async () => {
-  await using receiver = new OtlpReceiver();
   await using site = await Site.start();
-  const { tcpPort } = await startTraced(site, receiver, { alpn: "quic-echo-example" });
-  const client = await site.request(tcpPort, 1000);
-  await readToEnd(client);
-  await client.closeWrite();
-  client.abort();
-  const { server, agent } = await spansOf(receiver);
+  const request = requestFor(site.origin) + GET;
+  const { server, agent } = await trace(site, request, { alpn: "quic-echo-example" });
   assert(server.traceId !== agent.traceId);
   assertEquals(agent.parentSpanId, "");
   const opened = server.events.find(({ name }) => name === "stream opened")!.attributes;
@@ -175,17 +136,10 @@ Deno.test("the span of an agent of the raw dialect, which learns no id, has a tr
 });
 
 Deno.test("proxy-passthrough has a span for a tunnel as well, whether its upstream answers or not", async () => {
-  for (const isThere of [true, false]) {
-    await using receiver = new OtlpReceiver();
-    await using site = await Site.start();
-    const upstream = isThere ? site.origin : NOBODY;
-    const { tcpPort } = await startTraced(site, receiver, {}, upstream);
-    const client = tcpDuplex(await Deno.connect(loopback(tcpPort)));
-    await sendText(client, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
-    await readUntilOver(client);
-    await client.closeWrite().catch(() => {});
-    client.abort();
-    const { server, agent } = await spansOf(receiver);
+  await using site = await Site.start();
+  for (const upstream of [site.origin, NOBODY]) {
+    const isThere = upstream !== NOBODY;
+    const { server, agent } = await trace(site, GET, { upstream });
     assertEquals(server.traceId, agent.traceId);
     assertEquals(agent.status.code, isThere ? STATUS.ok : STATUS.error);
     assertEquals(eventsOf(agent), isThere ? ["dial", "connected"] : ["dial"]);

@@ -83,8 +83,9 @@ Deno.test("flags come from QRHT_ variables, and Go's single dash works", async (
     QRHT_CA_FILE: `${site.dir}/ca.pem`,
     QRHT_CERT_FILE: `${site.dir}/client.pem`,
     QRHT_CERT_KEY: `${site.dir}/client.key`,
+    QRHT_LOG_FORMAT: "json",
   });
-  await agent.line(/connected to quic server/);
+  await agent.line(/^\{.*"message":"connected to quic server"/);
   await program.line(/agents=1$/);
 });
 

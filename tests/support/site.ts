@@ -44,9 +44,12 @@ export class Site implements AsyncDisposable {
     }
   }
 
-  async server(flags: Record<string, string | number> = {}): Promise<ServerProcess> {
+  async server(
+    flags: Record<string, string | number> = {},
+    env: Record<string, string> = {},
+  ): Promise<ServerProcess> {
     const program = this.#stack.use(
-      startProgram("server", { ...anyPort, ...serverFlags(this.dir), ...flags }),
+      startProgram("server", { ...anyPort, ...serverFlags(this.dir), ...flags }, env),
     );
     const [, tcp] = await program.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
     const [, quic] = await program.line(/quic listener on (127\.0\.0\.1:\d+)/);
@@ -58,9 +61,10 @@ export class Site implements AsyncDisposable {
     quic: string,
     flags: Record<string, string | number> = {},
     env: Record<string, string> = {},
+    task: "agent" | "passthrough" = "agent",
   ): Promise<ChildProgram> {
     const agent = this.#stack.use(
-      startProgram("agent", { server: quic, ...agentFlags(this.dir), ...flags }, env),
+      startProgram(task, { server: quic, ...agentFlags(this.dir), ...flags }, env),
     );
     await agent.line(/"connected to quic server"/, 30_000);
     return agent;
