@@ -5,12 +5,12 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { checkAgent, checkPassthrough, checkServer } from "../../lib/cli/check/programs.ts";
 import { type FlagTable, type FlagValues, parseFlags } from "../../lib/cli/flags.ts";
-import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
+import * as programFlags from "../../lib/cli/program_flags.ts";
 import { QuicEndpoint } from "../../lib/quic/mod.ts";
 import type { ServerConfig } from "../../server.ts";
 import { CertificateFiles, inDays } from "../support/certificate_files.ts";
 import { combinations, loopback, Network, NOBODY } from "../support/network.ts";
-import { anyPort, ChildProgram, programArguments } from "../support/processes.ts";
+import { agentFlags, anyPort, ChildProgram, programArguments } from "../support/processes.ts";
 import { assertNothingLive } from "../support/quic.ts";
 import { assertBody, Site } from "../support/site.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
@@ -39,11 +39,11 @@ async function report<T extends FlagTable>(
   return { isWell: await check(parsed.values, (line) => lines.push(line)), lines };
 }
 
-const serverCheck = (flags: Flags) => report(serverFlags, checkServer, flags);
+const serverCheck = (flags: Flags) => report(programFlags.serverFlags, checkServer, flags);
 
 /** @param target that of `--check`, if it has one */
 const agentCheck = (flags: Flags, ...target: string[]) =>
-  report(agentFlags, checkAgent, flags, "--check", ...target);
+  report(programFlags.agentFlags, checkAgent, flags, "--check", ...target);
 
 /** Asserts what is to be fixed first, and which steps have which mark. */
 function assertFix({ isWell, lines }: Checked, step: RegExp, fix: RegExp): void {
@@ -249,7 +249,7 @@ Deno.test("checkPassthrough() tells whether the upstream answers", async () => {
   const target = net.target();
   const passthroughCheck = (upstream: string) => {
     const flags = { server: `127.0.0.1:${server.quicPort}`, ...files.agent(), upstream };
-    return report(passthroughFlags, checkPassthrough, flags);
+    return report(programFlags.passthroughFlags, checkPassthrough, flags);
   };
   const well = await passthroughCheck(target.authority);
   assert(well.isWell, well.lines.join("\n"));
@@ -264,12 +264,7 @@ Deno.test("a check of a busy server takes no client, and leaves no agent behind"
   await using site = await Site.start();
   const server = await site.server({ v: 2 });
   await site.agent(server.quic);
-  const flags = {
-    server: server.quic,
-    "cert-file": `${site.dir}/client.pem`,
-    "cert-key": `${site.dir}/client.key`,
-    "ca-file": `${site.dir}/ca.pem`,
-  };
+  const flags = { server: server.quic, ...agentFlags(site.dir) };
   let done = false;
   let clients = 0;
   const connect = async () => {
@@ -311,12 +306,7 @@ async function programCheck(
 Deno.test("--check has a program report on stdout, without a line of a log, and end with 0 or 1", async () => {
   await using site = await Site.start();
   const server = await site.server();
-  const agent = {
-    server: server.quic,
-    "cert-file": `${site.dir}/client.pem`,
-    "cert-key": `${site.dir}/client.key`,
-    "ca-file": `${site.dir}/ca.pem`,
-  };
+  const agent = { server: server.quic, ...agentFlags(site.dir) };
   const upstream = site.origin;
   const well = await Promise.all([
     programCheck("server", { ...anyPort, ...files.server() }),

@@ -51,9 +51,6 @@ const flags = {
   alpn: listFlag("alpn", { default: ["a", "b"], help: "names" }),
   tags: listFlag("tag", { multiple: true, help: "tags" }),
   format: choiceFlag("log-format", ["text", "json"], { default: "text", help: "log format" }),
-} as const satisfies FlagTable;
-
-const listFlags = {
   allowed: cidrListFlag("allow", { default: ["10.0.0.0/8", "::1"], help: "networks" }),
   denied: cidrListFlag("deny", { multiple: true, help: "networks" }),
   fields: choiceListFlag("fields", {
@@ -109,6 +106,11 @@ test("parseFlags() infers the types of the values from the table", () => {
     readonly alpn: readonly string[];
     readonly tags: readonly string[];
     readonly format: "text" | "json";
+    readonly allowed: readonly Cidr[];
+    readonly denied: readonly Cidr[];
+    readonly fields: readonly ("client" | "listener" | "id")[];
+    readonly extras: readonly ("a" | "b")[];
+    readonly others: readonly ("a" | "b")[];
   }> = true;
   const required: Same<
     FlagValues<typeof passthroughFlags>["upstream" | "servers"],
@@ -133,6 +135,11 @@ test("parseFlags() fills in the defaults", () => {
     alpn: ["a", "b"],
     tags: [],
     format: "text",
+    allowed: [parseCidr("10.0.0.0/8"), parseCidr("::1/128")],
+    denied: [],
+    fields: ["client"],
+    extras: [],
+    others: [],
   });
 });
 
@@ -194,6 +201,23 @@ test("parseFlags() lets the last occurrence win unless the flag is multiple", ()
   assertStringIncludes(messageFor(["--size=one", "--size=1"]), '"one"');
 });
 
+test("parseFlags() reads integers exactly, and keeps the host and the port of an address apart", () => {
+  const cases: [arg: string, name: keyof ReturnType<typeof run>, value: unknown][] = [
+    ["--size=+7", "size", 7],
+    ["--size=-0", "size", 0],
+    ["--size=007", "size", 7],
+    ["--size=9007199254740991", "size", Number.MAX_SAFE_INTEGER],
+    ["--listen-tcp=127.0.0.1:0", "listenTcp", { hostname: "127.0.0.1", port: 0 }],
+    ["--listen-tcp=[::]:1", "listenTcp", { hostname: "::", port: 1 }],
+    ["--listen-tcp=:1", "listenTcp", { hostname: "0.0.0.0", port: 1 }],
+    ["--upstream=example.com:443", "upstream", { hostname: "example.com", port: 443 }],
+  ];
+  for (const [arg, name, value] of cases) assertEquals(run([arg])[name], value, arg);
+  for (const text of ["", "h", "h:", ":443", "h:0", "h:65536", "h:x", "::1:443"]) {
+    assertStringIncludes(messageFor([`--upstream=${text}`]), `flag --upstream: `);
+  }
+});
+
 test("parseFlags() refuses positional arguments", () => {
   assertEquals(messageFor(["foo"]), 'unexpected argument "foo"');
   assertEquals(messageFor(["--size=1", "foo", "--bar"]), 'unexpected argument "foo"');
@@ -251,26 +275,6 @@ test("parseFlags() names the flag and its bad value in one short line", () => {
   assert(messageFor([`--size=${"x".repeat(10_000)}`]).length < 200);
   assert(messageFor([`--upstream=${"x".repeat(10_000)}`]).length < 500);
   assert(messageFor([`--${"x".repeat(10_000)}`]).length < 200);
-});
-
-test("parseFlags() reads integers exactly", () => {
-  assertEquals(run(["--size=+7"]).size, 7);
-  assertEquals(run(["--size=-0"]).size, 0);
-  assertEquals(run(["--size=007"]).size, 7);
-  assertEquals(run(["--size=9007199254740991"]).size, Number.MAX_SAFE_INTEGER);
-});
-
-test("parseFlags() keeps the host and the port of an address apart", () => {
-  assertEquals(run(["--listen-tcp=127.0.0.1:0"]).listenTcp, { hostname: "127.0.0.1", port: 0 });
-  assertEquals(run(["--listen-tcp=[::]:1"]).listenTcp, { hostname: "::", port: 1 });
-  assertEquals(run(["--listen-tcp=:1"]).listenTcp, { hostname: "0.0.0.0", port: 1 });
-  assertEquals(run(["--upstream=example.com:443"]).upstream, {
-    hostname: "example.com",
-    port: 443,
-  });
-  for (const text of ["", "h", "h:", ":443", "h:0", "h:65536", "h:x", "::1:443"]) {
-    assertStringIncludes(messageFor([`--upstream=${text}`]), `flag --upstream: `);
-  }
 });
 
 test("parseFlags() prefers the command line to the environment and that to the default", () => {
@@ -393,9 +397,9 @@ test("parseFlags() never throws anything but a UsageError of one line", () => {
     fc.string({ unit: "binary" }),
     fc.constantFrom("::1", "10.0.0.0/8", "10.0.0.1/8", "none", "client", "id", "a", "", "\n"),
   );
-  const list = fc.constantFrom(...Object.values(listFlags).map((flag) => flag.name));
+  const list = fc.constantFrom("allow", "deny", "fields", "extras", "others");
   assertOnlyUsageErrors(
-    listFlags,
+    flags,
     fc.tuple(list, fc.array(item)).map(([name, items]) => [`--${name}=${items.join(",")}`]),
   );
 });
@@ -624,41 +628,21 @@ test("ruleListFlag() gives the rules of all occurrences, in their order", () => 
   assertStringIncludes(help, "--rules rules       rules [comma-separated, may be repeated]");
 });
 
-const runLists = (args: readonly string[], env?: Variables) => valuesOf(listFlags, args, env);
-
-test("cidrListFlag() and choiceListFlag() give lists of networks and of the choices", () => {
-  const same: Same<FlagValues<typeof listFlags>, {
-    readonly allowed: readonly Cidr[];
-    readonly denied: readonly Cidr[];
-    readonly fields: readonly ("client" | "listener" | "id")[];
-    readonly extras: readonly ("a" | "b")[];
-    readonly others: readonly ("a" | "b")[];
-  }> = true;
-  assert(same);
-  assertEquals(runLists([]), {
-    allowed: [parseCidr("10.0.0.0/8"), parseCidr("::1/128")],
-    denied: [],
-    fields: ["client"],
-    extras: [],
-    others: [],
-  });
-});
-
 test("cidrListFlag() names the flag or variable, the network and what is wrong with it", () => {
   assertEquals(
-    messageFor(["--allow=::1,10.1.0.0/8"], {}, listFlags),
+    messageFor(["--allow=::1,10.1.0.0/8"]),
     'flag --allow: invalid network "10.1.0.0/8": ' +
       "host bits are set, the network is 10.0.0.0/8",
   );
   assertMatch(
-    messageFor([], { QRHT_DENY: "localhost" }, listFlags),
+    messageFor([], { QRHT_DENY: "localhost" }),
     /^environment variable QRHT_DENY: invalid network "localhost": /,
   );
   for (const text of ["", ",", "::1,", ",::1", "::1,,::2"]) {
-    assertStringIncludes(messageFor([`--allow=${text}`], {}, listFlags), "has an empty item");
+    assertStringIncludes(messageFor([`--allow=${text}`]), "has an empty item");
   }
-  assertStringIncludes(messageFor(["--allow=::1, ::2"], {}, listFlags), 'invalid network " ::2"');
-  assert(messageFor([`--allow=${"x".repeat(10_000)}`], {}, listFlags).length < 300);
+  assertStringIncludes(messageFor(["--allow=::1, ::2"]), 'invalid network " ::2"');
+  assert(messageFor([`--allow=${"x".repeat(10_000)}`]).length < 300);
   assertThrows(() => cidrListFlag("x", { default: ["10.0.0.1/8"], help: "x" }));
 });
 
@@ -680,11 +664,11 @@ test("--server takes several addresses, from one occurrence, several, or the var
 });
 
 test("choiceListFlag() takes none alone, and any of the choices, once and in their order", () => {
-  assertEquals(runLists(["--fields=none"]).fields, []);
-  assertEquals(runLists(["--fields=id,client,id"]).fields, ["client", "id"]);
-  assertEquals(runLists(["--fields=id", "--fields", "listener"]).fields, ["listener"]);
-  assertEquals(runLists([], { QRHT_FIELDS: "none" }).fields, []);
-  assertEquals(runLists([], { QRHT_FIELDS: "" }).fields, ["client"]);
+  assertEquals(run(["--fields=none"]).fields, []);
+  assertEquals(run(["--fields=id,client,id"]).fields, ["client", "id"]);
+  assertEquals(run(["--fields=id", "--fields", "listener"]).fields, ["listener"]);
+  assertEquals(run([], { QRHT_FIELDS: "none" }).fields, []);
+  assertEquals(run([], { QRHT_FIELDS: "" }).fields, ["client"]);
 });
 
 test("choiceListFlag() names the word that is no choice, and the choices", () => {
@@ -699,18 +683,18 @@ test("choiceListFlag() names the word that is no choice, and the choices", () =>
   ];
   for (const [text, problem] of cases) {
     assertEquals(
-      messageFor([`--fields=${text}`], {}, listFlags),
+      messageFor([`--fields=${text}`]),
       `invalid value "${text}" for flag --fields: ${problem}`,
     );
   }
   // @ts-expect-error: not one of the choices
   assertThrows(() => choiceListFlag("x", { choices: ["a"], default: ["b"], help: "x" }));
-  const message = messageFor([`--fields=${"x".repeat(10_000)}`], {}, listFlags);
+  const message = messageFor([`--fields=${"x".repeat(10_000)}`]);
   assert(message.length < 400);
 });
 
 test("formatHelp() shows lists as they are written", () => {
-  const help = formatHelp({ name: "p", summary: "Does it." }, listFlags);
+  const help = formatHelp({ name: "p", summary: "Does it." }, flags);
   assertStringIncludes(help, "--allow cidrs");
   assertStringIncludes(help, "[comma-separated] [default: 10.0.0.0/8,::1]");
   assertStringIncludes(help, "[comma-separated, may be repeated]");

@@ -4,6 +4,7 @@
 import { assertEquals } from "@std/assert";
 import { hintForAgent, hintForServer } from "../../lib/observe/hints.ts";
 import type { CloseInfo } from "../../lib/quic/mod.ts";
+import { pureTest as test } from "../support/pure_test.ts";
 
 const alert = (by: "local" | "peer", number: number): CloseInfo => ({
   by,
@@ -19,53 +20,40 @@ const code = (number: number): CloseInfo => ({
 });
 const fault = (kind: "untrusted" | "expired" | "unreadable") => ({ kind, reason: "" });
 
-Deno.test({
-  name: "hintForAgent() says what to look at when no answer came at all",
-  permissions: "none",
-  fn() {
-    const late: CloseInfo = { by: "timeout", application: false, code: 0, reason: "" };
-    assertEquals(hintForAgent({ ...late, isUnanswered: true })?.includes("UDP"), true);
-    assertEquals(hintForAgent(late)?.includes("UDP"), false);
-  },
+test("hintForAgent() says what to look at when no answer came at all", () => {
+  const late: CloseInfo = { by: "timeout", application: false, code: 0, reason: "" };
+  assertEquals(hintForAgent({ ...late, isUnanswered: true })?.includes("UDP"), true);
+  assertEquals(hintForAgent(late)?.includes("UDP"), false);
 });
 
-Deno.test({
-  name:
-    "hintForAgent() goes by the server's alert or code, or by what is wrong with its certificate",
-  permissions: "none",
-  fn() {
-    assertEquals(
-      hintForAgent(alert("peer", 48)),
-      "set the server's --client-ca-file to the CA of --cert-file",
-    );
-    assertEquals(hintForAgent(code(102)), "add a name in --cert-file to the server's --agent-name");
-    assertEquals(
-      hintForAgent(alert("local", 48), [fault("unreadable"), fault("untrusted"), fault("expired")]),
-      "set --ca-file to the CA of the server's certificate",
-    );
-    assertEquals(
-      hintForAgent(alert("local", 120)),
-      "configure at least one common protocol in --alpn at both ends",
-    );
-    assertEquals([hintForAgent(code(0)), hintForAgent(alert("peer", 80))], [undefined, undefined]);
-  },
+test("hintForAgent() goes by the server's alert or code, or by what is wrong with its certificate", () => {
+  assertEquals(
+    hintForAgent(alert("peer", 48)),
+    "set the server's --client-ca-file to the CA of --cert-file",
+  );
+  assertEquals(hintForAgent(code(102)), "add a name in --cert-file to the server's --agent-name");
+  assertEquals(
+    hintForAgent(alert("local", 48), [fault("unreadable"), fault("untrusted"), fault("expired")]),
+    "set --ca-file to the CA of the server's certificate",
+  );
+  assertEquals(
+    hintForAgent(alert("local", 120)),
+    "configure at least one common protocol in --alpn at both ends",
+  );
+  assertEquals([hintForAgent(code(0)), hintForAgent(alert("peer", 80))], [undefined, undefined]);
 });
 
-Deno.test({
-  name: "hintForServer() goes by the agent's alert, or by what is wrong with its certificate",
-  permissions: "none",
-  fn() {
-    assertEquals(
-      hintForServer(alert("peer", 48)),
-      "set the agent's --ca-file to the CA of --cert-file",
-    );
-    assertEquals(
-      hintForServer(alert("local", 48), [fault("untrusted")]),
-      "set --client-ca-file to the CA of the agent's certificate",
-    );
-    assertEquals([hintForServer(code(0)), hintForServer(alert("local", 48))], [
-      undefined,
-      undefined,
-    ]);
-  },
+test("hintForServer() goes by the agent's alert, or by what is wrong with its certificate", () => {
+  assertEquals(
+    hintForServer(alert("peer", 48)),
+    "set the agent's --ca-file to the CA of --cert-file",
+  );
+  assertEquals(
+    hintForServer(alert("local", 48), [fault("untrusted")]),
+    "set --client-ca-file to the CA of the agent's certificate",
+  );
+  assertEquals([hintForServer(code(0)), hintForServer(alert("local", 48))], [
+    undefined,
+    undefined,
+  ]);
 });

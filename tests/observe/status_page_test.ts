@@ -29,12 +29,9 @@ import {
   idleStatus,
   PROGRAMS,
 } from "../support/status.ts";
+import { pureTest as test } from "../support/pure_test.ts";
 
 const NONCE = "bm9uY2U";
-
-function test(name: string, fn: () => void): void {
-  Deno.test({ name, permissions: "none", fn });
-}
 
 /** What the tests look at of a parsed document. */
 interface Parsed {

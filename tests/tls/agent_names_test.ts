@@ -4,10 +4,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
 import { allowedName, checkAgentName } from "../../lib/tls/agent_names.ts";
-
-function test(name: string, fn: () => void): void {
-  Deno.test({ name, permissions: "none", fn });
-}
+import { pureTest as test } from "../support/pure_test.ts";
 
 const isFor = (pattern: string, name: string) => allowedName([name], [pattern]) === name;
 

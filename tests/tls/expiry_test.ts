@@ -6,6 +6,7 @@ import fc from "fast-check";
 import type { CertificateInfo } from "../../lib/tls/certificate.ts";
 import { configureLog, logger, resetLog } from "../../lib/log.ts";
 import { DAY_MS, ExpiryLog, expiryOf } from "../../lib/tls/expiry.ts";
+import { pureTest as test } from "../support/pure_test.ts";
 
 const START = Date.parse("2030-01-01T00:00:00Z");
 
@@ -22,10 +23,6 @@ function living(days: number, subject = "CN=a"): CertificateInfo {
 }
 
 const onDay = (day: number) => new Date(START + day * DAY_MS);
-
-function test(name: string, fn: () => void): void {
-  Deno.test({ name, permissions: "none", fn });
-}
 
 test("expiryOf() counts 30 and 7 days for certificates that live long", () => {
   const at = (day: number) => expiryOf(living(365), onDay(day));
