@@ -4,7 +4,7 @@
 /** Each metric changes as its fact does: with programs in this process, or on a monitor alone where that says as much. */
 import { assert, assertEquals, assertLess } from "@std/assert";
 import { parseCidr } from "../../lib/net/cidr.ts";
-import { failureCodes } from "../../lib/qrht/failure.ts";
+import { failureCodes } from "../../lib/tunnel/failure.ts";
 import type { TunnelEnding } from "../../lib/observe/monitor.ts";
 import { dropReasons } from "../../lib/quic/mod.ts";
 import { InitialForger } from "../support/attacker.ts";
