@@ -102,25 +102,17 @@ for (const usage of ["server", "client"] as const) {
     assert(certificate.checkIssued(issuer));
     assert(certificate.verify(issuer.publicKey));
     assert(!certificate.verify(certificate.publicKey));
-    assertEquals(
-      certificate.subjectAltName,
-      "DNS:a.example, DNS:b.example, IP Address:127.0.0.1, IP Address:::1",
+    const names = "DNS:a.example, DNS:b.example, IP Address:127.0.0.1, IP Address:::1";
+    assertEquals(certificate.subjectAltName, names);
+    const { usages } = extension(leaf, x509.KeyUsagesExtension);
+    assertEquals(usages, x509.KeyUsageFlags.digitalSignature);
+    const extended = x509.ExtendedKeyUsage[usage === "server" ? "serverAuth" : "clientAuth"];
+    assertEquals([...extension(leaf, x509.ExtendedKeyUsageExtension).usages], [extended]);
+    const [issuerId, ownId] = [ca, leaf].map((each) =>
+      extension(each, x509.SubjectKeyIdentifierExtension).keyId
     );
-    assertEquals(
-      extension(leaf, x509.KeyUsagesExtension).usages,
-      x509.KeyUsageFlags.digitalSignature,
-    );
-    assertEquals([...extension(leaf, x509.ExtendedKeyUsageExtension).usages], [
-      x509.ExtendedKeyUsage[usage === "server" ? "serverAuth" : "clientAuth"],
-    ]);
-    assertEquals(
-      extension(leaf, x509.AuthorityKeyIdentifierExtension).keyId,
-      extension(ca, x509.SubjectKeyIdentifierExtension).keyId,
-    );
-    assertNotEquals(
-      extension(leaf, x509.SubjectKeyIdentifierExtension).keyId,
-      extension(ca, x509.SubjectKeyIdentifierExtension).keyId,
-    );
+    assertEquals(extension(leaf, x509.AuthorityKeyIdentifierExtension).keyId, issuerId);
+    assertNotEquals(ownId, issuerId);
     assertMatch(leaf.keyPem, /^-----BEGIN PRIVATE KEY-----\n[^]+\n-----END PRIVATE KEY-----\n$/);
   });
 }
