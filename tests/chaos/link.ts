@@ -2,52 +2,31 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Authority } from "../../lib/net/authority.ts";
-import type { Impairment } from "../support/udp_relay.ts";
+import type { UdpRelay } from "../support/udp_relay.ts";
 
-export type LinkCommand =
-  & { readonly link: number }
-  & (
-    | { readonly kind: "open"; readonly server: Authority; readonly seed: number }
-    | { readonly kind: "impair"; readonly impairment: Impairment }
-    | { readonly kind: "cut"; readonly way: Way }
-    | { readonly kind: "restore" | "rebind" }
-  );
-
-export interface LinkAnswer {
-  readonly link: number;
-  readonly port: number;
-}
+/** What can be done to a link, as to the relay that it is. */
+type Actions = Pick<UdpRelay, "impair" | "cut" | "restore" | "rebind">;
 
 export type Way = "both" | "toServer" | "toClient";
 
 /** A network link that things happen to; {@linkcode UdpRelay} does them, in the thread of {@linkcode Links}. */
-export class Link {
-  readonly #tell: (command: LinkCommand) => void;
+export interface Link extends Actions {
+  /** Where the agent connects to, on 127.0.0.1. */
+  readonly port: number;
+}
 
-  /** @param port where the agent connects to, on 127.0.0.1 */
-  constructor(
-    readonly number: number,
-    readonly port: number,
-    tell: (command: LinkCommand) => void,
-  ) {
-    this.#tell = tell;
-  }
+/** For the thread: opens a link, or does something to one. */
+export type LinkCommand =
+  & { readonly link: number }
+  & (
+    | { readonly server: Authority; readonly seed: number }
+    | { readonly action: keyof Actions; readonly args: readonly unknown[] }
+  );
 
-  impair(impairment: Impairment): void {
-    this.#tell({ link: this.number, kind: "impair", impairment });
-  }
-
-  cut(way: Way): void {
-    this.#tell({ link: this.number, kind: "cut", way });
-  }
-
-  restore(): void {
-    this.#tell({ link: this.number, kind: "restore" });
-  }
-
-  rebind(): void {
-    this.#tell({ link: this.number, kind: "rebind" });
-  }
+/** From the thread: a link is open. */
+export interface LinkAnswer {
+  readonly link: number;
+  readonly port: number;
 }
 
 /** All links, and the thread in which they are. */
@@ -59,21 +38,32 @@ export class Links implements Disposable {
   #count = 0;
 
   constructor() {
-    const tell = (command: LinkCommand) => this.#worker.postMessage(command);
     this.#worker.addEventListener("message", ({ data }: MessageEvent<LinkAnswer>) => {
-      this.#opening.get(data.link)?.(new Link(data.link, data.port, tell));
-      this.#opening.delete(data.link);
+      const { link, port } = data;
+      const does = (action: keyof Actions) => (...args: unknown[]) =>
+        this.#tell({ link, action, args });
+      this.#opening.get(link)?.({
+        port,
+        impair: does("impair"),
+        cut: does("cut"),
+        restore: does("restore"),
+        rebind: does("rebind"),
+      });
+      this.#opening.delete(link);
     });
   }
 
   /** A link to a server. */
   open(server: Authority, seed: number): Promise<Link> {
     const link = this.#count++;
-    const command: LinkCommand = { link, kind: "open", server, seed };
     return new Promise((resolve) => {
       this.#opening.set(link, resolve);
-      this.#worker.postMessage(command);
+      this.#tell({ link, server, seed });
     });
+  }
+
+  #tell(command: LinkCommand): void {
+    this.#worker.postMessage(command);
   }
 
   [Symbol.dispose](): void {

@@ -10,21 +10,13 @@ import type { LinkAnswer, LinkCommand } from "./link.ts";
 const relays = new Map<number, UdpRelay>();
 
 self.addEventListener("message", ({ data }: MessageEvent<LinkCommand>) => {
-  const relay = relays.get(data.link);
-  switch (data.kind) {
-    case "open": {
-      const opened = new UdpRelay(data.server, { seed: data.seed });
-      relays.set(data.link, opened);
-      const answer: LinkAnswer = { link: data.link, port: opened.addr.port };
-      return self.postMessage(answer);
-    }
-    case "impair":
-      return relay?.impair(data.impairment);
-    case "cut":
-      return relay?.cut(data.way);
-    case "restore":
-      return relay?.restore();
-    case "rebind":
-      return relay?.rebind();
+  const { link } = data;
+  if ("action" in data) {
+    const relay = relays.get(link)!;
+    return Reflect.apply(relay[data.action], relay, data.args);
   }
+  const relay = new UdpRelay(data.server, { seed: data.seed });
+  relays.set(link, relay);
+  const answer: LinkAnswer = { link, port: relay.addr.port };
+  self.postMessage(answer);
 });
