@@ -358,29 +358,12 @@ test("parseFlags() reads no variable for --check, which must not keep a program 
   assertEquals(valuesOf(agentFlags, [...files, "--ca-file=a"], env).check, undefined);
 });
 
-/** Property: whatever the arguments and the variables, there are values or one line that says what is wrong. */
-function assertOnlyUsageErrors(
-  table: FlagTable,
-  args: fc.Arbitrary<readonly string[]>,
-  variable: fc.Arbitrary<string | undefined> = fc.constant(undefined),
-): void {
-  fc.assert(
-    fc.property(args, variable, (args, variable) => {
-      try {
-        parseFlags(table, args, () => variable);
-      } catch (error) {
-        if (!(error instanceof UsageError)) throw error;
-        assertMatch(error.message, /^[^\p{Cc}\p{Zl}\p{Zp}]+$/u);
-      }
-    }),
-    runs(1500),
-  );
-}
-
 test("parseFlags() never throws anything but a UsageError of one line", () => {
+  const item = fc.constantFrom("::1", "10.0.0.0/8", "10.0.0.1/8", "none", "client", "a", "", "\n");
   const text = fc.oneof(
     fc.string({ unit: "binary" }),
     fc.string({ unit: fc.constantFrom("\n", "\r", "\u0085", "\u2028", "-", "=", ":", "1", "s") }),
+    fc.array(item).map((items) => items.join(",")),
   );
   const name = fc.constantFrom("h", ...Object.values(flags).map((flag) => flag.name));
   const dashes = fc.constantFrom("-", "--");
@@ -391,16 +374,16 @@ test("parseFlags() never throws anything but a UsageError of one line", () => {
     joined(dashes, name),
     joined(dashes, fc.oneof(name, text), fc.constant("="), text),
   );
-  assertOnlyUsageErrors(flags, fc.array(arg), fc.option(text, { nil: undefined }));
-
-  const item = fc.oneof(
-    fc.string({ unit: "binary" }),
-    fc.constantFrom("::1", "10.0.0.0/8", "10.0.0.1/8", "none", "client", "id", "a", "", "\n"),
-  );
-  const list = fc.constantFrom("allow", "deny", "fields", "extras", "others");
-  assertOnlyUsageErrors(
-    flags,
-    fc.tuple(list, fc.array(item)).map(([name, items]) => [`--${name}=${items.join(",")}`]),
+  fc.assert(
+    fc.property(fc.array(arg), fc.option(text, { nil: undefined }), (args, variable) => {
+      try {
+        parseFlags(flags, args, () => variable);
+      } catch (error) {
+        if (!(error instanceof UsageError)) throw error;
+        assertMatch(error.message, /^[^\p{Cc}\p{Zl}\p{Zp}]+$/u);
+      }
+    }),
+    runs(2500),
   );
 });
 

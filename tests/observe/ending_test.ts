@@ -4,7 +4,7 @@
 import { assert, assertEquals, assertGreaterOrEqual, assertStringIncludes } from "@std/assert";
 import { ProxyHeaderError } from "../../lib/server/identify_client.ts";
 import { endingOf, type Role, summarize } from "../../lib/observe/ending.ts";
-import { failures, NotConnectedError } from "../../lib/tunnel/failure.ts";
+import { NotConnectedError } from "../../lib/tunnel/failure.ts";
 import type { PipeResult } from "../../lib/tunnel/pipe.ts";
 import { ProtocolError } from "../../lib/qrht/frame.ts";
 import {
@@ -125,12 +125,6 @@ for (const [error, atServer, atAgent] of cases) {
     }
   });
 }
-
-test("failures tell what is the client's, the target's and the agent's doing", () => {
-  assertEquals(failures["bad-request"].by, "client");
-  assertEquals(failures["timeout"].by, "target");
-  assertEquals(failures["overloaded"].by, "agent");
-});
 
 test("docs/endings.md explains every reason and every party", () => {
   const source = Deno.readTextFileSync(new URL("../../lib/tunnel/errors.ts", import.meta.url));

@@ -34,15 +34,10 @@ test("expiryOf() counts 30 and 7 days for certificates that live long", () => {
 
 test("expiryOf() counts the last quarter and tenth of a short life", () => {
   const at = (day: number) => expiryOf(living(1), onDay(day));
-  assertEquals([0, 0.74, 0.76, 0.89, 0.91, 1, 1.01].map(at), [
-    "far",
-    "far",
-    "soon",
-    "soon",
-    "urgent",
-    "urgent",
-    "expired",
-  ]);
+  assertEquals(
+    [0, 0.74, 0.76, 0.89, 0.91, 1, 1.01].map(at).join(" "),
+    "far far soon soon urgent urgent expired",
+  );
   assertEquals(expiryOf(living(90), onDay(60)), "far");
 });
 
