@@ -7,7 +7,13 @@ import { assert, assertEquals } from "@std/assert";
 import { makeCerts } from "../../certs/make.ts";
 import { endInOrder, lookAt, RESET, type Sees } from "../support/endings.ts";
 import { assertReads, OK, requestFor, sendText, within } from "../support/network.ts";
-import { type ChildProgram, startProgram } from "../support/processes.ts";
+import {
+  agentFlags,
+  anyPort,
+  type ChildProgram,
+  serverFlags,
+  startProgram,
+} from "../support/processes.ts";
 import { ResettableTarget, ResettableTcp } from "../support/tcp_pair.ts";
 
 /** Time in which an end that vanishes is noticed. */
@@ -26,23 +32,14 @@ interface Tunnel extends AsyncDisposable {
 async function openTunnel(dir: string, drainTimeout: string): Promise<Tunnel> {
   await using stack = new AsyncDisposableStack();
   const common = { "drain-timeout": drainTimeout, v: 2 };
-  const server = stack.use(startProgram("server", {
-    "listen-tcp": "127.0.0.1:0",
-    "listen-quic": "127.0.0.1:0",
-    "cert-file": `${dir}/server.pem`,
-    "cert-key": `${dir}/server.key`,
-    "client-ca-file": `${dir}/ca.pem`,
-    ...common,
-  }));
+  const server = stack.use(
+    startProgram("server", { ...anyPort, ...serverFlags(dir), ...common }),
+  );
   const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/, SLACK_MS);
   const [, quic] = await server.line(/quic listener on 127\.0\.0\.1:(\d+)/);
-  const agent = stack.use(startProgram("agent", {
-    server: `127.0.0.1:${quic}`,
-    "cert-file": `${dir}/client.pem`,
-    "cert-key": `${dir}/client.key`,
-    "ca-file": `${dir}/ca.pem`,
-    ...common,
-  }));
+  const agent = stack.use(
+    startProgram("agent", { server: `127.0.0.1:${quic}`, ...agentFlags(dir), ...common }),
+  );
   await server.line(/agent connected/, SLACK_MS);
   await agent.line(/connected to quic server/);
   const targets = stack.use(await ResettableTarget.listen());

@@ -200,18 +200,6 @@ test("Control.drain() is sent when the peer has named the feature, before or aft
   }
 });
 
-test("Control goes without the control stream of a peer that opens none", async () => {
-  const connection = new FakeConnection();
-  const control = connection.control();
-  const frames = connection.listen();
-  control.drain();
-  await settled();
-  connection.end();
-  await settled();
-  assertEquals(frames.length, 1);
-  assertEquals(connection.events, []);
-});
-
 test("Control goes without its own stream where the peer gives no credit for one", async () => {
   const connection = new FakeConnection("no credit");
   const control = connection.control();

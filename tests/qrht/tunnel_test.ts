@@ -103,20 +103,6 @@ for (const how of ["and closes", "by a reset"] as const) {
   });
 }
 
-for (const program of ["agent", "server"] as const) {
-  test(`the ${program} ends its tunnels at both ends before it has stopped`, async (net) => {
-    using lines = logLines(2);
-    const tunnel = await openTunnel(net);
-    const { client, atTarget } = tunnel;
-    net.flood(atTarget);
-    await readExactly(client, 100_000);
-    await tunnel[program].stop();
-    const [ending] = lines.filter((line) => line.includes(` DBG ${program} "tunnel ended" `));
-    assertMatch(ending ?? "no line about the tunnel", new RegExp(` by=${program} reason=stopped$`));
-    await soon("both ends", Promise.all([readUntilOver(client), readUntilOver(atTarget)]));
-  });
-}
-
 test("the programs stop while neither end of a tunnel reads", async (net) => {
   const { server, agent, client, atTarget } = await openTunnel(net);
   const sent = { client: 0, target: 0 };

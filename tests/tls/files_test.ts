@@ -154,7 +154,16 @@ Deno.test("checkTlsFiles() takes chain and key in one file and keeps the chain's
   assertEquals(tls.info.subject, "CN=leaf");
 });
 
-const keyForms: [KeyKind, "pkcs8" | "sec1" | "pkcs1", string][] = [
+/** A certificate of the CA for a key of this kind, and the key in this form. */
+async function issueWith(kind: KeyKind, type = "pkcs8", name = SERVER_NAME) {
+  const { publicKey, privateKey } = generateKeys(kind);
+  const names = subjectAltName({ type: "dns", value: name });
+  const { certPem } = await issueFor(ca, publicKey, [names]);
+  const key = privateKey.export({ type: type as "pkcs8", format: "pem" }).toString();
+  return { cert: certPem, key };
+}
+
+const keyForms: [KeyKind, form: string, label: string][] = [
   ["RSA", "pkcs8", "PRIVATE KEY"],
   ["RSA", "pkcs1", "RSA PRIVATE KEY"],
   ["P-256", "pkcs8", "PRIVATE KEY"],
@@ -165,17 +174,12 @@ const keyForms: [KeyKind, "pkcs8" | "sec1" | "pkcs1", string][] = [
   ["P-521", "sec1", "EC PRIVATE KEY"],
   ["Ed25519", "pkcs8", "PRIVATE KEY"],
 ];
-for (const [kind, type, label] of keyForms) {
-  Deno.test(`checkTlsFiles() takes a ${kind} key in ${type} that then completes handshakes`, async () => {
-    const { publicKey, privateKey } = generateKeys(kind);
-    const names = subjectAltName({ type: "dns", value: SERVER_NAME });
-    const { certPem } = await issueFor(ca, publicKey, [names]);
-    const key = privateKey.export({ type: type as "pkcs8", format: "pem" }).toString();
-    assertStringIncludes(key, `-----BEGIN ${label}-----`);
-    assert(handshakes(check({ cert: certPem, key })));
-    const other = generateKeys(kind).privateKey;
-    const wrong = other.export({ type: type as "pkcs8", format: "pem" }).toString();
-    assertStringIncludes(faultOf({ cert: certPem, key: wrong }), "does not match");
+for (const [kind, form, label] of keyForms) {
+  Deno.test(`checkTlsFiles() takes a ${kind} key in ${form} that then completes handshakes`, async () => {
+    const [good, other] = [await issueWith(kind, form), await issueWith(kind, form)];
+    assertStringIncludes(good.key, `-----BEGIN ${label}-----`);
+    assert(handshakes(check(good)));
+    assertStringIncludes(faultOf({ ...good, key: other.key }), "does not match");
   });
 }
 
@@ -204,19 +208,10 @@ function handshakes(tls: TlsMaterial): boolean {
 }
 
 Deno.test("QuicEndpoint completes a handshake of a server and a client with Ed25519 keys", async () => {
-  const identity = async (name: string) => {
-    const { publicKey, privateKey } = generateKeys("Ed25519");
-    const names = subjectAltName({ type: "dns", value: name });
-    const { certPem } = await issueFor(ca, publicKey, [names]);
-    const key = privateKey.export({ type: "pkcs8", format: "pem" }).toString();
-    return check({ cert: certPem, key });
-  };
-  const tls = { server: await identity(SERVER_NAME), client: await identity("agent-1") };
+  const server = { tls: check(await issueWith("Ed25519")) };
+  const client = { tls: check(await issueWith("Ed25519", "pkcs8", "agent-1")) };
   {
-    await using pair = await connectPair({
-      server: { tls: tls.server },
-      client: { tls: tls.client },
-    });
+    await using pair = await connectPair({ server, client });
     assert(pair.server.isEstablished && pair.client.isEstablished);
   }
   assertNothingLive();
