@@ -11,6 +11,7 @@ import {
   QuicEndpoint,
   type TransportOptions,
 } from "../../lib/quic/mod.ts";
+import "./native_teardown.ts";
 import { TestCa } from "./tls.ts";
 
 /** The ALPN name of the wire that the tests speak. */
