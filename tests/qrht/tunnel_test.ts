@@ -95,7 +95,7 @@ for (const how of ["and closes", "by a reset"] as const) {
       // What most programs do that close with bytes unread: the answer, and a reset right behind.
       await sendText(atTarget, "too large");
       if (how === "by a reset") atTarget.abort();
-      else await atTarget.closeWrite();
+      else await atTarget[Symbol.asyncDispose]();
       assertEquals(await soon("the client's end", readUntilOver(client)), "too large");
       client.abort();
       await atTarget[Symbol.asyncDispose]();
