@@ -92,6 +92,8 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   await using endpoint = listenForAgents(config.listenQuic, {
     tls: config.tls,
     alpn: config.alpn,
+    // Agents open no tunnels, in either dialect.
+    maxStreams: 0,
     ...pathOptions(config),
     handshakeFailed: failedHandshakeLog(log, monitor),
   });

@@ -247,9 +247,8 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     this.#receivedCount++;
     const connection = this.#route(bytes, from);
     if (!connection) return;
-    if (this.#listener && !this.#listener.mayReceive(connection, bytes.length)) {
-      return this.drop("address-limit");
-    }
+    const reason = this.#listener?.refusal(connection, bytes.length, from);
+    if (reason) return this.drop(reason);
     connection.receive(bytes, from);
     if (this.#received.size === 0) queueMicrotask(() => this.#dispatch());
     this.#received.add(connection);

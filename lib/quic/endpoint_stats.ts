@@ -11,6 +11,8 @@ export const dropReasons = [
   "bad-token",
   /** Too many handshakes are under way, or too many connections wait to be accepted. */
   "busy",
+  /** It comes from another address than the handshake that it belongs to. */
+  "other-address",
   /** Its address has its share of the handshakes under way, or of the bytes received in them. */
   "address-limit",
   /** It would be answered by Retry or Version Negotiation, of which enough were sent. */

@@ -24,6 +24,7 @@ import {
   transportSettings,
 } from "./options.ts";
 import { BASE_DATAGRAM_BYTES } from "./path/path_mtu.ts";
+import { isSameAddress } from "./path/peer_address.ts";
 import {
   type HostPort,
   type NativeConfig,
@@ -196,10 +197,16 @@ export class Listener {
   }
 
   /**
-   * Whether a connection may take in so many bytes: all but those whose handshake is under way may.
+   * Why a connection may not take in a datagram of so many bytes; undefined when it may.
+   *
+   * Until its handshake is complete, only the address that began it counts (RFC 9000 §9). quiche is
+   * told of one address, and takes the bytes of every other one for this one's: they would add to
+   * what may be sent there unproven, and to what others see as its share.
    */
-  mayReceive(connection: QuicConnection, bytes: number): boolean {
-    return this.#halfOpen.receive(connection, bytes);
+  refusal(connection: QuicConnection, bytes: number, from: Authority): DropReason | undefined {
+    if (connection.isEstablished || connection.role === "client") return undefined;
+    if (!isSameAddress(from, connection.remoteAddr)) return "other-address";
+    return this.#halfOpen.receive(connection, bytes) ? undefined : "address-limit";
   }
 
   /**

@@ -29,7 +29,7 @@ export interface StreamTransport {
   streamFinish(id: number, readEnded: boolean): void;
   /** Sends RESET_STREAM. */
   streamReset(id: number, code: number): void;
-  /** Sends STOP_SENDING. */
+  /** Sends STOP_SENDING, and drops what was not read. */
   streamStop(id: number, code: number): void;
   /**
    * Calls `onReadable` whenever there may be something, until it returns true or the stream is
@@ -142,8 +142,10 @@ export class QuicStream implements Duplex {
     }
     if (!got) {
       if (!this.#transport.streamEnded(this.id)) {
-        if (this.#closed) throw this.#endRead(this.#closed);
-        return undefined;
+        if (!this.#closed) return undefined;
+        // Bytes with a gap before them.
+        this.#transport.streamStop(this.id, 0);
+        throw this.#endRead(this.#closed);
       }
       this.#unread = "stopped";
       this.#endRead(null);

@@ -4,6 +4,7 @@
 import { NO_BYTES } from "../bytes.ts";
 import { type CloseInfo, ConnectionClosedError, StreamOpenError } from "./errors.ts";
 import { live } from "./live.ts";
+import { freeStream } from "./quiche/closing.ts";
 import { type NativeConnection, nativeErrorOf, Shutdown } from "./quiche/native.ts";
 import { LoneFins } from "./quiche/lone_fins.ts";
 import { UncollectedStreams } from "./quiche/uncollected_streams.ts";
@@ -259,12 +260,15 @@ export class ConnectionStreams implements StreamTransport {
   end(error: ConnectionClosedError): void {
     this.#fins.clear();
     for (const stream of [...this.#open.values()]) {
-      // quiche keeps it.
+      // What can still be read is kept until it was, or its reader wants it no more.
       const unread = error.info.by === "peer" && this.#native.streamReadable(stream.id);
       stream.onClosed(error, unread);
+      if (!unread) freeStream(this.#native, stream.id);
     }
     this.#credit.end();
-    for (const streams of [this.#incoming, this.#incomingUni]) streams.end(error);
+    for (const streams of [this.#incoming, this.#incomingUni]) {
+      for (const stream of streams.end(error)) stream.stop(0);
+    }
     for (const queue of this.#queues) queue.clear();
   }
 
@@ -315,7 +319,7 @@ export class ConnectionStreams implements StreamTransport {
   }
 
   #shutdown(id: number, direction: number, code: number): void {
-    if (this.#host.closeInfo) return;
+    if (this.#host.closeInfo) return freeStream(this.#native, id);
     try {
       this.#native.streamShutdown(id, direction, code);
       this.#host.wake();

@@ -3,9 +3,9 @@
 
 /** What proxy-server does with its clients. */
 
-import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { UsageError } from "../../lib/errors.ts";
-import { QuicEndpoint } from "../../lib/quic/mod.ts";
+import { QuicEndpoint, StreamOpenError } from "../../lib/quic/mod.ts";
 import { eventually } from "../support/eventually.ts";
 import {
   ask,
@@ -16,6 +16,7 @@ import {
   loopback,
   NOBODY,
   OK,
+  OWN,
   readText,
   readUntilOver,
   requestFor,
@@ -74,6 +75,15 @@ test("runServer() stops while a client waits for an agent", async (net) => {
   await clientsAccepted(lines, 1);
   await server.stop();
   assertEquals(await readUntilOver(client), "");
+});
+
+test("runServer() allows agents no streams of their own", async (net) => {
+  const server = await net.server();
+  const address = { hostname: "127.0.0.1", port: server.quicPort };
+  await using endpoint = new QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
+  const options = { tls: clientTls, alpn: OWN };
+  const agent = await endpoint.connect(address, "quic-tunnel-server", options);
+  assertThrows(() => agent.openStream(), StreamOpenError);
 });
 
 /** An agent that takes one stream at a time and does nothing about it. */

@@ -121,6 +121,12 @@ export function pingFrame(): Uint8Array {
   return Uint8Array.of(0x01);
 }
 
+/** A STREAM frame with an offset and a length. */
+export function streamFrame(id: number, offset: number, data: Uint8Array): Uint8Array {
+  const front = [0x0e, ...encodeVarint(id), ...encodeVarint(offset), ...encodeVarint(data.length)];
+  return concat(Uint8Array.from(front), data);
+}
+
 export function cryptoFrame(offset: number, data: Uint8Array): Uint8Array {
   return concat(
     Uint8Array.of(0x06, ...encodeVarint(offset), ...encodeVarint(data.length)),

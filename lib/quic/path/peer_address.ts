@@ -49,7 +49,7 @@ export class PeerAddress {
 
   /** Whether {@linkcode authentic} wants to know about a packet. */
   concerns(from: Authority): boolean {
-    return this.#previous !== undefined || !same(from, this.#current);
+    return this.#previous !== undefined || !isSameAddress(from, this.#current);
   }
 
   /**
@@ -58,11 +58,11 @@ export class PeerAddress {
    * @returns whether something has to be sent, for an answer that proves its address
    */
   authentic(from: Authority, bytes: number, now: number): boolean {
-    if (same(from, this.#current)) {
+    if (isSameAddress(from, this.#current)) {
       this.#allowance = Infinity;
       return false;
     }
-    const isBack = this.#previous !== undefined && same(from, this.#previous);
+    const isBack = this.#previous !== undefined && isSameAddress(from, this.#previous);
     if (this.#allowance === Infinity) this.#previous = this.#current;
     this.#current = { ...from };
     this.#allowance = isBack ? Infinity : AMPLIFICATION_FACTOR * bytes;
@@ -93,6 +93,7 @@ export class PeerAddress {
   }
 }
 
-function same(a: Authority, b: Authority): boolean {
+/** Whether it is one address and port. */
+export function isSameAddress(a: Authority, b: Authority): boolean {
   return a.port === b.port && a.hostname === b.hostname;
 }

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { CloseInfo } from "../errors.ts";
-import type { NativeConnection } from "./native.ts";
+import { type NativeConnection, Shutdown } from "./native.ts";
 
 const MAX_REASON_BYTES = 256;
 
@@ -35,5 +35,23 @@ export function closeNative(
     native.close(application, code, encoder.encode(reason).subarray(0, MAX_REASON_BYTES));
   } catch {
     // Closed already.
+  }
+}
+
+/**
+ * Frees what the stream of a connection that has ended still holds: bytes that nobody reads, and
+ * those that were to be sent. quiche keeps both as long as the connection object, and that lives
+ * until its garbage is collected, whose size JavaScript does not know.
+ */
+export function freeStream(
+  native: Pick<NativeConnection, "streamShutdown">,
+  id: number,
+): void {
+  for (const direction of [Shutdown.Read, Shutdown.Write]) {
+    try {
+      native.streamShutdown(id, direction, 0);
+    } catch {
+      // It does not go this way, or quiche has dropped it.
+    }
   }
 }

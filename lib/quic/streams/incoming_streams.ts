@@ -54,10 +54,10 @@ export class IncomingStreams<S> {
     return new Promise((resolve, reject) => this.#waiters.push({ resolve, reject }));
   }
 
-  /** Nothing will come any more, and what was not taken is of no use. */
-  end(error: Error): void {
+  /** Nothing will come any more. Returns what was not taken, which is of no use. */
+  end(error: Error): S[] {
     for (const waiter of this.#waiters.splice(0)) waiter.reject(error);
-    this.#queue.length = 0;
     this.#skippedIds.clear();
+    return this.#queue.splice(0);
   }
 }
