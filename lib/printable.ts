@@ -12,8 +12,12 @@ const MAX_LENGTH = 128;
 /** Characters that break a line, or are not seen in one. */
 const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
 
+/** PEM, and base64 of DER in one line: where a key was given in place of its file's path. */
+const KEY_MATERIAL = /-----BEGIN [\s\S]*|^\s*M[A-Za-z0-9+/]{63,}={0,2}[\s\S]*/gm;
+
 /**
- * A text in double quotes: shortened, with nothing in it that a terminal would obey.
+ * A text in double quotes: shortened, with nothing in it that a terminal would obey, and without
+ * PEM, which may be a private key.
  *
  * @example
  * ```ts
@@ -24,9 +28,18 @@ const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
  * ```
  */
 export function quote(text: string): string {
-  return JSON.stringify(shorten(text)).replace(
+  return escapeUnseen(JSON.stringify(shorten(text.replace(KEY_MATERIAL, "(PEM, not shown)"))));
+}
+
+/**
+ * A text in which characters that break a line, or are not seen in one, are `\u{…}`.
+ *
+ * @param kept characters that stay
+ */
+export function escapeUnseen(text: string, kept = ""): string {
+  return text.replace(
     UNSEEN,
-    (char) => `\\u{${char.codePointAt(0)!.toString(16)}}`,
+    (char) => kept.includes(char) ? char : `\\u{${char.codePointAt(0)!.toString(16)}}`,
   );
 }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Peer } from "./monitor.ts";
+import { escapeUnseen } from "../printable.ts";
 import type { ConnectionStats } from "../quic/mod.ts";
 
 /** Names in certificates may have any length; labels are truncated to so many characters. */
@@ -40,9 +41,11 @@ function add(to: Map<string, ConnectionStats>, { name }: Peer, stats: Connection
 }
 
 function labelOf(name: string): string {
-  return name.length <= MAX_LABEL_LENGTH
-    ? name
-    : `${name.slice(0, MAX_LABEL_LENGTH - 1).toWellFormed()}…`;
+  // The format escapes line feeds itself, and no other control character.
+  const text = escapeUnseen(name.slice(0, MAX_LABEL_LENGTH + 1), "\n").toWellFormed();
+  return text.length <= MAX_LABEL_LENGTH
+    ? text
+    : `${text.slice(0, MAX_LABEL_LENGTH - 1).toWellFormed()}…`;
 }
 
 /** What remains of a connection that has ended. */
