@@ -95,7 +95,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     // Agents open no tunnels, in either dialect.
     maxStreams: 0,
     ...pathOptions(config),
-    handshakeFailed: failedHandshakeLog(log, monitor),
+    handshakeFailed: failedHandshakeLog(log, monitor, config.tls),
   });
   using listener = listenForClients(config.listenTcp);
   const addresses = { tcp: listener.addr as Deno.NetAddr, quic: endpoint.addr };

@@ -35,7 +35,9 @@ export function explainConnectError(error: unknown, tls: TlsIdentity, serverName
   if (!(error instanceof ConnectionClosedError)) return error;
   const { info, peerCertificates } = error;
   const isOwnVerdict = info.by === "local" && tlsAlertOf(info) !== undefined;
-  const faults = isOwnVerdict ? serverCertificateFaults(peerCertificates, tls.ca, serverName) : [];
+  const faults = isOwnVerdict
+    ? serverCertificateFaults(peerCertificates, tls.ca, serverName, undefined, tls.leftOutCa)
+    : [];
   const reasons = reasonsOf(faults);
   const message = reasons ? `${error.message}: ${reasons}` : reasonOf(error);
   return new ConnectError(message, hintForAgent(info, faults), { cause: error });

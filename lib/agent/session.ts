@@ -163,7 +163,7 @@ export class AgentSession extends ConnectedPeer {
     });
     try {
       const connection = await endpoint.connect(address, serverName, {
-        tls,
+        tls: config.tls,
         alpn,
         keepAliveMs: KEEPALIVE_MS,
         maxStreams,

@@ -207,7 +207,8 @@ const sessionFlags = {
   serverName: stringFlag("server-name", {
     default: DEFAULT_SERVER_NAME,
     valueName: "name",
-    help: "name that the server's certificate must have, independent of --server; also sent as SNI",
+    help:
+      "name or IP address that the server's certificate must have, independent of --server; a name is also sent as SNI",
   }),
   caFile: stringFlag("ca-file", {
     required: true,

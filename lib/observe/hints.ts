@@ -14,6 +14,10 @@ const CLOCKS = "synchronize the clocks of both machines, or wait";
 /** For an agent that has rejected the server's certificate. */
 const serverFaults: Partial<Record<FaultKind, string>> = {
   untrusted: "set --ca-file to the CA of the server's certificate",
+  ca: "add the renewed certificate of this CA to --ca-file, or correct the clock of this machine",
+  chain:
+    "renew the intermediate certificate in the server's --cert-file, and remove the expired one",
+  constraint: "use a certificate whose names its CA may issue at the server",
   name:
     "set --server-name to a name in the server's certificate, or issue a certificate with this name",
   expired: "renew the server's certificate, or correct the clock of this machine",
@@ -41,6 +45,9 @@ const codesForAgent: Readonly<Record<number, string>> = {
 const clientFaults: Partial<Record<FaultKind, string>> = {
   missing: "set --cert-file at the agent to a certificate",
   untrusted: "set --client-ca-file to the CA of the agent's certificate",
+  ca:
+    "add the renewed certificate of this CA to --client-ca-file, or correct the clock of this machine",
+  constraint: "use a certificate whose names its CA may issue at the agent",
   expired: "renew the agent's certificate, or correct the clock of this machine",
   early: CLOCKS,
   purpose: "use a certificate for clients (clientAuth) at the agent",

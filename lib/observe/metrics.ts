@@ -23,6 +23,7 @@ import { PeerTotals } from "./peer_totals.ts";
 import type { ConnectionStats } from "../quic/mod.ts";
 import { addProcessMetrics } from "./process_metrics.ts";
 import { readinessOf } from "./readiness.ts";
+import { usabilityOf } from "../tls/usability.ts";
 
 /** Buckets of konnectivity, in seconds. */
 const DIAL_BUCKETS = {
@@ -258,16 +259,13 @@ export class Metrics implements Observer {
     );
     metrics.gauges(
       "certificate_expiration_timestamp_seconds",
-      "Expiry of the first certificate in a file to expire, as a Unix timestamp.",
+      "When a file stops to be of use: expiry of the own certificate, or of the last CA.",
       "file",
       () => {
-        const first = new Map<string, number>();
-        for (const { flag, info } of monitor.certificates) {
-          const file = flag.replace(/^--/, "");
-          const at = info.notAfter.getTime() / 1_000;
-          first.set(file, Math.min(at, first.get(file) ?? Infinity));
-        }
-        return first;
+        const files = usabilityOf(monitor.certificates, new Date());
+        return files.map(({ flag, decisive }) =>
+          [flag.replace(/^--/, ""), decisive.notAfter.getTime() / 1_000] as const
+        );
       },
     );
   }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { FileCertificate } from "../tls/files.ts";
+import { usabilityOf } from "../tls/usability.ts";
 import type { Monitor } from "./monitor.ts";
 
 /** A condition for a program to serve clients. */
@@ -35,8 +36,6 @@ function certificatesProblem(
   certificates: readonly FileCertificate[],
   now: Date,
 ): string | undefined {
-  const expired = certificates.filter(({ info }) => info.notAfter < now);
-  if (expired.length === 0) return undefined;
-  return expired.map(({ flag, info }) => `${flag} expired at ${info.notAfter.toISOString()}`)
-    .join(", ");
+  const unusable = usabilityOf(certificates, now).filter(({ problem }) => problem !== undefined);
+  return unusable.map(({ flag, problem }) => `${flag} ${problem}`).join(", ") || undefined;
 }

@@ -5,9 +5,10 @@ import type { Authority } from "../net/authority.ts";
 import { sleep } from "../wait.ts";
 import { type ConnectionStats, connectionStats } from "./connection_stats.ts";
 import { EarlyTimer } from "./early_timer.ts";
-import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
+import { type CloseInfo, ConnectionClosedError, TlsAlert, transportCodeOf } from "./errors.ts";
 import { CONNECTION_ID_BYTES, hasLongHeader } from "./handshake/packet.ts";
 import { HandshakeProgress } from "./handshake/progress.ts";
+import { isForAddress } from "./handshake/server_address.ts";
 import { live } from "./live.ts";
 import type { TransportSettings } from "./options.ts";
 import { DelayedAck } from "./path/delayed_ack.ts";
@@ -71,6 +72,7 @@ export class QuicConnection implements StreamsHost {
   readonly path: PathMtu;
   readonly #host: ConnectionHost;
   readonly #native: NativeConnection;
+  readonly #serverAddress: string | undefined;
   readonly #settings: TransportSettings;
   /** The addresses that quiche knows, whatever the peer's is now. */
   readonly #addresses: { readonly from: HostPort; readonly to: HostPort };
@@ -103,7 +105,10 @@ export class QuicConnection implements StreamsHost {
     addresses: { readonly from: HostPort; readonly to: HostPort };
     peer: Authority;
     maxDatagramBytes: number;
+    /** IP address that the server's certificate must have; quiche verifies names only. */
+    serverAddress?: string | undefined;
   }) {
+    this.#serverAddress = options.serverAddress;
     this.role = options.role;
     this.#host = options.host;
     this.#native = options.native;
@@ -271,7 +276,7 @@ export class QuicConnection implements StreamsHost {
     this.#receivedAt = performance.now();
     this.path.heard(this.#receivedAt);
     if (this.#handshake.receive(bytes.length)) {
-      return this.#closeTransport("the peer sent too much before it authenticated itself");
+      return this.#closeTransport(0, "the peer sent too much before it authenticated itself");
     }
     // A client's server stays where it is.
     const mayMove = this.#handshake.isEstablished && this.role === "server" &&
@@ -357,6 +362,9 @@ export class QuicConnection implements StreamsHost {
     if (
       !this.#handshake.isEstablished && this.#native.isEstablished() && !this.#native.isDraining()
     ) {
+      if (!this.#isServerAddressRight()) {
+        return this.#closeTransport(transportCodeOf(TlsAlert.BadCertificate), "");
+      }
       this.#handshake.established();
       this.#ack.news();
       const { peerMaxIdleTimeout } = this.#native.stats();
@@ -373,6 +381,12 @@ export class QuicConnection implements StreamsHost {
     ) {
       this.#confirm();
     }
+  }
+
+  #isServerAddressRight(): boolean {
+    if (this.#serverAddress === undefined) return true;
+    const [leaf] = this.peerCertificates ?? [];
+    return leaf !== undefined && isForAddress(leaf, this.#serverAddress);
   }
 
   #confirm(): void {
@@ -432,9 +446,9 @@ export class QuicConnection implements StreamsHost {
     this.#finish({ by: "timeout", application: false, code: 0, reason, ...this.#unanswered });
   }
 
-  #closeTransport(reason: string): void {
-    this.#closeNative(false, 0, reason);
-    this.#finish({ by: "local", application: false, code: 0, reason });
+  #closeTransport(code: number, reason: string): void {
+    this.#closeNative(false, code, reason);
+    this.#finish({ by: "local", application: false, code, reason });
   }
 
   #closeNative(application: boolean, code: number, reason: string): void {

@@ -4,6 +4,7 @@
 import { randomBytes } from "node:crypto";
 import { clearImmediate, setImmediate } from "node:timers";
 import type { Authority } from "../net/authority.ts";
+import { isIpAddress } from "../net/ip_address.ts";
 import { type ConnectionHost, QuicConnection } from "./connection.ts";
 import { type DropReason, type EndpointStats, noDrops } from "./endpoint_stats.ts";
 import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
@@ -15,7 +16,9 @@ import {
 } from "./handshake/packet.ts";
 import { Listener, type ListenerHost, type ListenOptions } from "./listener.ts";
 import {
+  identityOf,
   MAX_RECEIVED_DATAGRAM_BYTES,
+  mayRetry,
   nativeConfig,
   type TransportOptions,
   type TransportSettings,
@@ -109,7 +112,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
    * end's too.
    *
    * @param peer IP address and port of the server
-   * @param serverName name that the server's certificate must have; sent as SNI
+   * @param serverName name that the server's certificate must have, sent as SNI; or IP address
    * @throws {ConnectionClosedError} when the handshake fails, in its `info` by whom and why
    * @throws the signal's reason when it aborts first
    */
@@ -119,9 +122,27 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     options: TransportOptions,
     signal?: AbortSignal,
   ): Promise<QuicConnection> {
+    try {
+      return await this.#tryConnect(peer, serverName, options, signal);
+    } catch (error) {
+      const again = error instanceof ConnectionClosedError && !signal?.aborted &&
+        mayRetry(options.tls, error.info, peer, error.peerCertificates);
+      if (!again) throw error;
+    }
+    return await this.#tryConnect(peer, serverName, options, signal);
+  }
+
+  async #tryConnect(
+    peer: Authority,
+    serverName: string,
+    options: TransportOptions,
+    signal?: AbortSignal,
+  ): Promise<QuicConnection> {
     signal?.throwIfAborted();
     if (this.#closed) throw new ConnectionClosedError(ENDPOINT_CLOSED);
     const settings = transportSettings(options);
+    // quiche would compare an address with DNS names, and send it as SNI (RFC 6066, section 3).
+    const serverAddress = isIpAddress(serverName) ? serverName : undefined;
     const scid = new Uint8Array(randomBytes(CONNECTION_ID_BYTES));
     const connection = this.start(
       "client",
@@ -130,12 +151,13 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
       settings,
       (local, peer, maxDatagramBytes) =>
         quiche.Connection.connect(
-          serverName,
+          serverAddress === undefined ? serverName : null,
           scid,
           local,
           peer,
-          nativeConfig(settings, maxDatagramBytes),
+          nativeConfig(settings, maxDatagramBytes, identityOf(settings.tls, peer.host)),
         ),
+      serverAddress,
     );
     this.schedule(connection);
     const onAbort = () => connection.close(0, "connecting was aborted");
@@ -219,6 +241,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     peer: Authority,
     settings: TransportSettings,
     open: (local: HostPort, peer: HostPort, maxDatagramBytes: number) => NativeConnection,
+    serverAddress?: string,
   ): QuicConnection {
     const maxDatagramBytes = this.#maxDatagramBytes(peer, settings);
     const [from, to] = [this.#local, hostPort(peer)];
@@ -231,6 +254,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
       addresses: { from: to, to: from },
       peer,
       maxDatagramBytes,
+      serverAddress,
     });
     const key = connectionIdKey(cid);
     this.#connections.set(key, connection);

@@ -117,6 +117,11 @@ const transportCodes = [
 
 const TLS_ALERT_BASE = 0x100;
 
+/** The transport error code of a TLS alert (RFC 9001, section 4.8). */
+export function transportCodeOf(alert: number): number {
+  return TLS_ALERT_BASE + alert;
+}
+
 /** The TLS alert in a transport error code, if it is one. */
 export function tlsAlertOf(info: CloseInfo): number | undefined {
   const alert = info.code - TLS_ALERT_BASE;

@@ -17,6 +17,7 @@ import { RateLimit } from "./handshake/rate_limit.ts";
 import { AddressValidator } from "./handshake/token.ts";
 import {
   identityOf,
+  mayRetry,
   nativeConfig,
   type TlsIdentity,
   type TransportOptions,
@@ -125,10 +126,8 @@ export class Listener {
   readonly #answers: RateLimit;
   readonly #queue: QuicConnection[] = [];
   readonly #waiters: Waiter[] = [];
-  /** By the size of the largest datagrams that will be sent. */
-  readonly #configs = new Map<number, NativeConfig>();
-  /** What `#configs` were made of. */
-  #identity: TlsIdentity;
+  /** By what they are made of, and the size of the largest datagrams that will be sent. */
+  readonly #configs = new WeakMap<TlsIdentity, Map<number, NativeConfig>>();
   #retries = 0;
   #closed: Error | undefined;
 
@@ -145,7 +144,6 @@ export class Listener {
       maxBytes: maxHalfOpenBytes,
     });
     this.#answers = new RateLimit(maxAnswersPerSecond);
-    this.#identity = identityOf(options.tls);
     this.#configFor(BASE_DATAGRAM_BYTES);
   }
 
@@ -193,7 +191,9 @@ export class Listener {
   /** A handshake has failed. */
   failed(connection: QuicConnection, info: CloseInfo): void {
     this.#halfOpen.fail(connection);
-    this.#options.handshakeFailed?.(info, connection.remoteAddr, connection.peerCertificates);
+    const { remoteAddr, peerCertificates } = connection;
+    mayRetry(this.#options.tls, info, remoteAddr, peerCertificates);
+    this.#options.handshakeFailed?.(info, remoteAddr, peerCertificates);
   }
 
   /**
@@ -251,7 +251,7 @@ export class Listener {
           originalDcid,
           local,
           peer,
-          this.#configFor(maxDatagramBytes),
+          this.#configFor(maxDatagramBytes, from.hostname),
         ),
     );
     this.#halfOpen.add(connection, from.hostname);
@@ -261,16 +261,14 @@ export class Listener {
   /**
    * The configuration for a handshake that starts now: certificates and key may have been replaced.
    */
-  #configFor(maxDatagramBytes: number): NativeConfig {
-    const identity = identityOf(this.#options.tls);
-    if (identity !== this.#identity) {
-      this.#configs.clear();
-      this.#identity = identity;
-    }
-    let config = this.#configs.get(maxDatagramBytes);
+  #configFor(maxDatagramBytes: number, hostname?: string): NativeConfig {
+    const identity = identityOf(this.#options.tls, hostname);
+    let configs = this.#configs.get(identity);
+    if (!configs) this.#configs.set(identity, configs = new Map());
+    let config = configs.get(maxDatagramBytes);
     if (!config) {
-      config = nativeConfig({ ...this.#settings, tls: identity }, maxDatagramBytes);
-      this.#configs.set(maxDatagramBytes, config);
+      config = nativeConfig(this.#settings, maxDatagramBytes, identity);
+      configs.set(maxDatagramBytes, config);
     }
     return config;
   }

@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import type { Authority } from "../net/authority.ts";
+import { type CloseInfo, TlsAlert, tlsAlertOf } from "./errors.ts";
 import { type NativeConfig, quiche } from "./quiche/native.ts";
 import { BASE_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 
@@ -12,6 +14,8 @@ export interface TlsIdentity {
   readonly cert: Uint8Array;
   /** Private key of the leaf. */
   readonly key: Uint8Array;
+  /** CA certificates that are not valid now, to explain failures with. */
+  readonly leftOutCa?: Uint8Array;
 }
 
 /**
@@ -21,11 +25,31 @@ export interface TlsIdentity {
  */
 export interface TlsSource {
   readonly current: TlsIdentity;
+  /** What is best for a peer of this IP address. @default {current} */
+  identityFor?(hostname: string): TlsIdentity;
+  /**
+   * Learns that a peer's chain failed because a signature in it did not fit.
+   *
+   * @returns whether another handshake with this IP address may succeed
+   */
+  refused?(hostname: string, chain: readonly Uint8Array[]): boolean;
 }
 
-/** Certificates and key as of now. */
-export function identityOf(tls: TlsIdentity | TlsSource): TlsIdentity {
-  return "current" in tls ? tls.current : tls;
+/** Certificates and key as of now. @param hostname IP address of a peer, if they are for one */
+export function identityOf(tls: TlsIdentity | TlsSource, hostname?: string): TlsIdentity {
+  if (!("current" in tls)) return tls;
+  return hostname !== undefined && tls.identityFor?.(hostname) || tls.current;
+}
+
+/** Whether another handshake may succeed after one that this end has ended. */
+export function mayRetry(
+  tls: TlsIdentity | TlsSource,
+  info: CloseInfo,
+  { hostname }: Authority,
+  chain: readonly Uint8Array[] | null,
+): boolean {
+  return info.by === "local" && tlsAlertOf(info) === TlsAlert.DecryptError && chain !== null &&
+    "current" in tls && tls.refused?.(hostname, chain) === true;
 }
 
 /** Algorithms of congestion control, the one that is best for most paths first. */
@@ -137,8 +161,8 @@ export const SIGNATURE_ALGORITHMS = [
 export function nativeConfig(
   settings: TransportSettings,
   maxDatagramBytes = BASE_DATAGRAM_BYTES,
+  tls = identityOf(settings.tls),
 ): NativeConfig {
-  const tls = identityOf(settings.tls);
   const config = quiche.Config.withBoringSslCtx(
     true,
     false,

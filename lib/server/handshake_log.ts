@@ -5,8 +5,16 @@ import type { Logger } from "../log.ts";
 import { formatAuthority } from "../net/authority.ts";
 import { hintForServer } from "../observe/hints.ts";
 import { handshakeResultOf, type Monitor } from "../observe/monitor.ts";
-import { describeClose, type ListenOptions, TlsAlert, tlsAlertOf } from "../quic/mod.ts";
-import { clientCertificateFaults, reasonsOf } from "../tls/faults.ts";
+import {
+  describeClose,
+  identityOf,
+  type ListenOptions,
+  TlsAlert,
+  tlsAlertOf,
+  type TlsIdentity,
+  type TlsSource,
+} from "../quic/mod.ts";
+import { type CertificateFault, clientCertificateFaults, reasonsOf } from "../tls/faults.ts";
 import { LogThrottle } from "../log_throttle.ts";
 
 /** Minimum time between two lines per level: anybody can cause failed handshakes. */
@@ -16,6 +24,7 @@ const LINE_INTERVAL_MS = 100;
 export function failedHandshakeLog(
   log: Logger,
   monitor: Monitor,
+  tls: TlsIdentity | TlsSource,
 ): NonNullable<ListenOptions["handshakeFailed"]> {
   const throttles = {
     warn: new LogThrottle(LINE_INTERVAL_MS),
@@ -28,9 +37,7 @@ export function failedHandshakeLog(
     const times = throttles[level].pass();
     if (times === undefined) return;
     const alert = info.by === "local" ? tlsAlertOf(info) : undefined;
-    const faults = alert === undefined
-      ? []
-      : clientCertificateFaults(certificates, alert !== TlsAlert.UnknownCa);
+    const faults = alert === undefined ? [] : faultsOf(certificates, alert, identityOf(tls));
     log[level]("agent refused", {
       remote: formatAuthority(from),
       reason: describeClose(info),
@@ -39,4 +46,16 @@ export function failedHandshakeLog(
       times: times > 1 ? times : undefined,
     });
   };
+}
+
+function faultsOf(
+  certificates: Uint8Array[] | null,
+  alert: number,
+  { ca, leftOutCa }: TlsIdentity,
+): CertificateFault[] {
+  const isTrusted = alert !== TlsAlert.UnknownCa && alert !== TlsAlert.DecryptError;
+  return clientCertificateFaults(certificates, isTrusted, undefined, {
+    ...(leftOutCa && { leftOut: leftOutCa }),
+    ...(alert === TlsAlert.CertificateUnknown && { constraining: ca }),
+  });
 }

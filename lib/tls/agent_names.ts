@@ -10,11 +10,15 @@
  * - `spiffe://cluster/ns/*`, `system:node:*`: with a colon in it, a pattern is for URIs and the
  *   like. `*` at its end, after a slash or colon, stands for whatever follows. Upper and lower case
  *   differ.
+ * - `10.0.0.1`, `fd00::1`: an IP address, in any notation, matches that address.
  */
+
+import { formatIp, ipBytes, isIpAddress } from "../net/ip_address.ts";
 
 /** What is wrong with a pattern, or `undefined`. */
 export function checkAgentName(pattern: string): string | undefined {
   if (pattern !== pattern.trim()) return "must not begin or end with a space";
+  if (isIpAddress(pattern)) return undefined;
   if (pattern.includes(":")) {
     return /^[^*]+(?:[/:]\*)?$/.test(pattern)
       ? undefined
@@ -28,7 +32,7 @@ export function checkAgentName(pattern: string): string | undefined {
 /**
  * The first name that one of the patterns matches, if there is one.
  *
- * @param names those of a certificate: DNS names, URIs and common names
+ * @param names those of a certificate: DNS names, URIs, IP addresses and common names
  * @param patterns each without a fault that {@linkcode checkAgentName} knows
  *
  * @example
@@ -49,6 +53,8 @@ export function allowedName(
 }
 
 function matchesName(pattern: string, name: string): boolean {
+  const address = ipBytes(pattern);
+  if (address) return formatIp(address) === name;
   if (pattern.includes(":")) {
     const prefix = pattern.slice(0, -1);
     return pattern.endsWith("*")

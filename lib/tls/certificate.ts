@@ -11,9 +11,10 @@
  */
 
 import { Buffer } from "node:buffer";
-import { type KeyObject, X509Certificate } from "node:crypto";
+import { constants, type KeyObject, verify, X509Certificate } from "node:crypto";
 import { equals } from "@std/bytes/equals";
 import { messageOf } from "../errors.ts";
+import { formatIp, isIpAddress } from "../net/ip_address.ts";
 import { quote, shorten } from "../printable.ts";
 import { type DerItem, derItems, derText } from "./der.ts";
 
@@ -26,7 +27,7 @@ const MAX_NAME_LENGTH = 200;
 export interface CertificateInfo {
   /** Distinguished name, such as `O=example, CN=agent-1`; may be empty. */
   readonly subject: string;
-  /** Alternative names that are DNS names or URIs, then the common names. */
+  /** DNS names and URIs among the alternative names, the common names, then IP addresses. */
   readonly names: string[];
   readonly notBefore: Date;
   readonly notAfter: Date;
@@ -79,6 +80,10 @@ export interface Certificate {
   readonly hasAlternativeNames: boolean;
   readonly dnsNames: string[];
   readonly commonNames: string[];
+  /** Alternative names of 4 or 16 bytes. */
+  readonly ipAddresses: Uint8Array[];
+  /** Value of the extension, in DER. */
+  readonly nameConstraints: Uint8Array | undefined;
   /** Whether its key usage lets its key sign handshakes. */
   readonly signs: boolean;
   /** Whether its extended key usage lets it be a server's. */
@@ -91,6 +96,7 @@ const OID = {
   commonName: "550403",
   keyUsage: "551d0f",
   subjectAltName: "551d11",
+  nameConstraints: "551d1e",
   extendedKeyUsage: "551d25",
   anyExtendedKeyUsage: "551d2500",
   serverAuth: "2b06010505070301",
@@ -111,6 +117,7 @@ export function readCertificate(der: Uint8Array): Certificate {
     const textsOf = (tag: number) => names.filter((name) => name.tag === tag).map(derText);
     const dnsNames = textsOf(0x82);
     const commonNames = commonNamesOf(subject);
+    const ipAddresses = names.filter(isIpName).map(({ body }) => body);
     const usage = extensions.get(OID.keyUsage);
     const purposes = extensions.get(OID.extendedKeyUsage);
     return {
@@ -118,7 +125,15 @@ export function readCertificate(der: Uint8Array): Certificate {
       x509,
       info: {
         subject: oneLineName(x509.subject),
-        names: [...new Set([...dnsNames, ...textsOf(0x86), ...commonNames])],
+        names: [
+          ...new Set([
+            // A DNS name in the form of an IP address stands for none (RFC 9525, section 6.5).
+            ...dnsNames.filter((name) => !isIpAddress(name)),
+            ...textsOf(0x86),
+            ...commonNames,
+            ...ipAddresses.map(formatIp),
+          ]),
+        ],
         notBefore: validDate(x509.validFromDate),
         notAfter: validDate(x509.validToDate),
         issuer: oneLineName(x509.issuer),
@@ -131,6 +146,8 @@ export function readCertificate(der: Uint8Array): Certificate {
       hasAlternativeNames: alternative !== undefined,
       dnsNames,
       commonNames,
+      ipAddresses,
+      nameConstraints: extensions.get(OID.nameConstraints),
       signs: usage === undefined || (derItems(usage)[0]!.body[1]! & 0x80) !== 0,
       servesAsServer: allowsPurpose(purposes, OID.serverAuth),
       servesAsClient: allowsPurpose(purposes, OID.clientAuth),
@@ -164,6 +181,11 @@ function readExtensions(field: DerItem | undefined): Map<string, Uint8Array> {
   );
 }
 
+/** An iPAddress; there are other lengths in invalid certificates. */
+function isIpName({ tag, body }: DerItem): boolean {
+  return tag === 0x87 && (body.length === 4 || body.length === 16);
+}
+
 /** The elements of the sequence that the bytes are. */
 function sequenceOf(bytes: Uint8Array): DerItem[] {
   return derItems(derItems(bytes)[0]!.body);
@@ -188,6 +210,11 @@ export function isSelfIssued({ issuerDer, subjectDer }: Certificate): boolean {
   return equals(issuerDer, subjectDer);
 }
 
+/** Whether a certificate of a CA file is one that a chain may end at: of a root, or of any CA. */
+export function isAnchor(certificate: Certificate): boolean {
+  return isSelfIssued(certificate) || certificate.x509.ca;
+}
+
 /** Whether a private key is the one of a certificate. */
 export function belongsTo(key: KeyObject, certificate: Certificate): boolean {
   try {
@@ -197,11 +224,34 @@ export function belongsTo(key: KeyObject, certificate: Certificate): boolean {
   }
 }
 
+/** Whether the key of one certificate has signed another. */
+export function hasSigned({ x509 }: Certificate, { signedPart, signature }: Certificate): boolean {
+  let key: KeyObject;
+  try {
+    key = x509.publicKey;
+  } catch {
+    return false; // of a kind that cannot be used
+  }
+  const kind = key.asymmetricKeyType;
+  const attempt = (hash: string | null, padding?: number) => {
+    try {
+      return verify(hash, signedPart, padding === undefined ? key : { key, padding }, signature);
+    } catch {
+      return false; // not a way to sign with such a key
+    }
+  };
+  if (kind === "ed25519") return attempt(null);
+  // Trying each is simpler than reading the algorithm, and for an explanation as good.
+  return ["sha256", "sha384", "sha512", "sha1"].some((hash) =>
+    attempt(hash) || (kind === "rsa" && attempt(hash, constants.RSA_PKCS1_PSS_PADDING))
+  );
+}
+
 /** The names that a server's certificate is for. */
 export function hostNamesOf(
-  { hasAlternativeNames, dnsNames, commonNames }: Certificate,
+  { hasAlternativeNames, dnsNames, ipAddresses, commonNames }: Certificate,
 ): readonly string[] {
-  return hasAlternativeNames ? dnsNames : commonNames;
+  return hasAlternativeNames ? [...dnsNames, ...ipAddresses.map(formatIp)] : commonNames;
 }
 
 function validDate(date: Date): Date {

@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { concat } from "@std/bytes/concat";
+
 /** An element of DER (X.690). */
 export interface DerItem {
   readonly tag: number;
@@ -40,4 +42,13 @@ export function derItems(bytes: Uint8Array): DerItem[] {
 export function derText({ tag, body }: DerItem): string {
   const encoding = tag === 0x0c ? "utf-8" : tag === 0x1e ? "utf-16be" : "latin1";
   return new TextDecoder(encoding).decode(body);
+}
+
+/** An element of these parts, each encoded already. */
+export function encodeDer(tag: number, parts: readonly Uint8Array[]): Uint8Array {
+  const body = concat(parts);
+  if (body.length < 0x80) return concat([Uint8Array.of(tag, body.length), body]);
+  const length = [body.length >> 16, body.length >> 8, body.length].map((byte) => byte & 0xff);
+  while (length[0] === 0) length.shift();
+  return concat([Uint8Array.of(tag, 0x80 | length.length, ...length), body]);
 }

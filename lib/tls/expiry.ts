@@ -2,9 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Logs when certificates are about to expire. */
-import { certificateFields, type CertificateInfo } from "./certificate.ts";
+import { certificateFields, type CertificateInfo, listNames } from "./certificate.ts";
 import type { Logger } from "../log.ts";
 import type { FileCertificate } from "./files.ts";
+import { usabilityOf } from "./usability.ts";
 
 export const DAY_MS = 24 * 60 * 60 * 1000;
 
@@ -46,6 +47,7 @@ interface LastLine {
 
 /**
  * Logs each certificate that expires soon: at first, when it becomes more urgent, and once a day.
+ * One that has expired, and that connections do not depend on, is logged once.
  */
 export class ExpiryLog {
   readonly #log: Logger;
@@ -59,14 +61,25 @@ export class ExpiryLog {
   /** Logs what is due at this time. @param certificates all that are in use */
   report(certificates: readonly FileCertificate[], now: Date): void {
     const lines = new Map<string, LastLine>();
+    const usability = new Map(usabilityOf(certificates, now).map((file) => [file.flag, file]));
+    const unused = new Map<string, string[]>();
     for (const { flag, info } of certificates) {
       const expiry = expiryOf(info, now);
       if (expiry === "far") continue;
       const key = `${flag} ${info.fingerprint256}`;
       const last = lines.get(key) ?? this.#lastLines.get(key);
+      const isUsable = usability.get(flag)!.problem === undefined;
+      if (expiry === "expired" && isUsable) {
+        if (last?.expiry !== expiry) unused.set(flag, [...unused.get(flag) ?? [], info.subject]);
+        lines.set(key, { expiry, at: now });
+        continue;
+      }
       const isDue = last?.expiry !== expiry || now.getTime() - last.at.getTime() >= DAY_MS;
       if (isDue) this.#write(flag, info, expiry, now);
       lines.set(key, isDue ? { expiry, at: now } : last);
+    }
+    for (const [file, subjects] of unused) {
+      this.#log.warn("expired certificates are not used", { file, subjects: listNames(subjects) });
     }
     this.#lastLines = lines;
   }

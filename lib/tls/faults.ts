@@ -7,26 +7,45 @@
  * This only explains a rejection by the TLS layer, for the most common causes.
  */
 
-import { constants, type KeyObject, verify } from "node:crypto";
 import { equals } from "@std/bytes/equals";
 import { messageOf } from "../errors.ts";
+import { ipBytes, unmapIp } from "../net/ip_address.ts";
 import { oneLine, quote } from "../printable.ts";
 import {
   type Certificate,
   type CertificateInfo,
+  hasSigned,
   hostNamesOf,
+  isAnchor,
   isoSeconds,
   isSelfIssued,
   quoteNames,
   readCertificate,
 } from "./certificate.ts";
+import { violationOf } from "./name_constraints.ts";
 import { decodeBlock, pemBlocks } from "./pem.ts";
 
 const MAX_CHAIN = 10;
 
+/** What is said before the validity of the peer's certificate. */
+const AFTER: readonly CertificateFault["kind"][] = ["untrusted", "ca", "chain"];
+
 /** What is wrong with a peer's certificate. */
 export interface CertificateFault {
-  readonly kind: "missing" | "unreadable" | "untrusted" | "expired" | "early" | "name" | "purpose";
+  readonly kind:
+    | "missing"
+    | "unreadable"
+    | "untrusted"
+    /** Its CA in the own file is not valid now. */
+    | "ca"
+    /** An intermediate that came with it is not valid now. */
+    | "chain"
+    | "expired"
+    | "early"
+    | "name"
+    | "purpose"
+    /** A CA of it has name constraints that forbid a name in it. */
+    | "constraint";
   /** In words. */
   readonly reason: string;
 }
@@ -41,24 +60,32 @@ export function reasonsOf(faults: readonly CertificateFault[]): string | undefin
  *
  * @param chain the server's chain in DER, leaf first
  * @param ca the trusted CA certificates in PEM
- * @param serverName the DNS name that the certificate has to be for
+ * @param serverName the DNS name or IP address that the certificate has to be for
  * @param now @default {the current time}
+ * @param leftOutCa further CA certificates, which the TLS layer does not get as they are not valid
  */
 export function serverCertificateFaults(
   chain: Uint8Array[] | null,
   ca: Uint8Array,
   serverName: string,
   now: Date = new Date(),
+  leftOutCa?: Uint8Array,
 ): CertificateFault[] {
   return faultsOf("server", chain, now, (certificates) => {
     const leaf = certificates[0]!;
     const faults: CertificateFault[] = [];
-    const untrusted = explainTrust(certificates, trustAnchors(ca), now);
-    if (untrusted !== undefined) faults.push({ kind: "untrusted", reason: untrusted });
+    const { valid: anchors = [], invalid = [] } = Object.groupBy(
+      certificatesIn(ca),
+      ({ info }) => invalidity(info, now) === undefined ? "valid" : "invalid",
+    );
+    const leftOut = [...invalid, ...certificatesIn(leftOutCa)];
+    const untrusted = explainTrust(certificates, anchors, leftOut, now);
+    if (untrusted !== undefined) faults.push(untrusted);
+    else faults.push(...violatedConstraints(certificates, anchors));
     // RFC 6125, section 6.4.4: the common name counts only where there are no alternative names.
     const names = hostNamesOf(leaf);
     if (!isForHost(leaf, serverName)) {
-      const list = names.length === 0 ? "no DNS name" : quoteNames(names);
+      const list = names.length === 0 ? "no DNS name or IP address" : quoteNames(names);
       const reason = `certificate is for ${list}, not for ${quote(serverName)}`;
       faults.push({ kind: "name", reason });
     }
@@ -75,29 +102,63 @@ export function serverCertificateFaults(
  *
  * @param isTrusted whether the TLS layer trusts its CA, or has not verified that yet
  * @param now @default {the current time}
+ * @param cas CA certificates in PEM that may be why: `constraining` if a name is not acceptable,
+ * `leftOut` those that the TLS layer does not get
  */
 export function clientCertificateFaults(
   chain: Uint8Array[] | null,
   isTrusted: boolean,
   now: Date = new Date(),
+  cas: { readonly constraining?: Uint8Array; readonly leftOut?: Uint8Array } = {},
 ): CertificateFault[] {
-  return faultsOf("client", chain, now, ([leaf]) => {
+  const leftOut = isTrusted ? [] : certificatesIn(cas.leftOut);
+  const maxChain = leftOut.length > 0 || cas.constraining ? MAX_CHAIN : 1;
+  return faultsOf("client", chain, now, (certificates) => {
+    const [leaf] = certificates;
     const faults: CertificateFault[] = [];
     if (!isTrusted) {
+      const ca = leftOut.find(({ subjectDer }) =>
+        certificates.some(({ issuerDer }) => equals(subjectDer, issuerDer))
+      );
       const reason = `certificate is issued by ${quote(leaf!.info.issuer)}`;
-      faults.push({ kind: "untrusted", reason });
+      faults.push(ca ? invalidCa(ca, now) : { kind: "untrusted", reason });
+    } else if (cas.constraining) {
+      faults.push(...violatedConstraints(certificates, certificatesIn(cas.constraining)));
     }
     if (!leaf!.servesAsClient) {
       const reason = "certificate is not meant for clients (extendedKeyUsage)";
       faults.push({ kind: "purpose", reason });
     }
     return faults;
-  }, 1);
+  }, maxChain);
 }
 
-/** Whether a server with this certificate may be called by a name. */
+/** Names of the leaf that CAs above it forbid, found by their names alone. */
+function violatedConstraints(chain: Certificate[], anchors: Certificate[]): CertificateFault[] {
+  const leaf = chain[0]!;
+  for (let current = leaf, depth = 0; depth < MAX_CHAIN; depth++) {
+    const issuer = [...anchors, ...chain].find(({ subjectDer }) =>
+      equals(subjectDer, current.issuerDer)
+    );
+    if (!issuer) break;
+    const reason = violationOf(leaf, issuer);
+    if (reason !== undefined) return [{ kind: "constraint", reason }];
+    if (isSelfIssued(issuer)) break;
+    current = issuer;
+  }
+  return [];
+}
+
+/**
+ * Whether a server with this certificate may be called by a DNS name, or by an IP address, which
+ * only alternative names of that kind match (RFC 9525, section 6.5).
+ */
 export function isForHost(certificate: Certificate, name: string): boolean {
-  return hostNamesOf(certificate).some((pattern) => matchesHost(pattern, name));
+  const address = ipBytes(name);
+  if (address) return certificate.ipAddresses.some((bytes) => equals(unmapIp(bytes), address));
+  const { hasAlternativeNames, dnsNames, commonNames } = certificate;
+  return (hasAlternativeNames ? dnsNames : commonNames)
+    .some((pattern) => matchesHost(pattern, name));
 }
 
 /** A wildcard stands for one whole label and, as in BoringSSL, not above a top-level domain. */
@@ -151,11 +212,11 @@ function faultsOf(
   const kind = now > info.notAfter ? "expired" : "early";
   const validity: CertificateFault = { kind, reason: `certificate ${invalid}` };
   // After the CA, which is usually what is wrong.
-  const at = faults[0]?.kind === "untrusted" ? 1 : 0;
+  const at = faults[0] && AFTER.includes(faults[0].kind) ? 1 : 0;
   return faults.toSpliced(at, 0, validity);
 }
 
-function trustAnchors(ca: Uint8Array): Certificate[] {
+function certificatesIn(ca: Uint8Array | undefined): Certificate[] {
   try {
     return pemBlocks(new TextDecoder().decode(ca))
       .filter((block) => block.label === "CERTIFICATE")
@@ -165,57 +226,53 @@ function trustAnchors(ca: Uint8Array): Certificate[] {
   }
 }
 
+/**
+ * Why a chain does not lead to a CA, as the TLS layer judges it; undefined if it does.
+ *
+ * @param anchors those that are valid
+ * @param leftOut CAs of the file that are not
+ */
 function explainTrust(
   chain: Certificate[],
   anchors: Certificate[],
+  leftOut: Certificate[],
   now: Date,
-): string | undefined {
+): CertificateFault | undefined {
   let current = chain[0]!;
   for (let depth = 0; depth < MAX_CHAIN; depth++) {
     const here = current;
-    const isAnchor = anchors.some((anchor) => equals(anchor.der, here.der));
-    if (isAnchor && isSelfIssued(here)) return undefined;
-    const issuer = [...anchors, ...chain].find((candidate) =>
-      !equals(candidate.der, here.der) && hasSigned(candidate, here)
-    );
+    const isSame = ({ der }: Certificate) => equals(der, here.der);
+    if (isSelfIssued(here) && anchors.some(isSame)) return undefined;
+    const isIssuer = (candidate: Certificate) =>
+      !equals(candidate.der, here.der) && hasSigned(candidate, here);
+    if (anchors.some((anchor) => isAnchor(anchor) && isIssuer(anchor))) return undefined;
+    const issuer = chain.find(isIssuer);
     if (issuer === undefined) {
-      if (isAnchor) {
-        return `the CA file contains ${
-          quote(here.info.subject)
-        } but not the root CA that issued it`;
-      }
-      const namesake = anchors.some((anchor) => equals(anchor.subjectDer, here.issuerDer));
-      const what = depth === 0 ? "certificate" : `certificate of ${quote(here.info.subject)}`;
-      const who = namesake ? "but by another CA of the same name" : "but issued by";
-      return `${what} is not signed by the CA, ${who} ${quote(here.info.issuer)}`;
+      const expired = leftOut.find((ca) => isSame(ca) || isIssuer(ca));
+      return expired ? invalidCa(expired, now) : foreign(here, depth, anchors);
     }
     const invalid = invalidity(issuer.info, now);
     if (invalid !== undefined) {
-      return `certificate of the CA ${quote(issuer.info.subject)} ${invalid}`;
+      const isRoot = isSelfIssued(issuer);
+      const subject = quote(issuer.info.subject);
+      const reason = `certificate of the CA ${subject} ${invalid}`;
+      return { kind: isRoot ? "untrusted" : "chain", reason };
     }
     current = issuer;
   }
   return undefined;
 }
 
-function hasSigned({ x509 }: Certificate, { signedPart, signature }: Certificate): boolean {
-  let key: KeyObject;
-  try {
-    key = x509.publicKey;
-  } catch {
-    return false; // of a kind that cannot be used
-  }
-  const kind = key.asymmetricKeyType;
-  const attempt = (hash: string | null, padding?: number) => {
-    try {
-      return verify(hash, signedPart, padding === undefined ? key : { key, padding }, signature);
-    } catch {
-      return false; // not a way to sign with such a key
-    }
-  };
-  if (kind === "ed25519") return attempt(null);
-  // Trying each is simpler than reading the algorithm, and for an explanation as good.
-  return ["sha256", "sha384", "sha512", "sha1"].some((hash) =>
-    attempt(hash) || (kind === "rsa" && attempt(hash, constants.RSA_PKCS1_PSS_PADDING))
-  );
+function foreign(here: Certificate, depth: number, anchors: Certificate[]): CertificateFault {
+  const namesake = anchors.some((anchor) => equals(anchor.subjectDer, here.issuerDer));
+  const what = depth === 0 ? "certificate" : `certificate of ${quote(here.info.subject)}`;
+  const who = namesake ? "but by another CA of the same name" : "but issued by";
+  const reason = `${what} is not signed by the CA, ${who} ${quote(here.info.issuer)}`;
+  return { kind: "untrusted", reason };
+}
+
+/** A CA of the own file that is of no use now. */
+function invalidCa({ info }: Certificate, now: Date): CertificateFault {
+  const reason = `certificate of the CA ${quote(info.subject)} ${invalidity(info, now)}`;
+  return { kind: "ca", reason };
 }

@@ -10,33 +10,55 @@ import {
   belongsTo,
   type Certificate,
   type CertificateInfo,
-  isSelfIssued,
+  isAnchor,
   readCertificate,
 } from "./certificate.ts";
+import { type Anchor, anchorsAt, anchorsFor } from "./anchors.ts";
 import { oneLine, quote } from "../printable.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import { checkIdentity, NativeLibraryError } from "../quic/mod.ts";
+import { checkIdentity, NativeLibraryError, type TlsIdentity } from "../quic/mod.ts";
 import { invalidity } from "./faults.ts";
 import { decodeBlock, type PemBlock, pemBlocks, toPem } from "./pem.ts";
 
 /** Far more than any real bundle of CAs needs: the system's own has a fifth of it. */
 const MAX_FILE_BYTES = 1024 * 1024;
 
+const READABLE_BY_OTHERS = 0o004;
+
+/** Longest path, and longest name of a file, of the systems that the programs run on. */
+const MAX_PATH = 4096;
+const MAX_NAME = 255;
+
+/** Certificates of a peer's chain that are looked at. */
+const MAX_CHAIN = 10;
+
 const EC_CURVES: readonly unknown[] = ["prime256v1", "secp384r1", "secp521r1"];
 
 /** What the TLS layer needs, all in PEM. Printed or turned into JSON, it shows `info` only. */
-export interface TlsMaterial {
-  /** The CA certificates that peers are verified with. */
+export interface TlsMaterial extends TlsIdentity {
+  /** The CA certificates that peers are verified with: those that are valid. */
   readonly ca: Uint8Array;
-  /** The own certificate, followed by the intermediates of its file. */
+  /** The own certificate, followed by the valid intermediates of its file. */
   readonly cert: Uint8Array;
   readonly key: Uint8Array;
+  readonly leftOutCa: Uint8Array;
   /** The own certificate. */
   readonly leaf: Certificate;
   /** About the own certificate. */
   readonly info: CertificateInfo;
   /** All certificates: the own one first, then intermediates, then CA certificates. */
   readonly certificates: readonly FileCertificate[];
+  /** Those of them that the TLS layer does not get, because they are not valid now. */
+  readonly leftOut: readonly FileCertificate[];
+  /** When another one of them than the own certificate becomes valid, or stops to be. */
+  readonly changesAt: Date | undefined;
+  /**
+   * The same, for a peer whose chain failed, with the CA certificates in the order that suits it.
+   *
+   * @param chain DER, leaf first
+   * @returns undefined when no order does
+   */
+  trusting(chain: readonly Uint8Array[]): TlsMaterial | undefined;
 }
 
 /** A certificate, and the flag that named its file. */
@@ -58,15 +80,46 @@ export interface TlsFiles {
 class LoadedTlsMaterial implements TlsMaterial {
   // Not a property: it stays out of JSON, of inspection and of copies by spreading.
   readonly #key: Uint8Array;
+  readonly #anchors: readonly Anchor[];
+  /** By the anchor that comes first. */
+  readonly #reordered = new Map<Anchor, TlsMaterial>();
+  readonly ca: Uint8Array;
 
   constructor(
-    readonly ca: Uint8Array,
+    anchors: readonly Anchor[],
     readonly cert: Uint8Array,
     key: Uint8Array,
+    readonly leftOutCa: Uint8Array,
     readonly leaf: Certificate,
     readonly certificates: readonly FileCertificate[],
+    readonly leftOut: readonly FileCertificate[],
+    readonly changesAt: Date | undefined,
   ) {
+    this.#anchors = anchors;
     this.#key = key;
+    this.ca = certificatesToPem(anchors);
+  }
+
+  trusting(chain: readonly Uint8Array[]): TlsMaterial | undefined {
+    const anchors = anchorsFor(readChain(chain), this.#anchors);
+    if (!anchors || anchors === this.#anchors) return anchors && this;
+    const first = anchors[0]!;
+    let material = this.#reordered.get(first);
+    if (!material) {
+      const { cert, key, leftOutCa, leaf, certificates, leftOut, changesAt } = this;
+      material = new LoadedTlsMaterial(
+        anchors,
+        cert,
+        key,
+        leftOutCa,
+        leaf,
+        certificates,
+        leftOut,
+        changesAt,
+      );
+      this.#reordered.set(first, material);
+    }
+    return material;
   }
 
   get info(): CertificateInfo {
@@ -103,6 +156,8 @@ interface FileContent {
   readonly bytes: Uint8Array;
   /** Whether it can be read again; a pipe cannot. */
   readonly isFile: boolean;
+  /** Whether every user of this machine may read it. */
+  readonly isPublic?: boolean;
 }
 
 /**
@@ -128,7 +183,8 @@ export async function readTlsFiles(
  *
  * Keys may be PKCS#8, SEC1 (`EC PRIVATE KEY`) or PKCS#1 (`RSA PRIVATE KEY`), unencrypted; RSA,
  * ECDSA on P-256, P-384 or P-521, or Ed25519. Of the own chain only the first certificate must be
- * within its validity; of the CA certificates, one.
+ * within its validity; of the CA certificates, one. Others that are
+ * not valid are left out.
  *
  * @param options.now the time that the validity is checked at. @default {the current time}
  * @throws {UsageError} when they cannot be used: one line with flag and path
@@ -141,25 +197,38 @@ export function checkTlsFiles(
   const [caFile, certFile, keyFile] = [contents.ca, contents.cert, contents.key].map(
     pemFile,
   ) as [PemFile, PemFile, PemFile];
-  const anchors = certificatesOf(caFile);
-  checkAnchors(anchors, caFile, now);
+  const cas = certificatesOf(caFile);
+  checkAnchors(cas, caFile, now);
   const chain = certificatesOf(certFile);
   const key = privateKeyOf(keyFile);
   checkOwner(key.object, keyFile, chain, certFile);
   checkLeaf(chain[0]!, certFile, now);
+  const isInvalid = ({ info }: { info: CertificateInfo }) => invalidity(info, now) !== undefined;
+  const certificates = [
+    ...chain.map(({ info }) => ({ flag: certFile.flag, info })),
+    ...cas.map(({ info }) => ({ flag: caFile.flag, info })),
+  ];
   // Encoded again, so that BoringSSL only gets what was checked here.
   const material = new LoadedTlsMaterial(
-    certificatesToPem(anchors),
-    certificatesToPem(chain),
+    anchorsAt(cas, now),
+    certificatesToPem(chain.filter((certificate) => !isInvalid(certificate))),
     toPem(key.label, key.der),
+    certificatesToPem(cas.filter(isInvalid)),
     chain[0]!,
-    [
-      ...chain.map(({ info }) => ({ flag: certFile.flag, info })),
-      ...anchors.map(({ info }) => ({ flag: caFile.flag, info })),
-    ],
+    certificates,
+    certificates.filter(isInvalid),
+    nextChange(certificates.slice(1), now),
   );
   tryOut(material, certFile, caFile);
   return material;
+}
+
+/** When the validity of one of them begins or ends next. */
+function nextChange(certificates: readonly FileCertificate[], now: Date): Date | undefined {
+  const next = certificates
+    .flatMap(({ info }) => [info.notBefore.getTime(), info.notAfter.getTime() + 1])
+    .filter((time) => time > now.getTime());
+  return next.length > 0 ? new Date(next.reduce((a, b) => Math.min(a, b))) : undefined;
 }
 
 function checkAnchors(anchors: readonly Certificate[], file: PemFile, now: Date): void {
@@ -171,8 +240,8 @@ function checkAnchors(anchors: readonly Certificate[], file: PemFile, now: Date)
         : `no CA certificate in ${place(file)} is valid now; the first ${fault}`,
     );
   }
-  if (!anchors.some(isSelfIssued)) {
-    // BoringSSL ends a chain only at a root; with an intermediate alone it rejects every peer.
+  if (!anchors.some(isAnchor)) {
+    // BoringSSL ends a chain only at a CA.
     const subject = quote(anchors[0]!.info.subject);
     throw new UsageError(`${place(file)} contains ${subject} but not the root CA that issued it`);
   }
@@ -225,7 +294,12 @@ interface PemFile {
 }
 
 function place({ flag, path }: { flag: string; path: string }): string {
-  return `${flag} ${quote(path)}`;
+  return `${flag} ${isPath(path) ? quote(path) : "(too long for a path)"}`;
+}
+
+/** Whether a path is not longer than systems allow: what is longer may be a key. */
+function isPath(text: string): boolean {
+  return text.length <= MAX_PATH && text.split(/[\\/]/).every((part) => part.length <= MAX_NAME);
 }
 
 async function readFile(flag: string, path: string, before?: FileContent): Promise<FileContent> {
@@ -235,7 +309,7 @@ async function readFile(flag: string, path: string, before?: FileContent): Promi
     if (before && !(await Deno.stat(path)).isFile) throw new TypeError("no longer a regular file");
     return { flag, path, ...await readBounded(path) };
   } catch (error) {
-    throw new UsageError(`cannot read ${place({ flag, path })}: ${fileFault(error)}`);
+    throw new UsageError(`cannot read ${place({ flag, path })}: ${fileFault(error, path)}`);
   }
 }
 
@@ -249,31 +323,43 @@ function pemFile({ flag, path, bytes }: FileContent): PemFile {
   }
 }
 
-async function readBounded(path: string): Promise<{ bytes: Uint8Array; isFile: boolean }> {
+async function readBounded(
+  path: string,
+): Promise<Pick<FileContent, "bytes" | "isFile" | "isPublic">> {
   using file = await Deno.open(path);
-  const { isFile } = await file.stat();
+  const { isFile, mode } = await file.stat();
+  const isPublic = isFile && ((mode ?? 0) & READABLE_BY_OTHERS) !== 0;
   // Not by the size in stat(): a pipe has none, and a secret may well come through one.
   const buffer = new Uint8Array(MAX_FILE_BYTES + 1);
   let length = 0;
   while (length < buffer.length) {
     const count = await file.read(buffer.subarray(length));
-    if (count === null) return { bytes: buffer.slice(0, length), isFile };
+    if (count === null) return { bytes: buffer.slice(0, length), isFile, isPublic };
     length += count;
   }
   throw new RangeError("larger than 1 MiB");
 }
 
-function fileFault(error: unknown): string {
+function fileFault(error: unknown, path: string): string {
   if (error instanceof Deno.errors.NotCapable) {
     return "Deno lacks the permission --allow-read for it";
   }
-  const fault = oneLine(messageOf(error).replace(/ \(os error \d+\).*$/s, ""));
+  const message = messageOf(error).replace(/ \(os error \d+\).*$/s, "").replaceAll(path, "");
+  const fault = oneLine(message);
   return error instanceof Deno.errors.PermissionDenied
     ? `${fault}; the user that runs this program needs read access`
     : fault;
 }
 
-function certificatesToPem(certificates: Certificate[]): Uint8Array {
+function readChain(chain: readonly Uint8Array[]): Certificate[] {
+  try {
+    return chain.slice(0, MAX_CHAIN).map(readCertificate);
+  } catch {
+    return []; // BoringSSL reads what this code cannot
+  }
+}
+
+function certificatesToPem(certificates: readonly { readonly der: Uint8Array }[]): Uint8Array {
   return Uint8Array.from(
     Buffer.concat(certificates.map(({ der }) => toPem("CERTIFICATE", der))),
   );

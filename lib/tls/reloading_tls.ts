@@ -3,10 +3,11 @@
 
 /** The TLS files of a program, read again while it runs. */
 import { createHash } from "node:crypto";
+import { AnchorChoice } from "./anchor_choice.ts";
 import { certificateFields } from "./certificate.ts";
 import { messageOf } from "../errors.ts";
 import { logger } from "../log.ts";
-import type { TlsSource } from "../quic/mod.ts";
+import type { TlsIdentity, TlsSource } from "../quic/mod.ts";
 import { sleep } from "../wait.ts";
 import {
   checkTlsFiles,
@@ -52,7 +53,7 @@ export class ReloadingTls implements TlsSource {
   readonly #now: () => Date;
   readonly #expiry = new ExpiryLog(log);
   #contents: TlsFileContents;
-  #current: TlsMaterial;
+  #choice: AnchorChoice;
   /** Of the set in use. */
   #digest: string;
   /** `version` of the last set that was refused, which has been logged. */
@@ -64,7 +65,7 @@ export class ReloadingTls implements TlsSource {
     this.#files = files;
     this.#now = now;
     this.#contents = contents;
-    this.#current = checkTlsFiles(contents, { now: now() });
+    this.#choice = new AnchorChoice(checkTlsFiles(contents, { now: now() }));
     this.#digest = digestOf(contents);
   }
 
@@ -85,7 +86,15 @@ export class ReloadingTls implements TlsSource {
 
   /** The last set that was good. */
   get current(): TlsMaterial {
-    return this.#current;
+    return this.#choice.current;
+  }
+
+  identityFor(hostname: string): TlsIdentity {
+    return this.#choice.identityFor(hostname);
+  }
+
+  refused(hostname: string, chain: readonly Uint8Array[]): boolean {
+    return this.#choice.refused(hostname, chain);
   }
 
   /**
@@ -94,11 +103,14 @@ export class ReloadingTls implements TlsSource {
    */
   async watch({ signal, onHangup, intervalMs = RELOAD_INTERVAL_MS }: WatchOptions): Promise<void> {
     log.info("certificates loaded", this.#fields);
+    this.#warnOfPublicKey();
     onHangup?.(() => {
       if (!signal.aborted) void this.reload();
     });
     while (!signal.aborted) {
-      this.#expiry.report(this.#current.certificates, this.#now());
+      const now = this.#now();
+      this.#revise(now);
+      this.#expiry.report(this.current.certificates, now);
       await sleep(intervalMs, signal);
       if (!signal.aborted) await this.#inTurn(false);
     }
@@ -145,10 +157,23 @@ export class ReloadingTls implements TlsSource {
   /** @throws {UsageError} when the set cannot be used */
   #replace(contents: TlsFileContents, digest: string): void {
     const material = checkTlsFiles(contents, { now: this.#now() });
-    [this.#contents, this.#current, this.#digest] = [contents, material, digest];
+    [this.#contents, this.#digest] = [contents, digest];
+    this.#choice = new AnchorChoice(material);
     this.#refused = undefined;
     log.info("certificates reloaded", this.#fields);
+    this.#warnOfPublicKey();
     this.#expiry.report(material.certificates, this.#now());
+  }
+
+  /** Uses other certificates of the same files when one has become valid, or has expired. */
+  #revise(now: Date): void {
+    const { changesAt } = this.current;
+    if (changesAt === undefined || now < changesAt) return;
+    try {
+      this.#choice = new AnchorChoice(checkTlsFiles(this.#contents, { now }));
+    } catch {
+      // The own certificate has expired, or all CAs have, which the expiry log says.
+    }
   }
 
   /** Logs it also when a set that was refused is gone again. */
@@ -163,12 +188,17 @@ export class ReloadingTls implements TlsSource {
     this.#refused = version;
     log.error("certificates not reloaded", {
       error: messageOf(error),
-      inUse: this.#current.info.fingerprint256,
+      inUse: this.current.info.fingerprint256,
     });
   }
 
+  #warnOfPublicKey(): void {
+    const { isPublic, path } = this.#contents.key;
+    if (isPublic) log.warn("all users can read the private key", { file: "--cert-key", path });
+  }
+
   get #fields() {
-    const { info, certificates } = this.#current;
+    const { info, certificates } = this.current;
     return { ...certificateFields(info), certificates: certificates.length };
   }
 }

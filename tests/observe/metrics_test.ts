@@ -375,14 +375,18 @@ Deno.test("Metrics sum the connections of one name, and never count back while t
 Deno.test("Metrics cut names of certificates, and quote what is in them", async () => {
   const gauges = new Scrapes("proxy-server");
   const long = "x".repeat(10_000);
-  for (const name of [`${long}1`, `${long}2`, 'a"} 1\nb{c="']) {
+  for (const name of [`${long}1`, `${long}2`, 'a"} 1\nb{c="', "\x1b[2J\r\u202ex"]) {
     gauges.monitor.peers.add(fakePeer(name, { sentBytes: 1 }));
   }
   const names = await gauges.by("agent", "quic_sent_bytes_total");
-  assertEquals(names, { [`${"x".repeat(127)}…`]: 2, 'a\\"} 1\\nb{c=\\"': 1 });
+  assertEquals(names, {
+    [`${"x".repeat(127)}…`]: 2,
+    'a\\"} 1\\nb{c=\\"': 1,
+    [String.raw`\\u{1b}[2J\\u{d}\\u{202e}x`]: 1,
+  });
 });
 
-Deno.test("Metrics have the first expiry of the certificates in a file", async () => {
+Deno.test("Metrics have the time from which on a file is of no use", async () => {
   const gauges = new Scrapes("proxy-server");
   let certificates = [
     fakeCertificate(new Date(2_000_000)),
@@ -391,7 +395,7 @@ Deno.test("Metrics have the first expiry of the certificates in a file", async (
   ];
   gauges.monitor.readFrom({ certificates: () => certificates });
   const name = "certificate_expiration_timestamp_seconds";
-  assertEquals(await gauges.by("file", name), { "cert-file": 2_000, "client-ca-file": 3_000 });
+  assertEquals(await gauges.by("file", name), { "cert-file": 2_000, "client-ca-file": 4_000 });
   certificates = [fakeCertificate(new Date(5_000_000))];
   assertEquals(await gauges.by("file", name), { "cert-file": 5_000 });
 });

@@ -3,6 +3,7 @@
 
 import { assertEquals } from "@std/assert";
 import { Monitor } from "../../lib/observe/monitor.ts";
+import type { FileCertificate } from "../../lib/tls/files.ts";
 import type { ProgramName } from "../../lib/version.ts";
 import { readinessOf } from "../../lib/observe/readiness.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
@@ -75,6 +76,39 @@ test("names each certificate that has expired, by its flag", () => {
     "certificates: --cert-file expired at 2026-06-01T12:00:00.000Z, " +
     "--client-ca-file expired at 2026-06-01T12:00:01.000Z",
   ]);
+});
+
+test("needs the own certificate, and one CA of several", () => {
+  const monitor = started();
+  monitor.peers.add(fakePeer("a"));
+  const [past, future] = [-1, 1].map((ms) => new Date(NOW.getTime() + ms)) as [Date, Date];
+  const chain = (notAfter: Date, subject: string, issuer: string) => {
+    const { flag, info } = fakeCertificate(notAfter);
+    return { flag, info: { ...info, subject, issuer } };
+  };
+  const [own, ca, oldCa] = [
+    chain(future, "CN=a", "CN=intermediate"),
+    fakeCertificate(future, "--ca-file"),
+    fakeCertificate(past, "--ca-file"),
+  ];
+  const issuer = (notAfter: Date) => chain(notAfter, "CN=intermediate", "CN=root");
+  const problems = (...certificates: FileCertificate[]) => {
+    monitor.readFrom({ certificates: () => certificates });
+    return problemsOf(monitor).length;
+  };
+  assertEquals(problems(own, oldCa, ca), 0);
+  assertEquals(problems(own, chain(past, "CN=other", "CN=root"), ca), 0);
+  assertEquals(problems(own, issuer(past), issuer(future), ca), 0);
+  // Peers have the roots.
+  assertEquals(problems(own, chain(past, "CN=intermediate", "CN=intermediate"), ca), 0);
+  assertEquals(problems(own, issuer(past), ca), 1);
+  assertEquals(problems(own, oldCa, oldCa), 1);
+  const early = {
+    flag: "--ca-file",
+    info: { ...ca.info, notBefore: future, notAfter: new Date(future.getTime() + 1) },
+  };
+  assertEquals(problems(own, early, ca), 0);
+  assertEquals(problems(own, early), 1);
 });
 
 test("is against a program that was told to stop", () => {

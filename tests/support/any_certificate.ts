@@ -5,7 +5,8 @@
 import { generateKeyPairSync, type KeyObject } from "node:crypto";
 import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
-import { createCa, type Issued } from "../../certs/issue.ts";
+import { createCa, type Issued, type Validity } from "../../certs/issue.ts";
+import { encodeDer } from "../../lib/tls/der.ts";
 
 export const SERVER_NAME = "quic-tunnel-server";
 
@@ -47,15 +48,42 @@ export function subjectAltName(...names: x509.JsonGeneralName[]): x509.Extension
   return new x509.SubjectAlternativeNameExtension(names);
 }
 
+/** A DNS name, or an IP address with its mask. */
+type Subtree = string | readonly number[];
+
+/** Name constraints of a CA (RFC 5280, section 4.2.1.10). */
+export function nameConstraints(
+  permitted: readonly Subtree[],
+  excluded: readonly Subtree[] = [],
+): x509.Extension {
+  const subtrees = (tag: number, bases: readonly Subtree[]) => {
+    const names = bases.map((base) =>
+      typeof base === "string"
+        ? encodeDer(0x82, [new TextEncoder().encode(base)])
+        : encodeDer(0x87, [Uint8Array.from(base)])
+    );
+    return names.length === 0 ? [] : [encodeDer(tag, names.map((name) => encodeDer(0x30, [name])))];
+  };
+  const der = encodeDer(0x30, [...subtrees(0xa0, permitted), ...subtrees(0xa1, excluded)]);
+  return new x509.Extension("2.5.29.30", true, Uint8Array.from(der));
+}
+
 /** A CA named `intermediate`, issued by another one. */
-export async function issueIntermediate(ca: Issued): Promise<Issued> {
-  const intermediate = await createCa({ commonName: "intermediate" });
+export async function issueIntermediate(
+  ca: Issued,
+  validity: Validity = {},
+  keys?: CryptoKeyPair,
+  extensions: x509.Extension[] = [],
+): Promise<Issued> {
+  const made = await createCa({ commonName: "intermediate" });
+  const intermediate = keys ? { ...made, keys } : made;
   const certificate = await x509.X509CertificateGenerator.create({
     subject: intermediate.certificate.subjectName,
     issuer: ca.certificate.subjectName,
     publicKey: intermediate.keys.publicKey,
     signingKey: ca.keys.privateKey,
-    extensions: [new x509.BasicConstraintsExtension(true, 0, true)],
+    ...validity,
+    extensions: [new x509.BasicConstraintsExtension(true, 0, true), ...extensions],
   });
   return { ...intermediate, certificate, certPem: certificate.toString("pem") + "\n" };
 }

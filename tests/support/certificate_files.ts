@@ -46,7 +46,7 @@ export class CertificateFiles implements AsyncDisposable {
 
   async #put(name: string, { certPem, keyPem }: Issued): Promise<void> {
     await Deno.writeTextFile(`${this.path}/${name}.pem`, certPem);
-    await Deno.writeTextFile(`${this.path}/${name}.key`, keyPem);
+    await Deno.writeTextFile(`${this.path}/${name}.key`, keyPem, { mode: 0o600 });
   }
 
   /** The flags of a server. */

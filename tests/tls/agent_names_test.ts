@@ -49,6 +49,8 @@ const cases: Record<string, { yes: string[]; no: string[] }> = {
       "xspiffe://cluster/ns/a",
     ],
   },
+  "10.0.0.1": { yes: ["10.0.0.1"], no: ["10.0.0.10", "10.0.0", "::ffff:a00:2"] },
+  "FD00:0::1": { yes: ["fd00::1"], no: ["fd00::10", "FD00:0::1", "fd00::"] },
   "system:node:*": { yes: ["system:node:a"], no: ["system:node:", "system:nodes:a", "a"] },
 };
 

@@ -11,7 +11,7 @@ import { runs } from "../support/fuzz.ts";
 const ca = await createCa({ commonName: "test CA" });
 const { publicKey } = generateKeys("P-256");
 
-Deno.test("describeCertificate() lists DNS names and URIs, then the common name, each once", async () => {
+Deno.test("describeCertificate() lists DNS names and URIs, the common name, then IP addresses, each once", async () => {
   const names = subjectAltName(
     { type: "url", value: "spiffe://example/agent" },
     { type: "dns", value: "any kind" },
@@ -20,7 +20,10 @@ Deno.test("describeCertificate() lists DNS names and URIs, then the common name,
     { type: "dns", value: "a.example" },
   );
   const info = describeCertificate(derOf(await issueFor(ca, publicKey, [names])));
-  assertEquals(info.names, ["any kind", "a.example", "spiffe://example/agent"]);
+  assertEquals(info.names, ["any kind", "a.example", "spiffe://example/agent", "10.0.0.1"]);
+  const address = subjectAltName({ type: "dns", value: "10.0.0.1" });
+  const misnamed = describeCertificate(derOf(await issueFor(ca, publicKey, [address])));
+  assertEquals(misnamed.names, ["any kind"]);
   assertEquals(info.subject, "CN=any kind");
 });
 

@@ -21,6 +21,7 @@ import {
   generateKeys,
   issueFor,
   issueIntermediate,
+  nameConstraints,
   PAST,
   SERVER_NAME,
   subjectAltName,
@@ -67,7 +68,9 @@ Deno.test("serverCertificateFaults() names what a certificate is for", async () 
   const many = await issue({ dnsNames: Array.from({ length: 8 }, (_, i) => `h${i}`) });
   assertStringIncludes(explain(many)!, '"h4" and 3 more, not for');
   const address = await issueFor(ca, anyKey, [subjectAltName({ type: "ip", value: "::1" })]);
-  assertEquals(explain(address), 'certificate is for no DNS name, not for "quic-tunnel-server"');
+  assertEquals(explain(address), 'certificate is for "::1", not for "quic-tunnel-server"');
+  const uri = await issue({ dnsNames: [], uris: ["spiffe://a"] });
+  assertMatch(explain(uri)!, /^certificate is for no DNS name or IP address, not for/);
   const hostile = await issue({ commonName: "\x1b[2J\n\u202e\x9b", dnsNames: [] });
   assertMatch(explain(hostile)!, /^[\x20-\x7e]+$/);
 });
@@ -118,10 +121,49 @@ Deno.test("serverCertificateFaults() follows a chain to the root", async () => {
     explainBy(chain.slice(0, 1), ca),
     'certificate is not signed by the CA, but issued by "CN=intermediate"',
   );
+  // An intermediate is an anchor as a root is.
+  assertEquals(explainBy(chain, intermediate), undefined);
+  const expired = { ...intermediate, ...await issueIntermediate(ca, PAST, intermediate.keys) };
   assertEquals(
-    explainBy(chain, intermediate),
-    'the CA file contains "CN=intermediate" but not the root CA that issued it',
+    serverCertificateFaults([chain[0]!, derOf(expired), chain[1]!], pem(ca), SERVER_NAME),
+    [{
+      kind: "chain",
+      reason: 'certificate of the CA "CN=intermediate" expired on 2020-01-02T03:04:05Z',
+    }],
   );
+});
+
+Deno.test("faults are blamed on a CA of the own file that has expired", async () => {
+  const old = await createCa({ commonName: "test CA", ...PAST });
+  const leaf = derOf(await issue({ notAfter: FUTURE.notAfter }, old));
+  const reason = 'certificate of the CA "CN=test CA" expired on 2020-01-02T03:04:05Z';
+  const faults = [{ kind: "ca" as const, reason }];
+  const now = undefined;
+  assertEquals(serverCertificateFaults([leaf], pem(ca), SERVER_NAME, now, pem(old)), faults);
+  assertEquals(serverCertificateFaults([leaf], pem(ca, old), SERVER_NAME), faults);
+  const client = derOf(await issue({ usage: "client", notAfter: FUTURE.notAfter }, old));
+  assertEquals(clientCertificateFaults([client], false, now, { leftOut: pem(old) }), faults);
+});
+
+Deno.test("faults name what the name constraints of a CA forbid", async () => {
+  const faultOf = async (options: Partial<CertificateOptions>) => {
+    const chain = [derOf(await issue(options, issuer)), derOf(issuer)];
+    const [asServer] = serverCertificateFaults(chain, pem(ca), SERVER_NAME)
+      .filter(({ kind }) => kind === "constraint");
+    const [asClient] = clientCertificateFaults(chain, true, undefined, { constraining: pem(ca) })
+      .filter(({ kind }) => kind === "constraint");
+    assertEquals(asServer, asClient);
+    return asServer?.reason;
+  };
+  const constraints = nameConstraints(["example", [10, 0, 0, 0, 255, 0, 0, 0]], ["b.example"]);
+  const issuer = await issueIntermediate(ca, {}, undefined, [constraints]);
+  const forbid = 'the name constraints of the CA "CN=intermediate" forbid the name';
+  assertEquals(await faultOf({ dnsNames: ["a.example", "EXAMPLE"] }), undefined);
+  assertEquals(await faultOf({ dnsNames: ["a.example", "a.org"] }), `${forbid} "a.org"`);
+  assertEquals(await faultOf({ dnsNames: ["b.example"] }), `${forbid} "b.example"`);
+  assertEquals(await faultOf({ dnsNames: ["ab.example"] }), undefined);
+  assertEquals(await faultOf({ dnsNames: [], ipAddresses: ["10.0.0.1"] }), undefined);
+  assertEquals(await faultOf({ dnsNames: [], ipAddresses: ["11.0.0.1"] }), `${forbid} "11.0.0.1"`);
 });
 
 const signatures = {

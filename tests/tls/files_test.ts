@@ -94,8 +94,9 @@ const pemOf = (kind: KeyKind) =>
 
 Deno.test("checkTlsFiles() gives PEM that belongs together, and describes the certificates", () => {
   const tls = check({ cert: server.certPem + oldCa.certPem, ca: oldCa.certPem + ca.certPem });
-  assertEquals(text(tls.ca), (oldCa.certPem + ca.certPem).trim());
-  assertEquals(text(tls.cert), (server.certPem + oldCa.certPem).trim());
+  assertEquals(text(tls.ca), ca.certPem.trim());
+  assertEquals(text(tls.cert), server.certPem.trim());
+  assertEquals(text(tls.leftOutCa), oldCa.certPem.trim());
   assertEquals(text(tls.key), server.keyPem.trim());
   assertEquals(tls.info, {
     subject: "CN=server",
@@ -152,6 +153,26 @@ Deno.test("checkTlsFiles() takes chain and key in one file and keeps the chain's
   const tls = check({ cert: all, key: all });
   assertEquals(text(tls.cert), (leaf.certPem + intermediate.certPem).trim());
   assertEquals(tls.info.subject, "CN=leaf");
+});
+
+Deno.test("readTlsFiles() shows no key that is given in place of a path", async () => {
+  const { keyPem } = server;
+  const [, body] = keyPem.split("\n") as [string, string];
+  const values = [
+    keyPem,
+    keyPem.replaceAll("\n", " "),
+    keyPem.split("\n").slice(1, -2).join(""),
+    ` ${keyPem}`,
+    `${"x/".repeat(2100)}${body}`,
+    "x".repeat(256),
+  ];
+  for (const value of values) {
+    const files = { caFile: "ca", caFlag: "--ca-file", certFile: value, keyFile: value };
+    for (const given of [{ ...files, caFile: value }, files]) {
+      const { message } = await assertRejects(() => readTlsFiles(given), UsageError);
+      assert(!message.includes(body.slice(0, 12)) && message.length < 300, message);
+    }
+  }
 });
 
 /** A certificate of the CA for a key of this kind, and the key in this form. */
@@ -345,9 +366,9 @@ const faults: readonly (readonly [what: string, contents: Contents, fault: strin
     "the first expired on 2020-01-02T03:04:05Z",
   ],
   [
-    "an intermediate for a CA",
-    { ca: intermediate.certPem },
-    '--client-ca-file "ca" contains "CN=intermediate" but not the root CA that issued it',
+    "a certificate that is no CA's",
+    { ca: server.certPem },
+    '--client-ca-file "ca" contains "CN=server" but not the root CA that issued it',
   ],
   [
     "a certificate whose key may not sign",

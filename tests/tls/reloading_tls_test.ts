@@ -47,7 +47,7 @@ class Files implements AsyncDisposable {
   /** Each file at once, but one after the other. */
   async write(contents: Contents): Promise<void> {
     for (const [name, text] of Object.entries(contents)) {
-      await Deno.writeTextFile(this.path("new"), text);
+      await Deno.writeTextFile(this.path("new"), text, { mode: 0o600 });
       await Deno.rename(this.path("new"), this.path(name));
     }
   }
@@ -360,6 +360,53 @@ Deno.test("ReloadingTls watch() says what it watches and what comes near its end
   assertEquals(count(lines, '"certificate has expired"'), 3);
   assertEquals(outcomes(lines), []);
   assertEquals(subjectOf(tls), "CN=first");
+});
+
+test("warns of a private key that all users can read, and of no other", async (at) => {
+  const warnings = () => count(at.lines, 'WRN tls "all users can read the private key"');
+  await at.tls.reload();
+  assertEquals(warnings(), 0);
+  await at.files.write(setOf(second));
+  await Deno.chmod(at.files.path("key"), 0o640);
+  await at.tls.reload();
+  assertEquals(warnings(), 0);
+  await at.files.write(setOf(third));
+  await Deno.chmod(at.files.path("key"), 0o644);
+  await at.tls.reload();
+  assertEquals(warnings(), 1);
+});
+
+Deno.test("ReloadingTls leaves out a CA from when it expires, and says so once", async () => {
+  using lines = logLines(4);
+  const old = await createCa({
+    commonName: "old CA",
+    notBefore: new Date(Date.now() - DAY_MS),
+    notAfter: new Date(Date.now() + DAY_MS),
+  });
+  const next = await createCa({
+    commonName: "next CA",
+    notBefore: new Date(Date.now() + 2 * DAY_MS),
+    notAfter: new Date(Date.now() + 300 * DAY_MS),
+  });
+  await using files = await Files.create({ ca: old.certPem + next.certPem + ca.certPem });
+  const time = clock();
+  const tls = await files.load(time.now);
+  await using _watching = watch(tls);
+  const trusted = () =>
+    [old, next, ca].filter(({ certPem }) =>
+      new TextDecoder().decode(tls.current.ca).includes(certPem.trim())
+    );
+  assertEquals(trusted(), [old, ca]);
+  time.at = new Date(Date.now() + 1.5 * DAY_MS);
+  await time.passed(3);
+  assertEquals(trusted(), [ca]);
+  time.at = new Date(Date.now() + 3 * DAY_MS);
+  await time.passed(3);
+  assertEquals(trusted(), [next, ca]);
+  assertEquals(
+    lines.filter((line) => / (WRN|ERR) .*expired/.test(line)).map((line) => line.slice(25)),
+    ['WRN tls "expired certificates are not used" file=--ca-file subjects="\\"CN=old CA\\""'],
+  );
 });
 
 test("says at once that a new set expires soon", async ({ lines, files, tls }) => {

@@ -6,9 +6,12 @@ import { type Certificate, hostNamesOf, listNames } from "../../tls/certificate.
 import { quote } from "../../printable.ts";
 import { checkTlsFiles, readTlsFiles, type TlsFiles, type TlsMaterial } from "../../tls/files.ts";
 import { DAY_MS, expiryOf } from "../../tls/expiry.ts";
-import { isForHost } from "../../tls/faults.ts";
+import { invalidity, isForHost } from "../../tls/faults.ts";
+import { usabilityOf } from "../../tls/usability.ts";
 import { DEFAULT_SERVER_NAME } from "../program_flags.ts";
 import { type Found, type Report, StepError } from "./report.ts";
+
+const MAX_LEFT_OUT = 5;
 
 /** Reads and checks the files of one side. */
 export async function checkCertificates(
@@ -18,13 +21,17 @@ export async function checkCertificates(
 ): Promise<TlsMaterial | undefined> {
   const contents = await report.step("files", async () => {
     const value = await readTlsFiles(files);
-    return { found: `${files.caFlag}, --cert-file and --cert-key can be read`, value };
+    const found = `${files.caFlag}, --cert-file and --cert-key can be read`;
+    if (!value.key.isPublic) return { found, value };
+    return { found: `${found}, --cert-key by all users (chmod o-r)`, value, isWarning: true };
   });
   const now = new Date();
   const material = await report.after(contents, "certificates", (contents) => {
     const value = checkTlsFiles(contents, { now });
     const subject = value.info.subject ? quote(value.info.subject) : "the certificate";
-    return { found: `${subject} matches its key and is valid`, value };
+    const found = `${subject} matches its key and is valid`;
+    if (value.leftOut.length === 0) return { found, value };
+    return { found: `${found}; not used: ${describeLeftOut(value, now)}`, value, isWarning: true };
   });
   await report.after(material, "expiry", (material) => checkExpiry(material, now));
   const fits = await report.after(
@@ -35,12 +42,21 @@ export async function checkCertificates(
   return fits && material;
 }
 
-/** Which certificate expires first. */
-function checkExpiry({ certificates }: TlsMaterial, now: Date): Found {
-  const [first] = certificates.toSorted((a, b) =>
-    a.info.notAfter.getTime() - b.info.notAfter.getTime()
+/** Certificates that are not valid now, each with its file. */
+function describeLeftOut({ leftOut }: TlsMaterial, now: Date): string {
+  const shown = leftOut.slice(0, MAX_LEFT_OUT).map(({ flag, info }) =>
+    `${quote(info.subject)} in ${flag} ${invalidity(info, now)}`
   );
-  const { flag, info } = first!;
+  const more = leftOut.length - shown.length;
+  return shown.join(", ") + (more > 0 ? ` and ${more} more` : "");
+}
+
+/** Which file is of no use first, because its certificates have expired. */
+function checkExpiry({ certificates }: TlsMaterial, now: Date): Found {
+  const [first] = usabilityOf(certificates, now).toSorted((a, b) =>
+    a.decisive.notAfter.getTime() - b.decisive.notAfter.getTime()
+  );
+  const { flag, decisive: info } = first!;
   const days = Math.floor((info.notAfter.getTime() - now.getTime()) / DAY_MS);
   const found = `${flag} expires first, on ${info.notAfter.toISOString()}, in ${days} days`;
   return { found, value: true, isWarning: expiryOf(info, now) !== "far" };

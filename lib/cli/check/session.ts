@@ -5,6 +5,8 @@
 import type { Authority } from "../../net/authority.ts";
 import { CloseCode } from "../../qrht/codes.ts";
 import { ConnectError, explainConnectError } from "../../agent/connect_error.ts";
+import { AnchorChoice } from "../../tls/anchor_choice.ts";
+import type { TlsMaterial } from "../../tls/files.ts";
 import { certificateFields, describeCertificate } from "../../tls/certificate.ts";
 import { speaksQrht } from "../../qrht/dialect.ts";
 import { quote } from "../../printable.ts";
@@ -17,7 +19,6 @@ import {
   MIN_DATAGRAM_BYTES,
   type QuicConnection,
   QuicEndpoint,
-  type TlsIdentity,
 } from "../../quic/mod.ts";
 import { sleep } from "../../wait.ts";
 import { type Found, type Report, StepError } from "./report.ts";
@@ -28,7 +29,7 @@ export interface SessionCheck {
   readonly name: string | undefined;
   readonly serverName: string;
   readonly alpn: readonly string[];
-  readonly tls: TlsIdentity;
+  readonly tls: TlsMaterial;
 }
 
 /** Time for the server to verify this end's certificate and send HELLO. */
@@ -95,7 +96,7 @@ async function connect(
 ): Promise<Found<Connected>> {
   try {
     const value = await endpoint.connect(address, serverName, {
-      tls,
+      tls: new AnchorChoice(tls),
       alpn,
       keepAliveMs: KEEPALIVE_MS,
       // Without stream credit, the server can send no clients, in either dialect.
