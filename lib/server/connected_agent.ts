@@ -4,7 +4,8 @@
 import { NO_BYTES } from "../bytes.ts";
 import { createHash } from "node:crypto";
 import { allowedName } from "../tls/agent_names.ts";
-import { describeCertificate } from "../tls/certificate.ts";
+import { formatIp } from "../net/ip_address.ts";
+import { readCertificate } from "../tls/certificate.ts";
 import type { Control } from "../qrht/control.ts";
 import type { QuicConnection, QuicStream } from "../quic/mod.ts";
 import { ConnectedPeer } from "../observe/connected_peer.ts";
@@ -12,7 +13,7 @@ import type { Agent } from "./registry.ts";
 
 /** An agent that is connected to this server. */
 export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
-  /** Those in its certificate: DNS names, URIs and common names. */
+  /** Those in its certificate: DNS names, URIs, common names and IP addresses. */
   readonly names: readonly string[];
   /** Whether its certificate has an admitted name. */
   readonly isAllowed: boolean;
@@ -29,10 +30,11 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   constructor(connection: QuicConnection, allowed: readonly string[] = []) {
     super(connection);
     const certificate = connection.peerCertificates?.[0] ?? NO_BYTES;
-    this.names = namesOf(certificate);
+    const { names, first } = namesOf(certificate);
+    this.names = names;
     const name = allowedName(this.names, allowed);
     this.isAllowed = allowed.length === 0 || name !== undefined;
-    this.name = name ?? this.names[0] ?? fingerprintOf(certificate);
+    this.name = name ?? first ?? fingerprintOf(certificate);
   }
 
   get hasCredit(): boolean {
@@ -61,12 +63,17 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   }
 }
 
-function namesOf(certificate: Uint8Array): readonly string[] {
+/** All names, and the first one that is more than an IP address among the alternative names. */
+function namesOf(der: Uint8Array): { names: readonly string[]; first?: string | undefined } {
   try {
-    return describeCertificate(certificate).names.filter((name) => name !== "");
+    const { info, ipAddresses, commonNames } = readCertificate(der);
+    const names = info.names.filter((name) => name !== "");
+    const addresses = ipAddresses.map(formatIp);
+    const first = names.find((name) => !addresses.includes(name) || commonNames.includes(name));
+    return { names, first };
   } catch {
     // BoringSSL has accepted it, but its names cannot be read here.
-    return [];
+    return { names: [] };
   }
 }
 

@@ -53,6 +53,11 @@ const admitted: Record<string, [Partial<CertificateOptions>, string[], string]> 
     ["spiffe://cluster/ns/*"],
     "spiffe://cluster/ns/a/sa/agent",
   ],
+  "by an IP address": [
+    { commonName: "x", ipAddresses: ["10.0.0.1", "fd00::1"] },
+    ["FD00:0::1"],
+    "fd00::1",
+  ],
   "by its common name": [
     { commonName: "system:node:a", dnsNames: ["a.example"] },
     ["system:node:*"],
@@ -80,7 +85,7 @@ const refused: Record<string, [Partial<CertificateOptions>, string]> = {
     { dnsNames: ["a.agents.example.evil"] },
     "names=a.agents.example.evil",
   ],
-  "with the name in an IP address only": [{ ipAddresses: ["10.0.0.1"] }, 'names=""'],
+  "with the name in an IP address only": [{ ipAddresses: ["10.0.0.1"] }, "names=10.0.0.1"],
   "with a name that would write lines of its own": [
     { commonName: "a.agents.example\nERR server forged" },
     'names="\\"a.agents.example\\\\nERR server forged\\""',
