@@ -11,7 +11,7 @@ import {
   type Issued,
 } from "../../certs/issue.ts";
 import { inDays } from "../support/certificate_files.ts";
-import { startProgram } from "../support/processes.ts";
+import { ChildProgram, programArguments, startProgram } from "../support/processes.ts";
 import { assertBody, Site } from "../support/site.ts";
 
 /** More than the interval at which the programs look at their files. */
@@ -38,11 +38,15 @@ class Files {
   }
 
   /** Replaces each file at once. */
-  async write(issuer: Issued, options: CertificateOptions, trusted: Issued): Promise<void> {
+  async write(
+    issuer: Issued,
+    options: CertificateOptions,
+    trusted: Pick<Issued, "certPem">,
+  ): Promise<void> {
     const { certPem, keyPem } = await issueCertificate(issuer, options);
     const contents = { cert: certPem, key: keyPem, ca: trusted.certPem };
     for (const [name, text] of Object.entries(contents)) {
-      await Deno.writeTextFile(`${this.#path}.new`, text);
+      await Deno.writeTextFile(`${this.#path}.new`, text, { mode: 0o600 });
       await Deno.rename(`${this.#path}.new`, `${this.#path}.${name}`);
     }
   }
@@ -138,4 +142,39 @@ Deno.test("each program says at its start which certificate it has, and when it 
     program.kill("SIGHUP");
     await program.line(/INF tls "certificates unchanged" subject="CN=tired"/);
   }
+});
+
+Deno.test("programs connect and are ready with a CA that has expired beside its successor", async () => {
+  await using site = await Site.start();
+  const [expired, ca] = [
+    await createCa({ commonName: "CA", notBefore: inDays(-30), notAfter: inDays(-1) }),
+    await createCa({ commonName: "CA" }),
+  ];
+  const both = { certPem: expired.certPem + ca.certPem };
+  const [serverFiles, agentFiles] = [new Files(site, "server"), new Files(site, "agent")];
+  await serverFiles.write(ca, serverNamed("server"), both);
+  await agentFiles.write(ca, agentNamed("agent"), both);
+  const listenAdmin = { "listen-admin": "127.0.0.1:0" };
+  const { program: server, quic } = await site.server({
+    ...serverFiles.flags("client-ca-file"),
+    ...listenAdmin,
+  });
+  const flags = { server: quic, ...agentFiles.flags("ca-file") };
+  const agent = site.use(startProgram("agent", { ...flags, ...listenAdmin }));
+  await agent.line(/connected to quic server/);
+  for (const [program, file] of [[server, "--client-ca-file"], [agent, "--ca-file"]] as const) {
+    await program.line(
+      new RegExp(`WRN tls "expired certificates are not used" file=${file} subjects="CN=CA"$`),
+    );
+    const [, address] = await program.line(/INF admin ".*" address=(\S+)$/);
+    const response = await fetch(`http://${address}/readyz`);
+    const text = await response.text();
+    assertEquals(response.status, 200, text);
+    assert(!program.lines.some((line) => / ERR /.test(line)), program.lines.join("\n"));
+  }
+  const check = site.use(
+    new ChildProgram(Deno.execPath(), [...programArguments("agent", flags), "--check"]),
+  );
+  await check.line(/^warn +certificates: .*; not used: "CN=CA" in --ca-file expired on /);
+  await check.line(/^all checks passed, with/);
 });
