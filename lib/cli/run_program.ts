@@ -6,7 +6,8 @@ import { formatCompletion } from "./completion.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { type FlagTable, type FlagValues, parseFlags } from "./flags.ts";
 import { formatHelp } from "./help.ts";
-import { configureLog, type LogFormat } from "../log.ts";
+import { LineWriter } from "./line_writer.ts";
+import { configureLog, type LogFormat, logger } from "../log.ts";
 import { Monitor } from "../observe/monitor.ts";
 import type { ProgramInfo } from "./programs.ts";
 import { describeVersion } from "../version.ts";
@@ -55,6 +56,11 @@ export interface Program<T extends FlagTable> extends ProgramInfo<T> {
 const FAILED = 1;
 const USAGE = 2;
 
+/** How long the program waits at its end for whoever reads its lines, in milliseconds. */
+const FLUSH_TIMEOUT_MS = 2_000;
+
+const log = logger("log");
+
 const stopSignals = { SIGHUP: 1, SIGINT: 2, SIGTERM: 15 } as const;
 
 /** Runs a program with the process's arguments, environment and signals, and ends the process. */
@@ -63,6 +69,10 @@ export async function runProgram<
 >(
   program: Program<T>,
 ): Promise<never> {
+  const stderr = new LineWriter(Deno.stderr, {
+    dropped: (lines) => log.warn("log lines dropped", { lines }),
+  });
+  const end = (code: number) => exitAfter(stderr, code);
   try {
     const parsed = parseFlags(program.flags, Deno.args, (name) => Deno.env.get(name));
     if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
@@ -72,23 +82,31 @@ export async function runProgram<
     }
     const values = parsed.values as FlagValues<T> & CommonValues;
     if ("check" in values && values.check && program.check) {
-      const isWell = await program.check(values, (line) => writeLine(Deno.stdout, line));
-      return Deno.exit(isWell ? 0 : FAILED);
+      const stdout = new LineWriter(Deno.stdout);
+      const isWell = await program.check(values, (line) => stdout.write(line));
+      return await exitAfter(stdout, isWell ? 0 : FAILED);
     }
-    configureLog(values.v, (line) => writeLine(Deno.stderr, line), {
+    configureLog(values.v, (line) => stderr.write(line), {
       format: values.logFormat,
       color: Deno.stderr.isTerminal() && !Deno.noColor,
     });
     const monitor = new Monitor(program.name, values.name);
-    const { stop: signal, onHangup } = listenToSignals(() => logSnapshot(monitor));
+    monitor.readFrom({ droppedLogLines: () => stderr.dropped });
+    const { stop: signal, onHangup } = listenToSignals(() => logSnapshot(monitor), end);
     signal.addEventListener("abort", () => monitor.isDraining = true);
     if (values.listenAdmin) await startAdminOf(monitor, values.listenAdmin);
     await program.run(values, { signal, onHangup, monitor });
-    return Deno.exit(0);
+    return await end(0);
   } catch (error) {
-    writeLine(Deno.stderr, `${program.name}: ${messageOf(error)}`);
-    return Deno.exit(error instanceof UsageError ? USAGE : FAILED);
+    stderr.write(`${program.name}: ${messageOf(error)}`);
+    return await end(error instanceof UsageError ? USAGE : FAILED);
   }
+}
+
+/** Ends the process once the lines are written, or their reader has had its time. */
+async function exitAfter(lines: LineWriter, code: number): Promise<never> {
+  await lines.flush(FLUSH_TIMEOUT_MS);
+  return Deno.exit(code);
 }
 
 /**
@@ -103,10 +121,13 @@ async function startAdminOf(monitor: Monitor, address: Authority): Promise<void>
  * Aborts at the first stop signal; the second one ends the process at once. SIGHUP is one only if
  * the program's terminal has been closed.
  */
-function listenToSignals(snapshot: () => void): { stop: AbortSignal; onHangup: OnHangup } {
+function listenToSignals(
+  snapshot: () => void,
+  end: (code: number) => Promise<never>,
+): { stop: AbortSignal; onHangup: OnHangup } {
   const controller = new AbortController();
   const stop = (name: keyof typeof stopSignals) => {
-    if (controller.signal.aborted) Deno.exit(128 + stopSignals[name]);
+    if (controller.signal.aborted) return void end(128 + stopSignals[name]);
     controller.abort(new Error(`stopped by ${name}`));
   };
   const listeners: (() => void)[] = [];
@@ -123,16 +144,13 @@ function listenToSignals(snapshot: () => void): { stop: AbortSignal; onHangup: O
   return { stop: controller.signal, onHangup: (listener) => listeners.push(listener) };
 }
 
+/** Prints a text and ends the process. Nothing else runs that a slow reader could keep waiting. */
 function exit(code: number, text: string): never {
-  writeLine(Deno.stdout, text);
-  Deno.exit(code);
-}
-
-function writeLine(to: { writeSync(bytes: Uint8Array): number }, line: string): void {
-  const bytes = new TextEncoder().encode(`${line}\n`);
+  const bytes = new TextEncoder().encode(`${text}\n`);
   try {
-    for (let offset = 0; offset < bytes.length;) offset += to.writeSync(bytes.subarray(offset));
+    for (let n = 0; n < bytes.length;) n += Deno.stdout.writeSync(bytes.subarray(n));
   } catch {
-    // The reader is gone, which is no reason to stop.
+    // The reader is gone, which is no error of the program.
   }
+  Deno.exit(code);
 }

@@ -257,6 +257,11 @@ export class Metrics implements Observer {
         return [["to_target", aToB], ["to_client", bToA]];
       },
     );
+    metrics.total(
+      "log_dropped_lines_total",
+      "Log lines dropped because stderr is not read, or cannot be written.",
+      () => monitor.droppedLogLines,
+    );
     metrics.gauges(
       "certificate_expiration_timestamp_seconds",
       "When a file stops to be of use: expiry of the own certificate, or of the last CA.",

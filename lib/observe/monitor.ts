@@ -147,6 +147,8 @@ export interface Sources {
   readonly capacity?: () => Readonly<Record<Bounded, number>>;
   /** Datagrams of a server's QUIC endpoint. */
   readonly datagrams?: () => EndpointStats;
+  /** Log lines that were dropped because nobody reads them. */
+  readonly droppedLogLines?: () => number;
 }
 
 /** What one program knows of itself. */
@@ -203,6 +205,10 @@ export class Monitor {
 
   get datagrams(): EndpointStats | undefined {
     return this.#sources.datagrams?.();
+  }
+
+  get droppedLogLines(): number {
+    return this.#sources.droppedLogLines?.() ?? 0;
   }
 
   begin(facts: TunnelFacts = {}): TunnelRecord {
