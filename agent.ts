@@ -13,7 +13,7 @@ import { agentTlsFiles, loadTls } from "./lib/cli/program_tls.ts";
 import { agentInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
-import { formatAuthority } from "./lib/net/authority.ts";
+import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import { formatIp } from "./lib/net/ip_address.ts";
 import type { Resolver } from "./lib/net/resolver.ts";
 import { endingOf } from "./lib/observe/ending.ts";
@@ -29,6 +29,8 @@ export interface ConnectAgentConfig extends AgentConfig {
   readonly allow: readonly Rule[];
   /** What must not be dialled, in addition to what is denied by default. */
   readonly deny: readonly Rule[];
+  /** IP addresses and ports that this agent listens on, which are denied by default. */
+  readonly ownListeners?: readonly Authority[];
   /** Resolves the names of targets. @default the system's */
   readonly resolver?: Resolver;
 }
@@ -59,7 +61,7 @@ export async function runAgent(
     allow: formatRules(allow),
     deny: formatRules(deny),
   });
-  const rules = { allow, deny };
+  const rules = { allow, deny, own: config.ownListeners };
   const service = { dialTimeoutMs, headTimeoutMs, timeouts: config, rules, resolver, log };
   await keepConnected(config, {
     log,
@@ -162,7 +164,8 @@ if (import.meta.main) {
     async run(values, surroundings) {
       const tls = await loadTls(agentTlsFiles(values), surroundings.monitor);
       void tls.watch(surroundings);
-      await runAgent({ ...values, tls }, surroundings);
+      const { ownListeners } = surroundings;
+      await runAgent({ ...values, tls, ownListeners }, surroundings);
     },
   });
 }

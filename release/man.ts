@@ -24,7 +24,7 @@ const SIGNALS: readonly Term[] = [
     "SIGHUP",
     "Reloads the certificates; acts like SIGTERM if its terminal has been closed.",
   ],
-  ["SIGUSR1", "Logs its peers and tunnels."],
+  ["SIGUSR2", "Logs its peers and tunnels."],
 ];
 
 const EXIT_STATUS: readonly Term[] = [

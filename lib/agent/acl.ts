@@ -22,7 +22,8 @@
  * 2. The address is in a network that is denied by default: denied, unless an `--allow` rule
  *    matches whose network is that network or a part of it. Neither a name, nor `*`, nor a wider
  *    network lifts it, and nothing lifts it from an IPv6 address that merely leads into such a
- *    network.
+ *    network. The same applies to listeners of the agent itself and to debuggers on its machine,
+ *    but the rule must also name their port, alone.
  * 3. There are `--allow` rules and none matches: denied.
  * 4. Allowed.
  */
@@ -49,6 +50,8 @@ export interface Rule {
 export interface Rules {
   readonly allow: readonly Rule[];
   readonly deny: readonly Rule[];
+  /** IP addresses and ports that the agent itself listens on. @default {[]} */
+  readonly own?: readonly Authority[] | undefined;
 }
 
 /** Why a destination is denied. */
@@ -73,6 +76,11 @@ const DENIED_BY_DEFAULT = ([
   ["cloud metadata", "fd00:c1::a9fe:a9fe"], // Oracle
   ["cloud metadata", "fd00:42::42"], // Scaleway
 ] as const).map(([what, network]) => ({ what, cidr: parseCidr(network) }));
+
+const LOOPBACK = ["127.0.0.0/8", "::1"].map(parseCidr);
+
+/** Where the debuggers of Deno and Node listen, which read and run everything. */
+const DEBUGGER_PORT = 9229;
 
 /** IPv6 networks whose addresses lead to an IPv4 address, and at which byte that is in them. */
 const LEADING_TO_IPV4 = ([
@@ -131,6 +139,7 @@ export function denialOfName({ allow, deny }: Rules, target: Authority): Denial 
  *
  * @param target what was asked for
  * @param ip the address that is to be dialled, 4 or 16 bytes, no IPv4-mapped IPv6 address
+ * @param isThisMachine whether it is known to be an address of this machine, apart from loopback
  * @returns why it is denied, or `undefined` when it is allowed
  *
  * @example
@@ -146,9 +155,10 @@ export function denialOfName({ allow, deny }: Rules, target: Authority): Denial 
  * ```
  */
 export function denialOf(
-  { allow, deny }: Rules,
+  { allow, deny, own = [] }: Rules,
   target: Authority,
   ip: Uint8Array,
+  isThisMachine = false,
 ): Denial | undefined {
   const reached = [ip, ...destinationsOf(ip)];
   const denying = deny.find((rule) => ruleMatches(rule, target, reached));
@@ -159,6 +169,10 @@ export function denialOf(
   if (byDefault && !allow.some((rule) => lifts(rule, byDefault.cidr, target, ip))) {
     const { what, cidr } = byDefault;
     return { reason: `denied by default rule ${what} ${formatNetwork(cidr)}`, byAddress: true };
+  }
+  const what = listenerAt(own, target.port, reached, isThisMachine);
+  if (what && !allow.some((rule) => liftsPort(rule, target, ip))) {
+    return { reason: `denied by default rule ${what}`, byAddress: true };
   }
   const isAllowed = allow.length === 0 || allow.some((rule) => ruleMatches(rule, target, [ip]));
   return isAllowed ? undefined : NOT_ALLOWED;
@@ -177,6 +191,34 @@ function lifts(rule: Rule, denied: Cidr, target: Authority, ip: Uint8Array): boo
   const { host } = rule;
   return host.kind === "network" && ruleMatches(rule, target, [ip]) &&
     host.cidr.prefixLength >= denied.prefixLength && cidrContains(denied, host.cidr.network);
+}
+
+/** What listens there that no client should reach. */
+function listenerAt(
+  own: readonly Authority[],
+  port: number,
+  ips: readonly Uint8Array[],
+  isThisMachine: boolean,
+): string | undefined {
+  const onLoopback = ips.some((ip) => LOOPBACK.some((cidr) => cidrContains(cidr, ip)));
+  if (onLoopback && port === DEBUGGER_PORT) return `debugger ${DEBUGGER_PORT}`;
+  const isOwn = own.some((listener) =>
+    listener.port === port &&
+    (UNSPECIFIED[listener.hostname]
+      ? onLoopback || isThisMachine
+      : ips.some((ip) => formatIp(ip) === listener.hostname))
+  );
+  return isOwn ? `own listener ${port}` : undefined;
+}
+
+/** Whether a rule is about exactly this address, or addresses of this machine, and this port. */
+function liftsPort(rule: Rule, target: Authority, ip: Uint8Array): boolean {
+  const { host, ports } = rule;
+  if (host.kind !== "network" || ports?.first !== ports?.last) return false;
+  const { network, prefixLength } = host.cidr;
+  const isNarrow = prefixLength === network.length * 8 ||
+    LOOPBACK.some((cidr) => prefixLength >= cidr.prefixLength && cidrContains(cidr, network));
+  return ports !== undefined && isNarrow && ruleMatches(rule, target, [ip]);
 }
 
 function ruleMatches(rule: Rule, target: Authority, ips: readonly Uint8Array[]): boolean {

@@ -70,7 +70,11 @@ export async function dial(target: Authority, options: DialOptions): Promise<Den
   const timer = setTimeout(() => over.abort(tooLate(target, timeoutMs, !ips)), timeoutMs);
   try {
     ips = await addressesOf(target, rules, resolver, over.signal);
-    return await connectToOne(ips, target.port, options, over.signal);
+    const connection = await connectToOne(ips, target.port, options, over.signal);
+    const denial = rules?.own?.length ? denialOfOwn(rules, target, connection) : undefined;
+    if (!denial) return connection;
+    connection.close();
+    throw denied(target, denial);
   } catch (error) {
     if (error instanceof DialError || (over.signal.aborted && error === over.signal.reason)) {
       throw error;
@@ -110,6 +114,20 @@ async function addressesOf(
   const allowed = ips.filter((_, i) => !denials[i]);
   if (allowed.length === 0) throw denied(target, denials[0]!, ips[0]);
   return allowed;
+}
+
+/**
+ * Judges a connection to an address of this machine, which is only recognized when it is there: its
+ * two ends have the same address then.
+ */
+function denialOfOwn(
+  rules: Rules,
+  target: Authority,
+  { localAddr, remoteAddr }: Deno.TcpConn,
+): Denial | undefined {
+  if (localAddr.hostname !== remoteAddr.hostname) return undefined;
+  const ip = ipBytes(remoteAddr.hostname);
+  return ip && denialOf(rules, target, ip, true);
 }
 
 function denied(target: Authority, denial: Denial, ip?: Uint8Array): DialError {

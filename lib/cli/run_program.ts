@@ -8,6 +8,7 @@ import { type FlagTable, type FlagValues, parseFlags } from "./flags.ts";
 import { formatHelp } from "./help.ts";
 import { LineWriter } from "./line_writer.ts";
 import { configureLog, type LogFormat, logger } from "../log.ts";
+import { ignoreUserSignal1 } from "../net/libc.ts";
 import { Monitor } from "../observe/monitor.ts";
 import type { ProgramInfo } from "./programs.ts";
 import { describeVersion } from "../version.ts";
@@ -24,6 +25,8 @@ export interface Surroundings {
   readonly onHangup: OnHangup;
   /** Records what happens. */
   readonly monitor: Monitor;
+  /** IP addresses and ports that it listens on already. */
+  readonly ownListeners: readonly Authority[];
 }
 
 /** The flags that are used here. */
@@ -94,8 +97,10 @@ export async function runProgram<
     monitor.readFrom({ droppedLogLines: () => stderr.dropped });
     const { stop: signal, onHangup } = listenToSignals(() => logSnapshot(monitor), end);
     signal.addEventListener("abort", () => monitor.isDraining = true);
-    if (values.listenAdmin) await startAdminOf(monitor, values.listenAdmin);
-    await program.run(values, { signal, onHangup, monitor });
+    const ownListeners = values.listenAdmin
+      ? [await startAdminOf(monitor, values.listenAdmin)]
+      : [];
+    await program.run(values, { signal, onHangup, monitor, ownListeners });
     return await end(0);
   } catch (error) {
     stderr.write(`${program.name}: ${messageOf(error)}`);
@@ -111,10 +116,12 @@ async function exitAfter(lines: LineWriter, code: number): Promise<never> {
 
 /**
  * Starts the admin listener, which runs until the process exits. Its code is only loaded if needed.
+ *
+ * @returns its IP address and port
  */
-async function startAdminOf(monitor: Monitor, address: Authority): Promise<void> {
+async function startAdminOf(monitor: Monitor, address: Authority): Promise<Authority> {
   const { startAdmin } = await import("../observe/admin.ts");
-  startAdmin({ monitor, address, signal: new AbortController().signal });
+  return startAdmin({ monitor, address, signal: new AbortController().signal }).addr;
 }
 
 /**
@@ -140,8 +147,19 @@ function listenToSignals(
   Deno.addSignalListener("SIGINT", () => stop("SIGINT"));
   if (!onWindows) Deno.addSignalListener("SIGTERM", () => stop("SIGTERM"));
   if (!onWindows) Deno.addSignalListener("SIGHUP", hangUp);
-  if (!onWindows) Deno.addSignalListener("SIGUSR1", snapshot);
+  if (!onWindows) Deno.addSignalListener("SIGUSR2", snapshot);
+  if (!onWindows) disarmDebugger();
   return { stop: controller.signal, onHangup: (listener) => listeners.push(listener) };
+}
+
+/**
+ * Keeps SIGUSR1 from opening V8's inspector, which `deno run` listens for half a second after its
+ * start; there is no option against it. Its listener does not install a handler if there was one
+ * before, so this one comes first, and is then taken away.
+ */
+function disarmDebugger(): void {
+  Deno.addSignalListener("SIGUSR1", () => {});
+  ignoreUserSignal1();
 }
 
 /** Prints a text and ends the process. Nothing else runs that a slow reader could keep waiting. */

@@ -33,6 +33,7 @@ const symbols = {
   recvmmsg: { parameters: ["i32", "buffer", "u32", "i32", "pointer"], result: "i32" },
   sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
+  signal: { parameters: ["i32", "usize"], result: "pointer" },
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
   write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
 } as const;
@@ -60,6 +61,14 @@ function open(): Libc | undefined {
 /** The error number of the call just before. */
 export function errno(): number {
   return new Deno.UnsafePointerView(libc!.__errno_location()!).getInt32();
+}
+
+const SIG_IGN = 1n;
+const SIGUSR1 = 10;
+
+/** Has the system ignore SIGUSR1, whoever listens to it; without the C library, nothing happens. */
+export function ignoreUserSignal1(): void {
+  libc?.signal(SIGUSR1, SIG_IGN);
 }
 
 /** The descriptor that the system hands out next, which is the lowest that is free. */

@@ -259,6 +259,54 @@ test("denialOf() sees through addresses that lead to another one", () => {
   assertEquals(verdict({}, "[64:ff9b:1::169.254.169.254]:80"), "allowed");
 });
 
+test("denialOf() denies debuggers and the agent's own listeners, unless a rule names their port", () => {
+  const wildcard = { hostname: "0.0.0.0", port: 8095 };
+  const single = { hostname: "10.0.0.5", port: 8096 };
+  const own = [wildcard, single, { hostname: "::", port: 8097 }];
+  const judge = (target: string, allow: string[] = [], isThisMachine = false) => {
+    const authority = parseAuthority(target);
+    const rules = { ...rulesOf({ allow }), own };
+    return denialOf(rules, authority, ipBytes(authority.hostname)!, isThisMachine)?.reason;
+  };
+  const cases: [target: string, isThisMachine: boolean, what: string | undefined][] = [
+    ["127.0.0.1:9229", false, "debugger 9229"],
+    ["127.9.9.9:9229", false, "debugger 9229"],
+    ["[::1]:9229", false, "debugger 9229"],
+    ["0.0.0.0:9229", false, "debugger 9229"],
+    ["[::]:9229", false, "debugger 9229"],
+    ["[64:ff9b::127.0.0.1]:9229", false, "debugger 9229"],
+    ["10.0.0.5:9229", false, undefined],
+    ["127.0.0.1:9230", false, undefined],
+    ["127.0.0.1:8095", false, "own listener 8095"],
+    ["0.0.0.0:8095", false, "own listener 8095"],
+    ["[::1]:8097", false, "own listener 8097"],
+    ["10.0.0.9:8095", false, undefined],
+    ["10.0.0.9:8095", true, "own listener 8095"],
+    ["10.0.0.5:8096", false, "own listener 8096"],
+    ["127.0.0.1:8096", false, undefined],
+    ["10.0.0.5:80", true, undefined],
+  ];
+  for (const [target, isThisMachine, what] of cases) {
+    const said = what && `denied by default rule ${what}`;
+    assertEquals(judge(target, [], isThisMachine), said, target);
+    const { hostname, port } = parseAuthority(target);
+    const ip = hostname.includes(":") ? `[${hostname}]` : hostname;
+    const wide = [
+      "*",
+      `*:${port}`,
+      "0.0.0.0/0",
+      "[::/0]",
+      ip,
+      `${ip}:1-65535`,
+      "10.0.0.0/8:1-9999",
+    ];
+    assertEquals(judge(target, wide, isThisMachine), said, target);
+    assertEquals(judge(target, ["*", `${ip}:${port}`], isThisMachine), undefined, target);
+  }
+  assertEquals(judge("127.0.0.1:8095", ["127.0.0.0/8:8095"]), undefined);
+  assertEquals(judge("127.0.0.1:8095", ["10.0.0.0/8:8095", "*"]), judge("127.0.0.1:8095"));
+});
+
 test("denialOfName() denies what no address could make allowed", () => {
   const said = (rules: Texts, target: string) =>
     denialOfName(rulesOf(rules), parseAuthority(target))?.reason;

@@ -146,6 +146,7 @@ Deno.test("the programs have their admin listener, and no debugger listens at SI
   assertStringIncludes(await get("/"), "No agent is connected");
   assertStringIncludes(await get("/version"), "x86_64-unknown-linux-gnu");
   server.kill("SIGUSR1");
+  server.kill("SIGUSR2");
   await server.line(/INF snapshot "snapshot" peers=0 tunnels=0/);
   assertEquals(server.lines.filter((line) => /debugger/i.test(line)), []);
 });

@@ -287,7 +287,7 @@ networkTest("/livez answers while a server is busy", async (net) => {
   for (let i = 0; i < 20; i++) assertEquals((await admin.get("/livez")).status, 200);
 }, ["qrht/1"]);
 
-Deno.test("a program logs its peers and tunnels at SIGUSR1, and is alive but not ready while it drains", async () => {
+Deno.test("a program logs its peers and tunnels at SIGUSR2, and is alive but not ready while it drains", async () => {
   await using site = await Site.start();
   const flags = { "listen-admin": "127.0.0.1:0" };
   const { program: server, tcpPort, quic } = await site.server(flags);
@@ -295,14 +295,14 @@ Deno.test("a program logs its peers and tunnels at SIGUSR1, and is alive but not
   // More than a client takes that does not read.
   const client = await site.request(tcpPort, 100_000_000);
   site.use({ [Symbol.dispose]: () => client.abort() });
-  server.kill("SIGUSR1");
+  server.kill("SIGUSR2");
   await server.line(
     /INF snapshot "peer" name=\S+ address=127\.0\.0\.1:\d+ alpn=qrht\/1 state=serving/,
   );
   await server.line(
     /INF snapshot "tunnel" tunnel=\w+ client=127\.0\.0\.1:\d+ peer=\S+ state=open/,
   );
-  agent.kill("SIGUSR1");
+  agent.kill("SIGUSR2");
   const [, target] = await agent.line(
     /snapshot "tunnel" .*client=127\S+ target=(\S+) peer=\S+ state=open/,
   );
