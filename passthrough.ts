@@ -10,6 +10,7 @@ import { agentTlsFiles, loadTls } from "./lib/cli/program_tls.ts";
 import { passthroughInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
+import { type LogThrottle, timesOf, tunnelThrottle, warnOrDebug } from "./lib/log_throttle.ts";
 import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import { endingOf } from "./lib/observe/ending.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
@@ -31,6 +32,8 @@ interface PassthroughService extends TunnelService {
   /** What the log calls it. */
   readonly name: string;
   readonly proxyProtocol: PassthroughConfig["proxyProtocol"];
+  /** Rate limit of warnings about an upstream that cannot be reached. */
+  readonly throttle: LogThrottle;
 }
 
 /** Runs a passthrough agent until the signal aborts. Reconnects without limit. */
@@ -45,13 +48,21 @@ export async function runPassthrough(
     servers: config.servers.map(formatAuthority).join(","),
     upstream: name,
   });
-  const service = { upstream, name, proxyProtocol, dialTimeoutMs, timeouts: config, log };
+  const service = {
+    upstream,
+    name,
+    proxyProtocol,
+    dialTimeoutMs,
+    timeouts: config,
+    log,
+    throttle: tunnelThrottle(),
+  };
   await keepConnected(config, {
     log,
     monitor,
     signal,
     serve: (tunnel, ended) => serveTunnel(tunnel, service, ended),
-    refuse,
+    refuse: (tunnel, failure) => refuse(tunnel, failure, service),
   });
   log.info("passthrough stopped");
 }
@@ -71,7 +82,7 @@ async function serveTunnel(
     const destination = { target, name, since, client: carrier, header };
     await connectAndCarry(tunnel, destination, service, signal);
   } catch (error) {
-    if (!signal.aborted) return await refuse(tunnel, failureOf(error));
+    if (!signal.aborted) return await refuse(tunnel, failureOf(error), service);
     const ending = endingOf(signal.reason, "server", "agent");
     log.debug("tunnel refused", { ...fields, ...ending });
     record.end(ending);
@@ -89,10 +100,20 @@ function proxyHeader(
   return formatProxyHeader(version === "v1" ? 1 : 2, header);
 }
 
-async function refuse(tunnel: ServedTunnel, failure: Failure): Promise<void> {
+async function refuse(
+  tunnel: ServedTunnel,
+  failure: Failure,
+  { throttle }: PassthroughService,
+): Promise<void> {
   const ending = endingOfFailure(failure);
   tunnel.record.end(ending);
-  log.warn("cannot reach the upstream", { ...tunnel.fields, ...ending });
+  const times = throttle.pass();
+  const level = warnOrDebug(times);
+  log[level]("cannot reach the upstream", {
+    ...tunnel.fields,
+    ...ending,
+    times: timesOf(times),
+  });
   await tunnel.failed(failure);
 }
 

@@ -10,6 +10,7 @@ import { endingOf } from "../observe/ending.ts";
 import { messageOf } from "../errors.ts";
 import { logLargeDatagrams } from "../observe/large_datagrams.ts";
 import type { Logger } from "../log.ts";
+import { timesOf, tunnelThrottle, warnOrDebug } from "../log_throttle.ts";
 import { ConnectedPeer } from "../observe/connected_peer.ts";
 import { connectResultOf, type Monitor, type TunnelRecord } from "../observe/monitor.ts";
 import { drain } from "../tunnel/drain.ts";
@@ -116,6 +117,7 @@ export class AgentSession extends ConnectedPeer {
   readonly #options: AgentSessionOptions;
   readonly #fields: Readonly<Record<string, unknown>>;
   readonly #tunnels = new TaskGroup();
+  readonly #refusals = tunnelThrottle();
   /** Streams that the server has opened so far. */
   #streams = 0;
   #serverDrains = false;
@@ -316,7 +318,9 @@ export class AgentSession extends ConnectedPeer {
       stream.abort();
       const ending = endingOf(error, "server", "agent");
       record.end(ending);
-      log.warn("stream refused", { ...own, ...ending });
+      const times = this.#refusals.pass();
+      const level = warnOrDebug(times);
+      log[level]("stream refused", { ...own, ...ending, times: timesOf(times) });
     } finally {
       this.#replaceIfCut();
     }

@@ -95,8 +95,9 @@ export function formatSocketAddress({ ip, port }: SocketAddress): string {
 }
 
 function notParsed(text: string, problem: string): NotParsedError {
-  // User information may be a password, and the message goes into logs.
-  return new NotParsedError("address", text.replace(/^.*@/s, "***@"), problem);
+  // User information may be a password, a query a token, and the message goes into logs.
+  const shown = text.replace(/([?#]).*$/s, "$1***").replace(/^.*@/s, "***@");
+  return new NotParsedError("address", shown, problem);
 }
 
 function splitBracketed(text: string): [host: string, port: string] {

@@ -250,6 +250,22 @@ const wrongOpens: Readonly<Record<string, readonly [bytes: Uint8Array, logged: s
   "an OPEN that ends in its id": [Uint8Array.of(2, 3, 1, 0, 1), "OPEN ends too early"],
 };
 
+test("a server that opens nothing but wrong streams cannot have an agent log a warning for each", async (net) => {
+  using lines = logLines(2);
+  const target = net.target();
+  const { agent } = await start(net, "agent", target.port);
+  const count = 200;
+  for (let i = 0; i < count; i++) {
+    const stream = agent.open();
+    await writeAll(stream, frames.data("x"));
+    assertEquals(await endOf(stream), { reset: 2, stopped: 2 });
+  }
+  const warnings = linesWith(lines, ' WRN agent "stream refused"').length;
+  assert(warnings >= 10 && warnings < count / 2, `${warnings} warnings`);
+  const others = linesWith(lines, ' DBG agent "stream refused"').length;
+  assertEquals(warnings + others, count);
+});
+
 for (const program of ["agent", "passthrough"] as const) {
   test(`the ${program} resets a stream that does not begin with OPEN, and no other`, async (net) => {
     using lines = logLines(0);
