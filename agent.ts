@@ -164,6 +164,7 @@ if (import.meta.main) {
     async run(values, surroundings) {
       const tls = await loadTls(agentTlsFiles(values), surroundings.monitor);
       void tls.watch(surroundings);
+      surroundings.ready();
       const { ownListeners } = surroundings;
       await runAgent({ ...values, tls, ownListeners }, surroundings);
     },

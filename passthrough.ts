@@ -124,6 +124,7 @@ if (import.meta.main) {
     async run(values, surroundings) {
       const tls = await loadTls(agentTlsFiles(values), surroundings.monitor);
       void tls.watch(surroundings);
+      surroundings.ready();
       await runPassthrough({ ...values, tls }, surroundings);
     },
   });

@@ -255,7 +255,10 @@ if (import.meta.main) {
     check: checkServer,
     async run(values, surroundings) {
       const tls = await loadTls(serverTlsFiles(values), surroundings.monitor);
-      const ready = () => void tls.watch(surroundings);
+      const ready = () => {
+        void tls.watch(surroundings);
+        surroundings.ready();
+      };
       await runServer({ ...values, tls }, { ...surroundings, ready });
     },
   });

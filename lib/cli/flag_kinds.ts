@@ -96,7 +96,7 @@ export function ruleListFlag(
   name: string,
   options: { readonly help: string },
 ): Flag<readonly Rule[]> {
-  return makeListFlag<Rule>(name, { ...options, multiple: true }, {
+  return makeListFlag<Rule>(name, { ...options, multiple: true, restricts: true }, {
     valueName: "rules",
     defaultText: undefined,
     parse: named((text) => itemsOf(text).map(parseRule)),

@@ -46,6 +46,8 @@ export interface Flag<V> {
   readonly alone?: V;
   /** Whether no environment variable stands in for it. @default {false} */
   readonly commandLineOnly?: boolean;
+  /** Whether the default admits more than most values do. @default {false} */
+  readonly restricts?: boolean;
   /**
    * The value after one more occurrence of the flag.
    *
@@ -80,6 +82,15 @@ export class NamedValueError extends Error {
 /** Looks a variable up in the environment. */
 export type Env = (name: string) => string | undefined;
 
+/** What is in the environment, in addition to the values of a program's flags. */
+export interface Environment {
+  readonly get: Env;
+  /** The variables that begin with {@linkcode ENV_PREFIX}, as far as they can be known. */
+  readonly names?: readonly string[];
+  /** Flags of other programs that share the environment. */
+  readonly othersFlags?: readonly FlagTable[];
+}
+
 /** Either a default, or required, or neither: then the value may be `undefined`. */
 type Presence<D> =
   | { readonly default: D; readonly required?: false }
@@ -97,6 +108,13 @@ export type FlagOptions<D> = Presence<D> & {
    * @default {false}
    */
   readonly multiple?: boolean;
+  /**
+   * Whether the default admits more than most values do. An empty environment variable is an error
+   * then, instead of standing for the default.
+   *
+   * @default {false}
+   */
+  readonly restricts?: boolean;
 };
 
 /** Returns why a value is invalid, or undefined. */
@@ -130,6 +148,7 @@ export function makeFlag<T, O extends FlagOptions<unknown>>(
     notes: [...(kind.notes ?? []), ...(several ? ["may be repeated"] : [])],
     choices: kind.choices,
     required: options.required === true,
+    restricts: options.restricts ?? false,
     defaultText: kind.defaultText,
     initial: several ? [] : undefined,
     add: (text, before) =>
@@ -233,6 +252,7 @@ export function makeListFlag<T>(
     notes: [notes.join(", ")],
     choices: kind.choices,
     required: options.required === true,
+    restricts: options.restricts ?? false,
     defaultText: kind.defaultText,
     initial: [],
     add: (text, before = []) =>
@@ -240,8 +260,9 @@ export function makeListFlag<T>(
   });
 }
 
+/** The items between the commas, without space around them. */
 export function itemsOf(text: string): string[] {
-  const items = text.split(",");
+  const items = text.split(",").map((item) => item.trim());
   if (items.includes("")) throw new UsageError("has an empty item");
   return items;
 }
@@ -282,7 +303,7 @@ export function choiceListFlag<const C extends readonly string[]>(
     choices: [NO_CHOICE, ...choices],
     defaultText: options.default?.length === 0 ? NO_CHOICE : options.default?.join(","),
     parse(text) {
-      if (text === NO_CHOICE) return [];
+      if (text.trim() === NO_CHOICE) return [];
       const items = itemsOf(text);
       const unknown = items.find((item) => !choices.includes(item));
       if (unknown === NO_CHOICE) {
@@ -333,9 +354,12 @@ export function rangeNotes(min: number | undefined, max: number | undefined, sho
   return max !== undefined ? [`at most ${show(max)}`] : [];
 }
 
+/** How environment variables of this project begin. */
+export const ENV_PREFIX = "QRHT_";
+
 /** The environment variable that stands in for a flag: `QRHT_LISTEN_TCP` for `listen-tcp`. */
 export function envNameOf(flagName: string): string {
-  return `QRHT_${flagName.toUpperCase().replaceAll("-", "_")}`;
+  return `${ENV_PREFIX}${flagName.toUpperCase().replaceAll("-", "_")}`;
 }
 
 const help = booleanFlag("help", { help: "print this help" });
@@ -412,8 +436,9 @@ function foldArgs(args: readonly string[], names: ReadonlyMap<string, Flag<unkno
  * Reads the values of a table of flags.
  *
  * The command line goes before the environment, which goes before the default; an empty variable
- * counts as unset, and one that the command line overrides is not looked at. The last occurrence of
- * a flag wins unless the flag is `multiple`, but each must be valid.
+ * counts as unset unless its flag restricts something, and one that the command line overrides is
+ * not looked at. The last occurrence of a flag wins unless the flag is `multiple`, but each must be
+ * valid. A variable with the prefix that is of no flag is an error.
  *
  * `--help` or `-h` ends the parsing where it stands and goes before `--version`, which goes before
  * `--completion`; with any of them nothing is required.
@@ -426,13 +451,13 @@ function foldArgs(args: readonly string[], names: ReadonlyMap<string, Flag<unkno
  * import { integerFlag, parseFlags } from "./flags.ts";
  *
  * const table = { v: integerFlag("v", { default: 0, min: 0, help: "log verbosity" }) };
- * assertEquals(parseFlags(table, ["-v", "2"], {}), { kind: "run", values: { v: 2 } });
+ * assertEquals(parseFlags(table, ["-v", "2"], { get: () => undefined }), { kind: "run", values: { v: 2 } });
  * ```
  */
 export function parseFlags<T extends FlagTable>(
   flags: T,
   args: readonly string[],
-  env: Env,
+  { get: env, names: variables = [], othersFlags = [] }: Environment,
 ): ParsedFlags<T> {
   const names = namesOf(flags);
   const known = [...names.keys()];
@@ -451,6 +476,7 @@ export function parseFlags<T extends FlagTable>(
   const shell = given.get(completion) as Shell | undefined;
   if (shell !== undefined) return { kind: "completion", shell };
 
+  refuseUnknown(variables, flags, othersFlags);
   const missing: string[] = [];
   const values = Object.entries(flags).map(([key, flag]) => {
     if (given.has(flag)) return [key, given.get(flag)];
@@ -458,6 +484,11 @@ export function parseFlags<T extends FlagTable>(
     const text = flag.commandLineOnly ? undefined : env(envName);
     if (text !== undefined && text !== "") {
       return [key, addFrom(`environment variable ${envName}`, flag, text, flag.initial)];
+    }
+    if (text === "" && flag.restricts) {
+      throw new UsageError(
+        `environment variable ${envName} is empty: give it a value, or unset it`,
+      );
     }
     if (flag.required) missing.push(`--${flag.name} (or ${envName})`);
     // Parsed each time, so that callers share no value.
@@ -481,17 +512,56 @@ function addFrom(source: string, flag: Flag<unknown>, text: string, before: unkn
   }
 }
 
+/**
+ * A misspelt variable would leave its flag at the default, which may admit everybody.
+ *
+ * @throws {UsageError} when a variable is of no flag
+ */
+function refuseUnknown(
+  variables: readonly string[],
+  flags: FlagTable,
+  othersFlags: readonly FlagTable[],
+): void {
+  const own = Object.values(flags).map(({ name }) => envNameOf(name));
+  const others = othersFlags.flatMap(Object.values<Flag<unknown>>).map(({ name }) =>
+    envNameOf(name)
+  );
+  const known = new Set([...own, ...others]);
+  const unknown = variables.find((name) => !known.has(name) && !isOfService(name, variables));
+  if (unknown === undefined) return;
+  const best = nearest(unknown.slice(ENV_PREFIX.length), own, ENV_PREFIX.length);
+  const hint = best === undefined ? "; --help lists all variables" : `; did you mean ${best}?`;
+  throw new UsageError(`unknown environment variable ${quote(unknown).slice(1, -1)}${hint}`);
+}
+
+/** Kubernetes describes each service of a namespace, whatever its name, in variables like these. */
+function isOfService(name: string, variables: readonly string[]): boolean {
+  const [, service] = /^(.+?)_(?:SERVICE_HOST|SERVICE_PORT|PORT)(?:_\w+)?$/.exec(name) ?? [];
+  return service !== undefined && variables.includes(`${service}_SERVICE_HOST`);
+}
+
 function unknownFlag(name: string, known: Iterable<string>): string {
+  const best = nearest(name, known);
+  const hint = best === undefined ? "; --help lists all flags" : `; did you mean --${best}?`;
+  return `unknown flag --${quote(name).slice(1, -1)}${hint}`;
+}
+
+/**
+ * The candidate that is most like a name, if one is like it at all.
+ *
+ * @param skip characters of each candidate that are left out of account
+ */
+function nearest(name: string, candidates: Iterable<string>, skip = 0): string | undefined {
   let best: string | undefined;
   // A third of the letters may differ; more than that is another word.
   let limit = Infinity;
-  for (const candidate of known) {
-    const longer = Math.max(name.length, candidate.length);
+  for (const candidate of candidates) {
+    const text = candidate.slice(skip).toLowerCase();
+    const longer = Math.max(name.length, text.length);
     // The distance is at least this: no need to compare a very long name letter by letter.
-    if (longer - Math.min(name.length, candidate.length) > longer / 3) continue;
-    const distance = levenshteinDistance(name.toLowerCase(), candidate);
+    if (longer - Math.min(name.length, text.length) > longer / 3) continue;
+    const distance = levenshteinDistance(name.toLowerCase(), text);
     if (distance <= longer / 3 && distance < limit) [best, limit] = [candidate, distance];
   }
-  const hint = best === undefined ? "; --help lists all flags" : `; did you mean --${best}?`;
-  return `unknown flag --${quote(name).slice(1, -1)}${hint}`;
+  return best;
 }

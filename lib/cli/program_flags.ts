@@ -112,6 +112,7 @@ const CHECK = { commandLineOnly: true } as const;
 export const serverFlags = {
   listenTcp: addressFlag("listen-tcp", {
     default: "0.0.0.0:8443",
+    restricts: true,
     allowPortZero: true,
     allowEmptyHost: true,
     help: "TCP address that clients connect to; port 0 selects a free port",
@@ -139,6 +140,7 @@ export const serverFlags = {
   }),
   agentNames: listFlag("agent-name", {
     multiple: true,
+    restricts: true,
     valueName: "names",
     help:
       "names of the agents to admit, as in their certificates, such as node-1, *.agents.example or spiffe://cluster/ns/*; by default, every certificate of the CA is admitted",

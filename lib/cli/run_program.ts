@@ -4,13 +4,13 @@
 import type { Authority } from "../net/authority.ts";
 import { formatCompletion } from "./completion.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import { type FlagTable, type FlagValues, parseFlags } from "./flags.ts";
+import { ENV_PREFIX, type FlagTable, type FlagValues, parseFlags } from "./flags.ts";
 import { formatHelp } from "./help.ts";
 import { LineWriter } from "./line_writer.ts";
 import { configureLog, type LogFormat, logger } from "../log.ts";
-import { ignoreUserSignal1 } from "../net/libc.ts";
+import { environmentNames, ignoreUserSignal1, notifyReady } from "../net/libc.ts";
 import { Monitor } from "../observe/monitor.ts";
-import type { ProgramInfo } from "./programs.ts";
+import { type ProgramInfo, programInfos } from "./programs.ts";
 import { describeVersion } from "../version.ts";
 import { logSnapshot } from "../observe/snapshot.ts";
 
@@ -25,6 +25,8 @@ export interface Surroundings {
   readonly onHangup: OnHangup;
   /** Records what happens. */
   readonly monitor: Monitor;
+  /** Tells the service manager that the program has started. */
+  readonly ready: () => void;
   /** IP addresses and ports that it listens on already. */
   readonly ownListeners: readonly Authority[];
 }
@@ -76,8 +78,14 @@ export async function runProgram<
     dropped: (lines) => log.warn("log lines dropped", { lines }),
   });
   const end = (code: number) => exitAfter(stderr, code);
+  const signals = listenToSignals(end);
+  const { stop: signal, onHangup } = signals;
   try {
-    const parsed = parseFlags(program.flags, Deno.args, (name) => Deno.env.get(name));
+    const parsed = parseFlags(program.flags, Deno.args, {
+      get: (name) => Deno.env.get(name),
+      names: environmentNames(ENV_PREFIX) ?? [],
+      othersFlags: programInfos.map(({ flags }) => flags),
+    });
     if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
     if (parsed.kind === "version") return exit(0, `${program.name} ${describeVersion()}`);
     if (parsed.kind === "completion") {
@@ -95,12 +103,12 @@ export async function runProgram<
     });
     const monitor = new Monitor(program.name, values.name);
     monitor.readFrom({ droppedLogLines: () => stderr.dropped });
-    const { stop: signal, onHangup } = listenToSignals(() => logSnapshot(monitor), end);
+    signals.start(() => logSnapshot(monitor));
     signal.addEventListener("abort", () => monitor.isDraining = true);
     const ownListeners = values.listenAdmin
       ? [await startAdminOf(monitor, values.listenAdmin)]
       : [];
-    await program.run(values, { signal, onHangup, monitor, ownListeners });
+    await program.run(values, { signal, onHangup, monitor, ownListeners, ready: notifyReady });
     return await end(0);
   } catch (error) {
     stderr.write(`${program.name}: ${messageOf(error)}`);
@@ -124,17 +132,23 @@ async function startAdminOf(monitor: Monitor, address: Authority): Promise<Autho
   return startAdmin({ monitor, address, signal: new AbortController().signal }).addr;
 }
 
+interface Signals {
+  readonly stop: AbortSignal;
+  readonly onHangup: OnHangup;
+  /** From now on a stop signal is a request; until then it ends the process. */
+  start(snapshot: () => void): void;
+}
+
 /**
  * Aborts at the first stop signal; the second one ends the process at once. SIGHUP is one only if
- * the program's terminal has been closed.
+ * the program's terminal has been closed. Called before anything that takes time: without listeners,
+ * the signals end the process.
  */
-function listenToSignals(
-  snapshot: () => void,
-  end: (code: number) => Promise<never>,
-): { stop: AbortSignal; onHangup: OnHangup } {
+function listenToSignals(end: (code: number) => Promise<never>): Signals {
   const controller = new AbortController();
+  let snapshot: (() => void) | undefined;
   const stop = (name: keyof typeof stopSignals) => {
-    if (controller.signal.aborted) return void end(128 + stopSignals[name]);
+    if (controller.signal.aborted || !snapshot) return void end(128 + stopSignals[name]);
     controller.abort(new Error(`stopped by ${name}`));
   };
   const listeners: (() => void)[] = [];
@@ -147,9 +161,13 @@ function listenToSignals(
   Deno.addSignalListener("SIGINT", () => stop("SIGINT"));
   if (!onWindows) Deno.addSignalListener("SIGTERM", () => stop("SIGTERM"));
   if (!onWindows) Deno.addSignalListener("SIGHUP", hangUp);
-  if (!onWindows) Deno.addSignalListener("SIGUSR2", snapshot);
+  if (!onWindows) Deno.addSignalListener("SIGUSR2", () => snapshot?.());
   if (!onWindows) disarmDebugger();
-  return { stop: controller.signal, onHangup: (listener) => listeners.push(listener) };
+  return {
+    stop: controller.signal,
+    onHangup: (listener) => listeners.push(listener),
+    start: (ofProgram) => snapshot = ofProgram,
+  };
 }
 
 /**

@@ -9,6 +9,7 @@
  */
 import { type SocketAddress, unmapIp } from "./ip_address.ts";
 
+const AF_UNIX = 1;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const SOCK_DGRAM = 2;
@@ -24,8 +25,10 @@ const getName = { parameters: ["i32", "buffer", "buffer"], result: "i32" } as co
 const symbols = {
   __errno_location: { parameters: [], result: "pointer" },
   close: { parameters: ["i32"], result: "i32" },
+  environ: { type: "pointer" },
   connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
+  getenv: { parameters: ["buffer"], result: "pointer" },
   getpeername: getName,
   getsockname: getName,
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
@@ -62,6 +65,57 @@ function open(): Libc | undefined {
 export function errno(): number {
   return new Deno.UnsafePointerView(libc!.__errno_location()!).getInt32();
 }
+
+/**
+ * The names of environment variables that begin like this, for a program that may read those but
+ * not ask for all names; undefined without the C library.
+ */
+export function environmentNames(prefix: string): string[] | undefined {
+  // The symbol is the address of the variable, which is the address of a list of addresses.
+  const list = libc?.environ && new Deno.UnsafePointerView(libc.environ).getPointer();
+  if (!list) return undefined;
+  const names: string[] = [];
+  const variables = new Deno.UnsafePointerView(list);
+  for (let i = 0, text; (text = variables.getPointer(8 * i)) !== null; i++) {
+    const bytes = new Deno.UnsafePointerView(text);
+    const byteAt = (index: number) => String.fromCharCode(bytes.getUint8(index));
+    let name = "";
+    // No further than to where it differs, and never into a value.
+    while (name.length < prefix.length && byteAt(name.length) === prefix[name.length]) {
+      name += prefix[name.length];
+    }
+    if (name.length < prefix.length) continue;
+    for (let next; (next = byteAt(name.length)) !== "=" && next !== "\0";) name += next;
+    names.push(name);
+  }
+  return names;
+}
+
+/**
+ * Tells the service manager that the program is ready, by sd_notify(3): a datagram to the socket
+ * that `NOTIFY_SOCKET` names. Without that variable, or the C library, nothing happens.
+ */
+export function notifyReady(): void {
+  const path = libc?.getenv(ascii("NOTIFY_SOCKET\0"));
+  if (!libc || !path) return;
+  const name = ascii(new Deno.UnsafePointerView(path).getCString());
+  const address = new Uint8Array(2 + name.length);
+  new DataView(address.buffer).setUint16(0, AF_UNIX, true);
+  address.set(name, 2);
+  // An abstract name, which begins with NUL (unix(7)).
+  if (name[0] === AT) address[2] = 0;
+  const fd = libc.socket(AF_UNIX, SOCK_DGRAM, 0);
+  if (fd < 0) return;
+  const message = ascii("READY=1");
+  if (libc.connect(fd, address, address.length) === 0) {
+    libc.write(fd, message, BigInt(message.length));
+  }
+  libc.close(fd);
+}
+
+const AT = 0x40;
+
+const ascii = (text: string) => new TextEncoder().encode(text);
 
 const SIG_IGN = 1n;
 const SIGUSR1 = 10;

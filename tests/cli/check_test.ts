@@ -33,7 +33,7 @@ async function report<T extends FlagTable>(
   flags: Flags,
   ...more: string[]
 ): Promise<Checked> {
-  const parsed = parseFlags(table, [...argumentsOf(flags), ...more], () => undefined);
+  const parsed = parseFlags(table, [...argumentsOf(flags), ...more], { get: () => undefined });
   assert(parsed.kind === "run");
   const lines: string[] = [];
   return { isWell: await check(parsed.values, (line) => lines.push(line)), lines };

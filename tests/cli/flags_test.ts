@@ -62,7 +62,7 @@ const flags = {
   others: choiceListFlag("others", { choices: ["a", "b"], help: "others" }),
 } as const satisfies FlagTable;
 
-const noEnv = () => undefined;
+const noEnv = { get: () => undefined };
 
 type Variables = Readonly<Record<string, string>>;
 
@@ -71,7 +71,7 @@ function valuesOf<T extends FlagTable>(
   args: readonly string[],
   env: Variables = {},
 ): FlagValues<T> {
-  const parsed = parseFlags(table, args, (name) => env[name]);
+  const parsed = parseFlags(table, args, { get: (name) => env[name], names: Object.keys(env) });
   if (parsed.kind !== "run") throw new Error(`Expected values, got ${parsed.kind}`);
   return parsed.values;
 }
@@ -83,7 +83,7 @@ function messageFor(
   env: Variables = {},
   table: FlagTable = flags,
 ): string {
-  return assertThrows(() => parseFlags(table, args, (name) => env[name]), UsageError).message;
+  return assertThrows(() => valuesOf(table, args, env), UsageError).message;
 }
 
 /** Both types are the same, not only assignable to one another. */
@@ -296,6 +296,76 @@ test("parseFlags() names the environment variable that holds a bad value", () =>
   assertEquals(envNameOf("listen-tcp"), "QRHT_LISTEN_TCP");
 });
 
+test("parseFlags() refuses an unknown variable of the project, with the nearest name", () => {
+  const cases: [variable: string, hint: string][] = [
+    ["QRHT_SIZ", "did you mean QRHT_SIZE?"],
+    ["QRHT_LISTENTCP", "did you mean QRHT_LISTEN_TCP?"],
+    ["QRHT_size", "did you mean QRHT_SIZE?"],
+    ["QRHT_QQQQQQQQ", "--help lists all variables"],
+    ["QRHT_", "--help lists all variables"],
+  ];
+  for (const [name, hint] of cases) {
+    const message = `unknown environment variable ${name}; ${hint}`;
+    for (const text of ["x", ""]) assertEquals(messageFor(["--size=1"], { [name]: text }), message);
+  }
+  const oneLine = messageFor([], { "QRHT_\n": "x" });
+  assertEquals(oneLine, "unknown environment variable QRHT_\\n; --help lists all variables");
+});
+
+test("parseFlags() takes variables of the other programs, and those that Kubernetes sets", () => {
+  const get = () => undefined;
+  const names = ["QRHT_ALLOW", "QRHT_UPSTREAM", "QRHT_CHECK", "QRHT_RETRY_ON"];
+  const environment = { get, names, othersFlags: [serverFlags, passthroughFlags, agentFlags] };
+  assertEquals(parseFlags(flags, [], environment).kind, "run");
+  assertThrows(
+    () => parseFlags(flags, [], { get, names }),
+    UsageError,
+    "unknown environment variable",
+  );
+  // The Services "qrht" and "qrht-server" of a namespace.
+  const ofService = (name: string) => [
+    `${name}_SERVICE_HOST`,
+    `${name}_SERVICE_PORT`,
+    `${name}_SERVICE_PORT_HTTP`,
+    `${name}_PORT`,
+    `${name}_PORT_8443_TCP`,
+    `${name}_PORT_8443_TCP_ADDR`,
+  ];
+  const services = [...ofService("QRHT"), ...ofService("QRHT_SERVER")];
+  assertEquals(parseFlags(flags, [], { get, names: services }).kind, "run");
+  const alone = () => parseFlags(flags, [], { get, names: ["QRHT_SERVER_PORT"] });
+  assertThrows(alone, UsageError, "unknown environment variable QRHT_SERVER_PORT");
+});
+
+test("parseFlags() refuses an empty variable of a flag that restricts something", () => {
+  const message = (name: string) =>
+    `environment variable ${name} is empty: give it a value, or unset it`;
+  const files = { QRHT_CERT_FILE: "a", QRHT_CERT_KEY: "a", QRHT_CA_FILE: "a" };
+  for (const name of ["QRHT_ALLOW", "QRHT_DENY"]) {
+    const env = { ...files, [name]: "" };
+    assertEquals(messageFor([], env, agentFlags), message(name));
+    assertEquals(
+      messageFor(["--allow=", "--deny=*"], env, agentFlags).includes("flag --allow"),
+      true,
+    );
+    valuesOf(agentFlags, ["--allow=*", "--deny=10.0.0.0/8"], env);
+    assertStringIncludes(messageFor([], { ...env, [name]: " " }, agentFlags), name);
+  }
+  const server = { QRHT_CERT_FILE: "a", QRHT_CERT_KEY: "a", QRHT_CLIENT_CA_FILE: "a" };
+  for (const name of ["QRHT_AGENT_NAME", "QRHT_LISTEN_TCP"]) {
+    assertEquals(messageFor([], { ...server, [name]: "" }, serverFlags), message(name));
+  }
+});
+
+test("lists take space around their items", () => {
+  const env = { QRHT_TAG: " x,  y " };
+  assertEquals(run([], env).tags, ["x", "y"]);
+  assertEquals(run(["--alpn=a, b\n"]).alpn, ["a", "b"]);
+  assertStringIncludes(messageFor(["--alpn=a, ,b"]), "has an empty item");
+  const values = valuesOf(flags, ["--fields=client, id", "--extras= none "]);
+  assertEquals([values.fields, values.extras], [["client", "id"], []]);
+});
+
 test("parseFlags() names all required flags that are missing and their variables", () => {
   assertEquals(
     messageFor(["--cert-key=k"], { QRHT_CERT_FILE: "" }, serverFlags),
@@ -308,7 +378,7 @@ test("parseFlags() asks for nothing more when help or the version is wanted", ()
   for (const arg of ["--help", "-help", "-h", "--h", "--help=true"]) {
     assertEquals(parseFlags(serverFlags, [arg, "--bogus"], noEnv), { kind: "help" });
   }
-  const badEnv = () => "bad";
+  const badEnv = { get: () => "bad" };
   assertEquals(parseFlags(serverFlags, ["--v=1", "--version"], badEnv), { kind: "version" });
   assertEquals(parseFlags(serverFlags, ["--version", "--help"], badEnv), { kind: "help" });
   const fish = { kind: "completion", shell: "fish" } as const;
@@ -377,7 +447,7 @@ test("parseFlags() never throws anything but a UsageError of one line", () => {
   fc.assert(
     fc.property(fc.array(arg), fc.option(text, { nil: undefined }), (args, variable) => {
       try {
-        parseFlags(flags, args, () => variable);
+        parseFlags(flags, args, { get: () => variable });
       } catch (error) {
         if (!(error instanceof UsageError)) throw error;
         assertMatch(error.message, /^[^\p{Cc}\p{Zl}\p{Zp}]+$/u);
@@ -624,7 +694,7 @@ test("cidrListFlag() names the flag or variable, the network and what is wrong w
   for (const text of ["", ",", "::1,", ",::1", "::1,,::2"]) {
     assertStringIncludes(messageFor([`--allow=${text}`]), "has an empty item");
   }
-  assertStringIncludes(messageFor(["--allow=::1, ::2"]), 'invalid network " ::2"');
+  assertStringIncludes(messageFor(["--allow=::1, : :2"]), 'invalid network ": :2"');
   assert(messageFor([`--allow=${"x".repeat(10_000)}`]).length < 300);
   assertThrows(() => cidrListFlag("x", { default: ["10.0.0.1/8"], help: "x" }));
 });
@@ -658,7 +728,7 @@ test("choiceListFlag() names the word that is no choice, and the choices", () =>
   const cases: [text: string, problem: string][] = [
     ["client,ip", '"ip" is not one of client, listener, id'],
     ["Client", '"Client" is not one of client, listener, id'],
-    ["client, id", '" id" is not one of client, listener, id'],
+    ["client, i d", '"i d" is not one of client, listener, id'],
     ["client,none", '"none" cannot be combined with other values'],
     ["none,none", '"none" cannot be combined with other values'],
     ["", "has an empty item"],

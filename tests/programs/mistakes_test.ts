@@ -297,3 +297,26 @@ test("a flag that is misspelt", async (stage) => {
     await assertUsageError(stage.start(task, { ...flags, check: "x:1" }), /unknown flag|invalid/);
   }
 });
+
+Deno.test({
+  name: "a misspelt variable, and an empty one of a flag that restricts, end the start",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    const cases: [env: Record<string, string>, line: string][] = [
+      [
+        { QRHT_ALOW: "10.0.0.0/8" },
+        "proxy-agent: unknown environment variable QRHT_ALOW; did you mean QRHT_ALLOW?",
+      ],
+      [
+        { QRHT_ALLOW: "", QRHT_UPSTREAM: "127.0.0.1:1" },
+        "proxy-agent: environment variable QRHT_ALLOW is empty: give it a value, or unset it",
+      ],
+    ];
+    const files = { "ca-file": "a", "cert-file": "b", "cert-key": "c" };
+    for (const [env, line] of cases) {
+      await using agent = startProgram("agent", files, env);
+      assertEquals((await agent.status).code, 2);
+      assertEquals(agent.lines, [line]);
+    }
+  },
+});

@@ -62,7 +62,10 @@ function started(
 ): Values {
   const known = Object.values(flags).map((flag) => envNameOf(flag.name));
   assertEquals(Object.keys(env).filter((name) => !known.includes(name)), [], `unknown to ${name}`);
-  const parsed = parseFlags(flags, args, (variable) => env[variable]);
+  const parsed = parseFlags(flags, args, {
+    get: (variable) => env[variable],
+    names: Object.keys(env),
+  });
   assert(parsed.kind === "run", name);
   for (const [key, flag] of Object.entries(flags)) {
     if (flag.valueName !== "path") continue;

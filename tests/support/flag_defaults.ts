@@ -7,7 +7,7 @@ import { type FlagTable, type FlagValues, parseFlags } from "../../lib/cli/flags
 export function defaultsOf<T extends FlagTable>(flags: T): FlagValues<T> {
   const required = Object.values(flags).filter(({ required }) => required)
     .map(({ name, kind }) => `--${name}=${kind === "address" ? "127.0.0.1:1" : "unused"}`);
-  const parsed = parseFlags(flags, required, () => undefined);
+  const parsed = parseFlags(flags, required, { get: () => undefined });
   if (parsed.kind !== "run") throw new Error(`Expected values, got ${parsed.kind}`);
   return parsed.values;
 }
