@@ -55,14 +55,23 @@ export async function runAgent(
   options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
 ): Promise<void> {
   const { signal, monitor = new Monitor("proxy-agent") } = options;
-  const { allow, deny, dialTimeoutMs, headTimeoutMs = HEAD_TIMEOUT_MS, resolver } = config;
+  const { allow, deny, dialTimeoutMs, tcpKeepaliveMs, resolver } = config;
+  const { headTimeoutMs = HEAD_TIMEOUT_MS } = config;
   log.info("agent started", {
     servers: config.servers.map(formatAuthority).join(","),
     allow: formatRules(allow),
     deny: formatRules(deny),
   });
   const rules = { allow, deny, own: config.ownListeners };
-  const service = { dialTimeoutMs, headTimeoutMs, timeouts: config, rules, resolver, log };
+  const service = {
+    dialTimeoutMs,
+    headTimeoutMs,
+    timeouts: config,
+    tcpKeepaliveMs,
+    rules,
+    resolver,
+    log,
+  };
   await keepConnected(config, {
     log,
     monitor,

@@ -42,7 +42,7 @@ export async function runPassthrough(
   options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
 ): Promise<void> {
   const { signal, monitor = new Monitor("proxy-passthrough") } = options;
-  const { upstream, proxyProtocol, dialTimeoutMs } = config;
+  const { upstream, proxyProtocol, dialTimeoutMs, tcpKeepaliveMs } = config;
   const name = formatAuthority(upstream);
   log.info("passthrough started", {
     servers: config.servers.map(formatAuthority).join(","),
@@ -54,6 +54,7 @@ export async function runPassthrough(
     proxyProtocol,
     dialTimeoutMs,
     timeouts: config,
+    tcpKeepaliveMs,
     log,
     throttle: tunnelThrottle(),
   };

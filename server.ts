@@ -11,6 +11,7 @@ import { logger } from "./lib/log.ts";
 import { acceptEach } from "./lib/net/accept.ts";
 import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import type { Cidr } from "./lib/net/cidr.ts";
+import { logTcpKeepalive, type TcpKeepaliveOptions } from "./lib/net/tcp_keepalive.ts";
 import { logLargeDatagrams } from "./lib/observe/large_datagrams.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
 import { CloseCode } from "./lib/qrht/codes.ts";
@@ -39,7 +40,12 @@ import { drain } from "./lib/tunnel/drain.ts";
 import type { TunnelTimeouts } from "./lib/tunnel/pipe.ts";
 
 export interface ServerConfig
-  extends RoutePolicy, TunnelTimeouts, PathOptions, Omit<RegistryOptions, "random"> {
+  extends
+    RoutePolicy,
+    TunnelTimeouts,
+    TcpKeepaliveOptions,
+    PathOptions,
+    Omit<RegistryOptions, "random"> {
   /** Where clients connect. */
   readonly listenTcp: Authority;
   /** Where agents connect. */
@@ -101,6 +107,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   const addresses = { tcp: listener.addr as Deno.NetAddr, quic: endpoint.addr };
   log.info("tcp listener on {address}", { address: formatAuthority(addresses.tcp) });
   log.info("quic listener on {address}", { address: formatAuthority(addresses.quic) });
+  logTcpKeepalive(log, config);
   options.ready?.(addresses);
 
   const ended = new AbortController();
@@ -108,6 +115,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     config,
     routePolicy: config,
     timeouts: config,
+    tcpKeepaliveMs: config.tcpKeepaliveMs,
     acceptProxyProtocol: config.acceptProxyProtocol,
     registry: new AgentRegistry(config),
     agents: new Set(),

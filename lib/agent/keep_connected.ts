@@ -9,6 +9,7 @@ import { FailureStreak } from "./failure_streak.ts";
 import { ServerAddresses } from "./server_addresses.ts";
 import { reconnect } from "./reconnect.ts";
 import { Resolver } from "../net/resolver.ts";
+import { logTcpKeepalive } from "../net/tcp_keepalive.ts";
 import { TaskGroup } from "../task_group.ts";
 
 /** Draining connections to one address that may continue beside the current one. */
@@ -25,6 +26,7 @@ export async function keepConnected(
   const { log, monitor, signal } = options;
   const { servers, refreshMs, backoff, serverResolver = new Resolver() } = config;
   const sessions = new TaskGroup();
+  logTcpKeepalive(log, config);
 
   const keepConnectedTo = async (address: Authority, signal: AbortSignal) => {
     const streak = new FailureStreak();

@@ -4,6 +4,7 @@
 /** What both agents do with a tunnel: connect it to its target, forward its bytes, log its end. */
 import type { Logger } from "../log.ts";
 import type { Authority } from "../net/authority.ts";
+import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import type { Resolver } from "../net/resolver.ts";
 import { summarize } from "../observe/ending.ts";
 import type { TunnelEnding } from "../observe/monitor.ts";
@@ -16,7 +17,7 @@ import { dial } from "./dial.ts";
 import type { ServedTunnel } from "./session.ts";
 
 /** What all tunnels of an agent have in common. */
-export interface TunnelService {
+export interface TunnelService extends TcpKeepaliveOptions {
   readonly dialTimeoutMs: number;
   readonly timeouts: TunnelTimeouts;
   /** What may be dialled. @default {everything} */
@@ -51,14 +52,14 @@ export interface Destination {
 export async function connectAndCarry(
   tunnel: ServedTunnel,
   { target, name, since, client, answer, header }: Destination,
-  { dialTimeoutMs: timeoutMs, timeouts, rules, resolver, log }: TunnelService,
+  { dialTimeoutMs: timeoutMs, timeouts, tcpKeepaliveMs, rules, resolver, log }: TunnelService,
   signal: AbortSignal,
 ): Promise<void> {
   const { carrier, fields, record } = tunnel;
   record.span?.dials(target);
   const connection = await dial(target, { timeoutMs, signal, rules, resolver });
   record.span?.connected(connection.remoteAddr);
-  const upstream = tcpDuplex(connection);
+  const upstream = tcpDuplex(connection, tcpKeepaliveMs);
   try {
     if (header) await writeAll(upstream, header);
     record.connected();

@@ -27,13 +27,14 @@ import {
   type TlsSource,
 } from "../quic/mod.ts";
 import type { Resolver } from "../net/resolver.ts";
+import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import { TaskGroup } from "../task_group.ts";
 import { sleep } from "../wait.ts";
 import { startTunnelSpan } from "../observe/trace.ts";
 import { acceptTunnel, type IncomingTunnel, openFields } from "../qrht/tunnel.ts";
 import type { Failure } from "../tunnel/failure.ts";
 
-export interface AgentConfig extends TunnelTimeouts, PathOptions {
+export interface AgentConfig extends TunnelTimeouts, TcpKeepaliveOptions, PathOptions {
   /** QUIC addresses of the servers: IP addresses, or names, which stand for all their addresses. */
   readonly servers: readonly Authority[];
   /** Name that the server's certificate must have; sent as SNI. */

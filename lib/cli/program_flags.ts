@@ -56,6 +56,13 @@ export const commonFlags = {
     help:
       "how long a client or target may stop reading before its tunnel is reset; 0 means no limit",
   }),
+  tcpKeepaliveMs: durationFlag("tcp-keepalive", {
+    default: "15s",
+    // What Linux accepts (tcp(7), TCP_KEEPIDLE).
+    maxMs: 32_767_000,
+    help:
+      "how long a TCP connection may be idle until it is probed, and the interval of further probes, in whole seconds; 0 switches probes off",
+  }),
   drainTimeoutMs: durationFlag("drain-timeout", {
     default: "30s",
     help: "how long open tunnels may continue after SIGTERM; no new ones are accepted",

@@ -61,7 +61,20 @@ export function resetTcpAtExit(connection: Deno.TcpConn, reset: boolean): void {
   if (fd !== undefined) setOption(fd, SOL_SOCKET, SO_LINGER, reset ? 1 : 0, 0);
 }
 
-function descriptorOf(connection: Deno.TcpConn): number | undefined {
+/**
+ * Whether the peer of such a connection has reset it, or no longer exists, which nobody is told who
+ * has read its end and writes nothing. Always false where the system cannot tell.
+ */
+export function isTcpReset(connection: Deno.TcpConn): boolean {
+  const fd = descriptorOf(connection);
+  return fd !== undefined && readSocketAddress(fd, "peer") === undefined;
+}
+
+/**
+ * The descriptor of a connection that is open, and was accepted or comes from
+ * {@linkcode connectTcp}; undefined where it is not known.
+ */
+export function descriptorOf(connection: Deno.TcpConn): number | undefined {
   const known = descriptors.get(connection);
   if (known !== undefined) return known;
   const fd = libc && acceptedDescriptorOf(connection);

@@ -4,6 +4,7 @@
 import type { Logger } from "../log.ts";
 import { formatAuthority, formatSocketAddress } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
+import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import { endingOf, summarize } from "../observe/ending.ts";
 import type { Monitor, TunnelRecord } from "../observe/monitor.ts";
 import { startTunnelSpan } from "../observe/trace.ts";
@@ -19,7 +20,7 @@ import { type AgentRegistry, NoAgentError } from "./registry.ts";
 import { Route, type RoutePolicy } from "./route.ts";
 
 /** What all clients of a server have in common. */
-export interface ClientService {
+export interface ClientService extends TcpKeepaliveOptions {
   readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
   readonly routePolicy: RoutePolicy;
   readonly timeouts: TunnelTimeouts;
@@ -50,7 +51,7 @@ export async function serveClient(
   let record: TunnelRecord | undefined;
   const stopListening = onAbort(signal, () => carrier?.abort());
   try {
-    carrier = tcpDuplex(connection);
+    carrier = tcpDuplex(connection, service.tcpKeepaliveMs);
     const client = await identifyClient(carrier, connection, service.acceptProxyProtocol);
     if (!client) {
       monitor.notify((observer) => observer.refused?.("health-check"));

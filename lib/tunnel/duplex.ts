@@ -40,6 +40,11 @@ export interface Duplex extends AsyncDisposable {
    * @param code application error code shown to the peer
    */
   stop?(code: number): void;
+  /**
+   * Whether the peer has reset the carrier. Only needed between the end of its bytes and the next
+   * write: reads and writes report it as well. Carriers that always report it leave it out.
+   */
+  isReset?(): boolean;
 }
 
 /** Writes all of `bytes`, in as many writes as it takes. */
@@ -54,7 +59,7 @@ export function prepend(first: Uint8Array, carrier: Duplex): Duplex {
   if (first.length === 0) return carrier;
   let left = first;
   const drop = () => left = left.subarray(left.length);
-  const { stop } = carrier;
+  const { stop, isReset } = carrier;
   return {
     read(buffer) {
       if (left.length === 0) return carrier.read(buffer);
@@ -75,6 +80,7 @@ export function prepend(first: Uint8Array, carrier: Duplex): Duplex {
         stop.call(carrier, code);
       },
     }),
+    ...(isReset && { isReset: () => isReset.call(carrier) }),
     [Symbol.asyncDispose]() {
       drop();
       return carrier[Symbol.asyncDispose]();

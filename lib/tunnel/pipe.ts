@@ -78,6 +78,9 @@ const LINGER_MS = 1_000;
  */
 const DROP_PAUSE_MS = 1;
 
+/** Interval at which a side that has ended is asked whether it has been reset since. */
+const RESET_CHECK_MS = 15_000;
+
 /** Head start of bytes before the reset that follows them, which could overtake and drop them. */
 const DELIVERY_MS = 100;
 
@@ -90,6 +93,7 @@ const DELIVERY_MS = 100;
  *   through.
  * - A failed write ends its direction alone: a peer that takes no more bytes may still have an
  *   answer under way. The side they come from is told to stop, or its bytes are dropped.
+ * - A side that has ended, and is reset by its peer later, aborts both within 15 s.
  * - A pipe that is idle or stuck for longer than its timeouts allow is aborted. Every byte read or
  *   written restarts them.
  *
@@ -317,8 +321,18 @@ class Pipe {
     } else {
       const { at, end } = this.#nextTimeout(now);
       if (now >= at && end) return this.#abort(end);
+      const reset = this.#resetAfterEnd();
+      if (reset) return this.#abort(reset);
     }
     this.#arm();
+  }
+
+  /** The reset of a side whose end was read before, and whose peer sends nothing more. */
+  #resetAfterEnd(): End | undefined {
+    const ended = [this.#aToB, this.#bToA].find(({ over }) => over);
+    if (!ended?.from.isReset?.()) return undefined;
+    const error = new Deno.errors.ConnectionReset("connection reset by peer");
+    return { reason: "error", by: ended.fromSide, error };
   }
 
   /** Whether everything is done except for a side whose bytes are dropped. */
@@ -348,7 +362,8 @@ class Pipe {
       else add(writeTimeoutMs, now);
     }
     if (directions.some(({ ended }) => ended)) {
-      const { writing, fromSide, toSide } = directions.find(({ over }) => !over)!;
+      const { writing, fromSide, toSide, to } = directions.find(({ over }) => !over)!;
+      if (to.isReset) add(RESET_CHECK_MS, now);
       const by = writing ? toSide : fromSide;
       add(halfOpenTimeoutMs, this.#movedAt, { reason: "half-open", by });
     }

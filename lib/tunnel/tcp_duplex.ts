@@ -1,17 +1,20 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { resetTcp, resetTcpAtExit } from "../net/tcp_reset.ts";
+import { setTcpKeepalive } from "../net/tcp_keepalive.ts";
+import { isTcpReset, resetTcp, resetTcpAtExit } from "../net/tcp_reset.ts";
 import type { Duplex } from "./duplex.ts";
 
 /**
  * A TCP connection as a {@linkcode Duplex}. Takes the connection over; Nagle's algorithm is turned
  * off. `abort` resets it where the system can ({@linkcode resetTcp}), and else closes it; so does
  * the end of the process.
+ *
+ * @param keepaliveMs idle time until a keepalive probe, 0 for no probes
  */
-export function tcpDuplex(connection: Deno.TcpConn): Duplex {
+export function tcpDuplex(connection: Deno.TcpConn, keepaliveMs = 0): Duplex {
   connection.setNoDelay(true);
-  connection.setKeepAlive(true);
+  setTcpKeepalive(connection, keepaliveMs);
   resetTcpAtExit(connection, true);
   let closed = false;
   const close = (prepare: (connection: Deno.TcpConn) => void) => {
@@ -25,6 +28,7 @@ export function tcpDuplex(connection: Deno.TcpConn): Duplex {
     write: (bytes) => connection.write(bytes),
     closeWrite: () => connection.closeWrite(),
     abort: () => close(resetTcp),
+    isReset: () => !closed && isTcpReset(connection),
     // deno-lint-ignore require-await
     async [Symbol.asyncDispose]() {
       close((connection) => resetTcpAtExit(connection, false));

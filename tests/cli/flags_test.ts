@@ -580,6 +580,7 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
     halfOpenTimeoutMs: 300_000,
     idleTimeoutMs: 0,
     writeTimeoutMs: 0,
+    tcpKeepaliveMs: 15_000,
     drainTimeoutMs: 30_000,
     alpn: ["qrht/1", "quic-echo-example"],
     mtu: 0,

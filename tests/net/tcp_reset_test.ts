@@ -3,8 +3,9 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { addressReads } from "../support/address_reads.ts";
-import { connectTcp, resetTcp, resetTcpAtExit } from "../../lib/net/tcp_reset.ts";
+import { connectTcp, isTcpReset, resetTcp, resetTcpAtExit } from "../../lib/net/tcp_reset.ts";
 import { canResetTcp } from "../support/can_reset_tcp.ts";
+import { eventually } from "../support/eventually.ts";
 import { readExactly } from "../support/memory_duplex.ts";
 import { tcpPair } from "../support/tcp_pair.ts";
 
@@ -106,6 +107,20 @@ Deno.test("resetTcp() finds connections of both families", async () => {
       peer.close();
     }
   }
+});
+
+Deno.test("isTcpReset() tells of a reset after the peer's end, which reads do not", async () => {
+  const [peer, own] = await tcpPair();
+  resetTcpAtExit(own, true);
+  await peer.closeWrite();
+  const read = () => own.read(new Uint8Array(1));
+  assertEquals(await read(), null);
+  assertEquals(isTcpReset(own), false);
+  assertEquals(resetTcp(peer), canResetTcp);
+  peer.close();
+  if (canResetTcp) await eventually("it is reset", () => isTcpReset(own));
+  assertEquals(await read(), null);
+  own.close();
 });
 
 Deno.test("resetTcp() does nothing to a connection that is closed, or that it does not know", async () => {

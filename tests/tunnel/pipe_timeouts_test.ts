@@ -3,7 +3,13 @@
 
 /** Time and races in pipeDuplex(), by a clock of the tests' own. */
 
-import { assert, assertEquals, assertLessOrEqual, assertRejects } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertInstanceOf,
+  assertLessOrEqual,
+  assertRejects,
+} from "@std/assert";
 import fc from "fast-check";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import {
@@ -57,11 +63,16 @@ class Piped {
     { connected, signal, ...timeouts }:
       & Pick<PipeOptions, "connected" | "signal">
       & Partial<TunnelTimeouts>,
-    carriers: MemoryPairOptions & { stuck?: "a" | "b" } = {},
+    carriers: MemoryPairOptions & {
+      stuck?: "a" | "b";
+      isReset?: { readonly a?: () => boolean; readonly b?: () => boolean };
+    } = {},
   ) {
     const [a, farA] = memoryPair(carriers), [b, farB] = memoryPair(carriers);
     this.far = { a: farA, b: farB };
     if (carriers.stuck) neverEnds({ a, b }[carriers.stuck]);
+    Object.assign(a, carriers.isReset?.a && { isReset: carriers.isReset.a });
+    Object.assign(b, carriers.isReset?.b && { isReset: carriers.isReset.b });
     const options = { timeouts, ...connected && { connected }, ...signal && { signal } };
     this.done = pipeDuplex(a, b, options).then((result) => this.result = result);
   }
@@ -124,6 +135,24 @@ test("counts bytes that nobody reads as silence, and those that one takes as non
   await time.pass(1);
   assertEquals(piped.result?.reason, "idle");
 });
+
+for (const side of sides) {
+  test(`aborts both when ${side} is reset after its end, although the other goes on being silent`, async (time) => {
+    let isReset = false;
+    const piped = new Piped({ halfOpenTimeoutMs: HOUR_MS }, {
+      isReset: { [side]: () => isReset },
+    });
+    await piped.far[side].closeWrite();
+    await time.pass(60_000);
+    assertEquals(piped.result, undefined);
+    isReset = true;
+    await time.pass(15_000);
+    const { reason, by, error } = piped.result!;
+    assertEquals([reason, by], ["error", side]);
+    assertInstanceOf(error, Deno.errors.ConnectionReset);
+    await assertRejects(() => writeAll(piped.far[other[side]], pattern(1)), MemoryDuplexError);
+  });
+}
 
 for (const from of sides) {
   const to = other[from];

@@ -1,0 +1,48 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/**
+ * Keepalive probes of TCP connections (RFC 9293 §3.8.4), for which Deno only has a switch: Linux
+ * then probes after 2 hours. The interval is set through the C library, on Linux and with
+ * `--allow-ffi`.
+ */
+import type { Logger } from "../log.ts";
+import { libc, setOption } from "./libc.ts";
+import { descriptorOf } from "./tcp_reset.ts";
+
+export interface TcpKeepaliveOptions {
+  /**
+   * Idle time after which a TCP connection is probed, and the interval of further probes, in ms; 0
+   * for no probes.
+   */
+  readonly tcpKeepaliveMs: number;
+}
+
+/** tcp(7) */
+const IPPROTO_TCP = 6;
+const TCP_KEEPIDLE = 4;
+const TCP_KEEPINTVL = 5;
+const TCP_KEEPCNT = 6;
+
+/** Probes without a response after which a connection is given up, as in Go's net package. */
+const PROBES = 9;
+
+/** Sets the keepalive of a connection that was accepted, or comes from `connectTcp`. */
+export function setTcpKeepalive(connection: Deno.TcpConn, ms: number): void {
+  connection.setKeepAlive(ms > 0);
+  const fd = ms > 0 ? descriptorOf(connection) : undefined;
+  if (fd === undefined) return;
+  const seconds = Math.ceil(ms / 1_000);
+  setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds);
+  setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, seconds);
+  setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, PROBES);
+}
+
+/** Logs if the interval cannot be set, so that the system's defaults apply. */
+export function logTcpKeepalive(log: Logger, { tcpKeepaliveMs }: TcpKeepaliveOptions): void {
+  if (libc || tcpKeepaliveMs === 0) return;
+  log.info("tcp keepalive has the system's interval", {
+    tcpKeepaliveMs,
+    reason: "the C library is not available",
+  });
+}
