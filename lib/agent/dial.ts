@@ -6,6 +6,7 @@ import { type Authority, formatAuthority } from "../net/authority.ts";
 import { messageOf } from "../errors.ts";
 import { firstToSucceed, interleaveFamilies } from "../net/happy_eyeballs.ts";
 import { formatIp, ipBytes } from "../net/ip_address.ts";
+import { hasLocalAddressFor } from "../net/libc.ts";
 import { onAbort } from "../on_abort.ts";
 import { Resolver } from "../net/resolver.ts";
 import { connectTcp } from "../net/tcp_reset.ts";
@@ -95,6 +96,19 @@ function tooLate(target: Authority, timeoutMs: number, isResolving: boolean): Di
   );
 }
 
+/** All local ports are in use for connections to one address and port. */
+class NoPortError extends Error {
+  override readonly name = "NoPortError";
+  readonly code = "EADDRINUSE";
+}
+
+/**
+ * Whether no port was left: the system's error is the same when it has no address of the family.
+ */
+function isForWantOfPort(error: { readonly code?: string }, ip: Uint8Array): boolean {
+  return error.code === "EADDRNOTAVAIL" && hasLocalAddressFor(ip);
+}
+
 /** The addresses of a target that may be dialled, at least one. */
 async function addressesOf(
   target: Authority,
@@ -143,7 +157,10 @@ async function connectToOne(
 ): Promise<Deno.TcpConn> {
   try {
     return await firstToSucceed(interleaveFamilies(ips).slice(0, MAX_ATTEMPTS), {
-      attempt: (ip, signal) => connect({ hostname: formatIp(ip), port, signal }),
+      attempt: (ip, signal) =>
+        connect({ hostname: formatIp(ip), port, signal }).catch((error) => {
+          throw isForWantOfPort(error, ip) ? new NoPortError(NO_PORT, { cause: error }) : error;
+        }),
       discard: (connection) => connection.close(),
       signal,
       ...(attemptDelayMs !== undefined && { delayMs: attemptDelayMs }),
@@ -162,19 +179,34 @@ function mostTelling(errors: readonly unknown[]): unknown {
 }
 
 const NO_ADDRESS = "name does not resolve";
+const NO_PORT = "the agent is out of local ports";
 
-/** The system's errors, and what they mean for who asked. */
+/** The errors of connect(2), socket(2), bind(2) and of lookups, and what they mean for who asked. */
 const causes: Readonly<Record<string, readonly [DialFailure, string]>> = {
   ECONNREFUSED: ["connection_refused", "connection refused"],
   ECONNRESET: ["connection_refused", "connection reset"],
   ETIMEDOUT: ["connection_timeout", "connection timed out"],
+  ECONNABORTED: ["connection_refused", "connection aborted"],
+  ENOPROTOOPT: ["connection_refused", "protocol not available"],
   EMFILE: ["connection_limit_reached", "the agent is out of file descriptors"],
   ENFILE: ["connection_limit_reached", "the agent's machine is out of file descriptors"],
-  ENETUNREACH: ["destination_ip_unroutable", "network unreachable"],
-  EHOSTUNREACH: ["destination_ip_unroutable", "host unreachable"],
+  ENOBUFS: ["connection_limit_reached", "the agent's machine is out of memory for sockets"],
+  ENOMEM: ["connection_limit_reached", "the agent's machine is out of memory for sockets"],
+  EADDRINUSE: ["connection_limit_reached", NO_PORT],
+  EAGAIN: ["connection_limit_reached", NO_PORT],
   EADDRNOTAVAIL: ["destination_ip_unroutable", "no local address to connect from"],
+  ENETUNREACH: ["destination_ip_unroutable", "network unreachable"],
+  ENETDOWN: ["destination_ip_unroutable", "network is down"],
+  EHOSTUNREACH: ["destination_ip_unroutable", "host unreachable"],
+  EHOSTDOWN: ["destination_ip_unroutable", "host is down"],
   EAFNOSUPPORT: ["destination_ip_unroutable", "address family not supported"],
-  EINVAL: ["destination_ip_unroutable", "not a valid destination address"],
+  EPROTONOSUPPORT: ["destination_ip_unroutable", "address family not supported"],
+  EINVAL: [
+    "destination_ip_unroutable",
+    "the agent's machine has a blackhole route for it, or it is not a valid destination",
+  ],
+  EACCES: ["destination_ip_prohibited", "prohibited by a route or firewall of the agent's machine"],
+  EPERM: ["destination_ip_prohibited", "prohibited by a route or firewall of the agent's machine"],
   ENOTFOUND: ["dns_error", NO_ADDRESS],
   ENODATA: ["dns_error", NO_ADDRESS],
   EAI_FAIL: ["dns_error", NO_ADDRESS],

@@ -38,6 +38,11 @@ function checkName(name: string): string | undefined {
   return new TextEncoder().encode(name).length <= 255 ? undefined : "must be at most 255 bytes";
 }
 
+/** The names of URLs: what else could be in a list was meant otherwise. */
+function checkHostName(name: string): string | undefined {
+  return /^[\w.-]+$/.test(name) ? undefined : "must be host names, without ports";
+}
+
 /** The name that agents verify in the certificate of a server. */
 export const DEFAULT_SERVER_NAME = "quic-tunnel-server";
 
@@ -93,6 +98,13 @@ export const commonFlags = {
     help:
       "address of the admin listener (plain HTTP, no authentication): /livez, /readyz, /metrics and a status page at /; off by default",
   }),
+  adminNames: listFlag("admin-name", {
+    multiple: true,
+    valueName: "names",
+    help:
+      "host names by which the admin listener may be requested, in addition to localhost, IP addresses and the host of --listen-admin",
+    check: checkHostName,
+  }),
   name: stringFlag("name", {
     valueName: "name",
     help: "name of this program in the peer's log, in addition to its certificate's",
@@ -125,10 +137,11 @@ export const serverFlags = {
     help: "TCP address that clients connect to; port 0 selects a free port",
   }),
   listenQuic: addressFlag("listen-quic", {
-    default: "0.0.0.0:8888",
+    default: ":8888",
     allowPortZero: true,
     allowEmptyHost: true,
-    help: "UDP address that agents connect to; port 0 selects a free port",
+    help:
+      "UDP address that agents connect to, without a host on all interfaces; 0.0.0.0 is IPv4 alone; port 0 selects a free port",
   }),
   certFile: stringFlag("cert-file", {
     required: true,

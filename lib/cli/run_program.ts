@@ -11,6 +11,7 @@ import { configureLog, type LogFormat, logger } from "../log.ts";
 import { environmentNames, ignoreUserSignal1, notifyReady } from "../net/libc.ts";
 import { Monitor } from "../observe/monitor.ts";
 import { type ProgramInfo, programInfos } from "./programs.ts";
+import { LogThrottle } from "../log_throttle.ts";
 import { describeVersion } from "../version.ts";
 import { logSnapshot } from "../observe/snapshot.ts";
 
@@ -37,6 +38,7 @@ interface CommonValues {
   readonly logFormat: LogFormat;
   readonly name?: string | undefined;
   readonly listenAdmin?: Authority | undefined;
+  readonly adminNames: readonly string[];
 }
 
 /** A program of this project, as its command line sees it. */
@@ -101,12 +103,13 @@ export async function runProgram<
       format: values.logFormat,
       color: Deno.stderr.isTerminal() && !Deno.noColor,
     });
+    logUnhandledErrors();
     const monitor = new Monitor(program.name, values.name);
     monitor.readFrom({ droppedLogLines: () => stderr.dropped });
     signals.start(() => logSnapshot(monitor));
     signal.addEventListener("abort", () => monitor.isDraining = true);
     const ownListeners = values.listenAdmin
-      ? [await startAdminOf(monitor, values.listenAdmin)]
+      ? [await startAdminOf(monitor, values.listenAdmin, values.adminNames)]
       : [];
     await program.run(values, { signal, onHangup, monitor, ownListeners, ready: notifyReady });
     return await end(0);
@@ -127,9 +130,13 @@ async function exitAfter(lines: LineWriter, code: number): Promise<never> {
  *
  * @returns its IP address and port
  */
-async function startAdminOf(monitor: Monitor, address: Authority): Promise<Authority> {
+async function startAdminOf(
+  monitor: Monitor,
+  address: Authority,
+  names: readonly string[],
+): Promise<Authority> {
   const { startAdmin } = await import("../observe/admin.ts");
-  return startAdmin({ monitor, address, signal: new AbortController().signal }).addr;
+  return startAdmin({ monitor, address, names, signal: new AbortController().signal }).addr;
 }
 
 interface Signals {
@@ -178,6 +185,24 @@ function listenToSignals(end: (code: number) => Promise<never>): Signals {
 function disarmDebugger(): void {
   Deno.addSignalListener("SIGUSR1", () => {});
   ignoreUserSignal1();
+}
+
+/**
+ * Logs errors that nothing handles, and continues: a bug that concerns one tunnel must not end all
+ * of them.
+ */
+function logUnhandledErrors(): void {
+  const log = logger("program");
+  const throttle = new LogThrottle();
+  const report = (event: Event, error: unknown) => {
+    event.preventDefault();
+    const times = throttle.pass();
+    if (times === undefined) return;
+    const stack = error instanceof Error ? error.stack : undefined;
+    log.error("unhandled error", { error: messageOf(error), times, stack });
+  };
+  globalThis.addEventListener("unhandledrejection", (event) => report(event, event.reason));
+  globalThis.addEventListener("error", (event) => report(event, event.error));
 }
 
 /** Prints a text and ends the process. Nothing else runs that a slow reader could keep waiting. */

@@ -27,7 +27,7 @@ export interface ParseAuthorityOptions {
    */
   readonly allowPortZero?: boolean;
   /**
-   * Take `:8443`, Go's form for every interface: the hostname becomes `0.0.0.0`.
+   * Take `:8443`, Go's form for every interface, of both families: the hostname is empty.
    *
    * @default {false}
    */
@@ -64,7 +64,7 @@ export function parseAuthority(text: string, options: ParseAuthorityOptions = {}
     throw notParsed(text, `the port is not in ${lowest} to 65535`);
   }
 
-  if (!bracketed && host === "" && options.allowEmptyHost) return { hostname: "0.0.0.0", port };
+  if (!bracketed && host === "" && options.allowEmptyHost) return { hostname: "", port };
   const problem = bracketed ? ipv6Problem(host) : hostNameProblem(host);
   if (problem !== undefined) throw notParsed(text, problem);
   return { hostname: host, port };

@@ -31,6 +31,7 @@ const symbols = {
   getenv: { parameters: ["buffer"], result: "pointer" },
   getpeername: getName,
   getsockname: getName,
+  getrlimit: { parameters: ["i32", "buffer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
   recvmmsg: { parameters: ["i32", "buffer", "u32", "i32", "pointer"], result: "i32" },
@@ -125,6 +126,15 @@ export function ignoreUserSignal1(): void {
   libc?.signal(SIGUSR1, SIG_IGN);
 }
 
+/** getrlimit(2) */
+const RLIMIT_NOFILE = 7;
+
+/** Descriptors that this process may have open; Infinity where that is not known. */
+export function descriptorLimit(): number {
+  const limit = new BigUint64Array(2);
+  return libc?.getrlimit(RLIMIT_NOFILE, limit) === 0 ? Number(limit[0]) : Infinity;
+}
+
 /** The descriptor that the system hands out next, which is the lowest that is free. */
 export function nextDescriptor(): number | undefined {
   const fd = libc?.eventfd(0, 0) ?? -1;
@@ -184,4 +194,19 @@ export function readSocketAddress(
   const isV6 = family === AF_INET6;
   const ip = isV6 ? new Uint8Array(view.buffer, 8, 16) : new Uint8Array(view.buffer, 4, 4);
   return { ip: unmapIp(ip), port: view.getUint16(2), isV6 };
+}
+
+/**
+ * Whether the system has a route and a source address for a destination, which `connect()` of a UDP
+ * socket finds out without a packet. True where that is not known.
+ */
+export function hasLocalAddressFor(ip: Uint8Array): boolean {
+  if (!libc) return true;
+  const fd = libc.socket(ip.length === 4 ? AF_INET : AF_INET6, SOCK_DGRAM, 0);
+  if (fd < 0) return true;
+  const view = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
+  const length = writeSocketAddress(view, ip, 9);
+  const connected = libc.connect(fd, view, length) === 0;
+  libc.close(fd);
+  return connected;
 }

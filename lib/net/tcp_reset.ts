@@ -9,6 +9,7 @@
  * Elsewhere, and without `--allow-ffi`, there are no resets.
  */
 import { equals } from "@std/bytes/equals";
+import { firstReserved, TooManyFilesError } from "./descriptors.ts";
 import { ipBytes } from "./ip_address.ts";
 import { libc, nextDescriptor, readSocketAddress, setOption, SOL_SOCKET } from "./libc.ts";
 
@@ -29,9 +30,16 @@ const descriptors = new WeakMap<Deno.TcpConn, number>();
 /** No descriptor of a connection that was opened here is higher than this and a few. */
 let highest = 0;
 
-/** `Deno.connect` by TCP to an IP address, for a connection that {@linkcode resetTcp} can reset. */
+/**
+ * `Deno.connect` by TCP to an IP address, for a connection that {@linkcode resetTcp} can reset.
+ *
+ * @throws {TooManyFilesError} when only the reserved descriptors are left
+ */
 export async function connectTcp(options: Deno.ConnectOptions): Promise<Deno.TcpConn> {
   const next = nextDescriptor();
+  if (next === undefined ? libc !== undefined : next >= firstReserved) {
+    throw new TooManyFilesError();
+  }
   const connection = await Deno.connect(options);
   if (next !== undefined) search(connection, next);
   return connection;

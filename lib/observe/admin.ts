@@ -5,8 +5,10 @@
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { currentStatus } from "./current_status.ts";
+import { listenOn } from "../net/listen_on.ts";
 import { History } from "./history.ts";
 import { ipBytes } from "../net/ip_address.ts";
+import { type HttpRequest, serveHttp } from "../net/http_listener.ts";
 import { logger } from "../log.ts";
 import { Metrics } from "./metrics.ts";
 import type { Monitor } from "./monitor.ts";
@@ -17,8 +19,17 @@ import { statusPage, statusPageHeaders } from "./status_page/mod.ts";
 export interface AdminOptions {
   readonly address: Authority;
   readonly monitor: Monitor;
+  /** Host names by which it may be asked, besides `localhost`, IP addresses and that of `address`. */
+  readonly names?: readonly string[];
   /** Stops listening. */
   readonly signal: AbortSignal;
+}
+
+/** A running admin listener. */
+export interface Admin {
+  readonly addr: Deno.NetAddr;
+  /** Resolves when it has stopped. */
+  readonly finished: Promise<void>;
 }
 
 /** For everything but the page, which has more of them. */
@@ -39,8 +50,10 @@ type Handler = (url: URL) => Response | Promise<Response>;
  * @returns what tells its address, and when it has stopped
  * @throws {UsageError} when it cannot be bound
  */
-export function startAdmin(options: AdminOptions): Deno.HttpServer<Deno.NetAddr> {
-  const { monitor, address, signal } = options;
+export function startAdmin(options: AdminOptions): Admin {
+  const { monitor, address, names = [], signal } = options;
+  const listener = listen(address);
+  const ownNames = ["localhost", address.hostname, ...names].map((name) => name.toLowerCase());
   const metrics = new Metrics(monitor);
   const history = new History(monitor);
   monitor.observe(metrics);
@@ -61,45 +74,45 @@ export function startAdmin(options: AdminOptions): Deno.HttpServer<Deno.NetAddr>
   };
   const paths: Readonly<Record<string, string>> = { "/healthz": "/livez", "/ready": "/readyz" };
 
-  const handle = (request: Request): Response | Promise<Response> => {
-    // The URL contains the client's Host header field, which may be anything.
-    if (!URL.canParse(request.url)) return text("bad request\n", 400);
-    const url = new URL(request.url);
+  const answer = ({ method, target, host }: HttpRequest): Response | Promise<Response> => {
+    // Only clients of HTTP/1.0, and no browser, leave Host out. It may be anything.
+    const base = `http://${host ?? formatAuthority(listener.addr)}`;
+    if (!URL.canParse(base) || !target.startsWith("/")) return text("bad request\n", 400);
+    const url = new URL(`${new URL(base).origin}${target}`);
+    if (!ownNames.includes(url.hostname) && !isIpAddress(url.hostname)) {
+      return text(FOREIGN_NAME, 421);
+    }
     const path = paths[url.pathname] ?? url.pathname;
     const handler = Object.hasOwn(handlers, path) ? handlers[path] : undefined;
     if (!handler) return text("not found\n", 404);
-    if (request.method !== "GET" && request.method !== "HEAD") {
-      const answer = text("only GET and HEAD\n", 405);
-      answer.headers.set("Allow", "GET, HEAD");
-      return answer;
+    if (method !== "GET" && method !== "HEAD") {
+      const response = text("only GET and HEAD\n", 405);
+      response.headers.set("Allow", "GET, HEAD");
+      return response;
     }
-    const isPrivate = path === "/" || path === "/status.json";
-    if (isPrivate && !isOwnName(url.hostname, address.hostname)) return text(FOREIGN_NAME, 421);
     return handler(url);
   };
-  const server = listen(address, signal, handle);
+  const handle = async (request: HttpRequest): Promise<Response> => {
+    try {
+      return await answer(request);
+    } catch (error) {
+      log.error("request failed", { error: messageOf(error) });
+      return text("internal error\n", 500);
+    }
+  };
+  const finished = serveHttp(listener, { log, signal, handle });
   history.run(signal);
-  log.info("admin listener on {address}", { address: formatAuthority(server.addr) });
-  return server;
+  const { addr } = listener;
+  log.info("admin listener on {address}", { address: formatAuthority(addr) });
+  return { addr, finished };
 }
 
-function listen(
-  address: Authority,
-  signal: AbortSignal,
-  handle: (request: Request) => Response | Promise<Response>,
-): Deno.HttpServer<Deno.NetAddr> {
+function listen(address: Authority): Deno.TcpListener & { readonly addr: Deno.NetAddr } {
   const { hostname, port } = address;
   try {
-    return Deno.serve({
-      hostname,
-      port,
-      signal,
-      onListen: () => {},
-      onError: (error) => {
-        log.error("request failed", { error: messageOf(error) });
-        return text("internal error\n", 500);
-      },
-    }, handle);
+    return listenOn(hostname, (hostname) => Deno.listen({ hostname, port })) as
+      & Deno.TcpListener
+      & { readonly addr: Deno.NetAddr };
   } catch (error) {
     const where = `--listen-admin ${formatAuthority(address)}`;
     throw new UsageError(`cannot listen on ${where}: ${messageOf(error)}`, { cause: error });
@@ -126,15 +139,11 @@ function answerChecks(url: URL, all: readonly ReadinessCheck[]): Response {
 }
 
 const FOREIGN_NAME =
-  "Open this page by IP address or as localhost. Other host names are rejected as a protection against DNS rebinding.\n";
+  "Open this page by IP address or as localhost, or name its host in --admin-name. Other host names are rejected as a protection against DNS rebinding.\n";
 
-/**
- * Whether a host name is safe from DNS rebinding: it is an IP address, or a name that the operator
- * has configured.
- */
-function isOwnName(hostname: string, listenHostname: string): boolean {
-  const name = hostname.replace(/^\[(.*)\]$/, "$1");
-  return name === "localhost" || name === listenHostname || ipBytes(name) !== undefined;
+/** Whether the host of a URL is an IP address, for which there is no DNS rebinding. */
+function isIpAddress(hostname: string): boolean {
+  return ipBytes(hostname.replace(/^\[(.*)\]$/, "$1")) !== undefined;
 }
 
 function text(body: string, status = 200, type = "text/plain; charset=utf-8"): Response {

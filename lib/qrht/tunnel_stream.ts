@@ -257,6 +257,10 @@ export class TunnelStream implements Duplex {
     this.#stream.stop(code);
   }
 
+  isReset(): boolean {
+    return this.#stream.isReset?.() ?? false;
+  }
+
   /**
    * Ends a direction that is still open for writing, by a reset if there is no room for END, and
    * stops the other.

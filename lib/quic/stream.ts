@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { NO_BYTES } from "../bytes.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
 import { StreamEndedError, StreamResetError, StreamStoppedError } from "./errors.ts";
 import { nativeErrorOf } from "./quiche/native.ts";
@@ -237,6 +238,17 @@ export class QuicStream implements Duplex {
     this.#transport.streamStop(this.id, code);
     this.#unread = "stopped";
     this.#endRead("was stopped");
+  }
+
+  /** Whether the peer has stopped the writing direction: only a write, of no bytes here, tells. */
+  isReset(): boolean {
+    if (this.#writeEnd !== undefined || this.#writing) return false;
+    try {
+      this.#tryWrite(NO_BYTES, false);
+      return false;
+    } catch {
+      return true;
+    }
   }
 
   /** Resets and stops: ends both directions at once. Idempotent. */

@@ -4,6 +4,7 @@
 /** Binds the listeners for clients and agents. */
 import { messageOf, UsageError } from "../errors.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
+import { listenOn } from "../net/listen_on.ts";
 import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
 
 /** Backlog of connections to accept. Clients beyond it retry after about a second (TCP SYN). */
@@ -11,8 +12,11 @@ const TCP_BACKLOG = 4_096;
 
 /** @throws {UsageError} when the address of `--listen-tcp` cannot be bound */
 export function listenForClients({ hostname, port }: Authority): Deno.TcpListener {
-  const open = () => Deno.listen({ hostname, port, tcpBacklog: TCP_BACKLOG });
-  return bind("--listen-tcp", { hostname, port }, open);
+  return bind(
+    "--listen-tcp",
+    { hostname, port },
+    (hostname) => Deno.listen({ hostname, port, tcpBacklog: TCP_BACKLOG }),
+  );
 }
 
 /** @throws {UsageError} when the address of `--listen-quic` cannot be bound */
@@ -20,13 +24,16 @@ export function listenForAgents(
   { hostname, port }: Authority,
   listen: ListenOptions,
 ): QuicEndpoint {
-  const open = () => new QuicEndpoint({ hostname, port, listen });
-  return bind("--listen-quic", { hostname, port }, open);
+  return bind(
+    "--listen-quic",
+    { hostname, port },
+    (hostname) => new QuicEndpoint({ hostname, port, listen }),
+  );
 }
 
-function bind<T>(flag: string, address: Authority, open: () => T): T {
+function bind<T>(flag: string, address: Authority, open: (hostname: string) => T): T {
   try {
-    return open();
+    return listenOn(address.hostname, open);
   } catch (error) {
     const hint = error instanceof Deno.errors.AddrInUse ? `; ${portTaken(address)}` : "";
     throw new UsageError(

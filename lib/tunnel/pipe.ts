@@ -79,7 +79,7 @@ const LINGER_MS = 1_000;
 const DROP_PAUSE_MS = 1;
 
 /** Interval at which a side that has ended is asked whether it has been reset since. */
-const RESET_CHECK_MS = 15_000;
+const RESET_CHECK_MS = 5_000;
 
 /** Head start of bytes before the reset that follows them, which could overtake and drop them. */
 const DELIVERY_MS = 100;
@@ -93,7 +93,7 @@ const DELIVERY_MS = 100;
  *   through.
  * - A failed write ends its direction alone: a peer that takes no more bytes may still have an
  *   answer under way. The side they come from is told to stop, or its bytes are dropped.
- * - A side that has ended, and is reset by its peer later, aborts both within 15 s.
+ * - A side that has ended, and is reset by its peer later, aborts both within 5 s.
  * - A pipe that is idle or stuck for longer than its timeouts allow is aborted. Every byte read or
  *   written restarts them.
  *

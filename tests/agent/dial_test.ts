@@ -133,6 +133,33 @@ test("dial() says what a failure of the system means, in the dial or in the look
       "network unreachable",
     ],
     [systemError("os error 113", "EHOSTUNREACH"), "destination_ip_unroutable", "host unreachable"],
+    [systemError("os error 100", "ENETDOWN"), "destination_ip_unroutable", "network is down"],
+    [
+      systemError("os error 22", "EINVAL"),
+      "destination_ip_unroutable",
+      "the agent's machine has a blackhole route for it, or it is not a valid destination",
+    ],
+    ...["EACCES", "EPERM"].map((code) =>
+      [
+        systemError("os error 13", code),
+        "destination_ip_prohibited",
+        "prohibited by a route or firewall of the agent's machine",
+      ] as [unknown, DialFailure, string]
+    ),
+    ...["ENOBUFS", "ENOMEM"].map((code) =>
+      [
+        systemError("os error 105", code),
+        "connection_limit_reached",
+        "the agent's machine is out of memory for sockets",
+      ] as [unknown, DialFailure, string]
+    ),
+    ...["EADDRINUSE", "EAGAIN"].map((code) =>
+      [
+        systemError("os error 98", code),
+        "connection_limit_reached",
+        "the agent is out of local ports",
+      ] as [unknown, DialFailure, string]
+    ),
     [systemError("getaddrinfo", "ENOTFOUND"), "dns_error", noName],
     [systemError("getaddrinfo", "ENODATA"), "dns_error", noName],
     [systemError("getaddrinfo", "EAI_FAIL"), "dns_error", noName],

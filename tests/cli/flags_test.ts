@@ -209,7 +209,7 @@ test("parseFlags() reads integers exactly, and keeps the host and the port of an
     ["--size=9007199254740991", "size", Number.MAX_SAFE_INTEGER],
     ["--listen-tcp=127.0.0.1:0", "listenTcp", { hostname: "127.0.0.1", port: 0 }],
     ["--listen-tcp=[::]:1", "listenTcp", { hostname: "::", port: 1 }],
-    ["--listen-tcp=:1", "listenTcp", { hostname: "0.0.0.0", port: 1 }],
+    ["--listen-tcp=:1", "listenTcp", { hostname: "", port: 1 }],
     ["--upstream=example.com:443", "upstream", { hostname: "example.com", port: 443 }],
   ];
   for (const [arg, name, value] of cases) assertEquals(run([arg])[name], value, arg);
@@ -586,6 +586,7 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
     mtu: 0,
     congestionControl: "bbr",
     listenAdmin: undefined,
+    adminNames: [],
     name: undefined,
     v: 0,
     logFormat: "text",
@@ -594,7 +595,7 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
   assertEquals(valuesOf(serverFlags, [...files, "-client-ca-file=a"]), {
     ...common,
     listenTcp: { hostname: "0.0.0.0", port: 8443 },
-    listenQuic: { hostname: "0.0.0.0", port: 8888 },
+    listenQuic: { hostname: "", port: 8888 },
     clientCaFile: "a",
     agentWaitMs: 2000,
     connectTimeoutMs: 30_000,

@@ -112,7 +112,7 @@ test("parseAuthority() takes port 0 and an empty host only where they are allowe
   const [allowPortZero, allowEmptyHost] = [{ allowPortZero: true }, { allowEmptyHost: true }];
   const hostname = "0.0.0.0";
   assertEquals(parseAuthority("0.0.0.0:0", allowPortZero), { hostname, port: 0 });
-  assertEquals(parseAuthority(":8443", allowEmptyHost), { hostname, port: 8443 });
+  assertEquals(parseAuthority(":8443", allowEmptyHost), { hostname: "", port: 8443 });
   for (
     const [text, options, problem] of [
       [":0", allowEmptyHost, "1 to 65535"],

@@ -32,7 +32,7 @@ for (
         setTcpKeepalive(connection, ms);
         const fd = descriptorOf(connection)!;
         const times = TIMES.map((name) => getOption(fd, IPPROTO_TCP, name));
-        assertEquals([getOption(fd, SOL_SOCKET, SO_KEEPALIVE), ...times], expected);
+        assertEquals<unknown>([getOption(fd, SOL_SOCKET, SO_KEEPALIVE), ...times], expected);
         connection.close();
       }
     },

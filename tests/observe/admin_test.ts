@@ -19,6 +19,7 @@ import {
   test as networkTest,
 } from "../support/network.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
+import { agentFlags, ChildProgram, programArguments } from "../support/processes.ts";
 import { samplesOf } from "../support/samples.ts";
 import { Site } from "../support/site.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
@@ -54,10 +55,11 @@ function ask(
 }
 
 /** Starts the listener of a program in this process. */
-function startFor(monitor: Monitor, hostname = "127.0.0.1") {
+function startFor(monitor: Monitor, hostname = "127.0.0.1", names: readonly string[] = []) {
   const stop = new AbortController();
   const { addr: { port }, finished } = startAdmin({
     address: { hostname, port: 0 },
+    names,
     monitor,
     signal: stop.signal,
   });
@@ -74,11 +76,12 @@ function test(
   name: string,
   fn: (admin: ReturnType<typeof startFor>) => Promise<void> | void,
   hostname?: string,
+  names?: readonly string[],
 ): void {
   Deno.test(name, async () => {
     using _ = logLines(0);
     const monitor = Object.assign(new Monitor("proxy-server", "one"), { isListening: true });
-    await using admin = startFor(monitor, hostname);
+    await using admin = startFor(monitor, hostname, names);
     await fn(admin);
   });
 }
@@ -178,17 +181,50 @@ test("startAdmin() has nothing elsewhere", async ({ get }) => {
   }
 });
 
-test("startAdmin() keeps pages of other sites from reading what is private", async ({ get }) => {
-  for (const path of PRIVATE) {
+test("startAdmin() keeps pages of other sites from reading anything", async ({ get }) => {
+  for (const path of [...PATHS, "/readyz?verbose", "/nope"]) {
     for (const host of ["evil.example", "evil.example:80", "localhost.evil.example"]) {
       const { status, body } = await get(path, { host });
       assertEquals(status, 421, `${path} ${host}`);
       assertMatch(body, /^Open this page by IP address or as localhost/);
     }
-    for (const host of ["localhost:8095", "LOCALHOST", "192.0.2.1", "[2001:db8::1]:80"]) {
-      assertEquals((await get(path, { host })).status, 200, `${path} ${host}`);
-    }
   }
+});
+
+test(
+  "startAdmin() answers by address, as localhost, and by the names that are configured",
+  async ({ get }) => {
+    const hosts = [
+      "localhost:8095",
+      "LOCALHOST",
+      "192.0.2.1",
+      "[2001:db8::1]:80",
+      "proxy-server.quic-tunnel.svc:8095",
+      "Tunnel.example",
+    ];
+    for (const path of PATHS) {
+      for (const host of hosts) {
+        const { status } = await get(path, { host });
+        assert(status === 200 || (status === 503 && path.startsWith("/ready")), `${path} ${host}`);
+      }
+    }
+  },
+  undefined,
+  ["proxy-server.quic-tunnel.svc", "tunnel.example"],
+);
+
+test("startAdmin() answers a request of HTTP/1.0 without a host, as probes send it", async ({ port }) => {
+  using connection = await Deno.connect(loopback(port));
+  await connection.write(new TextEncoder().encode("GET /livez HTTP/1.0\r\n\r\n"));
+  assertMatch(await new Response(connection.readable).text(), /^HTTP\/1\.1 200 OK\r\n.*ok\n$/s);
+});
+
+test("startAdmin() answers others while idle connections come without end", async ({ port, get }) => {
+  const idle = [];
+  for (let i = 0; i < 100; i++) idle.push(await Deno.connect(loopback(port)));
+  assertEquals((await get("/livez")).status, 200);
+  assertEquals(await idle[0]!.read(new Uint8Array(1)), null);
+  for (const connection of idle) connection.close();
 });
 
 test("startAdmin() refuses a request whose host is none, and logs nothing of it", async ({ get }) => {
@@ -198,13 +234,6 @@ test("startAdmin() refuses a request whose host is none, and logs nothing of it"
     assertEquals([status, body], [400, "bad request\n"]);
   }
   assertEquals(lines.length, 0);
-});
-
-test("startAdmin() answers probes and scrapers by whatever name", async ({ get }) => {
-  for (const path of PUBLIC) {
-    const { status } = await get(path, { host: "proxy-server.quic-tunnel.svc" });
-    assert(status === 200 || (status === 503 && path.startsWith("/ready")), path);
-  }
 });
 
 for (const hostname of ["localhost", "::1"]) {
@@ -238,6 +267,60 @@ test("startAdmin() says in one line when its port is taken", ({ port }) => {
   const { message } = assertThrows(start, UsageError);
   assertMatch(message, new RegExp(`^cannot listen on --listen-admin 127\\.0\\.0\\.1:${port}: .+$`));
 });
+
+// Real processes.
+
+Deno.test({
+  name: "an agent without free descriptors refuses tunnels, and answers probes and certificates",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    await using site = await Site.start();
+    const server = await site.server();
+    const flags = { ...agentFlags(site.dir), server: server.quic, ...withAdmin };
+    const agent = site.use(
+      new ChildProgram("sh", [
+        "-c",
+        'ulimit -n 128 && exec "$@"',
+        "sh",
+        Deno.execPath(),
+        ...programArguments("agent", flags),
+      ]),
+    );
+    const admin = await adminOf(agent);
+    await becomesReady(admin);
+    const clients: Deno.TcpConn[] = [];
+    let refused = 0;
+    for (let i = 0; i < 150; i++) {
+      const client = await Deno.connect(loopback(server.tcpPort));
+      clients.push(client);
+      await client.write(new TextEncoder().encode(`CONNECT ${site.origin} HTTP/1.1\r\n\r\n`));
+      const buffer = new Uint8Array(300);
+      const n = await soon("an answer", client.read(buffer));
+      const answer = new TextDecoder().decode(buffer.subarray(0, n ?? 0));
+      if (answer.startsWith("HTTP/1.1 503 ")) refused++;
+      else assertMatch(answer, /^HTTP\/1\.1 200 /);
+    }
+    assert(refused > 50 && refused < 120, `${refused} refused`);
+    for (let i = 0; i < 10; i++) assertEquals((await ask(admin, "/livez")).status, 200);
+    for (const client of clients) client.close();
+    await eventually("there is room again", async () => {
+      const client = await site.request(server.tcpPort, 1_000).catch(() => undefined);
+      client?.abort();
+      return client !== undefined;
+    });
+  },
+});
+
+/** Where a program's admin listener is. */
+async function adminOf(program: ChildProgram): Promise<Authority> {
+  const [, port] = await program.line(/"?admin listener on 127\.0\.0\.1:(\d+)/);
+  return loopback(Number(port));
+}
+
+const withAdmin = { "listen-admin": "127.0.0.1:0" };
+
+const becomesReady = (admin: Authority) =>
+  eventually("it is ready", async () => (await ask(admin, "/readyz")).status === 200);
 
 /** Waits until a program is not ready, for what follows in its answer. */
 const becomesUnready = (

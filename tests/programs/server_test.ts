@@ -6,6 +6,7 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { UsageError } from "../../lib/errors.ts";
 import { QuicEndpoint, StreamOpenError } from "../../lib/quic/mod.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { eventually } from "../support/eventually.ts";
 import {
   ask,
@@ -33,6 +34,20 @@ test("runServer() closes a client when there is no agent for agentWaitMs", async
     const client = await net.client(server);
     await sendText(client, requestFor(NOBODY)).catch(() => {});
     assertEquals(await soon("the client's end", readUntilOver(client)), "");
+  }
+});
+
+test("runServer() without a host takes agents and clients of both families", async (net) => {
+  const anyHost = { hostname: "", port: 0 };
+  for (const hostname of ["127.0.0.1", "::1"]) {
+    const server = await net.server({ listenQuic: anyHost, listenTcp: anyHost });
+    const agent = net.agent(server, { servers: [{ hostname, port: server.quicPort }] });
+    const target = net.greeter();
+    assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
+    const client = net.own(tcpDuplex(await Deno.connect({ hostname, port: server.tcpPort })));
+    await sendText(client, requestFor(target.authority));
+    await assertReads(client, `${OK}here`);
+    await agent.stop();
   }
 });
 

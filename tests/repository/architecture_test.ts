@@ -60,7 +60,9 @@ const reserved: readonly {
     users: [
       "lib/version.ts",
       "lib/net/accept.ts",
+      "lib/net/http_listener.ts",
       "lib/net/libc.ts",
+      "lib/net/listen_on.ts",
       "lib/net/resolver.ts",
       "lib/net/tcp_reset.ts",
       "lib/qrht/tunnel_stream.ts",

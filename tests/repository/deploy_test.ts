@@ -236,7 +236,7 @@ for (const folder of FOLDERS) {
     const { ofKind, container, annotations, workload } = partsOf(folder);
     const { listenAdmin } = valuesOf(folder);
     const port = container.ports!.find(({ name }) => name === "admin")!.containerPort;
-    assertEquals(listenAdmin, { hostname: "0.0.0.0", port });
+    assertEquals(listenAdmin, { hostname: "", port });
     const { readinessProbe: ready, livenessProbe: live } = container;
     assertEquals([ready.httpGet.port, live.httpGet.port], ["admin", "admin"]);
     assertEquals(live.httpGet.path, "/livez");

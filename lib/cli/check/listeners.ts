@@ -3,6 +3,7 @@
 
 /** Steps about the addresses that a server listens on. */
 import { type Authority, formatAuthority } from "../../net/authority.ts";
+import { listenOn } from "../../net/listen_on.ts";
 import { messageOf } from "../../errors.ts";
 import { probeUdp } from "./udp.ts";
 import { type Found, StepError } from "./report.ts";
@@ -15,7 +16,7 @@ const PROBE_MS = 500;
 /** Whether the listener for clients can be bound. */
 export function checkTcpAddress(address: Authority): Found {
   try {
-    Deno.listen(address).close();
+    listenOn(address.hostname, (hostname) => Deno.listen({ ...address, hostname })).close();
     return { found: foundOf(address), value: true };
   } catch (error) {
     throw bindError("--listen-tcp", address, error, "by another program");
@@ -25,7 +26,10 @@ export function checkTcpAddress(address: Authority): Found {
 /** Whether the listener for agents can be bound. */
 export async function checkUdpAddress(address: Authority): Promise<Found> {
   try {
-    Deno.listenDatagram({ transport: "udp", ...address }).close();
+    listenOn(
+      address.hostname,
+      (hostname) => Deno.listenDatagram({ transport: "udp", ...address, hostname }),
+    ).close();
     return { found: foundOf(address), value: true };
   } catch (error) {
     const isTaken = error instanceof Deno.errors.AddrInUse;
@@ -51,7 +55,7 @@ function bindError(flag: string, address: Authority, error: unknown, who: string
 }
 
 async function answersQuic({ hostname, port }: Authority): Promise<boolean> {
-  const any: Record<string, string> = { "0.0.0.0": "127.0.0.1", "::": "::1" };
+  const any: Record<string, string> = { "": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1" };
   try {
     return await probeUdp({ hostname: any[hostname] ?? hostname, port }, PROBE_MS) === "answers";
   } catch {

@@ -16,6 +16,9 @@ const MAX_SENDS = 256;
 /** Datagrams that lie one behind the other until they are sent together. */
 const OUTGOING_BYTES = 1 << 16;
 
+/** How a socket of both families writes addresses of IPv4 (RFC 4291 §2.5.5.2). */
+const MAPPED = "::ffff:";
+
 /** Pause after a receive call that failed, so that a socket that always fails does not spin. */
 const RECEIVE_RETRY_MS = 20;
 
@@ -46,6 +49,8 @@ export interface UdpSocketOptions {
 export class UdpSocket {
   readonly #socket: Deno.DatagramConn;
   readonly #batch: UdpBatch | undefined;
+  /** Whether addresses of IPv4 are IPv4-mapped to the system. */
+  readonly #isV6: boolean;
   readonly #events: UdpSocketEvents;
   readonly #receivers: Promise<void>[] = [];
   readonly #maxDatagramBytes: number;
@@ -75,6 +80,7 @@ export class UdpSocket {
       ? UdpBatch.bind(listen, maxDatagramBytes)
       : { socket: listen(), batch: undefined };
     this.#socket = bound.socket;
+    this.#isV6 = this.addr.hostname.includes(":");
     this.#batch = bound.batch;
     this.#events = events;
     this.#maxDatagramBytes = maxDatagramBytes;
@@ -147,8 +153,13 @@ export class UdpSocket {
 
   /** Sends one datagram as soon as there is room. */
   #send(bytes: Uint8Array, { hostname, port }: Authority): void {
-    if (this.#address.port !== port || this.#address.hostname !== hostname) {
-      this.#address = { transport: "udp", hostname, port };
+    if (this.#address.port !== port || unmapped(this.#address.hostname) !== hostname) {
+      const isMapped = this.#isV6 && !hostname.includes(":");
+      this.#address = {
+        transport: "udp",
+        hostname: isMapped ? `${MAPPED}${hostname}` : hostname,
+        port,
+      };
     }
     const free = this.#free.pop();
     const buffer = free && free.length >= bytes.length ? free : new Uint8Array(bytes.length);
@@ -181,7 +192,7 @@ export class UdpSocket {
     while (!this.#closed) {
       try {
         const [bytes, addr] = await this.#socket.receive(buffer);
-        from.hostname = (addr as Deno.NetAddr).hostname;
+        from.hostname = unmapped((addr as Deno.NetAddr).hostname);
         from.port = (addr as Deno.NetAddr).port;
         datagram(bytes, from);
         if (!this.#closed) this.#batch?.receive(datagram);
@@ -202,4 +213,10 @@ export class UdpSocket {
     if (this.#retry === undefined) await Promise.all(this.#receivers);
     else clearTimeout(this.#retry);
   }
+}
+
+function unmapped(hostname: string): string {
+  return hostname.startsWith(MAPPED) && hostname.includes(".")
+    ? hostname.slice(MAPPED.length)
+    : hostname;
 }
