@@ -9,9 +9,8 @@ import { runProgram } from "./lib/cli/run_program.ts";
 import { messageOf } from "./lib/errors.ts";
 import { logger } from "./lib/log.ts";
 import { acceptEach } from "./lib/net/accept.ts";
-import { type Authority, formatAuthority } from "./lib/net/authority.ts";
-import type { Cidr } from "./lib/net/cidr.ts";
-import { logTcpKeepalive, type TcpKeepaliveOptions } from "./lib/net/tcp_keepalive.ts";
+import { formatAuthority } from "./lib/net/authority.ts";
+import { logTcpKeepalive } from "./lib/net/tcp_keepalive.ts";
 import { logLargeDatagrams } from "./lib/observe/large_datagrams.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
 import { CloseCode } from "./lib/qrht/codes.ts";
@@ -19,53 +18,21 @@ import { startControl } from "./lib/qrht/control.ts";
 import {
   ConnectionClosedError,
   describeClose,
-  type PathOptions,
   pathOptions,
   type QuicConnection,
   type QuicEndpoint,
-  type TlsIdentity,
-  type TlsSource,
 } from "./lib/quic/mod.ts";
 import { rejectionOf } from "./lib/server/admission.ts";
+import type { ServerConfig } from "./lib/server/config.ts";
 import { ConnectedAgent } from "./lib/server/connected_agent.ts";
 import { failedHandshakeLog } from "./lib/server/handshake_log.ts";
 import { listenForAgents, listenForClients } from "./lib/server/listeners.ts";
-import { AgentRegistry, type RegistryOptions } from "./lib/server/registry.ts";
-import type { RoutePolicy } from "./lib/server/route.ts";
+import { AgentRegistry } from "./lib/server/registry.ts";
 import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
 import { LogThrottle } from "./lib/log_throttle.ts";
 import { TaskGroup } from "./lib/task_group.ts";
 import { listNames } from "./lib/tls/certificate.ts";
 import { drain } from "./lib/tunnel/drain.ts";
-import type { TunnelTimeouts } from "./lib/tunnel/pipe.ts";
-
-export interface ServerConfig
-  extends
-    RoutePolicy,
-    TunnelTimeouts,
-    TcpKeepaliveOptions,
-    PathOptions,
-    Omit<RegistryOptions, "random"> {
-  /** Where clients connect. */
-  readonly listenTcp: Authority;
-  /** Where agents connect. */
-  readonly listenQuic: Authority;
-  /** Asked at the start of each handshake. */
-  readonly tls: TlsIdentity | TlsSource;
-  readonly alpn: readonly string[];
-  /** Certificate names of admitted agents, as in `--agent-name`; if empty, all are admitted. */
-  readonly agentNames: readonly string[];
-  /** Networks whose connections begin with a header of the PROXY protocol. */
-  readonly acceptProxyProtocol: readonly Cidr[];
-  /** Maximum number of concurrent clients; further ones are closed at once. */
-  readonly maxConnections: number;
-  /** Maximum number of connected agents; further ones are refused. */
-  readonly maxAgents: number;
-  /** How long open tunnels may continue after a stop signal; 0 for not at all. */
-  readonly drainTimeoutMs: number;
-  /** Name of this server in the agents' logs. */
-  readonly name?: string | undefined;
-}
 
 export interface ServerOptions {
   /** Stops the server, after the drain. */

@@ -104,7 +104,7 @@ const DELIVERY_MS = 100;
  *
  * export async function relay(client: Deno.TcpConn, target: Deno.TcpConn): Promise<void> {
  *   const { aToB, bToA, reason, by } = await pipeDuplex(tcpDuplex(client), tcpDuplex(target), {
- *     idleTimeoutMs: 60_000,
+ *     timeouts: { idleTimeoutMs: 60_000 },
  *   });
  *   console.log(`${aToB} bytes sent, ${bToA} received, ${reason} by ${by}`);
  * }

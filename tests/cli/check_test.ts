@@ -7,7 +7,7 @@ import { checkAgent, checkPassthrough, checkServer } from "../../lib/cli/check/p
 import { type FlagTable, type FlagValues, parseFlags } from "../../lib/cli/flags.ts";
 import * as programFlags from "../../lib/cli/program_flags.ts";
 import { QuicEndpoint } from "../../lib/quic/mod.ts";
-import type { ServerConfig } from "../../server.ts";
+import type { ServerConfig } from "../../lib/server/config.ts";
 import { CertificateFiles, inDays } from "../support/certificate_files.ts";
 import { combinations, loopback, Network, NOBODY } from "../support/network.ts";
 import { agentFlags, anyPort, ChildProgram, programArguments } from "../support/processes.ts";

@@ -27,7 +27,7 @@ import {
 } from "../../lib/quic/mod.ts";
 import { acceptTunnel, type IncomingTunnel } from "../../lib/qrht/tunnel.ts";
 import type { PassthroughConfig } from "../../passthrough.ts";
-import type { ServerConfig } from "../../server.ts";
+import type { ServerConfig } from "../../lib/server/config.ts";
 import { readToEnd } from "./memory_duplex.ts";
 import {
   combinations,

@@ -1,0 +1,39 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import type { Authority } from "../net/authority.ts";
+import type { Cidr } from "../net/cidr.ts";
+import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
+import type { PathOptions, TlsIdentity, TlsSource } from "../quic/mod.ts";
+import type { TunnelTimeouts } from "../tunnel/pipe.ts";
+import type { RegistryOptions } from "./registry.ts";
+import type { RoutePolicy } from "./route.ts";
+
+/** What a server is started with: the values of its flags. */
+export interface ServerConfig
+  extends
+    RoutePolicy,
+    TunnelTimeouts,
+    TcpKeepaliveOptions,
+    PathOptions,
+    Omit<RegistryOptions, "random"> {
+  /** Where clients connect. */
+  readonly listenTcp: Authority;
+  /** Where agents connect. */
+  readonly listenQuic: Authority;
+  /** Asked at the start of each handshake. */
+  readonly tls: TlsIdentity | TlsSource;
+  readonly alpn: readonly string[];
+  /** Certificate names of admitted agents, as in `--agent-name`; if empty, all are admitted. */
+  readonly agentNames: readonly string[];
+  /** Networks whose connections begin with a header of the PROXY protocol. */
+  readonly acceptProxyProtocol: readonly Cidr[];
+  /** Maximum number of concurrent clients; further ones are closed at once. */
+  readonly maxConnections: number;
+  /** Maximum number of connected agents; further ones are refused. */
+  readonly maxAgents: number;
+  /** How long open tunnels may continue after a stop signal; 0 for not at all. */
+  readonly drainTimeoutMs: number;
+  /** Name of this server in the agents' logs. */
+  readonly name?: string | undefined;
+}
