@@ -9,7 +9,7 @@ import { runProgram } from "./lib/cli/run_program.ts";
 import { messageOf } from "./lib/errors.ts";
 import { logger } from "./lib/log.ts";
 import { acceptEach } from "./lib/net/accept.ts";
-import { formatAuthority } from "./lib/net/authority.ts";
+import { formatAuthority, formatSocketAddress } from "./lib/net/authority.ts";
 import { logTcpKeepalive } from "./lib/net/tcp_keepalive.ts";
 import { logLargeDatagrams } from "./lib/observe/large_datagrams.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
@@ -26,7 +26,8 @@ import { rejectionOf } from "./lib/server/admission.ts";
 import type { ServerConfig } from "./lib/server/config.ts";
 import { ConnectedAgent } from "./lib/server/connected_agent.ts";
 import { failedHandshakeLog } from "./lib/server/handshake_log.ts";
-import { listenForAgents, listenForClients } from "./lib/server/listeners.ts";
+import type { Front, FrontClient } from "./lib/server/front.ts";
+import { listenForAgents, openTcpFront } from "./lib/server/listeners.ts";
 import { AgentRegistry } from "./lib/server/registry.ts";
 import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
 import { LogThrottle } from "./lib/log_throttle.ts";
@@ -70,9 +71,13 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     ...pathOptions(config),
     handshakeFailed: failedHandshakeLog(log, monitor, config.tls),
   });
-  using listener = listenForClients(config.listenTcp);
-  const addresses = { tcp: listener.addr as Deno.NetAddr, quic: endpoint.addr };
-  log.info("tcp listener on {address}", { address: formatAuthority(addresses.tcp) });
+  using opened = new DisposableStack();
+  const tcp = opened.adopt(openTcpFront(config), (front) => front.close());
+  const fronts: readonly Front[] = [tcp];
+  const addresses = { tcp: tcp.addr, quic: endpoint.addr };
+  for (const { kind, address } of fronts) {
+    log.info("{front} listener on {address}", { front: kind, address });
+  }
   log.info("quic listener on {address}", { address: formatAuthority(addresses.quic) });
   logTcpKeepalive(log, config);
   options.ready?.(addresses);
@@ -82,7 +87,6 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     config,
     routePolicy: config,
     timeouts: config,
-    tcpKeepaliveMs: config.tcpKeepaliveMs,
     acceptProxyProtocol: config.acceptProxyProtocol,
     registry: new AgentRegistry(config),
     agents: new Set(),
@@ -95,14 +99,16 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   };
   report(server, endpoint);
   const serveClients = async () => {
-    await acceptEach(listener, log, signal, (client) => takeClient(client, server));
+    await Promise.all(
+      fronts.map((front) => acceptEach(front, log, signal, (client) => takeClient(client, server))),
+    );
     await drainClients(server);
     server.registry.stopWaiting();
     ended.abort(new Error("the server stops"));
     await endpoint.close(CloseCode.ServerStopped, "server stopped");
     await server.clients.ended();
   };
-  const stop = () => listener.close();
+  const stop = () => opened.dispose();
   signal.addEventListener("abort", stop);
   try {
     if (signal.aborted) stop();
@@ -198,16 +204,17 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
 }
 
 /** Serves a client, unless there are too many. */
-function takeClient(connection: Deno.TcpConn, server: Server): void {
+function takeClient(connection: FrontClient, server: Server): void {
   const { clients, throttle, monitor, config: { maxConnections } } = server;
   monitor.notify((observer) => observer.accepted?.());
   if (clients.size < maxConnections) return clients.add(serveClient(connection, server));
-  const client = formatAuthority(connection.remoteAddr);
-  connection.close();
+  const { carrier, remote } = connection;
+  void carrier[Symbol.asyncDispose]().then(undefined, () => {});
   monitor.notify((observer) => observer.refused?.("max-connections"));
   const times = throttle.pass();
   if (times === undefined) return;
   const error = `${maxConnections} clients are already connected`;
+  const client = remote && formatSocketAddress(remote);
   log.warn("clients refused", { client, error, times });
 }
 

@@ -82,6 +82,20 @@ export function socketAddress(hostname: string, port: number): SocketAddress | u
   return { ip, port };
 }
 
+/**
+ * The address of an end of a connection. A zone id, which the system adds to some IPv6 addresses and
+ * no other machine understands, is dropped.
+ *
+ * @throws {TypeError} when `hostname` is no IP address
+ */
+export function socketAddressOf(
+  { hostname, port }: { readonly hostname: string; readonly port: number },
+): SocketAddress {
+  const address = socketAddress(hostname.replace(/%.*$/, ""), port);
+  if (!address) throw new TypeError(`${hostname} is not an IP address`);
+  return address;
+}
+
 function isMapped(bytes: Uint8Array): boolean {
   return bytes.length === 16 && MAPPED_PREFIX.every((byte, i) => bytes[i] === byte);
 }

@@ -30,9 +30,9 @@ export interface Open {
   /** 16 bytes that no other tunnel has. */
   readonly tunnelId: Uint8Array;
   /** Where the client connects from. */
-  readonly client?: SocketAddress;
+  readonly client?: SocketAddress | undefined;
   /** Where it has connected to. */
-  readonly listener?: SocketAddress;
+  readonly listener?: SocketAddress | undefined;
 }
 
 /** How an agent's attempt to connect a tunnel ended. */

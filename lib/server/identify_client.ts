@@ -1,18 +1,19 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Identifies clients: the peer of the TCP connection, or the client that a load balancer names. */
+/** Identifies clients: the peer of the connection, or the client that a load balancer names. */
 import { type Cidr, cidrContains } from "../net/cidr.ts";
 import { type Duplex, prepend } from "../tunnel/duplex.ts";
-import { type SocketAddress, socketAddress } from "../net/ip_address.ts";
+import type { SocketAddress } from "../net/ip_address.ts";
 import { ProxyHeaderParser, type ProxyHeaderResult } from "../tunnel/proxy_protocol.ts";
 import { TunnelError } from "../tunnel/errors.ts";
 import { within } from "../wait.ts";
+import type { FrontClient } from "./front.ts";
 
 export interface Client {
-  readonly address: SocketAddress;
+  readonly address?: SocketAddress | undefined;
   /** Where it has connected to. */
-  readonly listener: SocketAddress;
+  readonly listener?: SocketAddress | undefined;
   /** The load balancer that it has come through. */
   readonly via?: SocketAddress;
   /** Its bytes, without the header of the PROXY protocol. */
@@ -36,8 +37,7 @@ const HEADER_TIMEOUT_MS = 5_000;
 /**
  * Identifies the client of a connection.
  *
- * @param carrier the accepted connection
- * @param addresses of that connection
+ * @param connection a connection without an address is none of a load balancer
  * @param trusted sources whose connections must begin with a PROXY protocol header; in others none
  * is looked for
  * @param timeoutMs time for that header
@@ -45,14 +45,11 @@ const HEADER_TIMEOUT_MS = 5_000;
  * @throws {ProxyHeaderError} when the header is missing, late or invalid
  */
 export async function identifyClient(
-  carrier: Duplex,
-  addresses: { readonly remoteAddr: Deno.NetAddr; readonly localAddr: Deno.NetAddr },
+  { carrier, remote: address, local: listener }: FrontClient,
   trusted: readonly Cidr[],
   timeoutMs = HEADER_TIMEOUT_MS,
 ): Promise<Client | undefined> {
-  const address = toSocketAddress(addresses.remoteAddr);
-  const listener = toSocketAddress(addresses.localAddr);
-  if (!trusted.some((network) => cidrContains(network, address.ip))) {
+  if (!address || !trusted.some((network) => cidrContains(network, address.ip))) {
     return { address, listener, carrier };
   }
   const late = () => new ProxyHeaderError(`no PROXY header within ${timeoutMs} ms`);
@@ -80,11 +77,4 @@ async function readHeader(
   }
   if (received === 0) return undefined;
   throw new ProxyHeaderError("the connection ends within the PROXY header");
-}
-
-function toSocketAddress({ hostname, port }: Deno.NetAddr): SocketAddress {
-  // The system's own form of an IPv6 address may carry a zone, which no other machine understands.
-  const address = socketAddress(hostname.replace(/%.*$/, ""), port);
-  if (!address) throw new TypeError(`${hostname} is not an IP address`);
-  return address;
 }

@@ -6,17 +6,23 @@ import { messageOf, UsageError } from "../errors.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { listenOn } from "../net/listen_on.ts";
 import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
+import type { ServerConfig } from "./config.ts";
+import { TcpFront } from "./tcp_front.ts";
 
 /** Backlog of connections to accept. Clients beyond it retry after about a second (TCP SYN). */
 const TCP_BACKLOG = 4_096;
 
 /** @throws {UsageError} when the address of `--listen-tcp` cannot be bound */
-export function listenForClients({ hostname, port }: Authority): Deno.TcpListener {
-  return bind(
+export function openTcpFront(
+  { listenTcp, tcpKeepaliveMs }: Pick<ServerConfig, "listenTcp" | "tcpKeepaliveMs">,
+): TcpFront {
+  const { port } = listenTcp;
+  const listener = bind(
     "--listen-tcp",
-    { hostname, port },
+    listenTcp,
     (hostname) => Deno.listen({ hostname, port, tcpBacklog: TCP_BACKLOG }),
   );
+  return new TcpFront(listener, tcpKeepaliveMs);
 }
 
 /** @throws {UsageError} when the address of `--listen-quic` cannot be bound */

@@ -2,25 +2,23 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Logger } from "../log.ts";
-import { formatAuthority, formatSocketAddress } from "../net/authority.ts";
+import { formatSocketAddress } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
-import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import { endingOf, summarize } from "../observe/ending.ts";
 import type { Monitor, TunnelRecord } from "../observe/monitor.ts";
 import { startTunnelSpan } from "../observe/trace.ts";
 import { onAbort } from "../on_abort.ts";
 import { openFields } from "../qrht/tunnel.ts";
 import type { QuicStream } from "../quic/mod.ts";
-import type { Duplex } from "../tunnel/duplex.ts";
 import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
-import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
-import { identifyClient } from "./identify_client.ts";
 import type { ConnectedAgent } from "./connected_agent.ts";
+import type { FrontClient } from "./front.ts";
+import { identifyClient } from "./identify_client.ts";
 import { type AgentRegistry, NoAgentError } from "./registry.ts";
 import { Route, type RoutePolicy } from "./route.ts";
 
 /** What all clients of a server have in common. */
-export interface ClientService extends TcpKeepaliveOptions {
+export interface ClientService {
   readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
   readonly routePolicy: RoutePolicy;
   readonly timeouts: TunnelTimeouts;
@@ -40,19 +38,18 @@ const NO_AGENT_HINT =
 
 /** Finds an agent for a client and forwards its bytes until the end. Never rejects. */
 export async function serveClient(
-  connection: Deno.TcpConn,
+  connection: FrontClient,
   service: ClientService,
 ): Promise<void> {
   const { registry, monitor, log, stopping, ended: signal } = service;
   const since = performance.now();
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
-  let fields: Record<string, unknown> = { client: formatAuthority(connection.remoteAddr) };
-  let carrier: Duplex | undefined;
+  const { carrier, remote } = connection;
+  let fields: Record<string, unknown> = { client: remote && formatSocketAddress(remote) };
   let record: TunnelRecord | undefined;
-  const stopListening = onAbort(signal, () => carrier?.abort());
+  const stopListening = onAbort(signal, () => carrier.abort());
   try {
-    carrier = tcpDuplex(connection, service.tcpKeepaliveMs);
-    const client = await identifyClient(carrier, connection, service.acceptProxyProtocol);
+    const client = await identifyClient(connection, service.acceptProxyProtocol);
     if (!client) {
       monitor.notify((observer) => observer.refused?.("health-check"));
       log.debug("health check", fields);
@@ -79,7 +76,7 @@ export async function serveClient(
     log.debug("tunnel ended", { ...fields, ...route.fields, ...summary });
     record.end({ ...summary, result: route.failure });
   } catch (error) {
-    carrier?.abort();
+    carrier.abort();
     const durationMs = Math.round(performance.now() - since);
     const ending = endingOf(error, "client", "server");
     if (record) record.end(signal.aborted ? { by: "server", reason: "stopped" } : ending);

@@ -68,6 +68,7 @@ const reserved: readonly {
       "lib/qrht/tunnel_stream.ts",
       "lib/server/connected_agent.ts",
       "lib/server/listeners.ts",
+      "lib/server/tcp_front.ts",
       "lib/tunnel/pipe.ts",
     ],
   },

@@ -8,7 +8,7 @@ import { type Cidr, parseCidr } from "../../lib/net/cidr.ts";
 import { type Client, identifyClient, ProxyHeaderError } from "../../lib/server/identify_client.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { formatSocketAddress } from "../../lib/net/authority.ts";
-import { socketAddress } from "../../lib/net/ip_address.ts";
+import { socketAddress, socketAddressOf } from "../../lib/net/ip_address.ts";
 import { formatProxyHeader } from "../../lib/tunnel/proxy_protocol.ts";
 import { cut } from "../support/memory_carrier.ts";
 import {
@@ -60,15 +60,19 @@ function connected(
     near,
     far,
     identify: (networks = trusted, timeoutMs) =>
-      identifyClient(near, { remoteAddr, localAddr }, networks, timeoutMs),
+      identifyClient(
+        { carrier: near, remote: socketAddressOf(remoteAddr), local: socketAddressOf(localAddr) },
+        networks,
+        timeoutMs,
+      ),
   };
 }
 
 /** The addresses as text. */
 function described({ address, listener, via }: Client) {
   return {
-    address: formatSocketAddress(address),
-    listener: formatSocketAddress(listener),
+    address: formatSocketAddress(address!),
+    listener: formatSocketAddress(listener!),
     ...(via && { via: formatSocketAddress(via) }),
   };
 }
@@ -201,6 +205,15 @@ test("identifyClient() gives nothing for a trusted source that leaves without a 
   assertEquals(await identified, undefined);
 });
 
+test("identifyClient() takes a client without an address, and none of its bytes", async () => {
+  const [carrier] = memoryPair();
+  assertEquals(await identifyClient({ carrier }, trusted), {
+    address: undefined,
+    listener: undefined,
+    carrier,
+  });
+});
+
 test("identifyClient() throws what the carrier throws", async () => {
   for (const said of ["", "PROXY "]) {
     const { far, identify } = connected();
@@ -283,5 +296,5 @@ test("identifyClient() takes a mapped address for one that no IPv6 network holds
   const { near, identify } = connected(tcp("::ffff:10.1.2.3", 9));
   const identified = (await identify([parseCidr("::/0")]))!;
   assertStrictEquals(identified.carrier, near);
-  assertEquals(identified.address.ip.length, 4);
+  assertEquals(identified.address?.ip.length, 4);
 });

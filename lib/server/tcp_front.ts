@@ -1,0 +1,43 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { messageOf } from "../errors.ts";
+import { formatAuthority } from "../net/authority.ts";
+import { socketAddressOf } from "../net/ip_address.ts";
+import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
+import type { Front, FrontClient } from "./front.ts";
+
+/** A front for plain TCP. */
+export class TcpFront implements Front {
+  readonly kind = "tcp";
+  readonly address: string;
+  readonly addr: Deno.NetAddr;
+  readonly #listener: Deno.TcpListener;
+  readonly #keepaliveMs: number;
+
+  /** @param keepaliveMs idle time until a client is probed, 0 for no probes */
+  constructor(listener: Deno.TcpListener, keepaliveMs: number) {
+    this.#listener = listener;
+    this.#keepaliveMs = keepaliveMs;
+    this.addr = listener.addr as Deno.NetAddr;
+    this.address = formatAuthority(this.addr);
+  }
+
+  async accept(): Promise<FrontClient> {
+    const connection = await this.#listener.accept();
+    try {
+      return {
+        carrier: tcpDuplex(connection, this.#keepaliveMs),
+        remote: socketAddressOf(connection.remoteAddr),
+        local: socketAddressOf(connection.localAddr),
+      };
+    } catch (cause) {
+      connection.close();
+      throw new Deno.errors.ConnectionAborted(messageOf(cause), { cause });
+    }
+  }
+
+  close(): void {
+    this.#listener[Symbol.dispose]();
+  }
+}
