@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Issues X.509 certificates for development and tests: ECDSA on P-256, signed with SHA-256. */
+/** Issues X.509 certificates: ECDSA on P-256, signed with SHA-256. */
 
 import "reflect-metadata"; // before @peculiar/x509, which needs it while it loads
 import * as x509 from "@peculiar/x509";
@@ -66,6 +66,25 @@ export async function createCa(options: CaOptions): Promise<Issued> {
     ],
   });
   return await issued(certificate, keys);
+}
+
+/**
+ * Takes up a CA that {@linkcode createCa} made, to issue more with it.
+ *
+ * @throws {Error} when one of the two cannot be read, or the key is not the certificate's
+ */
+export async function readCa(certPem: string, keyPem: string): Promise<Issued> {
+  const certificate = new x509.X509Certificate(certPem);
+  const pkcs8 = x509.PemConverter.decodeFirst(keyPem);
+  const privateKey = await crypto.subtle.importKey("pkcs8", pkcs8, KEY_ALGORITHM, true, ["sign"]);
+  const publicKey = await certificate.publicKey.export(KEY_ALGORITHM, ["verify"]);
+  const algorithm = { name: "ECDSA", hash: "SHA-256" };
+  const probe = crypto.getRandomValues(new Uint8Array(32));
+  const signature = await crypto.subtle.sign(algorithm, privateKey, probe);
+  if (!await crypto.subtle.verify(algorithm, publicKey, signature, probe)) {
+    throw new Error("the key is not that of the certificate");
+  }
+  return { certPem, keyPem, certificate, keys: { privateKey, publicKey } };
 }
 
 /** Makes a key and has the CA issue the certificate of a server or a client for it. */

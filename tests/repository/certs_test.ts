@@ -14,8 +14,11 @@ import {
 } from "@std/assert";
 import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
-import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
-import { makeCerts, writeCerts } from "../../certs/make.ts";
+import { parse } from "yaml";
+import { createCa, issueCertificate, type Issued, readCa } from "../../certs/issue.ts";
+import { makeCerts, makeEgressCerts, writeCerts } from "../../certs/make.ts";
+import { UsageError } from "../../lib/errors.ts";
+import { parseAuthority } from "../../lib/net/authority.ts";
 import { describeCertificate } from "../../lib/tls/certificate.ts";
 import { serverCertificateFaults } from "../../lib/tls/faults.ts";
 import { checkTlsFiles, readTlsFiles } from "../../lib/tls/files.ts";
@@ -23,7 +26,8 @@ import { commandOutput } from "../../tools/command_output.ts";
 import { inDays } from "../support/certificate_files.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 
-const SET = ["ca.pem", "client.key", "client.pem", "server.key", "server.pem"];
+const PAIRS = ["client.key", "client.pem", "server.key", "server.pem"];
+const SET = ["ca.key", "ca.pem", ...PAIRS];
 
 function extension<T extends x509.Extension>(
   { certificate }: Issued,
@@ -42,7 +46,8 @@ async function inTempDir(body: (dir: string) => Promise<void>): Promise<void> {
 }
 
 async function readSet(dir: string): Promise<Record<string, string>> {
-  const texts = SET.map(async (name) => [name, await Deno.readTextFile(join(dir, name))]);
+  const read = (name: string) => Deno.readTextFile(join(dir, name)).catch(() => "missing");
+  const texts = SET.map(async (name) => [name, await read(name)]);
   return Object.fromEntries(await Promise.all(texts));
 }
 
@@ -67,6 +72,21 @@ async function assertUsableSet(dir: string): Promise<void> {
       assertEquals(faultsFor("localhost"), []);
     }
   }
+}
+
+async function assertKeyModes(dir: string): Promise<void> {
+  if (Deno.build.os === "windows") return;
+  const keys = Array.from(Deno.readDirSync(dir), ({ name }) => name)
+    .filter((name) => name.endsWith(".key"));
+  assert(keys.includes("ca.key"));
+  for (const name of keys) {
+    assertEquals((await Deno.stat(join(dir, name))).mode! & 0o777, 0o600, name);
+  }
+}
+
+async function certificateIn(dir: string, file: string) {
+  const { raw } = new X509Certificate(await Deno.readTextFile(join(dir, `${file}.pem`)));
+  return { raw, names: describeCertificate(raw).names };
 }
 
 Deno.test("createCa() makes a root that signs end certificates only", async () => {
@@ -166,26 +186,38 @@ Deno.test("issueCertificate() takes a common name as text, not as a distinguishe
   assert(new X509Certificate(leaf.certPem).checkIssued(new X509Certificate(ca.certPem)));
 });
 
-Deno.test("makeCerts() makes a set without the CA's key, keys readable by the owner only", () =>
+Deno.test("readCa() takes up a CA to issue more, and no key of another one", async () => {
+  const [ca, other] = [await createCa({ commonName: "CA" }), await createCa({ commonName: "CA" })];
+  const leaf = await issueCertificate(await readCa(ca.certPem, ca.keyPem), {
+    commonName: "late",
+    usage: "client",
+  });
+  const issuer = new X509Certificate(ca.certPem);
+  assert(new X509Certificate(leaf.certPem).checkIssued(issuer));
+  assert(new X509Certificate(leaf.certPem).verify(issuer.publicKey));
+  await assertRejects(() => readCa(ca.certPem, other.keyPem), Error, "not that of the certificate");
+  await assertRejects(() => readCa(ca.certPem, ""), Error);
+  await assertRejects(() => readCa("", ca.keyPem), Error);
+});
+
+Deno.test("makeCerts() makes a set, with keys that are readable by the owner only", () =>
   inTempDir(async (parent) => {
     const dir = join(parent, "made", "with it");
     const result = await makeCerts(dir);
-    assertEquals(result, { made: true, reason: "ca.pem is missing", dir });
+    assertEquals(result, { made: ["ca", "server", "client"], reason: "ca.pem is missing", dir });
     await assertUsableSet(dir);
     const found = Array.from(Deno.readDirSync(dir), ({ name }) => name).sort();
     assertEquals(found, [".lock.pem", ...SET]);
-    if (Deno.build.os !== "windows") {
-      for (const name of ["server.key", "client.key"]) {
-        assertEquals((await Deno.stat(join(dir, name))).mode! & 0o777, 0o600);
-      }
-    }
+    await assertKeyModes(dir);
+    const ca = new X509Certificate(await Deno.readTextFile(join(dir, "ca.pem")));
+    assert(ca.validToDate > inDays(9 * 365), "outlives what it issues");
   }));
 
 Deno.test("makeCerts() keeps a good set, and replaces it on demand", () =>
   inTempDir(async (dir) => {
     await makeCerts(dir);
     const before = await readSet(dir);
-    assertEquals((await makeCerts(dir)).made, false);
+    assertEquals((await makeCerts(dir)).made, []);
     assertEquals(await readSet(dir), before);
     assertEquals((await makeCerts(dir, { force: true })).reason, "requested with --force");
     const after = await readSet(dir);
@@ -193,66 +225,183 @@ Deno.test("makeCerts() keeps a good set, and replaces it on demand", () =>
     await assertUsableSet(dir);
   }));
 
-Deno.test("makeCerts() replaces the whole set once it has less than 7 days left", () =>
+Deno.test("makeCerts() issues anew what has less than 7 days left", () =>
   inTempDir(async (dir) => {
     await makeCerts(dir);
-    const reasonAt = async (days: number) => {
+    const before = await readSet(dir);
+    const at = async (days: number) => {
       const { made, reason } = await makeCerts(dir, { now: inDays(days) });
-      return made && reason;
+      return made.length > 0 && reason;
     };
-    assertEquals(await reasonAt(357), false);
-    assertEquals(await reasonAt(359), "ca.pem expires within 7 days");
-    assertEquals(await reasonAt(366), "ca.pem has expired");
-    assertEquals(await reasonAt(-1), "ca.pem is not valid yet");
+    const both = (fault: string) => `server.pem ${fault}, client.pem ${fault}`;
+    assertEquals(await at(357), false);
+    assertEquals(await at(359), both("expires within 7 days"));
+    assertEquals(await at(366), both("has expired"));
+    const after = await readSet(dir);
+    for (const name of PAIRS) assertNotEquals(after[name], before[name]);
+    assertEquals([after["ca.pem"], after["ca.key"]], [before["ca.pem"], before["ca.key"]]);
+    await assertUsableSet(dir);
+    assertEquals(await at(-1), "ca.pem is not valid yet");
+    assertEquals(await at(10 * 365 + 1), "ca.pem has expired");
     await assertUsableSet(dir);
   }));
 
-const damages: [string, (file: (name: string) => string) => Promise<void>, string][] = [
-  ["a missing key", (file) => Deno.remove(file("client.key")), "client.key is missing"],
+Deno.test("makeCerts() keeps a set without the CA's key, which it needs to issue more", () =>
+  inTempDir(async (dir) => {
+    await makeCerts(dir);
+    await Deno.rename(join(dir, "ca.key"), join(dir, "away.key"));
+    assertEquals((await makeCerts(dir)).made, []);
+    const issue = () => makeCerts(dir, { agentNames: ["node-1.example"] });
+    const wording = "node-1.example.pem is missing; ca.key in";
+    await assertRejects(issue, UsageError, wording);
+    const other = await createCa({ commonName: "quic-reverse-http-tunnel development CA" });
+    await Deno.writeTextFile(join(dir, "ca.key"), other.keyPem);
+    await assertRejects(issue, UsageError, "not that of the certificate. Put it back");
+    await Deno.rename(join(dir, "away.key"), join(dir, "ca.key"));
+    const { made, reason } = await issue();
+    assertEquals([made, reason], [["node-1.example"], "node-1.example.pem is missing"]);
+    assertEquals((await issue()).made, []);
+    await assertUsableSet(dir);
+    await assertKeyModes(dir);
+    const { names } = await certificateIn(dir, "node-1.example");
+    assertEquals(names, ["node-1.example"]);
+  }));
+
+Deno.test("makeCerts() refuses names of agents that are not names of files, or are taken", () =>
+  inTempDir(async (dir) => {
+    for (const name of ["../x", ".", ".x", "a/b", "", "ca", "server", "client", "a b"]) {
+      await assertRejects(
+        async () => await makeCerts(dir, { agentNames: [name] }),
+        UsageError,
+        `--agent-name "${name}" cannot be`,
+      );
+    }
+    assertEquals([...Deno.readDirSync(dir)], []);
+  }));
+
+Deno.test("makeEgressCerts() makes what kube-apiserver and the server need of each other", () =>
+  inTempDir(async (dir) => {
+    const make = (address: string) => makeEgressCerts(dir, parseAuthority(address));
+    assertEquals((await make("proxy-server.quic-tunnel.svc:8131")).made, [
+      "ca",
+      "server",
+      "client",
+    ]);
+    await assertKeyModes(dir);
+    const ca = await Deno.readFile(join(dir, "ca.pem"));
+    const server = await certificateIn(dir, "server");
+    for (const name of ["proxy-server.quic-tunnel.svc", "localhost"]) {
+      assertEquals(serverCertificateFaults([server.raw], ca, name), []);
+    }
+    assertEquals((await certificateIn(dir, "client")).names, ["kube-apiserver"]);
+    const { egressSelections: [tls, ...others] } = parse(
+      await Deno.readTextFile(join(dir, "egress-tls.yaml")),
+    );
+    assertEquals(others, []);
+    assertEquals(tls, {
+      name: "cluster",
+      connection: {
+        proxyProtocol: "HTTPConnect",
+        transport: {
+          tcp: {
+            url: "https://proxy-server.quic-tunnel.svc:8131",
+            tlsConfig: {
+              caBundle: "/etc/kubernetes/egress/ca.crt",
+              clientCert: "/etc/kubernetes/egress/tls.crt",
+              clientKey: "/etc/kubernetes/egress/tls.key",
+            },
+          },
+        },
+      },
+    });
+    const socket = parse(await Deno.readTextFile(join(dir, "egress-socket.yaml")));
+    const { apiVersion, kind, egressSelections: [{ name, connection }] } = socket;
+    assertEquals([apiVersion, kind, name], [
+      "apiserver.k8s.io/v1beta1",
+      "EgressSelectorConfiguration",
+      "cluster",
+    ]);
+    assertEquals(connection, {
+      proxyProtocol: "HTTPConnect",
+      transport: { uds: { udsName: "/run/quic-tunnel/egress.sock" } },
+    });
+
+    // Another address: the server's certificate changes, what kube-apiserver has stays.
+    const client = await Deno.readTextFile(join(dir, "client.pem"));
+    const moved = await make("[fd00:0::1]:443");
+    assertEquals([moved.made, moved.reason], [["server"], "server.pem is not for fd00::1"]);
+    assertEquals(await Deno.readTextFile(join(dir, "client.pem")), client);
+    assertEquals((await make("[fd00:0::1]:443")).made, []);
+    assertMatch(
+      await Deno.readTextFile(join(dir, "egress-tls.yaml")),
+      /^ +url: https:\/\/\[fd00:0::1\]:443$/m,
+    );
+  }));
+
+const damages: [string, (file: (name: string) => string) => Promise<void>, string[], string][] = [
+  ["a missing key", (file) => Deno.remove(file("client.key")), ["client"], "client.key is missing"],
   [
     "a key of another certificate",
     (file) => Deno.copyFile(file("client.key"), file("server.key")),
+    ["server"],
     "server.key is not the key of server.pem",
   ],
-  ["garbage", (file) => Deno.writeTextFile(file("client.pem"), "x"), "client.pem is invalid"],
+  [
+    "garbage",
+    (file) => Deno.writeTextFile(file("client.pem"), "x"),
+    ["client"],
+    "client.pem is invalid",
+  ],
   [
     "an empty key",
     (file) => Deno.writeTextFile(file("server.key"), ""),
+    ["server"],
     "server.key is invalid",
+  ],
+  [
+    "a CA that is garbage",
+    (file) => Deno.writeTextFile(file("ca.pem"), "x"),
+    ["ca", "server", "client"],
+    "ca.pem is invalid",
   ],
   [
     "another CA of the same name",
     async (file) => {
       const ca = await createCa({ commonName: "quic-reverse-http-tunnel development CA" });
       await Deno.writeTextFile(file("ca.pem"), ca.certPem);
+      await Deno.writeTextFile(file("ca.key"), ca.keyPem);
     },
-    "server.pem is not issued by the CA in ca.pem",
+    ["server", "client"],
+    "server.pem is not issued by the CA in ca.pem, client.pem is not issued by the CA in ca.pem",
   ],
   [
     "a server certificate for another name",
     async (file) => {
-      const ca = await createCa({ commonName: "CA" });
+      const read = (name: string) => Deno.readTextFile(file(name));
+      const ca = await readCa(await read("ca.pem"), await read("ca.key"));
       const leaf = await issueCertificate(ca, {
         commonName: "x",
         usage: "server",
         dnsNames: ["localhost"],
       });
-      await Deno.writeTextFile(file("ca.pem"), ca.certPem);
       await Deno.writeTextFile(file("server.pem"), leaf.certPem);
       await Deno.writeTextFile(file("server.key"), leaf.keyPem);
     },
+    ["server"],
     "server.pem is not for quic-tunnel-server",
   ],
 ];
-for (const [what, damage, reason] of damages) {
-  Deno.test(`makeCerts() replaces the whole set over ${what}`, () =>
+for (const [what, damage, made, reason] of damages) {
+  Deno.test(`makeCerts() repairs a set with ${what}, and keeps the rest`, () =>
     inTempDir(async (dir) => {
       await makeCerts(dir);
-      const before = await readSet(dir);
       await damage((name) => join(dir, name));
-      assertEquals(await makeCerts(dir), { made: true, reason, dir });
+      const before = await readSet(dir);
+      assertEquals(await makeCerts(dir), { made, reason, dir });
       const after = await readSet(dir);
-      for (const name of SET) assertNotEquals(after[name], before[name]);
+      for (const name of SET) {
+        assertEquals(after[name] !== before[name], made.includes(name.split(".")[0]!), name);
+      }
       await assertUsableSet(dir);
     }));
 }
@@ -270,7 +419,7 @@ Deno.test("makeCerts() does not trust what a run that died left behind", () =>
 Deno.test("makeCerts() run many times at once makes one set", () =>
   inTempDir(async (dir) => {
     const results = await Promise.all(Array.from({ length: 6 }, () => makeCerts(dir)));
-    assertEquals(results.filter(({ made }) => made).length, 1);
+    assertEquals(results.filter(({ made }) => made.length > 0).length, 1);
     await assertUsableSet(dir);
   }));
 
@@ -284,7 +433,7 @@ Deno.test("makeCerts() gives up on a lock that stays taken", () =>
       "another run has held it for 120 ms",
     );
     held.unlockSync();
-    assert((await makeCerts(dir)).made);
+    assertEquals((await makeCerts(dir)).made, ["ca", "server", "client"]);
   }));
 
 Deno.test("writeCerts() writes a set that ends when it is told, and none where one is", () =>
@@ -292,6 +441,8 @@ Deno.test("writeCerts() writes a set that ends when it is told, and none where o
     const notAfter = new Date(Math.ceil(Date.now() / 1_000) * 1_000 + 3_600_000);
     await writeCerts(dir, notAfter);
     await assertUsableSet(dir);
+    const found = Array.from(Deno.readDirSync(dir), ({ name }) => name).sort();
+    assertEquals(found, ["ca.pem", ...PAIRS]);
     const ends = ["ca", "server", "client"].map((name) =>
       new X509Certificate(Deno.readTextFileSync(join(dir, `${name}.pem`))).validToDate
     );
@@ -318,7 +469,13 @@ Deno.test("certs/make.ts needs its directory only, and three at once make one se
     assertEquals(first, ["Created", "Kept", "Kept"]);
     await assertUsableSet(dir);
     assertEquals(await runMake("--quiet", "--dir", dir), { code: 0, stdout: "", stderr: "" });
-    const wrong = await runMake("--dir", dir, "--bogus");
-    assertEquals(wrong.code, 2);
-    assertStringIncludes(wrong.stderr, "--bogus");
+    const more = await runMake("--dir", dir, "--agent-name=a", "--egress=localhost:8131");
+    assertEquals([more.code, more.stderr], [0, ""]);
+    assertStringIncludes(more.stdout, `Created a.pem in ${dir}: a.pem is missing.`);
+    assertStringIncludes(more.stdout, `Created ca.pem, server.pem, client.pem in ${dir}/egress: `);
+    for (const args of [["--bogus"], ["--egress=localhost"], ["--agent-name=a/b"]]) {
+      const wrong = await runMake("--dir", dir, ...args);
+      assertEquals(wrong.code, 2, args[0]);
+      assertStringIncludes(wrong.stderr, args[0]!.split("=").at(-1)!);
+    }
   }));

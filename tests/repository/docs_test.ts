@@ -124,6 +124,7 @@ Deno.test("pages that comments and configuration name exist, and so do the headi
 /** Flags of the tasks and tools of this repository: the source that reads each. */
 const TOOL_FLAGS: Readonly<Record<string, string>> = {
   dir: "certs/make.ts",
+  egress: "certs/make.ts",
   fail: "bench/options.ts",
   force: "certs/make.ts",
   json: "bench/options.ts",
