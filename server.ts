@@ -27,7 +27,7 @@ import type { ServerConfig } from "./lib/server/config.ts";
 import { ConnectedAgent } from "./lib/server/connected_agent.ts";
 import { failedHandshakeLog } from "./lib/server/handshake_log.ts";
 import type { Front, FrontClient } from "./lib/server/front.ts";
-import { listenForAgents, openTcpFront } from "./lib/server/listeners.ts";
+import { clientsWithin, listenForAgents, openTcpFront } from "./lib/server/listeners.ts";
 import { AgentRegistry } from "./lib/server/registry.ts";
 import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
 import { LogThrottle } from "./lib/log_throttle.ts";
@@ -47,6 +47,8 @@ export interface ServerOptions {
 /** What the parts of a running server share. */
 interface Server extends ClientService {
   readonly config: ServerConfig;
+  /** Clients at a time, within what there are file descriptors for. */
+  readonly maxConnections: number;
   /** All connected agents. Those that accept tunnels are in the registry. */
   readonly agents: Set<ConnectedAgent>;
   readonly clients: TaskGroup;
@@ -80,11 +82,13 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   }
   log.info("quic listener on {address}", { address: formatAuthority(addresses.quic) });
   logTcpKeepalive(log, config);
+  const maxConnections = clientsWithin(config.maxConnections, log);
   options.ready?.(addresses);
 
   const ended = new AbortController();
   const server: Server = {
     config,
+    maxConnections,
     routePolicy: config,
     timeouts: config,
     acceptProxyProtocol: config.acceptProxyProtocol,
@@ -121,7 +125,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
 
 /** Tells the monitor that the server listens, of its limits, and of the datagrams that come. */
 function report(
-  { monitor, registry, config: { maxConnections, maxAgents } }: Server,
+  { monitor, registry, maxConnections, config: { maxAgents } }: Server,
   endpoint: QuicEndpoint,
 ): void {
   monitor.isListening = true;
@@ -205,7 +209,7 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
 
 /** Serves a client, unless there are too many. */
 function takeClient(connection: FrontClient, server: Server): void {
-  const { clients, throttle, monitor, config: { maxConnections } } = server;
+  const { clients, throttle, monitor, maxConnections } = server;
   monitor.notify((observer) => observer.accepted?.());
   if (clients.size < maxConnections) return clients.add(serveClient(connection, server));
   const { carrier, remote } = connection;

@@ -180,6 +180,8 @@ function mostTelling(errors: readonly unknown[]): unknown {
 
 const NO_ADDRESS = "name does not resolve";
 const NO_PORT = "the agent is out of local ports";
+/** Words for an agent at its limit of tunnels, too. */
+export const OUT_OF_FILES = "the agent is out of file descriptors";
 
 /** The errors of connect(2), socket(2), bind(2) and of lookups, and what they mean for who asked. */
 const causes: Readonly<Record<string, readonly [DialFailure, string]>> = {
@@ -188,7 +190,7 @@ const causes: Readonly<Record<string, readonly [DialFailure, string]>> = {
   ETIMEDOUT: ["connection_timeout", "connection timed out"],
   ECONNABORTED: ["connection_refused", "connection aborted"],
   ENOPROTOOPT: ["connection_refused", "protocol not available"],
-  EMFILE: ["connection_limit_reached", "the agent is out of file descriptors"],
+  EMFILE: ["connection_limit_reached", OUT_OF_FILES],
   ENFILE: ["connection_limit_reached", "the agent's machine is out of file descriptors"],
   ENOBUFS: ["connection_limit_reached", "the agent's machine is out of memory for sockets"],
   ENOMEM: ["connection_limit_reached", "the agent's machine is out of memory for sockets"],

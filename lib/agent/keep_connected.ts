@@ -4,6 +4,7 @@
 import { ConnectError } from "./connect_error.ts";
 import { type AgentConfig, AgentSession, type AgentSessionOptions } from "./session.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
+import { maxTunnels } from "../net/descriptors.ts";
 import { messageOf } from "../errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
 import { ServerAddresses } from "./server_addresses.ts";
@@ -66,7 +67,9 @@ export async function keepConnected(
     signal,
     ...(refreshMs && { refreshMs }),
   });
-  monitor.readFrom({ knownServers: () => addresses.size });
+  const connections = maxTunnels();
+  const limits = Number.isFinite(connections) ? { connections } : {};
+  monitor.readFrom({ knownServers: () => addresses.size, capacity: () => limits });
   await addresses.run();
   await sessions.ended();
 }

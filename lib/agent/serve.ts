@@ -3,7 +3,8 @@
 
 /** What both agents do with a tunnel: connect it to its target, forward its bytes, log its end. */
 import type { Logger } from "../log.ts";
-import type { Authority } from "../net/authority.ts";
+import { type Authority, formatAuthority } from "../net/authority.ts";
+import { maxTunnels } from "../net/descriptors.ts";
 import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import type { Resolver } from "../net/resolver.ts";
 import { summarize } from "../observe/ending.ts";
@@ -13,7 +14,7 @@ import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
 import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
 import type { Rules } from "./acl.ts";
-import { dial } from "./dial.ts";
+import { dial, DialError, OUT_OF_FILES } from "./dial.ts";
 import type { ServedTunnel } from "./session.ts";
 
 /** What all tunnels of an agent have in common. */
@@ -42,6 +43,9 @@ export interface Destination {
   readonly header?: Uint8Array | undefined;
 }
 
+/** Tunnels that have a connection to their target, or are getting one. */
+let tunnels = 0;
+
 /**
  * Connects a tunnel to its target, and carries its bytes to their end.
  *
@@ -50,6 +54,25 @@ export interface Destination {
  * @throws when the header or the answer cannot be written, or the signal aborts before
  */
 export async function connectAndCarry(
+  tunnel: ServedTunnel,
+  destination: Destination,
+  service: TunnelService,
+  signal: AbortSignal,
+): Promise<void> {
+  // Counted, as many may begin before any has its descriptor.
+  if (tunnels >= maxTunnels()) {
+    const text = `${formatAuthority(destination.target)}: ${OUT_OF_FILES}`;
+    throw new DialError("connection_limit_reached", text);
+  }
+  tunnels++;
+  try {
+    await carry(tunnel, destination, service, signal);
+  } finally {
+    tunnels--;
+  }
+}
+
+async function carry(
   tunnel: ServedTunnel,
   { target, name, since, client, answer, header }: Destination,
   { dialTimeoutMs: timeoutMs, timeouts, tcpKeepaliveMs, rules, resolver, log }: TunnelService,

@@ -36,6 +36,7 @@ const symbols = {
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
   recvmmsg: { parameters: ["i32", "buffer", "u32", "i32", "pointer"], result: "i32" },
   sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
+  setrlimit: { parameters: ["i32", "buffer"], result: "i32" },
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   signal: { parameters: ["i32", "usize"], result: "pointer" },
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
@@ -129,10 +130,19 @@ export function ignoreUserSignal1(): void {
 /** getrlimit(2) */
 const RLIMIT_NOFILE = 7;
 
-/** Descriptors that this process may have open; Infinity where that is not known. */
-export function descriptorLimit(): number {
-  const limit = new BigUint64Array(2);
-  return libc?.getrlimit(RLIMIT_NOFILE, limit) === 0 ? Number(limit[0]) : Infinity;
+/**
+ * Raises the soft limit of open descriptors to the hard one, as Deno itself does, but not in
+ * compiled programs. A low soft limit is for programs that use select(2).
+ *
+ * @returns descriptors that this process may have open; Infinity where that is not known
+ */
+export function raiseDescriptorLimit(): number {
+  const limits = new BigUint64Array(2);
+  if (libc?.getrlimit(RLIMIT_NOFILE, limits) !== 0) return Infinity;
+  const [soft = 0n, hard = 0n] = limits;
+  const raised = soft === hard ||
+    libc.setrlimit(RLIMIT_NOFILE, BigUint64Array.of(hard, hard)) === 0;
+  return Number(raised ? hard : soft);
 }
 
 /** The descriptor that the system hands out next, which is the lowest that is free. */

@@ -203,12 +203,6 @@ export class Metrics implements Observer {
       () => monitor.established,
     );
     metrics.gauge("http_connections", "Open client connections.", () => tunnels.size);
-    metrics.gauges(
-      "capacity",
-      "Limits of the server: connections, agents and pending opens.",
-      "of",
-      () => Object.entries(monitor.capacity),
-    );
     metrics.counters(
       "quic_dropped_datagrams_total",
       "UDP datagrams that the QUIC listener has dropped, by reason.",
@@ -248,6 +242,14 @@ export class Metrics implements Observer {
       const checks = readinessOf(monitor);
       return checks.every(({ problem }) => problem === undefined) ? 1 : 0;
     });
+    metrics.gauges(
+      "capacity",
+      monitor.isServer
+        ? "Limits of the server: connections, agents and pending opens."
+        : "Limits of the agent: connections to targets.",
+      "of",
+      () => Object.entries(monitor.capacity),
+    );
     metrics.counters(
       "carried_bytes_total",
       "Bytes carried by tunnels, including open ones.",

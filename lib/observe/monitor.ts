@@ -132,7 +132,7 @@ export class TunnelRecord {
   }
 }
 
-/** Limits of a server: clients served, connected agents, waiting clients. */
+/** Limits of a program: tunnels, and those of a server: connected agents, waiting clients. */
 export type Bounded = "connections" | "agents" | "pending_opens";
 
 /** Values that parts of the program provide and the monitor reads on demand. All are optional. */
@@ -143,8 +143,8 @@ export interface Sources {
   readonly knownServers?: () => number;
   /** Clients of a server that wait for an agent, or for a stream of one. */
   readonly waiting?: () => number;
-  /** Limits of a server. */
-  readonly capacity?: () => Readonly<Record<Bounded, number>>;
+  /** Limits; none where it is not known. */
+  readonly capacity?: () => Readonly<Partial<Record<Bounded, number>>>;
   /** Datagrams of a server's QUIC endpoint. */
   readonly datagrams?: () => EndpointStats;
   /** Log lines that were dropped because nobody reads them. */

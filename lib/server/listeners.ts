@@ -1,9 +1,11 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Binds the listeners for clients and agents. */
+/** Binds the listeners for clients and agents, and says how many clients there may be. */
 import { messageOf, UsageError } from "../errors.ts";
+import type { Logger } from "../log.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
+import { descriptors, maxTunnels } from "../net/descriptors.ts";
 import { listenOn } from "../net/listen_on.ts";
 import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
 import type { ServerConfig } from "./config.ts";
@@ -23,6 +25,22 @@ export function openTcpFront(
     (hostname) => Deno.listen({ hostname, port, tcpBacklog: TCP_BACKLOG }),
   );
   return new TcpFront(listener, tcpKeepaliveMs);
+}
+
+/** `--max-connections`, or fewer if there are not enough file descriptors, which is logged. */
+export function clientsWithin(maxConnections: number, log: Logger): number {
+  const clients = Math.min(maxConnections, maxTunnels());
+  if (clients < maxConnections) {
+    const hint =
+      "raise the limit of open files (LimitNOFILE=, ulimit -n), or lower --max-connections";
+    log.warn("fewer clients than --max-connections", {
+      maxConnections,
+      clients,
+      descriptors,
+      hint,
+    });
+  }
+  return clients;
 }
 
 /** @throws {UsageError} when the address of `--listen-quic` cannot be bound */

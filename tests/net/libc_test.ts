@@ -1,9 +1,14 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { ipBytes } from "../../lib/net/ip_address.ts";
-import { SOCKADDR_BYTES, writeSocketAddress } from "../../lib/net/libc.ts";
+import {
+  libc,
+  raiseDescriptorLimit,
+  SOCKADDR_BYTES,
+  writeSocketAddress,
+} from "../../lib/net/libc.ts";
 
 Deno.test("writeSocketAddress() writes sockaddr_in and sockaddr_in6, over whatever was there", () => {
   for (
@@ -23,4 +28,20 @@ Deno.test("writeSocketAddress() writes sockaddr_in and sockaddr_in6, over whatev
     const hex = expected.replaceAll(" ", "");
     assertEquals(new Uint8Array(view.buffer).toHex().slice(0, hex.length), hex);
   }
+});
+
+Deno.test({
+  name:
+    "raiseDescriptorLimit() raises the soft limit to the hard one, as Deno has not when compiled",
+  ignore: Deno.build.os !== "linux",
+  fn() {
+    const hard = raiseDescriptorLimit();
+    // RLIMIT_NOFILE, soft and hard.
+    assertEquals(libc!.setrlimit(7, BigUint64Array.of(200n, BigInt(hard))), 0);
+    assertEquals(raiseDescriptorLimit(), hard);
+    const limits = new BigUint64Array(2);
+    assertEquals(libc!.getrlimit(7, limits), 0);
+    assertEquals(Array.from(limits, Number), [hard, hard]);
+    assert(hard > 200);
+  },
 });

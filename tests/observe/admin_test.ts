@@ -19,7 +19,6 @@ import {
   test as networkTest,
 } from "../support/network.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
-import { agentFlags, ChildProgram, programArguments } from "../support/processes.ts";
 import { samplesOf } from "../support/samples.ts";
 import { Site } from "../support/site.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
@@ -269,58 +268,6 @@ test("startAdmin() says in one line when its port is taken", ({ port }) => {
 });
 
 // Real processes.
-
-Deno.test({
-  name: "an agent without free descriptors refuses tunnels, and answers probes and certificates",
-  ignore: Deno.build.os !== "linux",
-  async fn() {
-    await using site = await Site.start();
-    const server = await site.server();
-    const flags = { ...agentFlags(site.dir), server: server.quic, ...withAdmin };
-    const agent = site.use(
-      new ChildProgram("sh", [
-        "-c",
-        'ulimit -n 128 && exec "$@"',
-        "sh",
-        Deno.execPath(),
-        ...programArguments("agent", flags),
-      ]),
-    );
-    const admin = await adminOf(agent);
-    await becomesReady(admin);
-    const clients: Deno.TcpConn[] = [];
-    let refused = 0;
-    for (let i = 0; i < 150; i++) {
-      const client = await Deno.connect(loopback(server.tcpPort));
-      clients.push(client);
-      await client.write(new TextEncoder().encode(`CONNECT ${site.origin} HTTP/1.1\r\n\r\n`));
-      const buffer = new Uint8Array(300);
-      const n = await soon("an answer", client.read(buffer));
-      const answer = new TextDecoder().decode(buffer.subarray(0, n ?? 0));
-      if (answer.startsWith("HTTP/1.1 503 ")) refused++;
-      else assertMatch(answer, /^HTTP\/1\.1 200 /);
-    }
-    assert(refused > 50 && refused < 120, `${refused} refused`);
-    for (let i = 0; i < 10; i++) assertEquals((await ask(admin, "/livez")).status, 200);
-    for (const client of clients) client.close();
-    await eventually("there is room again", async () => {
-      const client = await site.request(server.tcpPort, 1_000).catch(() => undefined);
-      client?.abort();
-      return client !== undefined;
-    });
-  },
-});
-
-/** Where a program's admin listener is. */
-async function adminOf(program: ChildProgram): Promise<Authority> {
-  const [, port] = await program.line(/"?admin listener on 127\.0\.0\.1:(\d+)/);
-  return loopback(Number(port));
-}
-
-const withAdmin = { "listen-admin": "127.0.0.1:0" };
-
-const becomesReady = (admin: Authority) =>
-  eventually("it is ready", async () => (await ask(admin, "/readyz")).status === 200);
 
 /** Waits until a program is not ready, for what follows in its answer. */
 const becomesUnready = (

@@ -11,7 +11,6 @@ import {
   linesWith,
   lineWith,
   logLines,
-  loopback,
   type Network,
   OK,
   readUntilOver,
@@ -21,8 +20,6 @@ import {
   soon,
   test,
 } from "../support/network.ts";
-import { anyPort, ChildProgram, programArguments, serverFlags } from "../support/processes.ts";
-import { assertBody, Site } from "../support/site.ts";
 
 const FIRST_ONLY = ["qrht/1"];
 
@@ -103,30 +100,6 @@ test("runServer() refuses a client at once when maxPending wait for an agent", a
   );
   net.agent(server);
   assertEquals(await Promise.all(waiting), [`${OK}here`, `${OK}here`]);
-});
-
-Deno.test("a server without file descriptors goes on as soon as there are some", async () => {
-  await using site = await Site.start();
-  const server = site.use(
-    new ChildProgram("sh", [
-      "-c",
-      'ulimit -n 60 && exec "$@"',
-      "sh",
-      Deno.execPath(),
-      ...programArguments("server", { ...anyPort, ...serverFlags(site.dir) }),
-    ]),
-  );
-  const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/);
-  const [, quic] = await server.line(/quic listener on (127\.0\.0\.1:\d+)/);
-  await site.agent(quic!);
-  const idle: Deno.TcpConn[] = [];
-  for (let i = 0; i < 80; i++) idle.push(await Deno.connect(loopback(Number(tcp))));
-  await server.line(/ERR server "cannot accept connections" error="Too many open files/);
-  for (const connection of idle) connection.close();
-  await server.line(/INF server "accepting connections again" failures=\d+/);
-  await assertBody(await site.request(Number(tcp), 1_000), 1_000);
-  // Pauses between attempts, no busy loop: some lines in all.
-  assert(server.lines.filter((line) => line.includes(" ERR ")).length <= 3);
 });
 
 test("runServer() leaves a log that is bounded when clients are refused in masses", async (net) => {
