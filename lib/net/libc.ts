@@ -153,6 +153,19 @@ export function nextDescriptor(): number | undefined {
   return fd;
 }
 
+/** ipv6(7) */
+const IPPROTO_IPV6 = 41;
+const IPV6_V6ONLY = 26;
+
+/** Whether sockets of IPv6 take no IPv4 here (`net.ipv6.bindv6only`); false where unknown. */
+export function isV6OnlyByDefault(): boolean {
+  const fd = libc?.socket(AF_INET6, SOCK_DGRAM, 0) ?? -1;
+  if (fd < 0) return false;
+  const isOnly = getOption(fd, IPPROTO_IPV6, IPV6_V6ONLY) === 1;
+  libc!.close(fd);
+  return isOnly;
+}
+
 /** Reads a socket option that is an `int`; undefined when the call fails. */
 export function getOption(fd: number, level: number, name: number): number | undefined {
   const value = new Int32Array(1);

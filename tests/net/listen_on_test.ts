@@ -7,13 +7,18 @@ import { listenOn } from "../../lib/net/listen_on.ts";
 const ignore = Deno.build.os === "windows";
 
 /** The hosts that are bound in turn, where binding some of them fails. */
-function boundHosts(hostname: string, failures: Record<string, string> = {}): string[] {
+function boundHosts(
+  hostname: string,
+  failures: Record<string, string> = {},
+  isV6Only = false,
+): string[] {
   const hosts: string[] = [];
-  listenOn(hostname, (host) => {
+  const open = (host: string) => {
     hosts.push(host);
     const code = failures[host];
     if (code) throw Object.assign(new Error(code), { code });
-  });
+  };
+  listenOn(hostname, open, isV6Only);
   return hosts;
 }
 
@@ -27,6 +32,11 @@ Deno.test({
     }
     assertThrows(() => boundHosts("", { "::": "EADDRINUSE" }), Error, "EADDRINUSE");
   },
+});
+
+Deno.test("listenOn() binds IPv4 alone for an empty host where sockets of IPv6 do not take both", () => {
+  assertEquals(boundHosts("", {}, true), ["0.0.0.0"]);
+  assertEquals(boundHosts("::", {}, true), ["::"]);
 });
 
 Deno.test("listenOn() binds the host that is given", () => {

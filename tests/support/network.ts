@@ -142,6 +142,8 @@ export class Network implements AsyncDisposable {
         alpn: this.#dialects.server,
         agentWaitMs: 20_000,
         drainTimeoutMs: 0,
+        // Within the file descriptors of any machine.
+        maxConnections: 500,
         ...config,
       }, {
         signal,
