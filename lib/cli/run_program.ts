@@ -13,6 +13,7 @@ import { Monitor } from "../observe/monitor.ts";
 import { type ProgramInfo, programInfos } from "./programs.ts";
 import { LogThrottle } from "../log_throttle.ts";
 import { describeVersion } from "../version.ts";
+import { MAX_TIMER_MS } from "../wait.ts";
 import { logSnapshot } from "../observe/snapshot.ts";
 
 /** Registers a listener for SIGHUP. */
@@ -88,10 +89,10 @@ export async function runProgram<
       names: environmentNames(ENV_PREFIX) ?? [],
       othersFlags: programInfos.map(({ flags }) => flags),
     });
-    if (parsed.kind === "help") return exit(0, formatHelp(program, program.flags));
-    if (parsed.kind === "version") return exit(0, `${program.name} ${describeVersion()}`);
+    if (parsed.kind === "help") return await print(formatHelp(program, program.flags));
+    if (parsed.kind === "version") return await print(`${program.name} ${describeVersion()}`);
     if (parsed.kind === "completion") {
-      return exit(0, formatCompletion(parsed.shell, program.name, program.flags));
+      return await print(formatCompletion(parsed.shell, program.name, program.flags));
     }
     const values = parsed.values as FlagValues<T> & CommonValues;
     if ("check" in values && values.check && program.check) {
@@ -205,13 +206,10 @@ function logUnhandledErrors(): void {
   globalThis.addEventListener("error", (event) => report(event, event.error));
 }
 
-/** Prints a text and ends the process. Nothing else runs that a slow reader could keep waiting. */
-function exit(code: number, text: string): never {
-  const bytes = new TextEncoder().encode(`${text}\n`);
-  try {
-    for (let n = 0; n < bytes.length;) n += Deno.stdout.writeSync(bytes.subarray(n));
-  } catch {
-    // The reader is gone, which is no error of the program.
-  }
-  Deno.exit(code);
+/** Prints a text and ends the process. A signal ends it while it waits for a slow reader. */
+async function print(text: string): Promise<never> {
+  const lines = new LineWriter(Deno.stdout);
+  lines.write(text);
+  await lines.flush(MAX_TIMER_MS);
+  return Deno.exit(0);
 }

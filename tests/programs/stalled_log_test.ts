@@ -4,6 +4,8 @@
 /** Whoever reads a program's stderr stops reading, for a while or for good. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { makeCerts } from "../../certs/make.ts";
+import { deadline } from "@std/async/deadline";
+import { flagArguments } from "../../tools/project_program.ts";
 import { anyPort, programArguments, serverFlags } from "../support/processes.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 
@@ -108,6 +110,56 @@ Deno.test("a stalled reader of stderr stops neither the program nor its end, and
     await log.close();
     await process.status;
   }
+});
+
+/** Starts a server whose stdout is full, and read by nobody. */
+function startAtFullPipe(args: readonly string[]): Deno.ChildProcess {
+  return new Deno.Command("sh", {
+    args: [
+      "-c",
+      'head -c 65536 /dev/zero && exec "$@"',
+      "sh",
+      Deno.execPath(),
+      ...programArguments("server"),
+      ...args,
+    ],
+    stdin: "null",
+    stdout: "piped",
+    stderr: "null",
+  }).spawn();
+}
+
+Deno.test({
+  name: "--check ends with its result, although nobody reads its report",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    await using folder = await temporaryFolder();
+    await makeCerts(folder.path);
+    for (const [ca, code] of [["ca", 0], ["gone", 1]] as const) {
+      const flags = flagArguments({ ...anyPort, ...serverFlags(folder.path, "server", ca) });
+      const process = startAtFullPipe(["--check", ...flags]);
+      const { code: ended } = await deadline(process.status, 10_000);
+      await process.stdout.cancel();
+      assertEquals(ended, code);
+    }
+  },
+});
+
+Deno.test({
+  name: "a signal ends --help, although nobody reads it",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    const process = startAtFullPipe(["--help"]);
+    // A signal that comes before the program listens to it ends it as well.
+    const timer = setInterval(() => process.kill("SIGTERM"), 500);
+    try {
+      const { success } = await deadline(process.status, 10_000);
+      assertEquals(success, false);
+    } finally {
+      clearInterval(timer);
+      await process.stdout.cancel();
+    }
+  },
 });
 
 Deno.test("everything that a program logs until its end is written", async () => {
