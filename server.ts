@@ -10,6 +10,7 @@ import { messageOf } from "./lib/errors.ts";
 import { logger } from "./lib/log.ts";
 import { acceptEach } from "./lib/net/accept.ts";
 import { formatAuthority, formatSocketAddress } from "./lib/net/authority.ts";
+import { libc } from "./lib/net/libc.ts";
 import { logTcpKeepalive } from "./lib/net/tcp_keepalive.ts";
 import { logLargeDatagrams } from "./lib/observe/large_datagrams.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
@@ -27,7 +28,7 @@ import type { ServerConfig } from "./lib/server/config.ts";
 import { ConnectedAgent } from "./lib/server/connected_agent.ts";
 import { failedHandshakeLog } from "./lib/server/handshake_log.ts";
 import type { Front, FrontClient } from "./lib/server/front.ts";
-import { clientsWithin, listenForAgents, openTcpFront } from "./lib/server/listeners.ts";
+import { clientsWithin, listenForAgents, openFronts } from "./lib/server/listeners.ts";
 import { AgentRegistry } from "./lib/server/registry.ts";
 import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
 import { LogThrottle } from "./lib/log_throttle.ts";
@@ -38,8 +39,8 @@ import { drain } from "./lib/tunnel/drain.ts";
 export interface ServerOptions {
   /** Stops the server, after the drain. */
   readonly signal: AbortSignal;
-  /** Called once both listeners are bound. */
-  readonly ready?: (addresses: { tcp: Deno.NetAddr; quic: Deno.NetAddr }) => void;
+  /** Called once all listeners are bound. */
+  readonly ready?: (listening: { fronts: readonly Front[]; quic: Deno.NetAddr }) => void;
   /** Records what happens. */
   readonly monitor?: Monitor;
 }
@@ -74,16 +75,14 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     handshakeFailed: failedHandshakeLog(log, monitor, config.tls),
   });
   using opened = new DisposableStack();
-  const tcp = opened.adopt(openTcpFront(config), (front) => front.close());
-  const fronts: readonly Front[] = [tcp];
-  const addresses = { tcp: tcp.addr, quic: endpoint.addr };
-  for (const { kind, address } of fronts) {
-    log.info("{front} listener on {address}", { front: kind, address });
+  const fronts = await openFronts(config, opened);
+  for (const { kind, address, fields } of fronts) {
+    log.info("{front} listener on {address}", { front: kind, address, ...fields });
   }
-  log.info("quic listener on {address}", { address: formatAuthority(addresses.quic) });
+  log.info("quic listener on {address}", { address: formatAuthority(endpoint.addr) });
   logTcpKeepalive(log, config);
   const maxConnections = clientsWithin(config.maxConnections, log);
-  options.ready?.(addresses);
+  options.ready?.({ fronts, quic: endpoint.addr });
 
   const ended = new AbortController();
   const server: Server = {
@@ -104,7 +103,9 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   report(server, endpoint);
   const serveClients = async () => {
     await Promise.all(
-      fronts.map((front) => acceptEach(front, log, signal, (client) => takeClient(client, server))),
+      fronts.map((front) =>
+        acceptEach(front, log, signal, (client) => takeClient(client, front, server))
+      ),
     );
     await drainClients(server);
     server.registry.stopWaiting();
@@ -208,18 +209,18 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
 }
 
 /** Serves a client, unless there are too many. */
-function takeClient(connection: FrontClient, server: Server): void {
+function takeClient(connection: FrontClient, front: Front, server: Server): void {
   const { clients, throttle, monitor, maxConnections } = server;
-  monitor.notify((observer) => observer.accepted?.());
-  if (clients.size < maxConnections) return clients.add(serveClient(connection, server));
+  monitor.notify((observer) => observer.accepted?.(front.kind));
+  if (clients.size < maxConnections) return clients.add(serveClient(connection, front, server));
   const { carrier, remote } = connection;
   void carrier[Symbol.asyncDispose]().then(undefined, () => {});
-  monitor.notify((observer) => observer.refused?.("max-connections"));
+  monitor.notify((observer) => observer.refused?.("max-connections", front.kind));
   const times = throttle.pass();
   if (times === undefined) return;
   const error = `${maxConnections} clients are already connected`;
   const client = remote && formatSocketAddress(remote);
-  log.warn("clients refused", { client, error, times });
+  log.warn("clients refused", { client, error, times, front: front.kind });
 }
 
 /** Tells the agents to drain, and lets open tunnels continue for a time. */
@@ -235,13 +236,23 @@ async function drainClients({ config, registry, agents, clients }: Server): Prom
   log.warn("resetting tunnels after the drain timeout", { tunnels: clients.size, drainTimeoutMs });
 }
 
+/**
+ * Gives up the permission to write files, which only a Unix socket needs: to be bound, and without
+ * the C library to be removed.
+ */
+function stopWriting(): void {
+  Deno.permissions.revokeSync({ name: "write" });
+}
+
 if (import.meta.main) {
   await runProgram({
     ...serverInfo,
     check: checkServer,
     async run(values, surroundings) {
+      if (values.udsName === undefined) stopWriting();
       const tls = await loadTls(serverTlsFiles(values), surroundings.monitor);
       const ready = () => {
+        if (libc) stopWriting();
         void tls.watch(surroundings);
         surroundings.ready();
       };

@@ -9,6 +9,7 @@ import { serverTlsFiles } from "../lib/cli/program_tls.ts";
 import { runProgram } from "../lib/cli/run_program.ts";
 import { logger } from "../lib/log.ts";
 import { serverFlags } from "../lib/cli/program_flags.ts";
+import { DEFAULT_LISTEN_TCP } from "../lib/server/front.ts";
 import { checkTlsFiles, readTlsFiles } from "../lib/tls/files.ts";
 import { bindingConfig, carry, containErrors } from "./binding_common.ts";
 
@@ -46,7 +47,7 @@ await runProgram({
       log.info("agent connected");
     });
     await server.start({ host: values.listenQuic.hostname, port: values.listenQuic.port });
-    const { hostname, port } = values.listenTcp;
+    const { hostname, port } = values.listenTcp ?? DEFAULT_LISTEN_TCP;
     using listener = Deno.listen({ hostname, port });
     const addressOf = (hostname: string, port: number) => formatAuthority({ hostname, port });
     log.info("tcp listener on {address}", { address: addressOf(hostname, listener.addr.port) });

@@ -3,7 +3,7 @@
 
 /** Flags whose values are addresses, networks and rules. */
 import { parseRule, type Rule } from "../agent/acl.ts";
-import { NotParsedError } from "../errors.ts";
+import { NotParsedError, UsageError } from "../errors.ts";
 import { type Authority, parseAuthority, type ParseAuthorityOptions } from "../net/authority.ts";
 import { type Cidr, parseCidr } from "../net/cidr.ts";
 import {
@@ -56,6 +56,22 @@ export function optionalAddressFlag(
     alone: true,
     commandLineOnly: options.commandLineOnly ?? false,
   };
+}
+
+/** Permissions of a file in octal, such as `0660`. */
+export function fileModeFlag<const O extends FlagOptions<string>>(
+  name: string,
+  options: O,
+): Flag<ValueOf<number, O>> {
+  return makeFlag<number, O>(name, options, {
+    kind: "string",
+    valueName: "octal",
+    defaultText: options.default,
+    parse(text) {
+      if (!/^0?[0-7]{3}$/.test(text)) throw new UsageError("not permissions in octal like 0660");
+      return Number.parseInt(text, 8);
+    },
+  });
 }
 
 /**

@@ -48,6 +48,8 @@ export interface Flag<V> {
   readonly commandLineOnly?: boolean;
   /** Whether the default admits more than most values do. @default {false} */
   readonly restricts?: boolean;
+  /** Whether other flags change the default: without an occurrence, there is no value then. */
+  readonly isDependent?: boolean;
   /**
    * The value after one more occurrence of the flag.
    *
@@ -108,6 +110,8 @@ export type FlagOptions<D> = Presence<D> & {
    * @default {false}
    */
   readonly multiple?: boolean;
+  /** The default as long as other flags do not change it. The value may be `undefined` then. */
+  readonly dependentDefault?: string;
   /**
    * Whether the default admits more than most values do. An empty environment variable is an error
    * then, instead of standing for the default.
@@ -149,7 +153,8 @@ export function makeFlag<T, O extends FlagOptions<unknown>>(
     choices: kind.choices,
     required: options.required === true,
     restricts: options.restricts ?? false,
-    defaultText: kind.defaultText,
+    defaultText: kind.defaultText ?? options.dependentDefault,
+    isDependent: options.dependentDefault !== undefined,
     initial: several ? [] : undefined,
     add: (text, before) =>
       several ? [...(before as readonly T[]), kind.parse(text)] : kind.parse(text),
@@ -492,8 +497,9 @@ export function parseFlags<T extends FlagTable>(
     }
     if (flag.required) missing.push(`--${flag.name} (or ${envName})`);
     // Parsed each time, so that callers share no value.
-    const { defaultText, initial } = flag;
-    return [key, defaultText === undefined ? initial : flag.add(defaultText, initial)];
+    const { defaultText, initial, isDependent } = flag;
+    const isSet = defaultText !== undefined && !isDependent;
+    return [key, isSet ? flag.add(defaultText, initial) : initial];
   });
   if (missing.length > 0) throw new UsageError(`missing required flag ${missing.join(", ")}`);
   return { kind: "run", values: Object.fromEntries(values) as FlagValues<T> };

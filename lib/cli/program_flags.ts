@@ -5,7 +5,9 @@
 
 import { DEFAULT_RETRY_CAUSES, RETRY_CAUSES } from "../tunnel/failure.ts";
 import { checkAgentName } from "../tls/agent_names.ts";
+import { formatAuthority } from "../net/authority.ts";
 import { balances } from "../server/balance.ts";
+import { DEFAULT_LISTEN_TCP } from "../server/front.ts";
 import { congestionControls } from "../quic/mod.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../qrht/dialect.ts";
 import { durationFlag } from "./duration.ts";
@@ -13,6 +15,7 @@ import {
   addressFlag,
   addressListFlag,
   cidrListFlag,
+  fileModeFlag,
   optionalAddressFlag,
   ruleListFlag,
 } from "./flag_kinds.ts";
@@ -130,11 +133,24 @@ const CHECK = { commandLineOnly: true } as const;
 /** The flags of the server. */
 export const serverFlags = {
   listenTcp: addressFlag("listen-tcp", {
-    default: "0.0.0.0:8443",
+    dependentDefault: formatAuthority(DEFAULT_LISTEN_TCP),
     restricts: true,
     allowPortZero: true,
     allowEmptyHost: true,
-    help: "TCP address that clients connect to; port 0 selects a free port",
+    help:
+      "TCP address that clients connect to; port 0 selects a free port; off by default with --uds-name",
+  }),
+  udsName: stringFlag("uds-name", {
+    valueName: "path",
+    help: "Unix socket that clients connect to",
+  }),
+  udsMode: fileModeFlag("uds-mode", {
+    default: "0660",
+    help: "permissions of the file of --uds-name; to connect takes the permission to write",
+  }),
+  udsGroup: stringFlag("uds-group", {
+    valueName: "group",
+    help: "name or number of the group of the file of --uds-name",
   }),
   listenQuic: addressFlag("listen-quic", {
     default: ":8888",

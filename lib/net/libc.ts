@@ -40,6 +40,7 @@ const symbols = {
   setsockopt: { parameters: ["i32", "i32", "i32", "buffer", "u32"], result: "i32" },
   signal: { parameters: ["i32", "usize"], result: "pointer" },
   socket: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  unlink: { parameters: ["buffer"], result: "i32" },
   write: { parameters: ["i32", "buffer", "usize"], result: "isize" },
 } as const;
 
@@ -125,6 +126,19 @@ const SIGUSR1 = 10;
 /** Has the system ignore SIGUSR1, whoever listens to it; without the C library, nothing happens. */
 export function ignoreUserSignal1(): void {
   libc?.signal(SIGUSR1, SIG_IGN);
+}
+
+/**
+ * Removes a file, also where the program no longer has the permission to write. A failure is not
+ * reported.
+ */
+export function unlink(path: string): void {
+  if (libc) return void libc.unlink(new TextEncoder().encode(`${path}\0`));
+  try {
+    Deno.removeSync(path);
+  } catch {
+    // As when the C library fails.
+  }
 }
 
 /** getrlimit(2) */

@@ -11,13 +11,15 @@ import { type Counter, type Histogram, Registry } from "prom-client";
 import type { Reason } from "../tunnel/errors.ts";
 import { failureCodes } from "../tunnel/failure.ts";
 import { MetricSet } from "./metric_set.ts";
-import type {
-  ConnectionRefusal,
-  HandshakeResult,
-  Monitor,
-  Observer,
-  TunnelEnding,
-  TunnelRecord,
+import {
+  type ConnectionRefusal,
+  type FrontKind,
+  frontKinds,
+  type HandshakeResult,
+  type Monitor,
+  type Observer,
+  type TunnelEnding,
+  type TunnelRecord,
 } from "./monitor.ts";
 import { PeerTotals } from "./peer_totals.ts";
 import type { ConnectionStats } from "../quic/mod.ts";
@@ -55,7 +57,10 @@ const serverDialFailures: readonly { reason: ServerDialFailure; code: string }[]
     .map((reason) => ({ reason, code: "" })),
   ...["", ...failureCodes].map((code) => ({ reason: "error_response" as const, code })),
 ];
-const refusals: readonly ConnectionRefusal[] = ["max-connections", "health-check", "proxy-header"];
+const refusals = frontKinds.flatMap((front) =>
+  (["max-connections", "health-check", "proxy-header"] satisfies ConnectionRefusal[])
+    .map((reason) => ({ reason, front }))
+);
 const handshakeResults: Readonly<Record<"server" | "agent", readonly HandshakeResult[]>> = {
   server: ["ok", "tls", "timeout", "not-admitted", "refused", "error"],
   agent: ["ok", "tls", "timeout", "error"],
@@ -71,8 +76,8 @@ export class Metrics implements Observer {
   readonly #dialFailures: Counter;
   readonly #duration: Histogram;
   readonly #handshakes: Counter<"result">;
-  readonly #accepted: Counter | undefined;
-  readonly #refused: Counter<"reason"> | undefined;
+  readonly #accepted: Counter<"front"> | undefined;
+  readonly #refused: Counter<"reason" | "front"> | undefined;
   readonly #peerTotals = new PeerTotals();
   /** The connections at the last scrape, those to peers of one name together. */
   #peers: ReadonlyMap<string, ConnectionStats> = new Map();
@@ -125,12 +130,17 @@ export class Metrics implements Observer {
       handshakeResults[end].map((result) => ({ result })),
     );
     if (isServer) {
-      this.#accepted = metrics.counter("accepted_connections_total", "Accepted TCP connections.");
+      this.#accepted = metrics.counter(
+        "accepted_connections_total",
+        "Accepted connections of clients, by the listener.",
+        ["front"],
+        frontKinds.map((front) => ({ front })),
+      );
       this.#refused = metrics.counter(
         "refused_connections_total",
-        "Connections refused before an agent was selected, by reason.",
-        ["reason"],
-        refusals.map((reason) => ({ reason })),
+        "Connections refused before an agent was selected, by reason and listener.",
+        ["reason", "front"],
+        refusals,
       );
     }
     addProcessMetrics(this.#registry, prefix, monitor.startedAt);
@@ -162,12 +172,12 @@ export class Metrics implements Observer {
     } else if (result) this.#dialFailures.inc({ reason: result });
   }
 
-  accepted(): void {
-    this.#accepted?.inc();
+  accepted(front: FrontKind): void {
+    this.#accepted?.inc({ front });
   }
 
-  refused(reason: ConnectionRefusal): void {
-    this.#refused?.inc({ reason });
+  refused(reason: ConnectionRefusal, front: FrontKind): void {
+    this.#refused?.inc({ reason, front });
   }
 
   handshake(result: HandshakeResult): void {

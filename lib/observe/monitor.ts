@@ -45,6 +45,8 @@ export interface TunnelFacts {
   /** The tunnel's id, or the stream's where there is none. */
   id?: string | undefined;
   client?: string | undefined;
+  /** What it has connected to; only servers know it. */
+  front?: FrontKind | undefined;
   /** The requested target; only agents know it. */
   target?: string | undefined;
   /** Name of the agent that carries it, or address of the server that it is from. */
@@ -54,7 +56,11 @@ export interface TunnelFacts {
 /** How a tunnel ended; `result` says why an agent has not connected it. */
 export type TunnelEnding = TracedEnding & Ending & { readonly result?: FailureCode | undefined };
 
-/** Why a server has not served a TCP connection. */
+/** What carries the bytes of a server's clients: the kinds of its listeners for them. */
+export const frontKinds = ["tcp", "tls", "unix"] as const;
+export type FrontKind = typeof frontKinds[number];
+
+/** Why a server has not served a connection. */
 export type ConnectionRefusal = "max-connections" | "health-check" | "proxy-header";
 
 /** How a handshake on QUIC has ended. */
@@ -77,9 +83,9 @@ export interface Observer {
   /** A tunnel was connected, `seconds` after the attempt began. */
   connected?(tunnel: TunnelRecord, seconds: number): void;
   ended?(tunnel: TunnelRecord, ending: TunnelEnding): void;
-  /** A TCP connection was accepted. */
-  accepted?(): void;
-  refused?(reason: ConnectionRefusal): void;
+  /** A connection of a client was accepted. */
+  accepted?(front: FrontKind): void;
+  refused?(reason: ConnectionRefusal, front: FrontKind): void;
   handshake?(result: HandshakeResult): void;
 }
 
@@ -173,7 +179,7 @@ export class Monitor {
     this.#observers.push(observer);
   }
 
-  /** Calls every observer: `notify((observer) => observer.accepted?.())`. */
+  /** Calls every observer: `notify((observer) => observer.ended?.(tunnel, ending))`. */
   notify(call: (observer: Observer) => void): void {
     for (const observer of this.#observers) call(observer);
   }

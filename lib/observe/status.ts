@@ -3,6 +3,7 @@
 
 /** What the status page shows, as `/status.json` gives it. Times are RFC 3339, sizes bytes. */
 import type { ProgramName } from "../version.ts";
+import type { FrontKind } from "./monitor.ts";
 
 export interface Status {
   readonly program: ProgramName;
@@ -66,6 +67,8 @@ export interface StatusPeer {
 export interface StatusTunnel {
   readonly id?: string | undefined;
   readonly client?: string | undefined;
+  /** The kind of listener that it has connected to; only servers know it. */
+  readonly front?: FrontKind | undefined;
   /** Only agents know it. */
   readonly target?: string | undefined;
   readonly peer?: string | undefined;

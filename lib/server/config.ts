@@ -17,8 +17,14 @@ export interface ServerConfig
     TcpKeepaliveOptions,
     PathOptions,
     Omit<RegistryOptions, "random"> {
-  /** Where clients connect. */
-  readonly listenTcp: Authority;
+  /** Where clients connect on TCP. @default {0.0.0.0:8443 if there is no other front, else nowhere} */
+  readonly listenTcp?: Authority | undefined;
+  /** Path of the Unix socket that clients connect to. */
+  readonly udsName?: string | undefined;
+  /** Permissions of that file. */
+  readonly udsMode: number;
+  /** Name or number of its group. */
+  readonly udsGroup?: string | undefined;
   /** Where agents connect. */
   readonly listenQuic: Authority;
   /** Asked at the start of each handshake. */

@@ -2,11 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Fronts: the listeners of a server that clients connect to. */
+import type { Authority } from "../net/authority.ts";
 import type { SocketAddress } from "../net/ip_address.ts";
+import type { FrontKind } from "../observe/monitor.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
 
-/** What clients speak below the tunnel's bytes. */
-export type FrontKind = "tcp" | "tls" | "unix";
+/** Where clients connect to if there is no other front. */
+export const DEFAULT_LISTEN_TCP: Authority = { hostname: "0.0.0.0", port: 8443 };
 
 /** A connection of a client. */
 export interface FrontClient {
@@ -25,6 +27,8 @@ export interface Front {
   readonly kind: FrontKind;
   /** Where it listens, for the log. */
   readonly address: string;
+  /** More of it for the log. */
+  readonly fields?: Readonly<Record<string, unknown>>;
   /**
    * Waits for the next client.
    *

@@ -7,24 +7,67 @@ import type { Logger } from "../log.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { descriptors, maxTunnels } from "../net/descriptors.ts";
 import { listenOn } from "../net/listen_on.ts";
+import { listenUnix, UnixSocketError } from "../net/unix_listener.ts";
 import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
 import type { ServerConfig } from "./config.ts";
+import { DEFAULT_LISTEN_TCP, type Front } from "./front.ts";
 import { TcpFront } from "./tcp_front.ts";
+import { UnixFront } from "./unix_front.ts";
 
 /** Backlog of connections to accept. Clients beyond it retry after about a second (TCP SYN). */
 const TCP_BACKLOG = 4_096;
 
-/** @throws {UsageError} when the address of `--listen-tcp` cannot be bound */
-export function openTcpFront(
-  { listenTcp, tcpKeepaliveMs }: Pick<ServerConfig, "listenTcp" | "tcpKeepaliveMs">,
-): TcpFront {
-  const { port } = listenTcp;
+/** What the fronts of a server are made from. */
+export type FrontsConfig = Pick<
+  ServerConfig,
+  "listenTcp" | "udsName" | "udsMode" | "udsGroup" | "tcpKeepaliveMs"
+>;
+
+/** Where a server listens for clients on TCP: not by default if it has another front. */
+export function listenTcpOf(
+  { listenTcp, udsName }: Pick<FrontsConfig, "listenTcp" | "udsName">,
+): Authority | undefined {
+  return listenTcp ?? (udsName === undefined ? DEFAULT_LISTEN_TCP : undefined);
+}
+
+/**
+ * Opens the listeners for clients.
+ *
+ * @param opened is given each, to close it
+ * @throws {UsageError} when one cannot be bound
+ */
+export async function openFronts(
+  config: FrontsConfig,
+  opened: DisposableStack,
+): Promise<readonly Front[]> {
+  const fronts: Front[] = [];
+  const add = (front: Front) => fronts.push(opened.adopt(front, (front) => front.close()));
+  const listenTcp = listenTcpOf(config);
+  if (listenTcp) add(openTcpFront(listenTcp, config.tcpKeepaliveMs));
+  if (config.udsName !== undefined) add(await openUnixFront(config.udsName, config));
+  return fronts;
+}
+
+function openTcpFront(address: Authority, keepaliveMs: number): TcpFront {
+  const { port } = address;
   const listener = bind(
     "--listen-tcp",
-    listenTcp,
+    address,
     (hostname) => Deno.listen({ hostname, port, tcpBacklog: TCP_BACKLOG }),
   );
-  return new TcpFront(listener, tcpKeepaliveMs);
+  return new TcpFront(listener, keepaliveMs);
+}
+
+async function openUnixFront(
+  path: string,
+  { udsMode: mode, udsGroup: group }: FrontsConfig,
+): Promise<UnixFront> {
+  try {
+    return new UnixFront(await listenUnix({ path, mode, group }));
+  } catch (error) {
+    if (!(error instanceof UnixSocketError)) throw error;
+    throw new UsageError(`cannot listen on --uds-name ${path}: ${error.message}`, { cause: error });
+  }
 }
 
 /** `--max-connections`, or fewer if there are not enough file descriptors, which is logged. */

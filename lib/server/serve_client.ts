@@ -12,7 +12,7 @@ import { openFields } from "../qrht/tunnel.ts";
 import type { QuicStream } from "../quic/mod.ts";
 import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
 import type { ConnectedAgent } from "./connected_agent.ts";
-import type { FrontClient } from "./front.ts";
+import type { Front, FrontClient } from "./front.ts";
 import { identifyClient } from "./identify_client.ts";
 import { type AgentRegistry, NoAgentError } from "./registry.ts";
 import { Route, type RoutePolicy } from "./route.ts";
@@ -39,28 +39,32 @@ const NO_AGENT_HINT =
 /** Finds an agent for a client and forwards its bytes until the end. Never rejects. */
 export async function serveClient(
   connection: FrontClient,
+  { kind: front }: Pick<Front, "kind">,
   service: ClientService,
 ): Promise<void> {
   const { registry, monitor, log, stopping, ended: signal } = service;
   const since = performance.now();
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   const { carrier, remote } = connection;
-  let fields: Record<string, unknown> = { client: remote && formatSocketAddress(remote) };
+  let fields: Record<string, unknown> = {
+    client: remote && formatSocketAddress(remote),
+    front,
+  };
   let record: TunnelRecord | undefined;
   const stopListening = onAbort(signal, () => carrier.abort());
   try {
     const client = await identifyClient(connection, service.acceptProxyProtocol);
     if (!client) {
-      monitor.notify((observer) => observer.refused?.("health-check"));
+      monitor.notify((observer) => observer.refused?.("health-check", front));
       log.debug("health check", fields);
       return await carrier[Symbol.asyncDispose]();
     }
     const { address, listener, via } = client;
     const open = { tunnelId, client: address, listener };
     const own = openFields(open);
-    fields = { ...own, via: via && formatSocketAddress(via) };
-    record = monitor.begin({ id: own.tunnel, client: own.client });
-    log.debug("accepted tcp connection", fields);
+    fields = { ...own, front, name: connection.name, via: via && formatSocketAddress(via) };
+    record = monitor.begin({ id: own.tunnel, client: own.client, front });
+    log.debug("accepted {front} connection", { ...fields, front });
     record.span = startTunnelSpan("server", open);
     const { routePolicy: policy, timeouts } = service;
     const route = new Route(open, { policy, registry, log, fields, span: record.span });
@@ -80,7 +84,7 @@ export async function serveClient(
     const durationMs = Math.round(performance.now() - since);
     const ending = endingOf(error, "client", "server");
     if (record) record.end(signal.aborted ? { by: "server", reason: "stopped" } : ending);
-    else monitor.notify((observer) => observer.refused?.("proxy-header"));
+    else monitor.notify((observer) => observer.refused?.("proxy-header", front));
     const line = { ...fields, durationMs, ...ending };
     const lacksAgents = error instanceof NoAgentError && registry.size === 0 && !stopping.aborted;
     const hint = lacksAgents ? NO_AGENT_HINT : undefined;

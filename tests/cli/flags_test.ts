@@ -594,7 +594,10 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
   const files = ["--cert-file=c", "--cert-key", "k"];
   assertEquals(valuesOf(serverFlags, [...files, "-client-ca-file=a"]), {
     ...common,
-    listenTcp: { hostname: "0.0.0.0", port: 8443 },
+    listenTcp: undefined,
+    udsName: undefined,
+    udsMode: 0o660,
+    udsGroup: undefined,
     listenQuic: { hostname: "", port: 8888 },
     clientCaFile: "a",
     agentWaitMs: 2000,

@@ -74,7 +74,7 @@ test("Metrics follow a tunnel from its start to its end, with every byte", async
   await sendText(atTarget, "to client");
   await assertReads(client, "to client");
 
-  assertEquals(await atServer.value("accepted_connections_total"), 1);
+  assertEquals(await atServer.by("front", "accepted_connections_total"), { tcp: 1 });
   await becomes(atServer, "established_connections", 1);
   await becomes(atServer, "http_connections", 1);
   await becomes(atServer, "pending_backend_dials", 0);
@@ -450,8 +450,10 @@ Deno.test("Metrics have what is known of some labels from the start", async () =
     ...failureCodes.map((code) => `server_dial_failures_total error_response ${code} 0`),
     ...["ok", "tls", "timeout", "not-admitted", "refused", "error"]
       .map((result) => `server_handshakes_total ${result} 0`),
-    ...["max-connections", "health-check", "proxy-header"]
-      .map((reason) => `server_refused_connections_total ${reason} 0`),
+    ...["tcp", "tls", "unix"].flatMap((front) =>
+      ["max-connections", "health-check", "proxy-header"]
+        .map((reason) => `server_refused_connections_total ${reason} ${front} 0`)
+    ),
   ]);
   assertEquals(await zeros(new Scrapes("proxy-passthrough")), [
     ...failureCodes.map((reason) => `agent_endpoint_dial_failure_total ${reason} 0`),

@@ -95,7 +95,7 @@ test("runServer() gives each tunnel an id of its own, which its log has, too", a
     ids.add(id);
     const logged = linesWith(lines, '"accepted tcp connection"', ` tunnel=${id} `);
     assertEquals(logged.length, 1);
-    assertMatch(logged[0]!, new RegExp(` client=127\\.0\\.0\\.1:${from.port}$`));
+    assertMatch(logged[0]!, new RegExp(` client=127\\.0\\.0\\.1:${from.port} front=tcp$`));
     client.abort();
     stream.abort();
   }

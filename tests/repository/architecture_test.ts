@@ -65,6 +65,7 @@ const reserved: readonly {
       "lib/net/listen_on.ts",
       "lib/net/resolver.ts",
       "lib/net/tcp_reset.ts",
+      "lib/net/unix_listener.ts",
       "lib/qrht/tunnel_stream.ts",
       "lib/server/connected_agent.ts",
       "lib/server/listeners.ts",

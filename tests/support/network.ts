@@ -148,7 +148,10 @@ export class Network implements AsyncDisposable {
       }, {
         signal,
         monitor,
-        ready: ({ tcp, quic }) => ready.resolve({ tcpPort: tcp.port, quicPort: quic.port }),
+        ready: ({ fronts, quic }) => {
+          const tcp = fronts.find(({ kind }) => kind === "tcp")?.address;
+          ready.resolve({ tcpPort: Number(tcp?.split(":").at(-1)), quicPort: quic.port });
+        },
       })
     );
     program.done.catch(ready.reject);

@@ -5,6 +5,8 @@
 import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { listenOn } from "../../net/listen_on.ts";
 import { messageOf } from "../../errors.ts";
+import { listenUnix, type UnixSocketOptions } from "../../net/unix_listener.ts";
+import { UnixFront } from "../../server/unix_front.ts";
 import { probeUdp } from "./udp.ts";
 import { type Found, StepError } from "./report.ts";
 
@@ -20,6 +22,20 @@ export function checkTcpAddress(address: Authority): Found {
     return { found: foundOf(address), value: true };
   } catch (error) {
     throw bindError("--listen-tcp", address, error, "by another program");
+  }
+}
+
+/** Whether the Unix socket for clients can be bound, and who can connect to it. */
+export async function checkUnixSocket(options: UnixSocketOptions): Promise<Found> {
+  try {
+    const front = new UnixFront(await listenUnix(options));
+    const { access, uid, gid, hint } = front.fields;
+    front.close();
+    const found = `free, with access ${access}, uid ${uid}, gid ${gid}`;
+    return { found: hint === undefined ? found : `${found}; ${hint}`, value: true };
+  } catch (error) {
+    const problem = messageOf(error);
+    throw new StepError(problem, `--uds-name ${options.path}: ${problem}`, { cause: error });
   }
 }
 

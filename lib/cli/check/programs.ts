@@ -8,11 +8,12 @@ import type { AgentFlagValues, PassthroughFlagValues, ServerFlagValues } from ".
 import type { TlsMaterial } from "../../tls/files.ts";
 import { agentTlsFiles, serverTlsFiles } from "../program_tls.ts";
 import { checkCertificates } from "./certificates.ts";
-import { checkTcpAddress, checkUdpAddress } from "./listeners.ts";
+import { checkTcpAddress, checkUdpAddress, checkUnixSocket } from "./listeners.ts";
 import { Report } from "./report.ts";
 import { checkSession } from "./session.ts";
 import { addressesOf, checkTarget } from "./target.ts";
 import { checkUdp } from "./udp.ts";
+import { listenTcpOf } from "../../server/listeners.ts";
 
 type Write = (line: string) => void;
 
@@ -21,10 +22,15 @@ const RESOLVE_TIMEOUT_MS = 5_000;
 /** Whether a server could start. */
 export async function checkServer(values: ServerFlagValues, write: Write): Promise<boolean> {
   const report = new Report(write);
-  const { listenTcp, listenQuic } = values;
+  const { listenQuic, udsName, udsMode: mode, udsGroup: group } = values;
   await checkCertificates(report, serverTlsFiles(values), "server");
-  const [tcp, udp] = [formatAuthority(listenTcp), formatAuthority(listenQuic)];
-  await report.step(`tcp address ${tcp}`, () => checkTcpAddress(listenTcp));
+  const tcp = listenTcpOf(values);
+  if (tcp) await report.step(`tcp address ${formatAuthority(tcp)}`, () => checkTcpAddress(tcp));
+  if (udsName !== undefined) {
+    const socket = { path: udsName, mode, group };
+    await report.step(`unix socket ${udsName}`, () => checkUnixSocket(socket));
+  }
+  const udp = formatAuthority(listenQuic);
   await report.step(`udp address ${udp}`, () => checkUdpAddress(listenQuic));
   return report.end();
 }

@@ -123,7 +123,7 @@ export function peerTable({ program, peers, at }: Status): Element {
 export function tunnelTable({ program, tunnels: { open, latest }, at }: Status): Element {
   const word = peerWord(program);
   const columns: Column<StatusTunnel>[] = [
-    { name: "Client", cell: ({ client }) => nameOf(client) },
+    { name: "Client", cell: ({ client, front }) => nameOf(client ?? front) },
     { name: "Target", cell: ({ target }) => nameOf(target) },
     { name: word, cell: ({ peer }) => nameOf(peer) },
     { name: "State", cell: ({ state }) => mark(state) },

@@ -1,0 +1,228 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Clients of a server on a Unix socket. */
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { UsageError } from "../../lib/errors.ts";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { unixDuplex } from "../../lib/tunnel/unix_duplex.ts";
+import { assertSameBytes, pattern } from "../support/bytes.ts";
+import { eventually } from "../support/eventually.ts";
+import { readToEnd } from "../support/memory_duplex.ts";
+import {
+  assertReads,
+  linesWith,
+  lineWith,
+  logLines,
+  type Network,
+  OK,
+  readText,
+  readUntilOver,
+  requestFor,
+  sendText,
+  soon,
+  test,
+} from "../support/network.ts";
+import { Site } from "../support/site.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
+
+const BOTH = ["qrht/1", "raw"];
+
+function unixTest(
+  name: string,
+  fn: (net: Network, path: string) => Promise<void>,
+  only?: readonly string[],
+): void {
+  if (Deno.build.os === "windows") return;
+  test(name, async (net) => {
+    await using folder = await temporaryFolder();
+    await fn(net, `${folder.path}/clients.sock`);
+  }, only);
+}
+
+const connect = async (net: Network, path: string) =>
+  net.own(unixDuplex(await Deno.connect({ transport: "unix", path })));
+
+/** A server on a Unix socket alone. */
+const serverAt = (net: Network, udsName: string, config: Parameters<Network["server"]>[0] = {}) =>
+  net.server({ listenTcp: undefined, udsName, ...config });
+
+unixTest(
+  "runServer() carries a client of a Unix socket, both ways and to both ends",
+  async (net, path) => {
+    using lines = logLines(4);
+    const server = await serverAt(net, path);
+    assertEquals(Number.isNaN(server.tcpPort), true);
+    net.agent(server);
+    const target = net.target();
+    const client = await connect(net, path);
+    await sendText(client, requestFor(target.authority));
+    await assertReads(client, OK);
+    const atTarget = await target.accept();
+    const [up, down] = [pattern(700_000, 1), pattern(900_000, 2)];
+    const sending = writeAll(client, up).then(() => client.closeWrite());
+    assertSameBytes(await readToEnd(atTarget), up);
+    await sending;
+    const answering = writeAll(atTarget, down).then(() => atTarget.closeWrite());
+    assertSameBytes(await readToEnd(client), down);
+    await answering;
+    const line = await lineWith(lines, ' server "tunnel ended"');
+    assertMatch(line, / front=unix .*by=client reason=end/);
+    assert(!line.includes(" client="));
+  },
+);
+
+unixTest(
+  "proxy-passthrough sends a PROXY header without addresses for a client that has none",
+  async (net, path) => {
+    const server = await serverAt(net, path);
+    const upstream = net.target();
+    for (const proxyProtocol of ["v1", "v2"] as const) {
+      const agent = net.passthrough(server, upstream.port, { proxyProtocol });
+      const client = await connect(net, path);
+      await sendText(client, "hello");
+      await client.closeWrite();
+      const got = await readToEnd(await upstream.accept());
+      const text = new TextDecoder("latin1").decode(got);
+      if (proxyProtocol === "v1") assertEquals(text, "PROXY UNKNOWN\r\nhello");
+      else {
+        // PROXY, unspecified family; the rest are TLVs.
+        assertEquals(text.slice(0, 14), "\r\n\r\n\0\r\nQUIT\n\x21\0");
+        assert(text.endsWith("hello"));
+      }
+      await agent.stop();
+    }
+  },
+  BOTH,
+);
+
+unixTest(
+  "runServer() ends a tunnel of a Unix socket that a target has reset",
+  async (net, path) => {
+    using lines = logLines(2);
+    net.agent(await serverAt(net, path));
+    const target = net.target();
+    const client = await connect(net, path);
+    await sendText(client, requestFor(target.authority));
+    await assertReads(client, OK);
+    const atTarget = await target.accept();
+    await sendText(atTarget, "partial");
+    await assertReads(client, "partial");
+    atTarget.abort();
+    // A Unix socket has no resets.
+    assertEquals(await soon("the client's end", readText(client)), "");
+    await lineWith(lines, ' server "tunnel ended"');
+  },
+  BOTH,
+);
+
+unixTest("runServer() ends a tunnel whose client on a Unix socket has gone", async (net, path) => {
+  using lines = logLines(2);
+  net.agent(await serverAt(net, path));
+  const target = net.target();
+  const client = await connect(net, path);
+  await sendText(client, requestFor(target.authority));
+  await assertReads(client, OK);
+  const atTarget = await target.accept();
+  client.abort();
+  net.flood(atTarget);
+  await soon("the target's end", readUntilOver(atTarget));
+  assertMatch(await lineWith(lines, ' server "tunnel ended"'), /by=client reason=reset/);
+}, BOTH);
+
+unixTest(
+  "runServer() refuses clients of a Unix socket beyond --max-connections",
+  async (net, path) => {
+    using lines = logLines(0);
+    const server = await serverAt(net, path, { maxConnections: 1 });
+    net.agent(server);
+    const target = net.greeter();
+    const first = await connect(net, path);
+    await sendText(first, requestFor(target.authority));
+    await assertReads(first, `${OK}here`);
+    assertEquals(await readText(await connect(net, path)), "");
+    assertMatch(linesWith(lines, "clients refused")[0]!, / times=1 front=unix/);
+  },
+  BOTH,
+);
+
+unixTest(
+  "runServer() serves TCP beside a Unix socket, but only if it is told to",
+  async (net, path) => {
+    const both = await net.server({ udsName: path });
+    net.agent(both);
+    const target = net.greeter();
+    for (const client of [await net.client(both), await connect(net, path)]) {
+      await sendText(client, requestFor(target.authority));
+      await assertReads(client, `${OK}here`);
+    }
+  },
+  BOTH,
+);
+
+unixTest(
+  "runServer() removes its socket when it stops, and drains its clients",
+  async (net, path) => {
+    using _ = logLines(0);
+    const server = await serverAt(net, path, { drainTimeoutMs: 20_000 });
+    net.agent(server);
+    const target = net.target();
+    const client = await connect(net, path);
+    await sendText(client, requestFor(target.authority));
+    await assertReads(client, OK);
+    const atTarget = await target.accept();
+    server.abort();
+    await eventually("the socket is gone", () => assertMissing(path).then(() => true, () => false));
+    await sendText(client, "still here");
+    await client.closeWrite();
+    assertEquals(await readText(atTarget), "still here");
+    await atTarget.closeWrite();
+    await soon("its stop", server.done);
+  },
+  BOTH,
+);
+
+const assertMissing = (path: string) => assertRejects(() => Deno.lstat(path), Deno.errors.NotFound);
+
+unixTest(
+  "runServer() does not start where another one listens, or where no socket is",
+  async (net, path) => {
+    const server = await serverAt(net, path);
+    for (
+      const [name, problem] of [[path, "another program listens"], ["/", "the file is no socket"]]
+    ) {
+      const error = await assertRejects(() => serverAt(net, name!), UsageError);
+      assert(error.message.startsWith(`cannot listen on --uds-name ${name}: ${problem}`));
+    }
+    await server.stop();
+  },
+  BOTH,
+);
+
+Deno.test({
+  name: "proxy-server serves clients of a Unix socket, and replaces its file after a kill",
+  ignore: Deno.build.os === "windows",
+  fn: async () => {
+    await using site = await Site.start();
+    const path = `${site.dir}/clients.sock`;
+    const flags = { "uds-name": path, "uds-mode": "0600" };
+    const first = await site.server(flags);
+    const [, mode] = await first.program.line(
+      /unix listener on \S+" front=unix address=\S+ access=(\d+) /,
+    );
+    assertEquals(mode, "0600");
+    first.program.kill("SIGKILL");
+    await first.program.status;
+    assert((await Deno.lstat(path)).isSocket);
+    const second = await site.server(flags);
+    await site.agent(second.quic);
+    await using client = unixDuplex(await Deno.connect({ transport: "unix", path }));
+    await sendText(client, requestFor(site.origin));
+    await assertReads(client, OK);
+    await sendText(client, `GET /bytes/5 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`);
+    assertMatch(await readText(client), /^HTTP\/1\.1 200 /);
+    client.abort();
+    assertEquals((await second.program.end("SIGTERM", 10_000)).code, 0);
+    await assertMissing(path);
+  },
+});

@@ -1,0 +1,61 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assertEquals, assertRejects } from "@std/assert";
+import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { unixDuplex } from "../../lib/tunnel/unix_duplex.ts";
+import { pattern } from "../support/bytes.ts";
+import { readExactly, readToEnd } from "../support/memory_duplex.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
+
+function test(name: string, fn: (a: Duplex, b: Duplex) => Promise<void>): void {
+  Deno.test({
+    name,
+    ignore: Deno.build.os === "windows",
+    fn: async () => {
+      await using folder = await temporaryFolder();
+      const path = `${folder.path}/s`;
+      using listener = Deno.listen({ transport: "unix", path });
+      const connecting = Deno.connect({ transport: "unix", path });
+      const [a, b] = (await Promise.all([connecting, listener.accept()])).map(unixDuplex);
+      await using _a = a!;
+      await using _b = b!;
+      await fn(a!, b!);
+    },
+  });
+}
+
+test("unixDuplex() ends each direction on its own", async (a, b) => {
+  const bytes = pattern(1 << 20);
+  for (const [from, to] of [[a, b], [b, a]] as const) {
+    const sending = writeAll(from, bytes).then(() => from.closeWrite());
+    assertEquals(await readToEnd(to), bytes);
+    await sending;
+  }
+});
+
+test("unixDuplex().abort() is an end to the peer, behind what was written", async (a, b) => {
+  await writeAll(a, pattern(1_000));
+  a.abort();
+  a.abort();
+  assertEquals(await readToEnd(b), pattern(1_000));
+  await assertRejects(() => writeAll(b, pattern(1)), Deno.errors.BrokenPipe);
+});
+
+test("unixDuplex().abort() resets a peer whose bytes were not read", async (a, b) => {
+  await writeAll(b, pattern(10));
+  await writeAll(a, pattern(1_000));
+  await readExactly(a, 1);
+  a.abort();
+  assertEquals(await readExactly(b, 1_000), pattern(1_000));
+  if (Deno.build.os !== "linux") return;
+  await assertRejects(() => readToEnd(b), Deno.errors.ConnectionReset);
+});
+
+test("unixDuplex().abort() ends pending calls", async (a, b) => {
+  const reading = assertRejects(() => a.read(new Uint8Array(1)));
+  const writing = assertRejects(() => writeAll(a, pattern(16 << 20)));
+  a.abort();
+  await Promise.all([reading, writing]);
+  await readToEnd(b);
+});
