@@ -30,6 +30,7 @@ const alertsForAgent: Readonly<Record<number, string>> = {
   [TlsAlert.BadCertificate]: "see the server's log, and check the clocks of both machines",
   [TlsAlert.UnsupportedCertificate]: "set --cert-file to a certificate for clients (clientAuth)",
   [TlsAlert.CertificateExpired]: "renew --cert-file, or correct the clocks of both machines",
+  [TlsAlert.CertificateUnknown]: "see the server's log: it says what is wrong with --cert-file",
   [TlsAlert.UnknownCa]: "set the server's --client-ca-file to the CA of --cert-file",
   [TlsAlert.CertificateRequired]: "set --cert-file to a certificate for clients (clientAuth)",
   [TlsAlert.NoApplicationProtocol]: ALPN,
@@ -59,6 +60,7 @@ const alertsForServer: Readonly<Record<number, string>> = {
     "check that the agent's --server-name is a name in --cert-file, and check the clocks of both machines",
   [TlsAlert.UnsupportedCertificate]: "set --cert-file to a certificate for servers (serverAuth)",
   [TlsAlert.CertificateExpired]: "renew --cert-file, or correct the clocks of both machines",
+  [TlsAlert.CertificateUnknown]: "see the agent's log: it says what is wrong with --cert-file",
   [TlsAlert.UnknownCa]: "set the agent's --ca-file to the CA of --cert-file",
   [TlsAlert.NoApplicationProtocol]: ALPN,
 };

@@ -86,7 +86,9 @@ export function serverCertificateFaults(
     const names = hostNamesOf(leaf);
     if (!isForHost(leaf, serverName)) {
       const list = names.length === 0 ? "no DNS name or IP address" : quoteNames(names);
-      const reason = `certificate is for ${list}, not for ${quote(serverName)}`;
+      // A DNS name of the same form does not count.
+      const wanted = `${ipBytes(serverName) ? "the IP address " : ""}${quote(serverName)}`;
+      const reason = `certificate is for ${list}, not for ${wanted}`;
       faults.push({ kind: "name", reason });
     }
     if (!leaf.servesAsServer) {

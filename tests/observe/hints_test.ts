@@ -31,6 +31,10 @@ test("hintForAgent() goes by the server's alert or code, or by what is wrong wit
     hintForAgent(alert("peer", 48)),
     "set the server's --client-ca-file to the CA of --cert-file",
   );
+  assertEquals(
+    hintForAgent(alert("peer", 46)),
+    "see the server's log: it says what is wrong with --cert-file",
+  );
   assertEquals(hintForAgent(code(102)), "add a name in --cert-file to the server's --agent-name");
   assertEquals(
     hintForAgent(alert("local", 48), [fault("unreadable"), fault("untrusted"), fault("expired")]),
@@ -47,6 +51,10 @@ test("hintForServer() goes by the agent's alert, or by what is wrong with its ce
   assertEquals(
     hintForServer(alert("peer", 48)),
     "set the agent's --ca-file to the CA of --cert-file",
+  );
+  assertEquals(
+    hintForServer(alert("peer", 46)),
+    "see the agent's log: it says what is wrong with --cert-file",
   );
   assertEquals(
     hintForServer(alert("local", 48), [fault("untrusted")]),

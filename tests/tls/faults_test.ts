@@ -69,6 +69,11 @@ Deno.test("serverCertificateFaults() names what a certificate is for", async () 
   assertStringIncludes(explain(many)!, '"h4" and 3 more, not for');
   const address = await issueFor(ca, anyKey, [subjectAltName({ type: "ip", value: "::1" })]);
   assertEquals(explain(address), 'certificate is for "::1", not for "quic-tunnel-server"');
+  const asName = await issue({ dnsNames: ["127.0.0.1"] });
+  assertEquals(
+    explain(asName, { name: "127.0.0.1" }),
+    'certificate is for "127.0.0.1", not for the IP address "127.0.0.1"',
+  );
   const uri = await issue({ dnsNames: [], uris: ["spiffe://a"] });
   assertMatch(explain(uri)!, /^certificate is for no DNS name or IP address, not for/);
   const hostile = await issue({ commonName: "\x1b[2J\n\u202e\x9b", dnsNames: [] });
