@@ -15,6 +15,8 @@ const root = new URL("../", import.meta.url);
 
 /** Options of {@linkcode ChildProgram}. */
 export interface ChildProgramOptions extends Pick<Deno.CommandOptions, "detached" | "env"> {
+  /** Where it starts. @default {the root of the project} */
+  readonly cwd?: string;
   /** Name in messages. @default {the command} */
   readonly name?: string;
   /** A pipe stays open, and nothing is written to it. @default {"null"} */
@@ -29,7 +31,7 @@ export interface ChildProgramOptions extends Pick<Deno.CommandOptions, "detached
   readonly stopTimeoutMs?: number;
 }
 
-/** A child process, started in the root of the project, whose lines are kept. The disposal ends it. */
+/** A child process whose lines are kept. The disposal ends it. */
 export class ChildProgram implements AsyncDisposable {
   readonly name: string;
   /** The lines of stdout and stderr so far. */
@@ -44,13 +46,13 @@ export class ChildProgram implements AsyncDisposable {
   readonly #ended = new AbortController();
 
   constructor(command: string, args: readonly string[], options: ChildProgramOptions = {}) {
-    const { name = command, stdin = "null", stdout = "piped", env = {}, detached = false } =
-      options;
+    const { name = command, stdin = "null", stdout = "piped" } = options;
+    const { cwd = root, env = {}, detached = false } = options;
     this.name = name;
     this.#options = options;
     this.#process = new Deno.Command(command, {
       args: [...args],
-      cwd: root,
+      cwd,
       env,
       detached,
       stdin,

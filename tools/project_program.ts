@@ -15,9 +15,17 @@ export function flagArguments(flags: Flags): string[] {
   return Object.entries(flags).map(([name, value]) => `--${name}=${value}`);
 }
 
-/** The arguments for Deno, in the root of the project, that start a program with the permissions of its task. */
-export function programArguments(task: ProgramTask, flags: Flags = {}): string[] {
-  const words = project.tasks[task].split("&&").at(-1)!.trim().split(/\s+/);
+/**
+ * The arguments for Deno, in the root of the project, that start a program with the permissions of its task.
+ *
+ * @param tasks those of another revision of the project, for its root
+ */
+export function programArguments(
+  task: ProgramTask,
+  flags: Flags = {},
+  tasks: Readonly<Record<ProgramTask, string>> = project.tasks,
+): string[] {
+  const words = tasks[task].split("&&").at(-1)!.trim().split(/\s+/);
   const program = words.findIndex((word) => word.endsWith(".ts"));
   return [...words.slice(words.indexOf("run"), program + 1), ...flagArguments(flags)];
 }

@@ -11,16 +11,22 @@ import {
   type ProgramTask,
   serverFlags,
 } from "../../tools/project_program.ts";
+import type { Checkout } from "./previous_release.ts";
 
 export { agentFlags, anyPort, ChildProgram, programArguments, serverFlags };
 
-/** Starts a program. */
+/** Starts a program, of this revision unless it is told another. */
 export function startProgram(
   task: ProgramTask,
   flags: Flags,
   env: Record<string, string> = {},
+  checkout?: Checkout,
 ): ChildProgram {
-  return new ChildProgram(Deno.execPath(), programArguments(task, flags), { name: task, env });
+  return new ChildProgram(Deno.execPath(), programArguments(task, flags, checkout?.tasks), {
+    name: task,
+    env,
+    ...(checkout && { cwd: checkout.path }),
+  });
 }
 
 /** Starts `tests/support/origin.ts` and tells its port. */
