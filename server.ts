@@ -31,7 +31,7 @@ import type { Front, FrontClient } from "./lib/server/front.ts";
 import { clientsWithin, listenForAgents, openFronts } from "./lib/server/listeners.ts";
 import { AgentRegistry } from "./lib/server/registry.ts";
 import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
-import { LogThrottle } from "./lib/log_throttle.ts";
+import { LogThrottle, timesOf, tunnelThrottle, warnOrDebug } from "./lib/log_throttle.ts";
 import { TaskGroup } from "./lib/task_group.ts";
 import { listNames } from "./lib/tls/certificate.ts";
 import { drain } from "./lib/tunnel/drain.ts";
@@ -95,6 +95,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     agents: new Set(),
     clients: new TaskGroup(),
     throttle: new LogThrottle(),
+    refusals: tunnelThrottle(),
     monitor,
     log,
     stopping: signal,
@@ -145,6 +146,7 @@ function report(
 /** Takes agents until the endpoint is closed. */
 async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<void> {
   const { config: { agentNames, maxAgents }, registry, agents, monitor, stopping } = server;
+  const rejections = tunnelThrottle();
   log.info("waiting for new quic client session");
   for (;;) {
     let connection: QuicConnection;
@@ -166,7 +168,14 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
     if (rejection === undefined) serveAgent(agent, server);
     else {
       const { code, reason, hint } = rejection;
-      log.warn("agent refused", { ...agent.fields, names: listNames(agent.names), reason, hint });
+      const times = rejections.pass();
+      log[warnOrDebug(times)]("agent refused", {
+        ...agent.fields,
+        names: listNames(agent.names),
+        reason,
+        hint,
+        times: timesOf(times),
+      });
       connection.close(code, reason);
     }
   }

@@ -36,7 +36,7 @@ export class LogThrottle {
   }
 }
 
-/** For warnings about single tunnels, of which a peer may cause any number: 10 a second. */
+/** For warnings about single tunnels or agents, of which there may be any number: 10 a second. */
 export const tunnelThrottle = () => new LogThrottle(1_000, undefined, 10);
 
 /**

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Logger } from "../log.ts";
+import { type LogThrottle, timesOf, warnOrDebug } from "../log_throttle.ts";
 import { formatSocketAddress } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
 import { endingOf, summarize } from "../observe/ending.ts";
@@ -26,6 +27,8 @@ export interface ClientService {
   readonly acceptProxyProtocol: readonly Cidr[];
   readonly monitor: Monitor;
   readonly log: Logger;
+  /** Rate limit of warnings about refused clients. */
+  readonly refusals: LogThrottle;
   /** Aborts when the server is stopped. */
   readonly stopping: AbortSignal;
   /** Aborts when tunnels that are still open are cut off. */
@@ -88,8 +91,12 @@ export async function serveClient(
     const line = { ...fields, durationMs, ...ending };
     const lacksAgents = error instanceof NoAgentError && registry.size === 0 && !stopping.aborted;
     const hint = lacksAgents ? NO_AGENT_HINT : undefined;
-    if (!signal.aborted) log.warn("client refused", { ...line, hint });
-    else log.debug("client refused", { ...line, by: "server", reason: "stopped" });
+    if (signal.aborted) {
+      log.debug("client refused", { ...line, by: "server", reason: "stopped" });
+    } else {
+      const times = service.refusals.pass();
+      log[warnOrDebug(times)]("client refused", { ...line, hint, times: timesOf(times) });
+    }
   } finally {
     stopListening();
   }

@@ -11,6 +11,7 @@ import {
   linesWith,
   lineWith,
   logLines,
+  loopback,
   type Network,
   OK,
   readUntilOver,
@@ -20,6 +21,8 @@ import {
   soon,
   test,
 } from "../support/network.ts";
+import { QuicEndpoint } from "../../lib/quic/mod.ts";
+import { clientTls } from "../support/quic.ts";
 
 const FIRST_ONLY = ["qrht/1"];
 
@@ -116,3 +119,66 @@ test("runServer() leaves a log that is bounded when clients are refused in masse
   const seconds = (performance.now() - since) / 1_000;
   assert(linesWith(lines, "clients refused").length <= seconds + 1);
 }, FIRST_ONLY);
+
+/** Warnings with a message, the events that they count, and lines with it of any level. */
+function counted(lines: readonly string[], message: string) {
+  const warnings = linesWith(lines, " WRN ", message);
+  const times = warnings.map((line) => Number(/ times=(\d+)/.exec(line)?.[1] ?? 1));
+  return {
+    warnings: warnings.length,
+    events: times.reduce((sum, n) => sum + n, 0),
+    lines: linesWith(lines, message).length,
+  };
+}
+
+test(
+  "runServer() warns of ten clients a second that no agent takes, and of how many there were",
+  async (net) => {
+    using lines = logLines(2);
+    const server = await net.server({ agentWaitMs: 0 });
+    const since = performance.now();
+    let clients = 0;
+    const leave = async () => {
+      clients++;
+      assertEquals(await soon("its end", readUntilOver(await net.client(server))), "");
+    };
+    for (let i = 0; i < 60; i++) await leave();
+    const { warnings } = counted(lines, '"client refused"');
+    const seconds = Math.ceil((performance.now() - since) / 1_000);
+    assert(warnings >= 1 && warnings <= 10 * (seconds + 1) && warnings < clients, `${warnings}`);
+    await eventually("the others are counted", async () => {
+      await leave();
+      const { events, lines: all } = counted(lines, '"client refused"');
+      return events === clients && all === clients;
+    });
+  },
+  FIRST_ONLY,
+);
+
+test(
+  "runServer() warns of ten agents a second that it does not admit, and of how many there were",
+  async (net) => {
+    using lines = logLines(2);
+    const server = await net.server({ agentNames: ["nobody.example"] });
+    await using endpoint = new QuicEndpoint(loopback(0));
+    const options = { tls: clientTls, alpn: FIRST_ONLY };
+    let agents = 0;
+    const knock = async () => {
+      agents++;
+      const address = loopback(server.quicPort);
+      const connected = endpoint.connect(address, "quic-tunnel-server", options);
+      // It learns of the refusal before it is connected, or after that.
+      await soon("its end", connected.then(({ closed }) => closed, () => {}));
+    };
+    const since = performance.now();
+    for (let i = 0; i < 40; i++) await knock();
+    const { warnings } = counted(lines, '"agent refused"');
+    const seconds = Math.ceil((performance.now() - since) / 1_000);
+    assert(warnings >= 1 && warnings <= 10 * (seconds + 1) && warnings < agents, `${warnings}`);
+    await eventually("the others are counted", async () => {
+      await knock();
+      return counted(lines, '"agent refused"').events === agents;
+    });
+  },
+  FIRST_ONLY,
+);
