@@ -27,14 +27,17 @@ import { rejectionOf } from "./lib/server/admission.ts";
 import type { ServerConfig } from "./lib/server/config.ts";
 import { ConnectedAgent } from "./lib/server/connected_agent.ts";
 import { failedHandshakeLog } from "./lib/server/handshake_log.ts";
-import type { Front, FrontClient } from "./lib/server/front.ts";
+import { answerTo, giveAnswer } from "./lib/server/answer.ts";
+import { AGENT_WAIT_MS, type Front, type FrontClient, type FrontMode } from "./lib/server/front.ts";
 import { clientsWithin, listenForAgents, openFronts } from "./lib/server/listeners.ts";
 import { AgentRegistry } from "./lib/server/registry.ts";
 import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
 import { LogThrottle, timesOf, tunnelThrottle, warnOrDebug } from "./lib/log_throttle.ts";
+import type { RoutePolicy } from "./lib/server/route.ts";
 import { TaskGroup } from "./lib/task_group.ts";
 import { listNames } from "./lib/tls/certificate.ts";
 import { drain } from "./lib/tunnel/drain.ts";
+import { NotConnectedError } from "./lib/tunnel/failure.ts";
 
 export interface ServerOptions {
   /** Stops the server, after the drain. */
@@ -53,9 +56,14 @@ interface Server extends ClientService {
   /** All connected agents. Those that accept tunnels are in the registry. */
   readonly agents: Set<ConnectedAgent>;
   readonly clients: TaskGroup;
+  /** Clients that are told that there are too many. */
+  readonly turnedAway: TaskGroup;
   /** Rate limit of lines about too many clients. */
   readonly throttle: LogThrottle;
 }
+
+/** Clients that are answered at a time beyond those that are served. */
+const MAX_REFUSALS = 32;
 
 const log = logger("server");
 
@@ -88,12 +96,16 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   const server: Server = {
     config,
     maxConnections,
-    routePolicy: config,
+    routePolicies: {
+      raw: policyOf(config, "raw"),
+      "http-connect": policyOf(config, "http-connect"),
+    },
     timeouts: config,
     acceptProxyProtocol: config.acceptProxyProtocol,
     registry: new AgentRegistry(config),
     agents: new Set(),
     clients: new TaskGroup(),
+    turnedAway: new TaskGroup(),
     throttle: new LogThrottle(),
     refusals: tunnelThrottle(),
     monitor,
@@ -113,6 +125,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     ended.abort(new Error("the server stops"));
     await endpoint.close(CloseCode.ServerStopped, "server stopped");
     await server.clients.ended();
+    await server.turnedAway.ended();
   };
   const stop = () => opened.dispose();
   signal.addEventListener("abort", stop);
@@ -123,6 +136,10 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     signal.removeEventListener("abort", stop);
   }
   log.info("server stopped");
+}
+
+function policyOf(config: ServerConfig, mode: FrontMode): RoutePolicy {
+  return { ...config, agentWaitMs: config.agentWaitMs ?? AGENT_WAIT_MS[mode] };
 }
 
 /** Tells the monitor that the server listens, of its limits, and of the datagrams that come. */
@@ -219,15 +236,18 @@ function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server)
 
 /** Serves a client, unless there are too many. */
 function takeClient(connection: FrontClient, front: Front, server: Server): void {
-  const { clients, throttle, monitor, maxConnections } = server;
+  const { clients, turnedAway, throttle, monitor, maxConnections, ended } = server;
   monitor.notify((observer) => observer.accepted?.(front.kind));
   if (clients.size < maxConnections) return clients.add(serveClient(connection, front, server));
+  const error = `${maxConnections} clients are already connected`;
   const { carrier, remote } = connection;
-  void carrier[Symbol.asyncDispose]().then(undefined, () => {});
+  if (front.mode === "http-connect" && turnedAway.size < MAX_REFUSALS) {
+    const answer = answerTo(new NotConnectedError("overloaded", error));
+    turnedAway.add(giveAnswer(carrier, answer, ended));
+  } else void carrier[Symbol.asyncDispose]().then(undefined, () => {});
   monitor.notify((observer) => observer.refused?.("max-connections", front.kind));
   const times = throttle.pass();
   if (times === undefined) return;
-  const error = `${maxConnections} clients are already connected`;
   const client = remote && formatSocketAddress(remote);
   log.warn("clients refused", { client, error, times, front: front.kind });
 }

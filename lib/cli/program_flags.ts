@@ -7,10 +7,10 @@ import { DEFAULT_RETRY_CAUSES, RETRY_CAUSES } from "../tunnel/failure.ts";
 import { checkAgentName } from "../tls/agent_names.ts";
 import { formatAuthority } from "../net/authority.ts";
 import { balances } from "../server/balance.ts";
-import { DEFAULT_LISTEN_TCP } from "../server/front.ts";
+import { AGENT_WAIT_MS, DEFAULT_LISTEN_TCP, frontModes } from "../server/front.ts";
 import { congestionControls } from "../quic/mod.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../qrht/dialect.ts";
-import { durationFlag } from "./duration.ts";
+import { durationFlag, formatDuration } from "./duration.ts";
 import {
   addressFlag,
   addressListFlag,
@@ -182,9 +182,14 @@ export const serverFlags = {
       "names of the agents to admit, as in their certificates, such as node-1, *.agents.example or spiffe://cluster/ns/*; by default, every certificate of the CA is admitted",
     check: checkAgentName,
   }),
+  mode: choiceFlag("mode", frontModes, {
+    help:
+      "http-connect answers clients, which speak CONNECT, also where no agent does, with the cause; raw closes their connections; by default http-connect, and raw on --listen-tcp",
+  }),
   agentWaitMs: durationFlag("agent-wait", {
-    default: "2s",
-    help: "how long a client waits when no agent is connected; 0 means not at all",
+    dependentDefault: formatDuration(AGENT_WAIT_MS.raw),
+    help:
+      "how long a client waits when no agent is connected; 0, the default in mode http-connect, means not at all",
   }),
   connectTimeoutMs: durationFlag("connect-timeout", {
     default: "30s",

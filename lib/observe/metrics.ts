@@ -163,8 +163,9 @@ export class Metrics implements Observer {
 
   ended({ connectedAt }: TunnelRecord, { by, reason, result }: TunnelEnding): void {
     this.#tunnels.inc({ by: by ?? "", reason });
-    // In the raw dialect, a tunnel counts as connected until the agent has reset it.
-    if (connectedAt !== undefined && reason !== "refused") {
+    // In the raw dialect, a tunnel counts as connected until the agent has reset it, or has taken
+    // too long to answer.
+    if (connectedAt !== undefined && reason !== "refused" && reason !== "connect-timeout") {
       this.#duration.observe((performance.now() - connectedAt) / 1_000);
     } else if (this.#monitor.isServer) {
       const cause = by === "client" ? "frontend_close" : dialFailures[reason] ?? "other";

@@ -6,13 +6,14 @@ import type { Cidr } from "../net/cidr.ts";
 import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import type { PathOptions, TlsIdentity, TlsSource } from "../quic/mod.ts";
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
+import type { FrontMode } from "./front.ts";
 import type { RegistryOptions } from "./registry.ts";
 import type { RoutePolicy } from "./route.ts";
 
 /** What a server is started with: the values of its flags. */
 export interface ServerConfig
   extends
-    RoutePolicy,
+    Omit<RoutePolicy, "agentWaitMs">,
     TunnelTimeouts,
     TcpKeepaliveOptions,
     PathOptions,
@@ -25,6 +26,10 @@ export interface ServerConfig
   readonly udsMode: number;
   /** Name or number of its group. */
   readonly udsGroup?: string | undefined;
+  /** Mode of all fronts. @default {http-connect, and raw on TCP} */
+  readonly mode?: FrontMode | undefined;
+  /** How long a client waits for an agent; 0 for not at all. @default {2000, with http-connect 0} */
+  readonly agentWaitMs?: number | undefined;
   /** Where agents connect. */
   readonly listenQuic: Authority;
   /** Asked at the start of each handshake. */

@@ -7,6 +7,21 @@ import type { SocketAddress } from "../net/ip_address.ts";
 import type { FrontKind } from "../observe/monitor.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
 
+/**
+ * What a front knows of its clients: nothing, or that they speak CONNECT and wait for the answer.
+ * Then the server answers where there is no other answer, instead of closing the connection.
+ */
+export const frontModes = ["raw", "http-connect"] as const;
+export type FrontMode = typeof frontModes[number];
+
+/** The mode of a front, which `--mode` sets for all. */
+export function modeOf(kind: FrontKind, mode: FrontMode | undefined): FrontMode {
+  return mode ?? (kind === "tcp" ? "raw" : "http-connect");
+}
+
+/** How long a client waits for an agent, unless `--agent-wait` sets it. */
+export const AGENT_WAIT_MS: Readonly<Record<FrontMode, number>> = { raw: 2_000, "http-connect": 0 };
+
 /** Where clients connect to if there is no other front. */
 export const DEFAULT_LISTEN_TCP: Authority = { hostname: "0.0.0.0", port: 8443 };
 
@@ -25,6 +40,7 @@ export interface FrontClient {
 /** A listener for clients. */
 export interface Front {
   readonly kind: FrontKind;
+  readonly mode: FrontMode;
   /** Where it listens, for the log. */
   readonly address: string;
   /** More of it for the log. */

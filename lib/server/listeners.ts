@@ -10,7 +10,7 @@ import { listenOn } from "../net/listen_on.ts";
 import { listenUnix, UnixSocketError } from "../net/unix_listener.ts";
 import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
 import type { ServerConfig } from "./config.ts";
-import { DEFAULT_LISTEN_TCP, type Front } from "./front.ts";
+import { DEFAULT_LISTEN_TCP, type Front, modeOf } from "./front.ts";
 import { TcpFront } from "./tcp_front.ts";
 import { UnixFront } from "./unix_front.ts";
 
@@ -20,7 +20,7 @@ const TCP_BACKLOG = 4_096;
 /** What the fronts of a server are made from. */
 export type FrontsConfig = Pick<
   ServerConfig,
-  "listenTcp" | "udsName" | "udsMode" | "udsGroup" | "tcpKeepaliveMs"
+  "listenTcp" | "udsName" | "udsMode" | "udsGroup" | "mode" | "tcpKeepaliveMs"
 >;
 
 /** Where a server listens for clients on TCP: not by default if it has another front. */
@@ -43,27 +43,28 @@ export async function openFronts(
   const fronts: Front[] = [];
   const add = (front: Front) => fronts.push(opened.adopt(front, (front) => front.close()));
   const listenTcp = listenTcpOf(config);
-  if (listenTcp) add(openTcpFront(listenTcp, config.tcpKeepaliveMs));
+  if (listenTcp) add(openTcpFront(listenTcp, config));
   if (config.udsName !== undefined) add(await openUnixFront(config.udsName, config));
   return fronts;
 }
 
-function openTcpFront(address: Authority, keepaliveMs: number): TcpFront {
+function openTcpFront(address: Authority, { mode, tcpKeepaliveMs }: FrontsConfig): TcpFront {
   const { port } = address;
   const listener = bind(
     "--listen-tcp",
     address,
     (hostname) => Deno.listen({ hostname, port, tcpBacklog: TCP_BACKLOG }),
   );
-  return new TcpFront(listener, keepaliveMs);
+  return new TcpFront(listener, modeOf("tcp", mode), tcpKeepaliveMs);
 }
 
 async function openUnixFront(
   path: string,
-  { udsMode: mode, udsGroup: group }: FrontsConfig,
+  { udsMode, udsGroup, mode }: FrontsConfig,
 ): Promise<UnixFront> {
   try {
-    return new UnixFront(await listenUnix({ path, mode, group }));
+    const socket = await listenUnix({ path, mode: udsMode, group: udsGroup });
+    return new UnixFront(socket, modeOf("unix", mode));
   } catch (error) {
     if (!(error instanceof UnixSocketError)) throw error;
     throw new UsageError(`cannot listen on --uds-name ${path}: ${error.message}`, { cause: error });

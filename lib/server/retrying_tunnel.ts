@@ -30,10 +30,23 @@ export interface RetryOptions {
   /** Application error code for an attempt that another one has replaced. @default {0} */
   readonly movedCode?: number;
   /**
+   * Makes the answer that the client reads, and then the end, where no attempt has given it a byte.
+   * The timeout then counts until the first one. Without it, reads throw.
+   *
+   * @param error why there is none
+   */
+  readonly answer?: ((error: unknown) => Uint8Array) | undefined;
+  /**
    * Starts another attempt with another agent; undefined when there is none, or the cause is not to
    * be retried.
    */
   retry(cause: RetryCause): Promise<OutgoingTunnel | undefined>;
+}
+
+/** Why an attempt that has a result has not connected the tunnel. */
+async function failureOf({ result }: OutgoingTunnel): Promise<NotConnectedError | undefined> {
+  const { code, text } = await result;
+  return code === "connected" ? undefined : new NotConnectedError(code, text);
 }
 
 /**
@@ -55,9 +68,17 @@ export class RetryingTunnel implements Duplex {
   #feeding: Promise<void>;
   /** Whether the chosen attempt has all the bytes that were kept. */
   #isFed = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
-  /** Whether the client has received anything. */
+  /** Time for all attempts together, or for the first byte if there is an answer without one. */
+  #connectTimer: ReturnType<typeof setTimeout> | undefined;
+  /** Time for a failed attempt to deliver its answer. */
+  #answerTimer: ReturnType<typeof setTimeout> | undefined;
+  /** Whether the client has received anything of an attempt's. */
   #hasAnswered = false;
+  /** Why the trying was given up. */
+  #reason: unknown;
+  #isAborted = false;
+  /** What the client has not read yet of the answer that no attempt has given. */
+  #ownAnswer: Uint8Array | undefined;
 
   constructor(first: OutgoingTunnel, options: RetryOptions) {
     this.#options = options;
@@ -67,7 +88,7 @@ export class RetryingTunnel implements Duplex {
     this.#feeding = this.#feed();
     const { timeoutMs } = options;
     if (timeoutMs > 0) {
-      this.#timer = setTimeout(() => {
+      this.#connectTimer = setTimeout(() => {
         if (this.#answered) this.#answer(this.#answered);
         else {
           this.#giveUp(
@@ -139,37 +160,41 @@ export class RetryingTunnel implements Duplex {
       this.#answered = undefined;
     }
     this.#settle();
-    this.#timer = setTimeout(() => this.abort(), this.#options.answerTimeoutMs ?? 10_000);
+    this.#stopTimers();
+    const late = async () => this.#giveUp(await failureOf(attempt));
+    this.#answerTimer = setTimeout(late, this.#options.answerTimeoutMs ?? 10_000);
   }
 
   /** Chooses the current attempt for the client. */
   #settle(): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
-    this.#stopTimer();
+    if (!this.#options.answer) this.#stopTimers();
     this.#keepAnswer(undefined);
     this.#replay.fix();
     this.#feeding.then(() => this.#isFed = true, () => {}).then(() => this.#replay.clear());
     this.#settled.resolve();
   }
 
-  /** Also frees what the timer refers to. */
-  #stopTimer(): void {
-    clearTimeout(this.#timer);
-    this.#timer = undefined;
+  /** Also frees what the timers refer to. */
+  #stopTimers(): void {
+    clearTimeout(this.#connectTimer);
+    clearTimeout(this.#answerTimer);
+    this.#connectTimer = this.#answerTimer = undefined;
   }
 
   #giveUp(reason: unknown, code?: number): void {
+    this.#reason ??= reason;
     this.#settled.reject(reason);
     this.#settle();
-    this.#stopTimer();
+    this.#stopTimers();
     this.#current.carrier.abort(code);
   }
 
   /**
    * @throws {ConnectTimeoutError} when no agent has connected the tunnel in time
    * @throws {NotConnectedError} when none has connected it, and there is no answer: that is no end
-   * of the target's
+   * of the target's. With {@linkcode RetryOptions.answer}, neither is thrown.
    * @throws when there is no attempt left, or the one that the client has got fails
    */
   read(buffer: Uint8Array): Promise<number | null> {
@@ -177,14 +202,32 @@ export class RetryingTunnel implements Duplex {
   }
 
   async #readFirst(buffer: Uint8Array): Promise<number | null> {
-    if (!this.#isSettled) await this.#settled.promise;
-    const n = await this.#current.carrier.read(buffer);
-    if (n !== null) this.#hasAnswered = true;
-    else {
-      const { code, text } = await this.#current.result;
-      if (code !== "connected") throw new NotConnectedError(code, text);
+    const { answer } = this.#options;
+    if (this.#ownAnswer) return this.#readOwn(this.#ownAnswer, buffer);
+    try {
+      if (!this.#isSettled) await this.#settled.promise;
+      const n = await this.#current.carrier.read(buffer);
+      if (n !== null) {
+        this.#hasAnswered = true;
+        clearTimeout(this.#connectTimer);
+        return n;
+      }
+      const failure = await failureOf(this.#current);
+      if (failure) throw failure;
+      if (answer) throw new TunnelError("target", "end", "the tunnel ended without an answer");
+      return null;
+    } catch (error) {
+      if (!answer || this.#isAborted) throw error;
+      this.#giveUp(error);
+      return this.#readOwn(answer(this.#reason), buffer);
     }
-    return n;
+  }
+
+  #readOwn(answer: Uint8Array, buffer: Uint8Array): number | null {
+    const n = Math.min(answer.length, buffer.length);
+    buffer.set(answer.subarray(0, n));
+    this.#ownAnswer = answer.subarray(n);
+    return n > 0 ? n : null;
   }
 
   write(bytes: Uint8Array): Promise<number> {
@@ -210,6 +253,7 @@ export class RetryingTunnel implements Duplex {
   }
 
   abort(code?: number): void {
+    this.#isAborted = true;
     this.#giveUp(new Error("the tunnel was aborted"), code);
   }
 
@@ -219,7 +263,7 @@ export class RetryingTunnel implements Duplex {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#isSettled) this.abort();
-    this.#stopTimer();
+    this.#stopTimers();
     await this.#current.carrier[Symbol.asyncDispose]();
   }
 }

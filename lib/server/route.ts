@@ -8,7 +8,7 @@ import type { Open } from "../qrht/messages.ts";
 import { StreamCode } from "../qrht/codes.ts";
 import type { QuicStream } from "../quic/mod.ts";
 import type { AgentRegistry } from "./registry.ts";
-import { RetryingTunnel } from "./retrying_tunnel.ts";
+import { RetryingTunnel, type RetryOptions } from "./retrying_tunnel.ts";
 import { peerAttributes, type TunnelSpan } from "../observe/trace.ts";
 import { openTunnel, type OutgoingTunnel } from "../qrht/tunnel.ts";
 import type { FailureCode, RetryCause } from "../tunnel/failure.ts";
@@ -34,6 +34,8 @@ export interface RouteOptions {
   /** Log fields of the client. */
   readonly fields: Readonly<Record<string, unknown>>;
   readonly span?: TunnelSpan | undefined;
+  /** See {@linkcode RetryOptions.answer}. */
+  readonly answer?: RetryOptions["answer"];
 }
 
 const OPEN_TIMEOUT_MS = 10_000;
@@ -82,6 +84,7 @@ export class Route {
     return new RetryingTunnel(first, {
       timeoutMs: connectTimeoutMs,
       movedCode: StreamCode.Moved,
+      answer: this.#options.answer,
       retry: (cause) => this.#retry(cause),
     });
   }

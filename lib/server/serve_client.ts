@@ -13,7 +13,8 @@ import { openFields } from "../qrht/tunnel.ts";
 import type { QuicStream } from "../quic/mod.ts";
 import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
 import type { ConnectedAgent } from "./connected_agent.ts";
-import type { Front, FrontClient } from "./front.ts";
+import { answerTo, giveAnswer, OwnAnswer } from "./answer.ts";
+import type { Front, FrontClient, FrontMode } from "./front.ts";
 import { identifyClient } from "./identify_client.ts";
 import { type AgentRegistry, NoAgentError } from "./registry.ts";
 import { Route, type RoutePolicy } from "./route.ts";
@@ -21,7 +22,8 @@ import { Route, type RoutePolicy } from "./route.ts";
 /** What all clients of a server have in common. */
 export interface ClientService {
   readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
-  readonly routePolicy: RoutePolicy;
+  /** By the mode of the front. */
+  readonly routePolicies: Readonly<Record<FrontMode, RoutePolicy>>;
   readonly timeouts: TunnelTimeouts;
   /** Networks whose connections begin with a header of the PROXY protocol. */
   readonly acceptProxyProtocol: readonly Cidr[];
@@ -42,7 +44,7 @@ const NO_AGENT_HINT =
 /** Finds an agent for a client and forwards its bytes until the end. Never rejects. */
 export async function serveClient(
   connection: FrontClient,
-  { kind: front }: Pick<Front, "kind">,
+  { kind: front, mode }: Pick<Front, "kind" | "mode">,
   service: ClientService,
 ): Promise<void> {
   const { registry, monitor, log, stopping, ended: signal } = service;
@@ -69,8 +71,12 @@ export async function serveClient(
     record = monitor.begin({ id: own.tunnel, client: own.client, front });
     log.debug("accepted {front} connection", { ...fields, front });
     record.span = startTunnelSpan("server", open);
-    const { routePolicy: policy, timeouts } = service;
-    const route = new Route(open, { policy, registry, log, fields, span: record.span });
+    const { timeouts } = service;
+    const policy = service.routePolicies[mode];
+    const ownAnswer = mode === "http-connect" ? new OwnAnswer(carrier) : undefined;
+    const { span } = record;
+    const options = { policy, registry, log, fields, span, answer: ownAnswer?.make };
+    const route = new Route(open, options);
     const tunnel = await route.connect();
     const { connected } = tunnel;
     const { facts, watch } = record;
@@ -78,12 +84,14 @@ export async function serveClient(
       facts.peer = route.agent;
       if (!route.failure) record?.connected();
     }, () => {});
-    const result = await pipeDuplex(client.carrier, tunnel, { timeouts, connected, signal, watch });
+    const piped = await pipeDuplex(client.carrier, tunnel, { timeouts, connected, signal, watch });
+    const result = ownAnswer ? ownAnswer.end(piped) : piped;
     const summary = summarize(result, since, "server", route.failure);
     log.debug("tunnel ended", { ...fields, ...route.fields, ...summary });
     record.end({ ...summary, result: route.failure });
   } catch (error) {
-    carrier.abort();
+    const isAnswered = record !== undefined && mode === "http-connect" && !signal.aborted;
+    if (!isAnswered) carrier.abort();
     const durationMs = Math.round(performance.now() - since);
     const ending = endingOf(error, "client", "server");
     if (record) record.end(signal.aborted ? { by: "server", reason: "stopped" } : ending);
@@ -97,6 +105,7 @@ export async function serveClient(
       const times = service.refusals.pass();
       log[warnOrDebug(times)]("client refused", { ...line, hint, times: timesOf(times) });
     }
+    if (isAnswered) await giveAnswer(carrier, answerTo(error), signal);
   } finally {
     stopListening();
   }

@@ -5,7 +5,7 @@ import { messageOf } from "../errors.ts";
 import { formatAuthority } from "../net/authority.ts";
 import { socketAddressOf } from "../net/ip_address.ts";
 import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
-import type { Front, FrontClient } from "./front.ts";
+import type { Front, FrontClient, FrontMode } from "./front.ts";
 
 /** A front for plain TCP. */
 export class TcpFront implements Front {
@@ -16,7 +16,7 @@ export class TcpFront implements Front {
   readonly #keepaliveMs: number;
 
   /** @param keepaliveMs idle time until a client is probed, 0 for no probes */
-  constructor(listener: Deno.TcpListener, keepaliveMs: number) {
+  constructor(listener: Deno.TcpListener, readonly mode: FrontMode, keepaliveMs: number) {
     this.#listener = listener;
     this.#keepaliveMs = keepaliveMs;
     this.addr = listener.addr as Deno.NetAddr;

@@ -3,7 +3,7 @@
 
 import { closedFolder, formatMode, type UnixSocket } from "../net/unix_listener.ts";
 import { unixDuplex } from "../tunnel/unix_duplex.ts";
-import type { Front, FrontClient } from "./front.ts";
+import type { Front, FrontClient, FrontMode } from "./front.ts";
 
 /** A front for clients of this machine, on a Unix socket. They have no addresses. */
 export class UnixFront implements Front {
@@ -11,7 +11,7 @@ export class UnixFront implements Front {
   readonly address: string;
   readonly #socket: UnixSocket;
 
-  constructor(socket: UnixSocket) {
+  constructor(socket: UnixSocket, readonly mode: FrontMode) {
     this.#socket = socket;
     this.address = socket.path;
   }

@@ -1,8 +1,6 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { NotConnectedError } from "./failure.ts";
-
 /** The answer to a CONNECT whose target has been reached. Shared: not to be written to. */
 export const CONNECT_OK: Uint8Array<ArrayBuffer> = new TextEncoder().encode(
   "HTTP/1.1 200 OK\r\n\r\n",
@@ -34,16 +32,27 @@ export function formatConnectResponse(
 /** Name of the agent in Proxy-Status. */
 const PROXY_NAME = "quic-tunnel-agent";
 
+/** Why a target was not connected: a `NotConnectedError`, or what a server has found itself. */
+export interface Refusal {
+  readonly status: number;
+  /** In words. */
+  readonly message: string;
+  /** Proxy error type (RFC 9209 §2.3). */
+  readonly proxyError: string | undefined;
+}
+
 /**
- * Writes the answer to a CONNECT whose target was not connected. Its status is the one that
- * `failures` has for the cause, 504 for a timeout. The cause in words is the reason phrase, the
- * only part that kube-apiserver shows, and in Proxy-Status.
+ * Writes the answer to a CONNECT whose target was not connected. The cause in words is the reason
+ * phrase, the only part that kube-apiserver shows, and in Proxy-Status.
+ *
+ * @param proxy who answers, in Proxy-Status
  */
 export function formatRefusal(
-  { status, message, proxyError }: NotConnectedError,
+  { status, message, proxyError }: Refusal,
+  proxy = PROXY_NAME,
 ): Uint8Array<ArrayBuffer> {
   const proxyStatus = formatProxyStatus({
-    proxy: PROXY_NAME,
+    proxy,
     ...(proxyError && { error: proxyError }),
     details: message,
   });

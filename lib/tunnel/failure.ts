@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { messageOf } from "../errors.ts";
-import { type Party, TunnelError } from "./errors.ts";
+import { type Party, type Reason, TunnelError } from "./errors.ts";
 
 /** A cause for which an agent does not connect a tunnel, and what each place makes of it. */
 interface FailureRow {
@@ -81,6 +81,45 @@ export const failures = {
     retry: "optional",
   },
 } as const satisfies Record<string, FailureRow>;
+
+/** How a server answers where no agent has, by how the tunnel ended; `error` is for all others. */
+export const serverFailures: ServerFailures = {
+  "no-agent": { status: 503, proxyError: "destination_unavailable" },
+  "connect-timeout": { status: 504, proxyError: "connection_timeout" },
+  "connection-lost": {
+    status: 503,
+    proxyError: "destination_unavailable",
+    words: "the agent was lost",
+  },
+  "connection-closed": {
+    status: 503,
+    proxyError: "destination_unavailable",
+    words: "the agent has left",
+  },
+  "refused": {
+    status: 502,
+    proxyError: "connection_refused",
+    words: "the agent has not connected the target",
+  },
+  "end": { status: 502, proxyError: "connection_terminated" },
+  "error": {
+    status: 502,
+    proxyError: "connection_terminated",
+    words: "the agent has ended the tunnel",
+  },
+};
+
+type ServerFailures =
+  & Partial<Record<Reason, ServerFailure>>
+  & Record<"error", ServerFailure>;
+
+interface ServerFailure {
+  readonly status: number;
+  /** Proxy error type (RFC 9209 §2.3). */
+  readonly proxyError: string;
+  /** What comes before the error's own words, where these are not for clients. */
+  readonly words?: string;
+}
 
 /** Why an agent has not connected a tunnel. */
 export type FailureCode = keyof typeof failures;

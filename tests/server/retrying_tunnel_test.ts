@@ -237,6 +237,96 @@ test("RetryingTunnel.read() comes to the end of a target that has not said anyth
   await tunnel[Symbol.asyncDispose]();
 });
 
+const answer = (error: unknown) => utf8.encode(`own: ${(error as Error).message}`);
+
+test("RetryingTunnel reads as the server's own answer where no attempt has one", async () => {
+  const stories: Record<string, (agent: FakeAgent) => Promise<void>> = {
+    "own: gone": (agent) => Promise.resolve(agent.gone()),
+    "own: refused, it says": (agent) => agent.failed("refused", ""),
+    "own: the tunnel ended without an answer": (agent) => (agent.connected(), agent.says("")),
+    "own: the carrier was aborted with code 9": (agent) => {
+      agent.connected();
+      agent.far.abort(9);
+      return Promise.resolve();
+    },
+  };
+  for (const [expected, tell] of Object.entries(stories)) {
+    const agent = new FakeAgent();
+    const { tunnel } = tunnelTo([agent], { answer });
+    await writeAll(tunnel, utf8.encode("request"));
+    await tell(agent);
+    const read: string[] = [];
+    const small = new Uint8Array(3);
+    for (let n; (n = await tunnel.read(small)) !== null;) {
+      read.push(text.decode(small.subarray(0, n)));
+    }
+    if (!expected.includes("code 9")) assertEquals(read.join(""), expected);
+    else assert(read.join("").startsWith("own: "), read.join(""));
+    await assertRejects(() => writeAll(tunnel, pattern(10)));
+    await tunnel[Symbol.asyncDispose]();
+  }
+});
+
+test("RetryingTunnel gives the answer of an attempt instead of its own, and never both", async () => {
+  for (const end of ["end", "reset"] as const) {
+    const agent = new FakeAgent();
+    const { tunnel } = tunnelTo([agent], { answer });
+    agent.fails("refused");
+    await writeAll(agent.far, utf8.encode("502"));
+    assertEquals(text.decode(await readExactly(tunnel, 3)), "502");
+    if (end === "end") await agent.far.closeWrite();
+    else agent.far.abort();
+    const next = tunnel.read(new Uint8Array(1));
+    if (end === "end") assertEquals(await next, null);
+    else await assertRejects(() => next);
+    await tunnel[Symbol.asyncDispose]();
+  }
+});
+
+test("RetryingTunnel has no answer for a client that has left", async () => {
+  const agent = new FakeAgent();
+  const { tunnel } = tunnelTo([agent], { answer });
+  const reading = assertRejects(() => tunnel.read(new Uint8Array(1)), Error, "aborted");
+  tunnel.abort();
+  await reading;
+});
+
+timed(
+  "RetryingTunnel has its own answer when time is over, also for an attempt that is connected",
+  async (time) => {
+    for (const says of ["nothing", "connected", "a failure"] as const) {
+      const agent = new FakeAgent();
+      const { tunnel } = tunnelTo([agent], { timeoutMs: 500, answerTimeoutMs: 500, answer });
+      if (says === "connected") agent.connected();
+      if (says === "a failure") agent.fails("refused");
+      const read = readText(tunnel);
+      await time.pass(499);
+      assert(await isPending(read));
+      await time.pass(1);
+      assertEquals(
+        await read,
+        says === "a failure"
+          ? "own: refused, it says"
+          : "own: no agent connected the client to its target within 500 ms",
+      );
+      await tunnel[Symbol.asyncDispose]();
+    }
+  },
+);
+
+timed("RetryingTunnel has no timeout any more once there is a byte of an answer", async (time) => {
+  const agent = new FakeAgent();
+  const { tunnel } = tunnelTo([agent], { timeoutMs: 500, answer });
+  agent.connected();
+  await writeAll(agent.far, utf8.encode("200"));
+  assertEquals(text.decode(await readExactly(tunnel, 3)), "200");
+  assertEquals(time.pending, 0);
+  await time.pass(LONG_MS);
+  await agent.says("more");
+  assertEquals(await readText(tunnel), "more");
+  await tunnel[Symbol.asyncDispose]();
+});
+
 /** What becomes of one agent in a story. */
 interface AgentStory {
   readonly end: Cause | "connected" | "gone";

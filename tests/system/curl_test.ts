@@ -85,6 +85,18 @@ Deno.test("proxy-agent keeps curl to --allow and --deny, names of the system inc
   ]);
 });
 
+Deno.test("proxy-server answers curl itself where there is no agent", async () => {
+  await using site = await Site.start();
+  const { tcpPort, quic } = await site.server({ mode: "http-connect" });
+  const [host, port] = site.origin.split(":");
+  assertEquals(await answersTo(tcpPort, host!, Number(port)), {
+    codes: "503 000",
+    reason: "no agent is connected",
+  });
+  await site.agent(quic);
+  assertEquals(await answersTo(tcpPort, host!, Number(port)), { codes: "200 200", reason: "OK" });
+});
+
 Deno.test("demo shows commands that work as they are", async () => {
   await using demo = new Demo();
   await demo.shows(/Press Ctrl-C to stop/);

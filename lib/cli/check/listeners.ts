@@ -28,7 +28,7 @@ export function checkTcpAddress(address: Authority): Found {
 /** Whether the Unix socket for clients can be bound, and who can connect to it. */
 export async function checkUnixSocket(options: UnixSocketOptions): Promise<Found> {
   try {
-    const front = new UnixFront(await listenUnix(options));
+    const front = new UnixFront(await listenUnix(options), "http-connect");
     const { access, uid, gid, hint } = front.fields;
     front.close();
     const found = `free, with access ${access}, uid ${uid}, gid ${gid}`;
