@@ -535,7 +535,7 @@ function refuseUnknown(
   const known = new Set([...own, ...others]);
   const unknown = variables.find((name) => !known.has(name) && !isOfService(name, variables));
   if (unknown === undefined) return;
-  const best = nearest(unknown.slice(ENV_PREFIX.length), own, ENV_PREFIX.length);
+  const best = nearest(unknown.slice(ENV_PREFIX.length), known, ENV_PREFIX.length);
   const hint = best === undefined ? "; --help lists all variables" : `; did you mean ${best}?`;
   throw new UsageError(`unknown environment variable ${quote(unknown).slice(1, -1)}${hint}`);
 }

@@ -322,6 +322,12 @@ test("parseFlags() takes variables of the other programs, and those that Kuberne
     UsageError,
     "unknown environment variable",
   );
+  // One environment for all: a misspelt variable may be another program's.
+  assertThrows(
+    () => parseFlags(flags, [], { ...environment, names: ["QRHT_AGENT_NAMES"] }),
+    UsageError,
+    "did you mean QRHT_AGENT_NAME?",
+  );
   // The Services "qrht" and "qrht-server" of a namespace.
   const ofService = (name: string) => [
     `${name}_SERVICE_HOST`,
