@@ -61,8 +61,16 @@ export const SYSTEM_TESTS = {
   },
 } as const satisfies Record<string, SystemTests>;
 
-/** Daemons live in `sbin`, which is not on the `PATH` of every user. */
-const DIRECTORIES = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+/** Daemons live in `sbin`, which is not on the `PATH` of every user, nor is where Go installs itself. */
+const DIRECTORIES = [
+  "/usr/local/go/bin",
+  "/usr/local/sbin",
+  "/usr/local/bin",
+  "/usr/sbin",
+  "/usr/bin",
+  "/sbin",
+  "/bin",
+];
 
 /** The path of a program; undefined if it is not installed. */
 export function findProgram(name: string): string | undefined {
