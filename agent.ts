@@ -1,9 +1,16 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** proxy-agent: dials the server and serves HTTP CONNECT on every stream that the server opens. */
+/** proxy-agent: dials the server and serves a proxy's client on every stream that it opens. */
 import { NO_BYTES } from "./lib/bytes.ts";
 import { formatRule, type Rule } from "./lib/agent/acl.ts";
+import { CLIENT_PROTOCOLS, type ClientProtocol } from "./lib/tunnel/client_protocol.ts";
+import {
+  formatFailure,
+  readRequest,
+  type ReadRequestOptions,
+  RequestError,
+} from "./lib/agent/client_request.ts";
 import { DialError } from "./lib/agent/dial.ts";
 import { keepConnected } from "./lib/agent/keep_connected.ts";
 import { connectAndCarry, endingOfFailure, type TunnelService } from "./lib/agent/serve.ts";
@@ -19,16 +26,14 @@ import type { Resolver } from "./lib/net/resolver.ts";
 import { endingOf } from "./lib/observe/ending.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
 import { type Failure, failureOf, NotConnectedError } from "./lib/tunnel/failure.ts";
-import { ConnectHeadParser, type ConnectHeadResult } from "./lib/tunnel/connect_head.ts";
-import { CONNECT_OK, formatRefusal } from "./lib/tunnel/connect_response.ts";
-import { type Duplex, prepend } from "./lib/tunnel/duplex.ts";
-import { within } from "./lib/wait.ts";
 
 export interface ConnectAgentConfig extends AgentConfig {
   /** What may be dialled; everything that is not denied when there are none. */
   readonly allow: readonly Rule[];
   /** What must not be dialled, in addition to what is denied by default. */
   readonly deny: readonly Rule[];
+  /** Protocols of clients that are served. @default {all} */
+  readonly protocols?: readonly ClientProtocol[];
   /** IP addresses and ports that this agent listens on, which are denied by default. */
   readonly ownListeners?: readonly Authority[];
   /** Resolves the names of targets. @default the system's */
@@ -42,11 +47,13 @@ const NO_REQUEST: Failure = { code: "bad-request", text: "the client sent no req
 
 const log = logger("agent");
 
-type Answer = Extract<ConnectHeadResult, { kind: "connect" }>;
+/** What serving a client takes. */
+interface ClientService extends TunnelService, ReadRequestOptions {}
 
-/** What serving a CONNECT request takes. */
-interface ConnectService extends TunnelService {
-  readonly headTimeoutMs: number;
+/** What a client has asked for, as the log has it. */
+interface Requested {
+  readonly via: ClientProtocol;
+  readonly target: string;
 }
 
 /** Runs an agent until the signal aborts. Reconnects without limit. */
@@ -56,16 +63,18 @@ export async function runAgent(
 ): Promise<void> {
   const { signal, monitor = new Monitor("proxy-agent") } = options;
   const { allow, deny, dialTimeoutMs, tcpKeepaliveMs, resolver } = config;
-  const { headTimeoutMs = HEAD_TIMEOUT_MS } = config;
+  const { protocols = CLIENT_PROTOCOLS, headTimeoutMs = HEAD_TIMEOUT_MS } = config;
   log.info("agent started", {
     servers: config.servers.map(formatAuthority).join(","),
     allow: formatRules(allow),
     deny: formatRules(deny),
+    clients: protocols.join(","),
   });
   const rules = { allow, deny, own: config.ownListeners };
   const service = {
     dialTimeoutMs,
-    headTimeoutMs,
+    protocols,
+    timeoutMs: headTimeoutMs,
     timeouts: config,
     tcpKeepaliveMs,
     rules,
@@ -76,7 +85,7 @@ export async function runAgent(
     log,
     monitor,
     signal,
-    serve: (tunnel, ended) => serveConnect(tunnel, service, ended),
+    serve: (tunnel, ended) => serveClient(tunnel, service, ended),
     refuse: (tunnel, { code, text }) => refuse(tunnel, new NotConnectedError(code, text)),
   });
   log.info("agent stopped");
@@ -86,32 +95,31 @@ function formatRules(rules: readonly Rule[]): string | undefined {
   return rules.length > 0 ? rules.map(formatRule).join(",") : undefined;
 }
 
-/** Serves one CONNECT request to the end of its tunnel. */
-async function serveConnect(
+/** Serves one request to the end of its tunnel. */
+async function serveClient(
   tunnel: ServedTunnel,
-  service: ConnectService,
+  service: ClientService,
   signal: AbortSignal,
 ): Promise<void> {
   const since = performance.now();
   const { carrier, fields, record } = tunnel;
-  let name: string | undefined;
+  let requested: Requested | undefined;
   try {
-    const request = await readHead(carrier, service.headTimeoutMs);
+    const request = await readRequest(tunnel, service);
     if (!request) {
       endRefused(tunnel, NO_REQUEST);
       return await tunnel.failed(NO_REQUEST, NO_BYTES);
     }
-    const { target, authority, rest } = request;
-    name = authority;
+    const { name, via } = request;
+    requested = { via, target: name };
+    record.facts.via = via;
     record.connecting(name);
-    log.trace("connect request", { ...fields, target: name });
-    const client = prepend(rest, carrier);
-    const destination = { target, name, since, client, answer: CONNECT_OK };
-    await connectAndCarry(tunnel, destination, service, signal);
+    log.trace("connect request", { ...fields, ...requested });
+    await connectAndCarry(tunnel, { ...request, since }, service, signal);
   } catch (error) {
-    if (error instanceof NotConnectedError) return await refuse(tunnel, error, name);
+    if (error instanceof NotConnectedError) return await refuse(tunnel, error, requested);
     const ending = endingOf(error, "client", "agent");
-    log.debug("tunnel refused", { ...fields, target: name, ...ending });
+    log.debug("tunnel refused", { ...fields, ...requested, ...ending });
     record.end(ending);
     carrier.abort();
   }
@@ -127,43 +135,20 @@ function endRefused(
   record.end(ending);
 }
 
-/** Undefined when the client left before it sent a request. */
-async function readHead(carrier: Duplex, timeoutMs: number): Promise<Answer | undefined> {
-  const parser = new ConnectHeadParser();
-  const buffer = new Uint8Array(4096);
-  const giveUpAt = performance.now() + timeoutMs;
-  const late = () =>
-    new NotConnectedError("bad-request", `request head not complete within ${timeoutMs} ms`, {
-      status: 408,
-    });
-  for (;;) {
-    const n = await within(giveUpAt - performance.now(), carrier.read(buffer), late);
-    if (n === null && parser.byteLength === 0) return undefined;
-    if (n === null) {
-      throw new NotConnectedError("bad-request", "the connection ends within the request head");
-    }
-    const result = parser.push(buffer.subarray(0, n));
-    if (result.kind === "connect") return result;
-    if (result.kind === "reject") {
-      throw new NotConnectedError("bad-request", result.reason, {
-        status: result.status,
-        proxyError: "http_request_error",
-      });
-    }
-  }
-}
-
 /** Answers with the cause and ends the tunnel. */
 async function refuse(
   tunnel: ServedTunnel,
   error: NotConnectedError,
-  target?: string,
+  requested?: Requested,
 ): Promise<void> {
   const failure = failureOf(error);
   // The denied address is only logged: clients must not learn what names resolve to here.
   const address = error instanceof DialError && error.ip ? formatIp(error.ip) : undefined;
-  endRefused(tunnel, failure, { target, address });
-  await tunnel.failed(failure, formatRefusal(error));
+  endRefused(tunnel, failure, { ...requested, address });
+  const answer = error instanceof RequestError
+    ? error.answer
+    : formatFailure(error, requested?.via ?? "connect");
+  await tunnel.failed(failure, answer);
 }
 
 if (import.meta.main) {

@@ -7,10 +7,11 @@ import { type Authority, formatAuthority } from "../net/authority.ts";
 import { maxTunnels } from "../net/descriptors.ts";
 import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import type { Resolver } from "../net/resolver.ts";
-import { summarize } from "../observe/ending.ts";
+import { endingOf, summarize } from "../observe/ending.ts";
 import type { TunnelEnding } from "../observe/monitor.ts";
 import { type Failure, failures } from "../tunnel/failure.ts";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
+import type { HttpExchange } from "../tunnel/http/exchange.ts";
 import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
 import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
 import type { Rules } from "./acl.ts";
@@ -41,6 +42,10 @@ export interface Destination {
   readonly answer?: Uint8Array;
   /** What the target gets before the client's bytes. */
   readonly header?: Uint8Array | undefined;
+  /** Protocol of the client, where there is a choice. */
+  readonly via?: string;
+  /** Makes the connection to the target one that speaks what the client does. */
+  readonly exchange?: (upstream: Duplex) => HttpExchange;
 }
 
 /** Tunnels that have a connection to their target, or are getting one. */
@@ -74,7 +79,7 @@ export async function connectAndCarry(
 
 async function carry(
   tunnel: ServedTunnel,
-  { target, name, since, client, answer, header }: Destination,
+  { target, name, since, client, answer, header, via, exchange: toExchange }: Destination,
   { dialTimeoutMs: timeoutMs, timeouts, tcpKeepaliveMs, rules, resolver, log }: TunnelService,
   signal: AbortSignal,
 ): Promise<void> {
@@ -92,9 +97,17 @@ async function carry(
     upstream.abort();
     throw error;
   }
-  const result = await pipeDuplex(client, upstream, { timeouts, signal, watch: record.watch });
-  const summary = summarize(result, since, "agent");
-  log.debug("tunnel ended", { ...fields, target: name, ...summary });
+  const exchange = toExchange?.(upstream);
+  const result = await pipeDuplex(client, exchange ?? upstream, {
+    timeouts,
+    signal,
+    watch: record.watch,
+  });
+  const summary = {
+    ...summarize(result, since, "agent"),
+    ...(exchange?.failure && endingOf(exchange.failure, "target", "agent")),
+  };
+  log.debug("tunnel ended", { ...fields, via, target: name, ...summary });
   record.end(summary);
 }
 

@@ -299,16 +299,20 @@ export function choiceListFlag<const C extends readonly string[]>(
   options: FlagOptions<readonly C[number][]> & {
     readonly choices: C;
     readonly multiple?: never;
+    /** Whether `none` is an error. @default {false} */
+    readonly atLeastOne?: boolean;
   },
 ): Flag<readonly C[number][]> {
+  const { atLeastOne = false } = options;
   const choices: readonly C[number][] = options.choices;
+  const none = atLeastOne ? [] : [NO_CHOICE];
   return makeListFlag<C[number]>(name, options, {
     valueName: "list",
-    notes: [`${NO_CHOICE} or some of ${choices.join(", ")}`, "comma-separated"],
-    choices: [NO_CHOICE, ...choices],
+    notes: [`${[...none, "some"].join(" or ")} of ${choices.join(", ")}`, "comma-separated"],
+    choices: [...none, ...choices],
     defaultText: options.default?.length === 0 ? NO_CHOICE : options.default?.join(","),
     parse(text) {
-      if (text.trim() === NO_CHOICE) return [];
+      if (!atLeastOne && text.trim() === NO_CHOICE) return [];
       const items = itemsOf(text);
       const unknown = items.find((item) => !choices.includes(item));
       if (unknown === NO_CHOICE) {

@@ -3,6 +3,7 @@
 
 /** The flags of the three programs. */
 
+import { CLIENT_PROTOCOLS } from "../tunnel/client_protocol.ts";
 import { DEFAULT_RETRY_CAUSES, RETRY_CAUSES } from "../tunnel/failure.ts";
 import { checkAgentName } from "../tls/agent_names.ts";
 import { formatAuthority } from "../net/authority.ts";
@@ -285,6 +286,14 @@ export const agentFlags = {
   }),
   deny: ruleListFlag("deny", {
     help: "targets that clients must not reach, even if --allow matches",
+  }),
+  protocols: choiceListFlag("clients", {
+    choices: CLIENT_PROTOCOLS,
+    default: CLIENT_PROTOCOLS,
+    atLeastOne: true,
+    restricts: true,
+    help:
+      "protocols of clients that are served: HTTP CONNECT, requests with an http URL, SOCKS5 without a password",
   }),
   check: optionalAddressFlag("check", {
     ...CHECK,

@@ -7,6 +7,7 @@
  * If konnectivity (apiserver-network-proxy) has the same metric, its name after the prefix, its
  * meaning and its buckets are the same. No label contains a client or a target.
  */
+import { CLIENT_PROTOCOLS } from "../tunnel/client_protocol.ts";
 import { type Counter, type Histogram, Registry } from "prom-client";
 import type { Reason } from "../tunnel/errors.ts";
 import { failureCodes } from "../tunnel/failure.ts";
@@ -78,6 +79,7 @@ export class Metrics implements Observer {
   readonly #handshakes: Counter<"result">;
   readonly #accepted: Counter<"front"> | undefined;
   readonly #refused: Counter<"reason" | "front"> | undefined;
+  readonly #byProtocol: Counter<"via"> | undefined;
   readonly #peerTotals = new PeerTotals();
   /** The connections at the last scrape, those to peers of one name together. */
   #peers: ReadonlyMap<string, ConnectionStats> = new Map();
@@ -143,6 +145,14 @@ export class Metrics implements Observer {
         refusals,
       );
     }
+    if (monitor.program === "proxy-agent") {
+      this.#byProtocol = metrics.counter(
+        "client_requests_total",
+        "Requests of clients, by protocol, counted when their tunnel ends.",
+        ["via"],
+        CLIENT_PROTOCOLS.map((via) => ({ via })),
+      );
+    }
     addProcessMetrics(this.#registry, prefix, monitor.startedAt);
   }
 
@@ -161,8 +171,9 @@ export class Metrics implements Observer {
     this.#dialDuration.observe(seconds);
   }
 
-  ended({ connectedAt }: TunnelRecord, { by, reason, result }: TunnelEnding): void {
+  ended({ connectedAt, facts }: TunnelRecord, { by, reason, result }: TunnelEnding): void {
     this.#tunnels.inc({ by: by ?? "", reason });
+    if (facts.via) this.#byProtocol?.inc({ via: facts.via });
     // In the raw dialect, a tunnel counts as connected until the agent has reset it, or has taken
     // too long to answer.
     if (connectedAt !== undefined && reason !== "refused" && reason !== "connect-timeout") {

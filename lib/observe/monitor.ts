@@ -5,6 +5,7 @@
  * The state of a running program: its peers, its tunnels, and totals of ended ones. Metrics, status
  * page, readiness and snapshots read it. It costs one object per tunnel.
  */
+import type { ClientProtocol } from "../tunnel/client_protocol.ts";
 import type { FileCertificate } from "../tls/files.ts";
 import type { ProgramName } from "../version.ts";
 import type { Ending } from "./ending.ts";
@@ -49,6 +50,8 @@ export interface TunnelFacts {
   front?: FrontKind | undefined;
   /** The requested target; only agents know it. */
   target?: string | undefined;
+  /** Protocol of the client, such as `socks5`; only agents know it. */
+  via?: ClientProtocol | undefined;
   /** Name of the agent that carries it, or address of the server that it is from. */
   peer?: string | undefined;
 }

@@ -47,10 +47,13 @@ export interface IncomingTunnel {
   readonly open: Partial<Open>;
   /**
    * Tells the server that the target is connected, together with the first bytes if they come soon.
+   * A protocol that answers its client before it names a target needs that earlier: the server then
+   * passes bytes on, and does not try another agent.
    */
   connected(): void;
   /**
-   * Tells the server why the target is not connected, and ends the tunnel. Never rejects.
+   * Tells the server why the target is not connected, unless it was told that it is, and ends the
+   * tunnel. Never rejects.
    *
    * @param answer what the client is to read then; without it, a raw tunnel is reset
    */
@@ -115,17 +118,20 @@ function rawTunnel(stream: BidiStream): IncomingTunnel {
 }
 
 function framedTunnel(carrier: TunnelStream, open: Open): IncomingTunnel {
+  let hasResult = false;
   return {
     carrier,
     open,
     connected() {
+      if (hasResult) return;
+      hasResult = true;
       const payload = encodeResult({ code: "connected", text: "" });
       // When this fails, so does the next write.
       carrier.holdFirst(FrameType.Result, payload, Hold.briefly).catch(() => {});
     },
     failed: (failure, answer) =>
       orAbort(carrier, async () => {
-        await carrier.sendFirst(FrameType.Result, encodeResult(failure));
+        if (!hasResult) await carrier.sendFirst(FrameType.Result, encodeResult(failure));
         if (answer) await writeAll(carrier, answer);
         await carrier.closeWrite();
         await carrier[Symbol.asyncDispose]();

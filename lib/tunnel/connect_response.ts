@@ -30,7 +30,7 @@ export function formatConnectResponse(
 }
 
 /** Name of the agent in Proxy-Status. */
-const PROXY_NAME = "quic-tunnel-agent";
+export const PROXY_NAME = "quic-tunnel-agent";
 
 /** Why a target was not connected: a `NotConnectedError`, or what a server has found itself. */
 export interface Refusal {

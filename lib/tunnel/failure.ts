@@ -12,6 +12,8 @@ interface FailureRow {
   readonly by: Party;
   /** Of the answer to CONNECT. */
   readonly status: number;
+  /** Of the answer to a SOCKS client (RFC 1928 §6). */
+  readonly socksReply: number;
   /** Proxy error types (RFC 9209 §2.3) that are told apart in the answer's Proxy-Status. */
   readonly proxyErrors: readonly string[];
   /**
@@ -27,14 +29,23 @@ export const failures = {
     number: 1,
     by: "client",
     status: 400,
+    socksReply: 1,
     proxyErrors: ["http_request_error"],
     retry: "never",
   },
-  "draining": { number: 8, by: "agent", status: 503, proxyErrors: [], retry: "default" },
+  "draining": {
+    number: 8,
+    by: "agent",
+    status: 503,
+    socksReply: 1,
+    proxyErrors: [],
+    retry: "default",
+  },
   "overloaded": {
     number: 7,
     by: "agent",
     status: 503,
+    socksReply: 1,
     proxyErrors: ["connection_limit_reached"],
     retry: "default",
   },
@@ -42,6 +53,7 @@ export const failures = {
     number: 2,
     by: "target",
     status: 502,
+    socksReply: 5,
     proxyErrors: ["connection_refused"],
     retry: "optional",
   },
@@ -49,6 +61,7 @@ export const failures = {
     number: 3,
     by: "target",
     status: 504,
+    socksReply: 4,
     proxyErrors: ["connection_timeout", "dns_timeout"],
     retry: "optional",
   },
@@ -56,6 +69,7 @@ export const failures = {
     number: 4,
     by: "target",
     status: 502,
+    socksReply: 3,
     proxyErrors: ["destination_ip_unroutable"],
     retry: "optional",
   },
@@ -63,6 +77,7 @@ export const failures = {
     number: 5,
     by: "target",
     status: 502,
+    socksReply: 4,
     proxyErrors: ["dns_error"],
     retry: "optional",
   },
@@ -70,6 +85,7 @@ export const failures = {
     number: 6,
     by: "agent",
     status: 403,
+    socksReply: 2,
     proxyErrors: ["destination_ip_prohibited", "http_request_denied"],
     retry: "optional",
   },
@@ -77,6 +93,7 @@ export const failures = {
     number: 9,
     by: "agent",
     status: 502,
+    socksReply: 1,
     proxyErrors: ["proxy_internal_error"],
     retry: "optional",
   },

@@ -631,6 +631,7 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
     ...session,
     allow: [],
     deny: [],
+    protocols: ["connect", "http", "socks5"],
     check: undefined,
   });
   assertEquals(valuesOf(passthroughFlags, [...agentArgs, "--upstream=h:1"]), {

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * The head of an HTTP CONNECT request (RFC 9110 §9.3.6, RFC 9112 §2 to §5), read from bytes as they
- * come.
+ * The head of a request to a proxy: CONNECT (RFC 9110 §9.3.6), or any other method with an `http`
+ * URL as its target (absolute-form, RFC 9112 §3.2.2), read from bytes as they come.
  *
  * What is taken, where the RFCs leave a choice or this departs from them:
  *
@@ -12,27 +12,46 @@
  * - Empty lines before the request line are skipped (RFC 9112 §2.2); they count as part of the
  *   head.
  * - A folded field line (RFC 9112 §5.2) and whitespace before a field's colon (§5.1) are refused.
- * - The request target alone names where to connect. `Host` is not looked at: it may be missing,
- *   repeated or another name, against RFC 9112 §3.2, because kube-apiserver sends `127.0.0.1`.
- * - `Content-Length` and `Transfer-Encoding` mean nothing: CONNECT has no content (RFC 9110
- *   §9.3.6), so all that follows the head belongs to the tunnel.
+ * - The request target alone names where to connect. `Host` is not looked at: in a CONNECT it may
+ *   be missing, repeated or another name, against RFC 9112 §3.2, because kube-apiserver sends
+ *   `127.0.0.1`.
+ * - In a CONNECT, `Content-Length` and `Transfer-Encoding` mean nothing: it has no content (RFC
+ *   9110 §9.3.6), so all that follows the head belongs to the tunnel. Its fields are held to their
+ *   grammar, and ignored.
  * - Any HTTP/1.x will do. A version or a method of another kind is told apart from garbage only
  *   once the request line is complete; garbage is refused at the first byte that gives it away.
- * - Fields are held to their grammar, and ignored.
  */
-import { NotParsedError } from "../errors.ts";
-import { type Authority, parseAuthority } from "../net/authority.ts";
+import { NotParsedError } from "../../errors.ts";
+import { type Authority, parseAuthority } from "../../net/authority.ts";
+import { CR, hex, isDigit, isLineEnd, isTokenByte, isVisible, LF, SP } from "./characters.ts";
+import { BARE_CR, type FieldLine, FieldLinesParser, type Malformed } from "./field_lines.ts";
+
+/** A request for the resource that an `http` URL names. */
+export interface RequestHead {
+  /** A token, such as `GET`. */
+  readonly method: string;
+  /** Where its server is. */
+  readonly target: Authority;
+  /** The URL's host and port as they were sent: the value of `Host`. */
+  readonly host: string;
+  /** Path and query (origin-form, RFC 9112 §3.2.1), or `*`. */
+  readonly path: string;
+  /** Minor version of HTTP/1. */
+  readonly minor: number;
+  readonly fields: readonly FieldLine[];
+}
 
 /**
- * What is known after a {@linkcode ConnectHeadParser.push}.
+ * What is known after a {@linkcode RequestHeadParser.push}.
  *
  * - `incomplete`: nothing is wrong yet, more bytes are needed.
  * - `connect`: a valid head. `authority` is the request target as it was sent and `target` its
  *   parts, `rest` a copy of the bytes behind the head.
+ * - `request`: a valid head of another method, and the same `rest`.
  * - `reject`: the status to answer with, and the cause in words fit for a reason phrase. Who sends
  *   it ends the stream; bytes already received are dropped.
  */
-export type ConnectHeadResult =
+export type RequestHeadResult =
   | { kind: "incomplete" }
   | {
     kind: "connect";
@@ -40,19 +59,25 @@ export type ConnectHeadResult =
     authority: string;
     rest: Uint8Array<ArrayBuffer>;
   }
+  | { kind: "request"; request: RequestHead; rest: Uint8Array<ArrayBuffer> }
   | { kind: "reject"; status: 400 | 405 | 431 | 505; reason: string };
 
-type Reject = Extract<ConnectHeadResult, { kind: "reject" }>;
+type Reject = Extract<RequestHeadResult, { kind: "reject" }>;
 
-/** Bounds of a {@linkcode ConnectHeadParser}. */
-export interface ConnectHeadOptions {
+/** Bounds of a {@linkcode RequestHeadParser}. */
+export interface RequestHeadOptions {
   /**
    * Longest head, in bytes, with its line ends and the empty line that closes it.
    *
    * @default {16384}
    */
   readonly maxHeadBytes?: number;
+  /** Which requests are taken. @default {"connect"} */
+  readonly forms?: RequestForms;
 }
+
+/** CONNECT, requests with an `http` URL, or both. */
+export type RequestForms = "connect" | "http" | "both";
 
 type State =
   | "start"
@@ -61,17 +86,8 @@ type State =
   | "target"
   | "version"
   | "requestLf"
-  | "fieldStart"
-  | "fieldName"
-  | "fieldValue"
-  | "fieldLf"
-  | "endLf";
+  | "fields";
 
-const HTAB = 0x09;
-const LF = 0x0a;
-const CR = 0x0d;
-const SP = 0x20;
-const COLON = 0x3a;
 const TLS_HANDSHAKE = 0x16;
 
 const FIRST_CAPACITY = 256;
@@ -80,23 +96,25 @@ const MAX_METHOD_LENGTH = 32;
 const VERSION_LENGTH = "HTTP/1.1".length;
 
 /**
- * Reads the head of one CONNECT request, in chunks of any size. Each byte is looked at once, as it
+ * Reads the head of one request, in chunks of any size. Each byte is looked at once, as it
  * comes, so the work is linear however the bytes are cut, and the result does not depend on the
- * cuts. Of the bytes no more than a part of the request line is held.
+ * cuts. Of a CONNECT, no more than a part of
+ * the request line is held.
  *
  * @example
  * ```ts
- * import { ConnectHeadParser } from "./connect_head.ts";
+ * import { RequestHeadParser } from "./request_head.ts";
  * import { assertEquals } from "@std/assert";
  *
- * const parser = new ConnectHeadParser();
+ * const parser = new RequestHeadParser();
  * const push = (text: string) => parser.push(new TextEncoder().encode(text)).kind;
  * assertEquals(push("CONNECT example.com:443 HTTP/1.1\r\n"), "incomplete");
  * assertEquals(push("Host: example.com\r\n\r\n"), "connect");
  * ```
  */
-export class ConnectHeadParser {
+export class RequestHeadParser {
   readonly #maxHeadBytes: number;
+  readonly #forms: RequestForms;
   #length = 0;
   #state: State = "start";
   #finished = false;
@@ -104,12 +122,16 @@ export class ConnectHeadParser {
   #part = new Uint8Array(FIRST_CAPACITY);
   #partLength = 0;
   #method = "";
+  /** The request target, or the host of its URL. */
   #authority = "";
+  #path = "";
   #target: Authority | undefined;
   #version = "";
+  #fields: FieldLinesParser | undefined;
 
-  constructor({ maxHeadBytes = 16384 }: ConnectHeadOptions = {}) {
+  constructor({ maxHeadBytes = 16384, forms = "connect" }: RequestHeadOptions = {}) {
     this.#maxHeadBytes = maxHeadBytes;
+    this.#forms = forms;
   }
 
   /** Bytes taken for the head so far; stays at the length of the head once that has been read. */
@@ -122,12 +144,12 @@ export class ConnectHeadParser {
    *
    * @throws {Error} when an earlier call has given a result other than `incomplete`.
    */
-  push(chunk: Uint8Array): ConnectHeadResult {
-    if (this.#finished) throw new Error("the CONNECT head is already parsed");
+  push(chunk: Uint8Array): RequestHeadResult {
+    if (this.#finished) throw new Error("the head is already parsed");
     for (let i = 0; i < chunk.length; i++) {
       this.#length++;
       const verdict = this.#step(chunk[i]!);
-      if (verdict === "end") return this.#finish(this.#connect(chunk.subarray(i + 1)));
+      if (verdict === "end") return this.#finish(this.#result(chunk.subarray(i + 1)));
       if (verdict !== undefined) return this.#finish(verdict);
       // A head that is full and has not ended cannot end in time: no need to wait for the next
       // byte.
@@ -138,7 +160,7 @@ export class ConnectHeadParser {
     return { kind: "incomplete" };
   }
 
-  #finish(result: ConnectHeadResult): ConnectHeadResult {
+  #finish(result: RequestHeadResult): RequestHeadResult {
     this.#finished = true;
     return result;
   }
@@ -148,7 +170,9 @@ export class ConnectHeadParser {
       case "start":
         return this.#onStart(byte);
       case "startLf":
-        return this.#onLf(byte, "start");
+        if (byte !== LF) return rejectMalformed(BARE_CR);
+        this.#state = "start";
+        return undefined;
       case "method":
         return this.#onMethod(byte);
       case "target":
@@ -156,24 +180,12 @@ export class ConnectHeadParser {
       case "version":
         return this.#onVersion(byte);
       case "requestLf":
-        return this.#onLf(byte, "fieldStart") ?? this.#endRequestLine();
-      case "fieldStart":
-        return this.#onFieldStart(byte);
-      case "fieldName":
-        return this.#onFieldName(byte);
-      case "fieldValue":
-        return this.#onFieldValue(byte);
-      case "fieldLf":
-        return this.#onLf(byte, "fieldStart");
-      case "endLf":
-        return byte === LF ? "end" : bareCr();
+        return byte === LF ? this.#endRequestLine() : rejectMalformed(BARE_CR);
+      case "fields": {
+        const verdict = this.#fields!.step(byte);
+        return verdict === undefined || verdict === "end" ? verdict : rejectMalformed(verdict);
+      }
     }
-  }
-
-  #onLf(byte: number, next: State): Reject | undefined {
-    if (byte !== LF) return bareCr();
-    this.#state = next;
-    return undefined;
   }
 
   #onStart(byte: number): Reject | undefined {
@@ -210,17 +222,24 @@ export class ConnectHeadParser {
     if (isVisible(byte)) return this.#keep(byte);
     if (isLineEnd(byte)) return reject(400, "the request line has no HTTP version");
     if (byte !== SP) return reject(400, `byte ${hex(byte)} in the request target`);
-    this.#authority = this.#takePart();
-    if (this.#authority === "") return reject(400, "the request target is empty");
-    if (this.#method === "CONNECT") {
-      try {
-        this.#target = parseAuthority(this.#authority);
-      } catch (error) {
-        if (!(error instanceof NotParsedError)) throw error;
-        return reject(400, error.message);
-      }
-    }
     this.#state = "version";
+    return this.#readTarget(this.#takePart());
+  }
+
+  #readTarget(text: string): Reject | undefined {
+    if (text === "") return reject(400, "the request target is empty");
+    const isConnect = this.#method === "CONNECT";
+    const url = isConnect ? undefined : HTTP_URL.exec(text);
+    // What is wrong with the method, the target or the version is told when all of them are there.
+    if (!isConnect && (!url || this.#forms === "connect")) return undefined;
+    this.#authority = url ? url[1]! : text;
+    try {
+      this.#target = parseAuthority(url ? withPort(this.#authority) : text);
+    } catch (error) {
+      if (!(error instanceof NotParsedError)) throw error;
+      return reject(400, error.message);
+    }
+    if (url) this.#path = pathOf(this.#method, url[2]!);
     return undefined;
   }
 
@@ -239,7 +258,6 @@ export class ConnectHeadParser {
       this.#state = "requestLf";
       return undefined;
     }
-    this.#state = "fieldStart";
     return this.#endRequestLine();
   }
 
@@ -247,38 +265,18 @@ export class ConnectHeadParser {
     if (!this.#version.startsWith("1.")) {
       return reject(505, `HTTP/${this.#version} is not supported, only HTTP/1.x`);
     }
-    if (this.#method !== "CONNECT") {
+    const isConnect = this.#method === "CONNECT";
+    if (isConnect && this.#forms === "http") return reject(405, "CONNECT is not allowed");
+    if (!isConnect && this.#forms === "connect") {
       return reject(405, `the method is ${this.#method}, only CONNECT is allowed`);
     }
-    return undefined;
-  }
-
-  #onFieldStart(byte: number): Reject | "end" | undefined {
-    if (byte === LF) return "end";
-    if (byte === CR) {
-      this.#state = "endLf";
-      return undefined;
+    // It would show the client what the target gets (RFC 9110 §9.3.8).
+    if (this.#method === "TRACE") return reject(405, "the method TRACE is not allowed");
+    if (!this.#target) {
+      return reject(405, `${this.#method} needs an http URL as its target: this is a proxy`);
     }
-    if (byte === SP || byte === HTAB) return reject(400, "a field line begins with whitespace");
-    this.#state = "fieldName";
-    return isTokenByte(byte) ? undefined : badNameByte(byte);
-  }
-
-  #onFieldName(byte: number): Reject | undefined {
-    if (isTokenByte(byte)) return undefined;
-    if (byte === SP || byte === HTAB) return reject(400, "whitespace in or after a field name");
-    if (isLineEnd(byte)) return reject(400, "a field line has no colon");
-    if (byte !== COLON) return badNameByte(byte);
-    this.#state = "fieldValue";
-    return undefined;
-  }
-
-  #onFieldValue(byte: number): Reject | undefined {
-    if (byte === LF) this.#state = "fieldStart";
-    else if (byte === CR) this.#state = "fieldLf";
-    else if (byte !== SP && byte !== HTAB && !isVisible(byte) && byte < 0x80) {
-      return reject(400, `byte ${hex(byte)} in a field value`);
-    }
+    this.#state = "fields";
+    this.#fields = new FieldLinesParser(!isConnect);
     return undefined;
   }
 
@@ -298,51 +296,44 @@ export class ConnectHeadParser {
     return text;
   }
 
-  #connect(rest: Uint8Array): ConnectHeadResult {
-    return {
-      kind: "connect",
-      target: this.#target!,
-      authority: this.#authority,
-      // Not slice(): a node Buffer's gives a view of the caller's memory.
-      rest: new Uint8Array(rest),
+  #result(behind: Uint8Array): RequestHeadResult {
+    // Not slice(): a node Buffer's gives a view of the caller's memory.
+    const rest = new Uint8Array(behind);
+    const target = this.#target!;
+    if (this.#method === "CONNECT") {
+      return { kind: "connect", target, authority: this.#authority, rest };
+    }
+    const request = {
+      method: this.#method,
+      target,
+      host: this.#authority,
+      path: this.#path,
+      minor: Number(this.#version.slice("1.".length)),
+      fields: this.#fields!.lines,
     };
+    return { kind: "request", request, rest };
   }
+}
+
+/** An `http` URL without a fragment: its host and port, its path and query. */
+const HTTP_URL = /^http:\/\/([^/?#]*)([^#]*)$/i;
+
+const HTTP_PORT = 80;
+
+function withPort(host: string): string {
+  return /:[0-9]*$/.test(host.replace(/^.*\]/, "")) ? host : `${host}:${HTTP_PORT}`;
+}
+
+/** The target to send to the URL's server (RFC 9112 §3.2.1, §3.2.4). */
+function pathOf(method: string, text: string): string {
+  if (text === "" && method === "OPTIONS") return "*";
+  return text.startsWith("/") ? text : `/${text}`;
 }
 
 function reject(status: Reject["status"], reason: string): Reject {
   return { kind: "reject", status, reason };
 }
 
-function bareCr(): Reject {
-  return reject(400, "a CR without LF");
+function rejectMalformed({ problem }: Malformed): Reject {
+  return reject(400, problem);
 }
-
-function badNameByte(byte: number): Reject {
-  return reject(400, `byte ${hex(byte)} in a field name`);
-}
-
-function hex(byte: number): string {
-  return `0x${byte.toString(16).padStart(2, "0")}`;
-}
-
-function isLineEnd(byte: number): boolean {
-  return byte === CR || byte === LF;
-}
-
-function isDigit(byte: number): boolean {
-  return byte >= 0x30 && byte <= 0x39;
-}
-
-/** VCHAR of RFC 5234 appendix B.1. */
-function isVisible(byte: number): boolean {
-  return byte > SP && byte < 0x7f;
-}
-
-/** RFC 9110 §5.6.2: visible characters without the delimiters. */
-function isTokenByte(byte: number): boolean {
-  return isVisible(byte) && !DELIMITERS.has(byte);
-}
-
-const DELIMITERS: ReadonlySet<number> = new Set(
-  [...'"(),/:;<=>?@[\\]{}'].map((character) => character.charCodeAt(0)),
-);

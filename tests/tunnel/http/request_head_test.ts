@@ -11,24 +11,27 @@ import {
 } from "@std/assert";
 import fc from "fast-check";
 import { Buffer } from "node:buffer";
-import { formatAuthority, parseAuthority } from "../../lib/net/authority.ts";
-import { ConnectHeadParser, type ConnectHeadResult } from "../../lib/tunnel/connect_head.ts";
-import { concat } from "../support/bytes.ts";
-import { runs } from "../support/fuzz.ts";
-import { bytesOf, everyCut, pushInPieces, someCuts, textOf } from "../support/push_parser.ts";
+import { formatAuthority, parseAuthority } from "../../../lib/net/authority.ts";
+import {
+  RequestHeadParser,
+  type RequestHeadResult,
+} from "../../../lib/tunnel/http/request_head.ts";
+import { concat } from "../../support/bytes.ts";
+import { runs } from "../../support/fuzz.ts";
+import { bytesOf, everyCut, pushInPieces, someCuts, textOf } from "../../support/push_parser.ts";
 
-function parse(text: string, maxHeadBytes = 16384): ConnectHeadResult {
-  return new ConnectHeadParser({ maxHeadBytes }).push(bytesOf(text));
+function parse(text: string, maxHeadBytes = 16384): RequestHeadResult {
+  return new RequestHeadParser({ maxHeadBytes }).push(bytesOf(text));
 }
 
 function test(name: string, fn: () => void): void {
-  Deno.test({ name: `ConnectHeadParser${name}`, permissions: "none", fn });
+  Deno.test({ name: `RequestHeadParser${name}`, permissions: "none", fn });
 }
 
 const KUBE = "CONNECT 10.0.0.1:10250 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n";
 
 test(" reads what kube-apiserver sends, and the target is not the Host", () => {
-  const parser = new ConnectHeadParser();
+  const parser = new RequestHeadParser();
   assertEquals(parser.push(bytesOf(KUBE)), {
     kind: "connect",
     target: { hostname: "10.0.0.1", port: 10250 },
@@ -40,7 +43,7 @@ test(" reads what kube-apiserver sends, and the target is not the Host", () => {
 
 test(" gives the bytes behind the head as a copy, of a node Buffer as well", () => {
   const chunk = Buffer.from(`${KUBE}\x16\x03\x01\r\n`);
-  const result = new ConnectHeadParser().push(chunk);
+  const result = new RequestHeadParser().push(chunk);
   chunk.fill(0);
   assert(result.kind === "connect");
   assertEquals(result.rest, Uint8Array.of(0x16, 3, 1, 13, 10));
@@ -127,7 +130,7 @@ test(" rejects as soon as the bytes cannot become a CONNECT", () => {
     ["CONNECT a:1 HTTP/1.1\r\n\rx", 400, "a CR without LF"],
   ];
   for (const [text, status, reason] of cases) {
-    const parser = new ConnectHeadParser();
+    const parser = new RequestHeadParser();
     const before = parser.push(bytesOf(text.slice(0, -1)));
     assertEquals(before, { kind: "incomplete" }, JSON.stringify(text));
     const result = parser.push(bytesOf(text.slice(-1)));
@@ -147,7 +150,7 @@ test(" takes a head of exactly maxHeadBytes and rejects a longer one with 431", 
       reason: `the head is longer than ${head.length - 1} bytes`,
     });
   }
-  const byDefault = new ConnectHeadParser();
+  const byDefault = new RequestHeadParser();
   assertEquals(byDefault.push(bytesOf("\n".repeat(16_383))).kind, "incomplete");
   assertEquals(byDefault.push(bytesOf("\n")).kind, "reject");
 });
@@ -164,7 +167,7 @@ test(" holds a target of any length, of which the longest name is the longest go
 
 test(".push() throws after a result", () => {
   for (const text of [KUBE, "\0"]) {
-    const parser = new ConnectHeadParser();
+    const parser = new RequestHeadParser();
     parser.push(bytesOf(text));
     assertThrows(() => parser.push(new Uint8Array(0)), Error, "already parsed");
   }
@@ -174,7 +177,7 @@ test(" takes a head of a megabyte one byte at a time, in linear time", () => {
   // Were each push to look at all bytes so far, this would take half a trillion steps and hours.
   const value = `${" ".repeat(500_000)}x${" ".repeat(500_000)}`;
   const head = bytesOf(`CONNECT a:1 HTTP/1.1\r\n${"A: b\r\n".repeat(10_000)}C:${value}\r\n\r\n`);
-  const parser = new ConnectHeadParser({ maxHeadBytes: head.length });
+  const parser = new RequestHeadParser({ maxHeadBytes: head.length });
   const one = new Uint8Array(1);
   const results = Array.from(head, (byte) => {
     one[0] = byte;
@@ -220,7 +223,7 @@ test(" reads any valid head, whatever the cuts, and leaves its rest unaltered", 
     fc.property(head, fc.uint8Array({ maxLength: 64 }), someCuts, (head, rest, cuts) => {
       const bytes = concat(bytesOf(head.text), rest);
       for (const at of [[], cuts, everyCut(bytes)]) {
-        assertEquals(pushInPieces(new ConnectHeadParser(), bytes, at), {
+        assertEquals(pushInPieces(new RequestHeadParser(), bytes, at), {
           kind: "connect",
           target: head.target,
           authority: formatAuthority(head.target),
@@ -265,14 +268,14 @@ const noise = fc.oneof(
 test(" judges any bytes without throwing, within its limit, whatever the cuts", () => {
   fc.assert(
     fc.property(noise, someCuts, fc.integer({ min: 1, max: 100 }), (bytes, cuts, maxHeadBytes) => {
-      const parser = new ConnectHeadParser({ maxHeadBytes });
+      const parser = new RequestHeadParser({ maxHeadBytes });
       const whole = parser.push(bytes);
       assertLessOrEqual(parser.byteLength, Math.min(maxHeadBytes, bytes.length));
       if (whole.kind === "incomplete") assertEquals(parser.byteLength, bytes.length);
       if (whole.kind === "connect") {
         assertEquals(whole.rest, bytesOf(textOf(bytes.subarray(parser.byteLength))));
       }
-      assertEquals(pushInPieces(new ConnectHeadParser({ maxHeadBytes }), bytes, cuts), whole);
+      assertEquals(pushInPieces(new RequestHeadParser({ maxHeadBytes }), bytes, cuts), whole);
     }),
     runs(5000),
   );
