@@ -142,10 +142,12 @@ export const serverFlags = {
       "TCP address that clients connect to; port 0 selects a free port; off by default with --uds-name",
   }),
   udsName: stringFlag("uds-name", {
+    restricts: true,
     valueName: "path",
     help: "Unix socket that clients connect to",
   }),
   udsMode: fileModeFlag("uds-mode", {
+    restricts: true,
     default: "0660",
     help: "permissions of the file of --uds-name; to connect takes the permission to write",
   }),

@@ -358,7 +358,7 @@ test("parseFlags() refuses an empty variable of a flag that restricts something"
     assertStringIncludes(messageFor([], { ...env, [name]: " " }, agentFlags), name);
   }
   const server = { QRHT_CERT_FILE: "a", QRHT_CERT_KEY: "a", QRHT_CLIENT_CA_FILE: "a" };
-  for (const name of ["QRHT_AGENT_NAME", "QRHT_LISTEN_TCP"]) {
+  for (const name of ["QRHT_AGENT_NAME", "QRHT_LISTEN_TCP", "QRHT_UDS_NAME", "QRHT_UDS_MODE"]) {
     assertEquals(messageFor([], { ...server, [name]: "" }, serverFlags), message(name));
   }
 });

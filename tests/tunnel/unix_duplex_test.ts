@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assertEquals, assertRejects } from "@std/assert";
+import { NO_BYTES } from "../../lib/bytes.ts";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { unixDuplex } from "../../lib/tunnel/unix_duplex.ts";
 import { pattern } from "../support/bytes.ts";
+import { FakeTime } from "../support/fake_time.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 
@@ -59,3 +61,29 @@ test("unixDuplex().abort() ends pending calls", async (a, b) => {
   await Promise.all([reading, writing]);
   await readToEnd(b);
 });
+
+test(
+  "unixDuplex().isReset() tells a minute after the peer has closed, and not of its end alone",
+  async (a, b) => {
+    using time = new FakeTime();
+    const isReset = async () => {
+      b.isReset!();
+      // Behind the write that it has begun.
+      await b.write(NO_BYTES).catch(() => {});
+      return b.isReset!();
+    };
+    assertEquals(await isReset(), false);
+    await a.closeWrite();
+    assertEquals(await isReset(), false);
+    await time.pass(300_000);
+    assertEquals(await isReset(), false);
+    a.abort();
+    assertEquals(await isReset(), false);
+    await time.pass(59_000);
+    assertEquals(await isReset(), false);
+    await time.pass(1_000);
+    assertEquals(await isReset(), true);
+    b.abort();
+    assertEquals(b.isReset!(), false);
+  },
+);
