@@ -83,7 +83,7 @@ async function carry(
   { dialTimeoutMs: timeoutMs, timeouts, tcpKeepaliveMs, rules, resolver, log }: TunnelService,
   signal: AbortSignal,
 ): Promise<void> {
-  const { carrier, fields, record } = tunnel;
+  const { carrier, fields, record, mayBeAbandoned } = tunnel;
   record.span?.dials(target);
   const connection = await dial(target, { timeoutMs, signal, rules, resolver });
   record.span?.connected(connection.remoteAddr);
@@ -102,6 +102,7 @@ async function carry(
     timeouts,
     signal,
     watch: record.watch,
+    mayBeAbandoned: () => mayBeAbandoned ? "a" : undefined,
   });
   const summary = {
     ...summarize(result, since, "agent"),

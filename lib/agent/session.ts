@@ -77,6 +77,8 @@ export interface ServedTunnel extends IncomingTunnel {
   readonly fields: Readonly<Record<string, unknown>>;
   /** Its record in the monitor, which must learn when it is dialled, connected and ended. */
   readonly record: TunnelRecord;
+  /** Whether the server may abandon it: see {@linkcode ConnectedPeer}. */
+  readonly mayBeAbandoned: boolean;
 }
 
 export interface AgentSessionOptions {
@@ -310,7 +312,8 @@ export class AgentSession extends ConnectedPeer {
       record.facts.client = client;
       record.facts.id = id ?? record.facts.id;
       record.span = startTunnelSpan("agent", { ...accepted.open, ...own });
-      const tunnel = { ...accepted, fields, record };
+      const mayBeAbandoned = this.mayAbandonStreams;
+      const tunnel = { ...accepted, fields, record, mayBeAbandoned };
       // The raw dialect cannot refuse: the client would only see an end, instead of another agent.
       const isRefused = signal.aborted && speaksQrht(this.alpn);
       if (!isRefused) return await serve(tunnel, this.#ended.signal);

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { formatAuthority } from "../net/authority.ts";
-import type { ConnectionStats, QuicConnection } from "../quic/mod.ts";
+import { type ConnectionStats, MAX_UNI_STREAMS, type QuicConnection } from "../quic/mod.ts";
+import { speaksQrht } from "../qrht/dialect.ts";
 import { type Peer, RESPONSIVE_MS } from "./monitor.ts";
 
 /** The peer at the other end of a QUIC connection that is established. */
@@ -22,6 +23,15 @@ export abstract class ConnectedPeer implements Peer {
 
   get isResponsive(): boolean {
     return this.connection.silentForMs < RESPONSIVE_MS;
+  }
+
+  /**
+   * Whether the peer may abandon streams: the Go programs end what they send, and then neither read
+   * nor stop (RFC 9000, Section 3.5) what still comes. They show by what they grant: 10 000
+   * unidirectional streams, where ends of this project grant a few.
+   */
+  get mayAbandonStreams(): boolean {
+    return !speaksQrht(this.alpn) && this.connection.uniCredit > MAX_UNI_STREAMS;
   }
 
   stats(): ConnectionStats {

@@ -228,6 +228,11 @@ export class QuicConnection implements StreamsHost {
     return this.#streams.acceptUni();
   }
 
+  /** Unidirectional streams that may be opened now. */
+  get uniCredit(): number {
+    return this.#streams.uniCreditLeft;
+  }
+
   /**
    * Opens a unidirectional stream; undefined when the peer's credit allows none now.
    *

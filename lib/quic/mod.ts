@@ -25,6 +25,7 @@ export {
   checkIdentity,
   congestionControls,
   identityOf,
+  MAX_UNI_STREAMS,
   type PathOptions,
   pathOptions,
   type TlsIdentity,

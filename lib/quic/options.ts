@@ -112,7 +112,7 @@ export function transportSettings(options: TransportOptions): TransportSettings 
     handshakeTimeoutMs: 2000,
     keepAliveMs: 0,
     maxStreams: 10_000,
-    maxUniStreams: 3,
+    maxUniStreams: MAX_UNI_STREAMS,
     streamWindowBytes: 256 << 10,
     maxStreamWindowBytes: 8 << 20,
     mtu: 0,
@@ -129,6 +129,9 @@ export function transportSettings(options: TransportOptions): TransportSettings 
  * bounded per stream instead.
  */
 const CONNECTION_CREDIT = 2 ** 50;
+
+/** Unidirectional streams that each end of this project allows the other one by default. */
+export const MAX_UNI_STREAMS = 3;
 
 /** Unidirectional streams carry control messages, which are read as they come. */
 const UNI_STREAM_WINDOW_BYTES = 16 << 10;

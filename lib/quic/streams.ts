@@ -93,6 +93,12 @@ export class ConnectionStreams implements StreamTransport {
     return isEstablished && !closeInfo ? this.#native.peerStreamsLeftBidi() : 0;
   }
 
+  /** Unidirectional streams that may be opened now. */
+  get uniCreditLeft(): number {
+    const { isEstablished, closeInfo } = this.#host;
+    return isEstablished && !closeInfo ? this.#native.peerStreamsLeftUni() : 0;
+  }
+
   /** Whether an end (FIN) is still to be sent. */
   get hasPendingFins(): boolean {
     return this.#fins.pending;
@@ -119,7 +125,7 @@ export class ConnectionStreams implements StreamTransport {
    */
   openUni(): QuicStream | undefined {
     this.#throwIfClosed();
-    if (!this.#host.isEstablished || this.#native.peerStreamsLeftUni() === 0) return undefined;
+    if (this.uniCreditLeft === 0) return undefined;
     const id = this.#nextLocalUniId;
     this.#nextLocalUniId += 4;
     return this.#openLocal(id, "send");

@@ -52,6 +52,7 @@ export class Route {
   readonly #options: RouteOptions;
   readonly #tried = new Set<ConnectedAgent>();
   #fields: AgentFields = {};
+  #mayBeAbandoned = false;
 
   constructor(open: Open, options: RouteOptions) {
     this.#open = open;
@@ -71,6 +72,11 @@ export class Route {
   /** Why that agent has not connected it, if it reported that. */
   get failure(): FailureCode | undefined {
     return this.#fields.result;
+  }
+
+  /** Whether that agent may abandon it: see {@linkcode ConnectedAgent}. */
+  get mayBeAbandoned(): boolean {
+    return this.#mayBeAbandoned;
   }
 
   /**
@@ -113,6 +119,7 @@ export class Route {
   #tunnel(agent: ConnectedAgent, stream: QuicStream): OutgoingTunnel {
     const { log, span } = this.#options;
     const own: AgentFields = this.#fields = { ...agent.fields, stream: stream.id };
+    this.#mayBeAbandoned = agent.mayAbandonStreams;
     if (this.#tried.size > 1) own.attempts = this.#tried.size;
     const fields = { ...this.#options.fields, ...own };
     log.trace("stream opened", fields);

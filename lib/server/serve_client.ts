@@ -84,7 +84,13 @@ export async function serveClient(
       facts.peer = route.agent;
       if (!route.failure) record?.connected();
     }, () => {});
-    const piped = await pipeDuplex(client.carrier, tunnel, { timeouts, connected, signal, watch });
+    const piped = await pipeDuplex(client.carrier, tunnel, {
+      timeouts,
+      connected,
+      signal,
+      watch,
+      mayBeAbandoned: () => route.mayBeAbandoned ? "b" : undefined,
+    });
     const result = ownAnswer ? ownAnswer.end(piped) : piped;
     const summary = summarize(result, since, "server", route.failure);
     log.debug("tunnel ended", { ...fields, ...route.fields, ...summary });

@@ -29,6 +29,12 @@ export interface PipeOptions {
   readonly watch?: (carried: Carried) => void;
   /** Application error code that the carriers are aborted with. @default {0} */
   readonly abortCode?: number;
+  /**
+   * Tells which side may be abandoned, if one: its peer ends what it sends, and then neither takes
+   * nor refuses what still comes. Such a side counts as silent ({@linkcode TunnelTimeouts}
+   * `halfOpenTimeoutMs`) once it has taken no byte for {@linkcode ABANDONED_MS} since its end.
+   */
+  readonly mayBeAbandoned?: () => Side | undefined;
 }
 
 /** Bytes that a pipe has carried so far. */
@@ -44,7 +50,7 @@ export interface PipeResult extends Carried {
   /**
    * - `end`: both directions were delivered up to their end
    * - `error`: a carrier failed, or was reset by its peer
-   * - `half-open`: one direction had ended, and the other was silent for too long
+   * - `half-open`: one direction had ended, and the other was silent, or stuck, for too long
    * - `idle`: both directions were silent for too long
    * - `write-timeout`: a carrier took nothing of what waited for it for too long
    * - `aborted`: the signal was aborted
@@ -62,7 +68,8 @@ export interface PipeResult extends Carried {
   readonly error?: unknown;
 }
 
-type Side = "a" | "b";
+/** One of the two carriers of a pipe. */
+export type Side = "a" | "b";
 type End = Pick<PipeResult, "reason" | "by" | "error">;
 
 const NO_TIMEOUTS: Partial<TunnelTimeouts> = {};
@@ -81,6 +88,12 @@ const DROP_PAUSE_MS = 1;
 /** Interval at which a side that has ended is asked whether it has been reset since. */
 const RESET_CHECK_MS = 5_000;
 
+/**
+ * Time in which a side that may be abandoned must take some of the bytes that wait for it. Long
+ * enough for any loss that a connection survives: the others of its peer stand meanwhile.
+ */
+export const ABANDONED_MS = 5_000;
+
 /** Head start of bytes before the reset that follows them, which could overtake and drop them. */
 const DELIVERY_MS = 100;
 
@@ -94,6 +107,7 @@ const DELIVERY_MS = 100;
  * - A failed write ends its direction alone: a peer that takes no more bytes may still have an
  *   answer under way. The side they come from is told to stop, or its bytes are dropped.
  * - A side that has ended, and is reset by its peer later, aborts both within 5 s.
+ * - A side that has ended, and that its peer may have abandoned, aborts both when it takes no bytes.
  * - A pipe that is idle or stuck for longer than its timeouts allow is aborted. Every byte read or
  *   written restarts them.
  *
@@ -157,6 +171,7 @@ class Direction {
 class Pipe {
   readonly #timeouts: Partial<TunnelTimeouts>;
   readonly #abortCode: number | undefined;
+  readonly #mayBeAbandoned: PipeOptions["mayBeAbandoned"];
   readonly #aToB: Direction;
   readonly #bToA: Direction;
   readonly #lingered = Promise.withResolvers<void>();
@@ -172,6 +187,7 @@ class Pipe {
   constructor(a: Duplex, b: Duplex, options: PipeOptions) {
     this.#timeouts = options.timeouts ?? NO_TIMEOUTS;
     this.#abortCode = options.abortCode;
+    this.#mayBeAbandoned = options.mayBeAbandoned;
     this.#aToB = new Direction(a, b, "a", "b");
     this.#bToA = new Direction(b, a, "b", "a");
     this.#isConnected = options.connected === undefined;
@@ -364,11 +380,21 @@ class Pipe {
     if (directions.some(({ ended }) => ended)) {
       const { writing, fromSide, toSide, to } = directions.find(({ over }) => !over)!;
       if (to.isReset) add(RESET_CHECK_MS, now);
-      const by = writing ? toSide : fromSide;
-      add(halfOpenTimeoutMs, this.#movedAt, { reason: "half-open", by });
+      const end: End = { reason: "half-open", by: writing ? toSide : fromSide };
+      add(halfOpenTimeoutMs, this.#movedAt, end);
+      if (this.#isAbandonable(toSide)) {
+        if (writing) add(ABANDONED_MS, this.#movedAt, end);
+        else add(ABANDONED_MS, now);
+      }
     }
     add(idleTimeoutMs, this.#movedAt, { reason: "idle" });
     return next;
+  }
+
+  /** Whether a side may be abandoned, and has ended. */
+  #isAbandonable(side: Side): boolean {
+    const { ended } = side === "a" ? this.#aToB : this.#bToA;
+    return ended && this.#mayBeAbandoned?.() === side;
   }
 
   #abort(end: End): void {

@@ -6,7 +6,7 @@
  * dialect is in the tests that run in all combinations of them, such as endings_test.ts.
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { RAW_ALPN } from "../../lib/qrht/dialect.ts";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { ConnectionClosedError, StreamResetError, StreamStoppedError } from "../../lib/quic/mod.ts";
@@ -241,3 +241,45 @@ for (
     assertEquals(await soon("the answer", readText(stream)), "answer");
   });
 }
+
+/** As the Go programs are seen: they grant more unidirectional streams than ends of this project. */
+const go = { ...raw, maxUniStreams: 10_000 };
+
+test("runAgent() and runServer() reset a tunnel that a Go program has ended and takes no more of, and no other", async (net) => {
+  using lines = logLines(2);
+  const target = net.target();
+  const download = async ({ agent }: { agent: ScriptedPeer }) => {
+    const stream = agent.open();
+    await sendText(stream, requestFor(target.authority));
+    await soon("the answer", assertReads(stream, OK));
+    net.flood(await target.accept());
+    return stream;
+  };
+  const upload = async ({ server, agent }: Awaited<ReturnType<typeof net.serverAndAgent>>) => {
+    const client = await net.client(server);
+    await sendText(client, "hello");
+    const stream = await agent.stream();
+    net.flood(client);
+    return stream;
+  };
+  const goServer = await net.agentAtServer({}, go);
+  const paused = await download(goServer);
+  const others = [
+    await download(await agentAtServer(net)),
+    await upload(await serverAndAgent(net)),
+  ];
+  const abandoned = [
+    await download(goServer),
+    await upload(await net.serverAndAgent({}, go)),
+  ];
+  for (const stream of [...others, ...abandoned]) await stream.closeWrite();
+  await lineWith(lines, ' DBG agent "tunnel ended" ', " by=client reason=half-open");
+  await lineWith(lines, ' DBG server "tunnel ended" ', " by=target reason=half-open");
+  for (const stream of abandoned) {
+    await assertRejects(() => soon("the reset", readToEnd(stream)), StreamResetError);
+  }
+  for (const stream of [paused, ...others]) {
+    assertEquals(await soon("bytes", stream.read(new Uint8Array(1))), 1);
+  }
+  assertEquals(linesWith(lines, '"tunnel ended"').length, 2);
+});

@@ -13,6 +13,7 @@ import {
 import fc from "fast-check";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import {
+  ABANDONED_MS,
   pipeDuplex,
   type PipeOptions,
   type PipeResult,
@@ -60,8 +61,8 @@ class Piped {
 
   /** @param carriers what the carriers are like, and which one never takes an end */
   constructor(
-    { connected, signal, ...timeouts }:
-      & Pick<PipeOptions, "connected" | "signal">
+    { connected, signal, mayBeAbandoned, ...timeouts }:
+      & Pick<PipeOptions, "connected" | "signal" | "mayBeAbandoned">
       & Partial<TunnelTimeouts>,
     carriers: MemoryPairOptions & {
       stuck?: "a" | "b";
@@ -73,7 +74,12 @@ class Piped {
     if (carriers.stuck) neverEnds({ a, b }[carriers.stuck]);
     Object.assign(a, carriers.isReset?.a && { isReset: carriers.isReset.a });
     Object.assign(b, carriers.isReset?.b && { isReset: carriers.isReset.b });
-    const options = { timeouts, ...connected && { connected }, ...signal && { signal } };
+    const options = {
+      timeouts,
+      ...connected && { connected },
+      ...signal && { signal },
+      ...mayBeAbandoned && { mayBeAbandoned },
+    };
     this.done = pipeDuplex(a, b, options).then((result) => this.result = result);
   }
 
@@ -238,6 +244,50 @@ for (const from of sides) {
     await piped.far[to].closeWrite();
     await time.settle();
     assertEquals(piped.result, { aToB: 0, bToA: 0, reason: "end", by: from });
+  });
+}
+
+for (const side of sides) {
+  const mayBeAbandoned = () => side;
+
+  test(`aborts both when ${side} is abandoned: it has ended, and then takes nothing for ABANDONED_MS`, async (time) => {
+    for (const waitsFirst of [false, true]) {
+      const piped = new Piped({ mayBeAbandoned }, { capacity: 10 });
+      if (waitsFirst) piped.flood(other[side]);
+      await time.pass(HOUR_MS);
+      await piped.far[side].closeWrite();
+      await time.pass(waitsFirst ? 0 : HOUR_MS);
+      piped.flood(other[side]);
+      for (let i = 0; i < 10; i++) {
+        await time.pass(ABANDONED_MS - 1);
+        await readExactly(piped.far[side], 1);
+      }
+      await time.pass(ABANDONED_MS - 1);
+      assertEquals(piped.result, undefined);
+      await time.pass(1);
+      assertEquals([piped.result?.reason, piped.result?.by], ["half-open", side]);
+      await assertRejects(() => readToEnd(piped.far[side]), MemoryDuplexError, "reset");
+    }
+  });
+
+  test(`waits for ${side} that may be abandoned while it is silent, has not ended, or is the only one that has`, async (time) => {
+    const silent = new Piped({ mayBeAbandoned });
+    await silent.far[side].closeWrite();
+    const open = new Piped({ mayBeAbandoned }, { capacity: 10 });
+    open.flood(other[side]);
+    const otherEnds = new Piped({ mayBeAbandoned }, { capacity: 10 });
+    otherEnds.flood(side);
+    await otherEnds.far[other[side]].closeWrite();
+    const unlikely = new Piped({ mayBeAbandoned: () => undefined }, { capacity: 10 });
+    await unlikely.far[side].closeWrite();
+    unlikely.flood(other[side]);
+    const all = [silent, open, otherEnds, unlikely];
+    await time.pass(HOUR_MS);
+    assertEquals(all.map(({ result }) => result), all.map(() => undefined));
+    for (const { far } of all) far[side].abort();
+    for (const { far } of all) far[other[side]].abort();
+    await time.pass(2_000);
+    await Promise.all(all.map(({ done }) => done));
   });
 }
 
