@@ -17,7 +17,8 @@ import { agentFlags, type ChildProgram, serverFlags, startProgram } from "../sup
 import { ResettableTarget } from "../support/tcp_pair.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 import { TestCa } from "../support/tls.ts";
-import { EgressDialer, go } from "./support/egress_dialer.ts";
+import { EgressDialer } from "./support/egress_dialer.ts";
+import { go } from "./support/go.ts";
 
 const MIB = 1 << 20;
 /** Port 1 is privileged: nothing listens there by chance. */

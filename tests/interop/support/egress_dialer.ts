@@ -3,17 +3,10 @@
 
 /** The program in `tests/interop/egress/`, which connects with kube-apiserver's own code. */
 
-import { fileURLToPath } from "node:url";
 import type { CommandOutput } from "../../../tools/command_output.ts";
 import { ChildProgram } from "../../support/processes.ts";
-import { findProgram } from "../../support/required_programs.ts";
 import { runCommand } from "../../support/system_command.ts";
-
-/** Go; undefined if it is not installed. */
-export const go = findProgram("go");
-
-/** A build without a cache downloads modules, and takes a minute on a slow machine. */
-const BUILD_TIMEOUT_MS = 600_000;
+import { buildGo } from "./go.ts";
 
 /** kube-apiserver's dialer with one configuration. */
 export class EgressDialer {
@@ -28,14 +21,7 @@ export class EgressDialer {
   /** Compiles it into a folder. @throws {Error} with the words of Go */
   static async build(dir: string): Promise<EgressDialer> {
     const program = `${dir}/kube-apiserver-dialer`;
-    for (const args of [["vet", "."], ["build", "-o", program, "."]]) {
-      const { success, stderr } = await runCommand(go!, args, {
-        cwd: fileURLToPath(new URL("../egress/", import.meta.url)),
-        env: { CGO_ENABLED: "0" },
-        signal: AbortSignal.timeout(BUILD_TIMEOUT_MS),
-      });
-      if (!success) throw new Error(`go ${args.join(" ")} in tests/interop/egress: ${stderr}`);
-    }
+    await buildGo("egress", program);
     return new EgressDialer(program, []);
   }
 
