@@ -51,6 +51,7 @@ export interface ServerOptions {
 /** What the parts of a running server share. */
 interface Server extends ClientService {
   readonly config: ServerConfig;
+  readonly fronts: readonly Front[];
   /** Clients at a time, within what there are file descriptors for. */
   readonly maxConnections: number;
   /** All connected agents. Those that accept tunnels are in the registry. */
@@ -95,6 +96,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   const ended = new AbortController();
   const server: Server = {
     config,
+    fronts,
     maxConnections,
     routePolicies: {
       raw: policyOf(config, "raw"),
@@ -221,9 +223,18 @@ function serveAgent(agent: ConnectedAgent, server: Server): void {
 }
 
 /** Handles an agent's control stream. */
-function listenTo(agent: ConnectedAgent, { registry, config: { name } }: Server): void {
+function listenTo(
+  agent: ConnectedAgent,
+  { registry, fronts, config: { name, mode } }: Server,
+): void {
+  const answers = mode === undefined && fronts.some((front) => front.mode === "http-connect");
   agent.control = startControl(agent.connection, { program: "proxy-server", name }, {
-    hello: (hello) => log.info("hello from agent", { ...agent.fields, ...hello }),
+    hello: (hello) => {
+      log.info("hello from agent", { ...agent.fields, ...hello });
+      if (!answers || hello.program !== "proxy-passthrough") return;
+      const hint = "set --mode=raw, or http-connect if the upstream speaks CONNECT";
+      log.warn("passthrough agent behind a front for CONNECT", { ...agent.fields, hint });
+    },
     drain: () => {
       agent.isDraining = true;
       registry.remove(agent);

@@ -62,7 +62,9 @@ export class UnixSocket {
  */
 export async function listenUnix(options: UnixSocketOptions): Promise<UnixSocket> {
   const { path, mode } = options;
-  if (Deno.build.os === "windows") throw new UnixSocketError("Windows has no permissions for it");
+  if (Deno.build.os === "windows") {
+    throw new UnixSocketError("there are no Unix sockets on Windows");
+  }
   const gid = options.group === undefined ? undefined : groupId(options.group);
   const folder = folderOf(path);
   const there = `${folder}/${privateName()}`;

@@ -13,6 +13,7 @@ import { combinations, loopback, Network, NOBODY } from "../support/network.ts";
 import { agentFlags, anyPort, ChildProgram, programArguments } from "../support/processes.ts";
 import { assertNothingLive } from "../support/quic.ts";
 import { assertBody, Site } from "../support/site.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
 
 type Flags = Record<string, string | number>;
@@ -115,6 +116,22 @@ Deno.test("checkServer() names an address that is taken, and what may have it", 
   assert(taken.lines.some((line) => /udp address .*in use by a QUIC server/.test(line)));
   const foreign = await serverCheck({ ...flags, "listen-tcp": "192.0.2.1:1" });
   assertFix(foreign, /tcp address 192\.0\.2\.1:1: cannot listen/, /an address of this machine/);
+});
+
+Deno.test("checkServer() tries the listeners for clients that there are to be", async () => {
+  await using folder = await temporaryFolder();
+  const path = `${folder.path}/s`;
+  const flags = { ...files.server(), "listen-quic": "127.0.0.1:0", "uds-name": path };
+  const free = await serverCheck(flags);
+  assert(free.isWell, free.lines.join("\n"));
+  assert(!free.lines.some((line) => line.includes("tcp address")));
+  const [line] = free.lines.filter((line) => line.includes("unix socket"));
+  assertMatch(line!, /free, with access 0660, uid \d+, gid \d+; clients of another uid /);
+  assertEquals(Array.from(Deno.readDirSync(folder.path)), []);
+  using _ = Deno.listen({ transport: "unix", path });
+  const taken = await serverCheck({ ...flags, "listen-tcp": "127.0.0.1:0" });
+  assertFix(taken, /unix socket \S+: another program listens/, /: --uds-name \S+: another/);
+  assert(taken.lines.some((line) => line.startsWith("ok") && line.includes("tcp address")));
 });
 
 Deno.test("a check judges files before anything else, and says which is wrong", async () => {

@@ -162,6 +162,25 @@ unixTest(
 );
 
 unixTest(
+  "runServer() warns of an upstream that may not speak CONNECT, unless --mode says what it does",
+  async (net, path) => {
+    using lines = logLines(0);
+    const upstream = net.target();
+    for (const mode of [undefined, "raw", "http-connect"] as const) {
+      const server = await serverAt(net, path, { mode });
+      const agent = net.passthrough(server, upstream.port);
+      await lineWith(lines, '"hello from agent"');
+      await agent.stop();
+      await server.stop();
+      const warned = linesWith(lines, '"passthrough agent behind a front for CONNECT"').length;
+      assertEquals(warned, mode === undefined ? 1 : 0);
+      lines.length = 0;
+    }
+  },
+  ["qrht/1"],
+);
+
+unixTest(
   "runServer() removes its socket when it stops, and drains its clients",
   async (net, path) => {
     using _ = logLines(0);
