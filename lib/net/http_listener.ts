@@ -26,8 +26,8 @@ export interface HttpListenerOptions {
   /** Answers a request. */
   readonly handle: (request: HttpRequest) => Response | Promise<Response>;
   /**
-   * Open connections; for a further one, the oldest that has sent no complete request is closed, or
-   * the further one if there is none.
+   * Open connections; for a further one, the oldest that has sent no complete request, or has its
+   * response, is closed, or the further one if there is none.
    *
    * @default {32}
    */
@@ -57,8 +57,8 @@ const REASON_PHRASES: Readonly<Record<number, string>> = {
 /** An open connection. */
 interface Client {
   readonly connection: Deno.Conn;
-  /** Whether its request is not complete yet. */
-  isWaiting: boolean;
+  /** Whether its request is not complete yet, or its response is written. */
+  isIdle: boolean;
 }
 
 /**
@@ -75,12 +75,12 @@ export async function serveHttp(
   const serving = new Set<Promise<void>>();
   const take = (connection: Deno.TcpConn) => {
     if (clients.size >= maxConnections) {
-      const oldest = Array.from(clients).find(({ isWaiting }) => isWaiting);
+      const oldest = Array.from(clients).find(({ isIdle }) => isIdle);
       if (!oldest) return connection.close();
       clients.delete(oldest);
       close(oldest.connection);
     }
-    const client = { connection, isWaiting: true };
+    const client = { connection, isIdle: true };
     clients.add(client);
     const served = serveClient(client, options).finally(() => {
       clients.delete(client);
@@ -110,7 +110,7 @@ async function serveClient(client: Client, options: HttpListenerOptions): Promis
   try {
     const request = await readRequest(connection);
     if (request === undefined) return;
-    client.isWaiting = false;
+    client.isIdle = false;
     restart(responseTimeoutMs);
     const isHead = typeof request === "object" && request.method === "HEAD";
     const response = typeof request === "object" ? await handle(request) : request;
@@ -119,6 +119,7 @@ async function serveClient(client: Client, options: HttpListenerOptions): Promis
       offset += await connection.write(bytes.subarray(offset));
     }
     await connection.closeWrite();
+    client.isIdle = true;
     // Bytes that are not read would reset the connection, and with it the response.
     restart(LINGER_MS);
     const rest = new Uint8Array(4096);

@@ -226,6 +226,21 @@ test("startAdmin() answers others while idle connections come without end", asyn
   for (const connection of idle) connection.close();
 });
 
+test("startAdmin() answers others while connections that have their response stay open", async ({ port, get }) => {
+  const request = new TextEncoder().encode("GET /livez HTTP/1.0\r\n\r\n");
+  const served = [];
+  for (let i = 0; i < 100; i++) {
+    const connection = await Deno.connect(loopback(port));
+    await connection.write(request);
+    const bytes = new Uint8Array(1_000);
+    const n = await soon("a response", connection.read(bytes));
+    assertMatch(new TextDecoder().decode(bytes.subarray(0, n ?? 0)), /^HTTP\/1\.1 200 OK/);
+    served.push(connection);
+  }
+  assertEquals((await get("/livez")).status, 200);
+  for (const connection of served) connection.close();
+});
+
 test("startAdmin() refuses a request whose host is none, and logs nothing of it", async ({ get }) => {
   using lines = logLines(4);
   for (const path of PATHS) {
