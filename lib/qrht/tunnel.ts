@@ -34,6 +34,8 @@ export interface OutgoingTunnel {
    * when it is gone.
    */
   readonly result: Promise<Result>;
+  /** Whether it is in the raw dialect. @default {false} */
+  readonly isRaw?: boolean;
 }
 
 /** The agent's end of a tunnel. */
@@ -66,7 +68,8 @@ const OPEN_TIMEOUT_MS = 10_000;
 /** The server's end of a stream that it has just opened. */
 export function openTunnel(stream: BidiStream, alpn: string, open: Open): OutgoingTunnel {
   if (!speaksQrht(alpn)) {
-    return { carrier: stream, result: Promise.resolve({ code: "connected", text: "" }) };
+    const result = Promise.resolve({ code: "connected", text: "" } as const);
+    return { carrier: stream, result, isRaw: true };
   }
   const carrier = new TunnelStream(stream, FrameType.Result);
   const result = (async () => {

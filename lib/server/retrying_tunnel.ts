@@ -31,7 +31,7 @@ export interface RetryOptions {
   readonly movedCode?: number;
   /**
    * Makes the answer that the client reads, and then the end, where no attempt has given it a byte.
-   * The timeout then counts until the first one. Without it, reads throw.
+   * In the raw dialect, the timeout then counts until the first one. Without it, reads throw.
    *
    * @param error why there is none
    */
@@ -68,7 +68,7 @@ export class RetryingTunnel implements Duplex {
   #feeding: Promise<void>;
   /** Whether the chosen attempt has all the bytes that were kept. */
   #isFed = false;
-  /** Time for all attempts together, or for the first byte if there is an answer without one. */
+  /** Time for all attempts together. */
   #connectTimer: ReturnType<typeof setTimeout> | undefined;
   /** Time for a failed attempt to deliver its answer. */
   #answerTimer: ReturnType<typeof setTimeout> | undefined;
@@ -169,7 +169,7 @@ export class RetryingTunnel implements Duplex {
   #settle(): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
-    if (!this.#options.answer) this.#stopTimers();
+    if (!this.#options.answer || !this.#current.isRaw) this.#stopTimers();
     this.#keepAnswer(undefined);
     this.#replay.fix();
     this.#feeding.then(() => this.#isFed = true, () => {}).then(() => this.#replay.clear());

@@ -6,6 +6,7 @@ import {
   assertEquals,
   assertInstanceOf,
   assertLessOrEqual,
+  assertMatch,
   assertRejects,
 } from "@std/assert";
 import { deadline } from "@std/async/deadline";
@@ -81,9 +82,9 @@ class FakeAgent {
   readonly attempt: OutgoingTunnel;
   readonly #result = Promise.withResolvers<{ code: Cause | "connected"; text: string }>();
 
-  constructor(options?: MemoryPairOptions) {
+  constructor(options?: MemoryPairOptions, isRaw = false) {
     [this.carrier, this.far] = carrierPair(options);
-    this.attempt = { carrier: this.carrier, result: this.#result.promise };
+    this.attempt = { carrier: this.carrier, result: this.#result.promise, isRaw };
     this.#result.promise.catch(() => {});
   }
 
@@ -291,41 +292,47 @@ test("RetryingTunnel has no answer for a client that has left", async () => {
   await reading;
 });
 
+timed("RetryingTunnel has its own answer when the time for one is over", async (time) => {
+  for (const says of ["nothing", "raw", "a failure"] as const) {
+    const agent = new FakeAgent({}, says === "raw");
+    const { tunnel } = tunnelTo([agent], { timeoutMs: 500, answerTimeoutMs: 500, answer });
+    if (says === "raw") agent.connected();
+    if (says === "a failure") agent.fails("refused");
+    const read = readText(tunnel);
+    await time.pass(499);
+    assert(await isPending(read));
+    await time.pass(1);
+    assertEquals(
+      await read,
+      says === "a failure"
+        ? "own: refused, it says"
+        : "own: no agent connected the client to its target within 500 ms",
+    );
+    await tunnel[Symbol.asyncDispose]();
+  }
+});
+
 timed(
-  "RetryingTunnel has its own answer when time is over, also for an attempt that is connected",
+  "RetryingTunnel waits for a target that is connected, and in the raw dialect for one that has answered",
   async (time) => {
-    for (const says of ["nothing", "connected", "a failure"] as const) {
-      const agent = new FakeAgent();
-      const { tunnel } = tunnelTo([agent], { timeoutMs: 500, answerTimeoutMs: 500, answer });
-      if (says === "connected") agent.connected();
-      if (says === "a failure") agent.fails("refused");
+    for (const isRaw of [false, true]) {
+      const agent = new FakeAgent({}, isRaw);
+      const { tunnel } = tunnelTo([agent], { timeoutMs: 500, answer });
+      agent.connected();
+      if (isRaw) {
+        await writeAll(agent.far, utf8.encode("200"));
+        assertEquals(text.decode(await readExactly(tunnel, 3)), "200");
+      }
       const read = readText(tunnel);
-      await time.pass(499);
-      assert(await isPending(read));
-      await time.pass(1);
-      assertEquals(
-        await read,
-        says === "a failure"
-          ? "own: refused, it says"
-          : "own: no agent connected the client to its target within 500 ms",
-      );
+      await settled();
+      assertEquals(time.pending, 0);
+      await time.pass(LONG_MS);
+      await agent.says("more");
+      assertEquals(await read, "more");
       await tunnel[Symbol.asyncDispose]();
     }
   },
 );
-
-timed("RetryingTunnel has no timeout any more once there is a byte of an answer", async (time) => {
-  const agent = new FakeAgent();
-  const { tunnel } = tunnelTo([agent], { timeoutMs: 500, answer });
-  agent.connected();
-  await writeAll(agent.far, utf8.encode("200"));
-  assertEquals(text.decode(await readExactly(tunnel, 3)), "200");
-  assertEquals(time.pending, 0);
-  await time.pass(LONG_MS);
-  await agent.says("more");
-  assertEquals(await readText(tunnel), "more");
-  await tunnel[Symbol.asyncDispose]();
-});
 
 /** What becomes of one agent in a story. */
 interface AgentStory {
@@ -383,7 +390,7 @@ interface Told {
 }
 
 /** Plays a story to its end. */
-async function tell(story: Story): Promise<Told> {
+async function tell(story: Story, own?: RetryOptions["answer"]): Promise<Told> {
   const { agents, writes, endsEarly, replayBytes, readsAfter, readSize } = story;
   const total = writes.reduce((sum, [size]) => sum + size, 0);
   const sent = pattern(total);
@@ -427,6 +434,7 @@ async function tell(story: Story): Promise<Told> {
     timeoutMs: LONG_MS,
     replayBytes,
     movedCode: MOVED,
+    answer: own,
     async retry(cause) {
       causes.push(cause);
       // What was sent has to be here still.
@@ -512,6 +520,17 @@ test("RetryingTunnel loses and doubles nothing when the client sends more than i
       story(fc.nat({ max: 150 })),
       async (story) => void checkStory(story, await tell(story)),
     ),
+    { numRuns: 600 },
+  );
+});
+
+test("RetryingTunnel gives every client one answer, of an attempt or of its own", async () => {
+  await fc.assert(
+    fc.asyncProperty(story(fc.nat({ max: 150 })), async (story) => {
+      const { answer: read, agents } = await tell(story, answer);
+      assertMatch(read as string, /^(?:from \d|no \d|own: gone)$/);
+      if (read === "own: gone") assert(agents.some((_, i) => story.agents[i]!.end === "gone"));
+    }),
     { numRuns: 600 },
   );
 });
