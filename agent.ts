@@ -16,7 +16,7 @@ import { keepConnected } from "./lib/agent/keep_connected.ts";
 import { connectAndCarry, endingOfFailure, type TunnelService } from "./lib/agent/serve.ts";
 import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
 import { checkAgent } from "./lib/cli/check/programs.ts";
-import { agentTlsFiles, loadTls } from "./lib/cli/program_tls.ts";
+import { agentTlsFiles, loadTls, serversOf } from "./lib/cli/program_tls.ts";
 import { agentInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
@@ -160,7 +160,8 @@ if (import.meta.main) {
       void tls.watch(surroundings);
       surroundings.ready();
       const { ownListeners } = surroundings;
-      await runAgent({ ...values, tls, ownListeners }, surroundings);
+      const servers = serversOf(values, tls.server);
+      await runAgent({ ...values, servers, tls, ownListeners }, surroundings);
     },
   });
 }

@@ -6,7 +6,7 @@ import { keepConnected } from "./lib/agent/keep_connected.ts";
 import { connectAndCarry, endingOfFailure, type TunnelService } from "./lib/agent/serve.ts";
 import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
 import { checkPassthrough } from "./lib/cli/check/programs.ts";
-import { agentTlsFiles, loadTls } from "./lib/cli/program_tls.ts";
+import { agentTlsFiles, loadTls, serversOf } from "./lib/cli/program_tls.ts";
 import { passthroughInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { logger } from "./lib/log.ts";
@@ -126,7 +126,8 @@ if (import.meta.main) {
       const tls = await loadTls(agentTlsFiles(values), surroundings.monitor);
       void tls.watch(surroundings);
       surroundings.ready();
-      await runPassthrough({ ...values, tls }, surroundings);
+      const servers = serversOf(values, tls.server);
+      await runPassthrough({ ...values, servers, tls }, surroundings);
     },
   });
 }

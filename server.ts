@@ -4,6 +4,7 @@
 /** proxy-server: forwards each TCP connection to a connected agent, over a QUIC stream. */
 import { checkServer } from "./lib/cli/check/programs.ts";
 import { loadTls, serverTlsFiles } from "./lib/cli/program_tls.ts";
+import { refuseWithoutMakeCerts } from "./lib/cli/program_flags.ts";
 import { serverInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
 import { messageOf } from "./lib/errors.ts";
@@ -288,7 +289,13 @@ if (import.meta.main) {
   await runProgram({
     ...serverInfo,
     check: checkServer,
+    async makeCerts(values, write) {
+      // Loaded only here: it is large, and a running server issues nothing.
+      const { makeCerts } = await import("./lib/certs/make_certs.ts");
+      await makeCerts({ ...values, makeCerts: values.makeCerts! }, write);
+    },
     async run(values, surroundings) {
+      refuseWithoutMakeCerts(values);
       if (values.udsName === undefined) stopWriting();
       const tls = await loadTls(serverTlsFiles(values), surroundings.monitor);
       const ready = () => {

@@ -38,6 +38,8 @@ export interface Flag<V> {
   /** The words that its value is, or is a list of, where it can be nothing else. */
   readonly choices?: readonly string[] | undefined;
   readonly required: boolean;
+  /** Flags of which each makes it needless; it is required otherwise. */
+  readonly requiredUnless?: readonly string[] | undefined;
   /** The default as one would type it. */
   readonly defaultText: string | undefined;
   /** The value before the first occurrence, where there is no default either. */
@@ -101,6 +103,13 @@ type Presence<D> =
 /** Options of every kind of flag. `D` is the type of its default in the table. */
 export type FlagOptions<D> = Presence<D> & {
   readonly help: string;
+  /** Whether no environment variable stands in for it. @default {false} */
+  readonly commandLineOnly?: boolean;
+  /**
+   * Makes it required unless one of these flags is given: there is no value then. With `required`,
+   * its type does not say so, for programs that do something else in that case.
+   */
+  readonly requiredUnless?: readonly string[];
   /** Stands for the value in the help text. */
   readonly valueName?: string;
   /**
@@ -152,7 +161,9 @@ export function makeFlag<T, O extends FlagOptions<unknown>>(
     notes: [...(kind.notes ?? []), ...(several ? ["may be repeated"] : [])],
     choices: kind.choices,
     required: options.required === true,
+    requiredUnless: options.requiredUnless,
     restricts: options.restricts ?? false,
+    commandLineOnly: options.commandLineOnly ?? false,
     defaultText: kind.defaultText ?? options.dependentDefault,
     isDependent: options.dependentDefault !== undefined,
     initial: several ? [] : undefined,
@@ -257,8 +268,11 @@ export function makeListFlag<T>(
     notes: [notes.join(", ")],
     choices: kind.choices,
     required: options.required === true,
+    requiredUnless: options.requiredUnless,
     restricts: options.restricts ?? false,
-    defaultText: kind.defaultText,
+    commandLineOnly: options.commandLineOnly ?? false,
+    defaultText: kind.defaultText ?? options.dependentDefault,
+    isDependent: options.dependentDefault !== undefined,
     initial: [],
     add: (text, before = []) =>
       options.multiple ? [...before, ...kind.parse(text)] : kind.parse(text),
@@ -487,6 +501,7 @@ export function parseFlags<T extends FlagTable>(
 
   refuseUnknown(variables, flags, othersFlags);
   const missing: string[] = [];
+  const isGiven = (name: string) => given.has(names.get(name)!) || !!env(envNameOf(name));
   const values = Object.entries(flags).map(([key, flag]) => {
     if (given.has(flag)) return [key, given.get(flag)];
     const envName = envNameOf(flag.name);
@@ -499,7 +514,10 @@ export function parseFlags<T extends FlagTable>(
         `environment variable ${envName} is empty: give it a value, or unset it`,
       );
     }
-    if (flag.required) missing.push(`--${flag.name} (or ${envName})`);
+    const { required, requiredUnless } = flag;
+    if ((required || requiredUnless) && !requiredUnless?.some(isGiven)) {
+      missing.push(`--${flag.name} (or ${envName})`);
+    }
     // Parsed each time, so that callers share no value.
     const { defaultText, initial, isDependent } = flag;
     const isSet = defaultText !== undefined && !isDependent;

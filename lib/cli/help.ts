@@ -32,7 +32,9 @@ export function formatHelp(
   const table = Object.values(flags);
   const rows = table.map((flag): [string, string[]] => {
     const notes = [...flag.notes];
-    if (flag.required) notes.push("required");
+    const unless = flag.requiredUnless?.map((name) => `--${name}`).join(" or ");
+    if (unless) notes.push(`required without ${unless}`);
+    else if (flag.required) notes.push("required");
     if (flag.defaultText !== undefined) notes.push(`default: ${flag.defaultText}`);
     notes.push(flag.commandLineOnly ? COMMAND_LINE_ONLY : `env: ${envNameOf(flag.name)}`);
     const words = [...flag.help.split(" "), ...notes.flatMap(wordsOfNote)];

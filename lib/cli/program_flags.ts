@@ -3,10 +3,12 @@
 
 /** The flags of the three programs. */
 
+import { VALID_DAYS } from "../certs/valid_days.ts";
+import { UsageError } from "../errors.ts";
 import { CLIENT_PROTOCOLS } from "../tunnel/client_protocol.ts";
 import { DEFAULT_RETRY_CAUSES, RETRY_CAUSES } from "../tunnel/failure.ts";
 import { checkAgentName } from "../tls/agent_names.ts";
-import { formatAuthority } from "../net/authority.ts";
+import { type Authority, formatAuthority } from "../net/authority.ts";
 import { balances } from "../server/balance.ts";
 import { AGENT_WAIT_MS, DEFAULT_LISTEN_TCP, frontModes } from "../server/front.ts";
 import { congestionControls } from "../quic/mod.ts";
@@ -131,6 +133,18 @@ export const commonFlags = {
 /** Command line only: a variable that is left set must not keep a program from running. */
 const CHECK = { commandLineOnly: true } as const;
 
+/** Where an agent looks for the server, if it is told nothing else. */
+export const DEFAULT_SERVER: Authority = { hostname: "127.0.0.1", port: 9999 };
+
+/** Command line only, as its result depends on nothing else. */
+const MAKE_CERTS = { commandLineOnly: true } as const;
+
+/** Flags that the agent's bundle replaces. */
+const JOINED = { requiredUnless: ["join"] } as const;
+
+/** What a server needs, but not to make certificates. */
+const FOR_SERVER = { required: true, requiredUnless: ["make-certs"] } as const;
+
 /** The flags of the server. */
 export const serverFlags = {
   listenTcp: addressFlag("listen-tcp", {
@@ -163,17 +177,17 @@ export const serverFlags = {
       "UDP address that agents connect to, without a host on all interfaces; 0.0.0.0 is IPv4 alone; port 0 selects a free port",
   }),
   certFile: stringFlag("cert-file", {
-    required: true,
+    ...FOR_SERVER,
     valueName: "path",
     help: "certificate chain presented to agents, PEM",
   }),
   certKey: stringFlag("cert-key", {
-    required: true,
+    ...FOR_SERVER,
     valueName: "path",
     help: "private key of --cert-file, PEM",
   }),
   clientCaFile: stringFlag("client-ca-file", {
-    required: true,
+    ...FOR_SERVER,
     valueName: "path",
     help: "CA certificates to verify agent certificates, PEM",
   }),
@@ -240,13 +254,38 @@ export const serverFlags = {
     ...CHECK,
     help: "run start-up checks, report problems, and exit",
   }),
+  makeCerts: stringFlag("make-certs", {
+    ...MAKE_CERTS,
+    valueName: "folder",
+    help:
+      "make certificates for a server and agents in this folder, keep or renew those that are there, and exit",
+  }),
+  certNames: listFlag("cert-name", {
+    ...MAKE_CERTS,
+    multiple: true,
+    valueName: "names",
+    help: "with --make-certs: names and IP addresses of the server",
+  }),
+  certDays: integerFlag("cert-days", {
+    ...MAKE_CERTS,
+    default: VALID_DAYS,
+    min: 1,
+    max: 3_650,
+    help: "with --make-certs: how long certificates are valid",
+  }),
+  bundle: stringFlag("bundle", {
+    ...MAKE_CERTS,
+    valueName: "path",
+    help:
+      "with --make-certs: file for the agent's --join, with its certificate, its key, the CA and the address of the server, which is the first --cert-name; - prints it as a string",
+  }),
   ...commonFlags,
 } as const satisfies FlagTable;
 
 /** Flags of both agents: how to reach the server, and dial timeouts. */
 const sessionFlags = {
   servers: addressListFlag("server", {
-    default: ["127.0.0.1:9999"],
+    dependentDefault: formatAuthority(DEFAULT_SERVER),
     multiple: true,
     help: "QUIC addresses of the servers; a name stands for all its addresses",
   }),
@@ -256,18 +295,23 @@ const sessionFlags = {
     help:
       "name or IP address that the server's certificate must have, independent of --server; a name is also sent as SNI",
   }),
+  join: stringFlag("join", {
+    valueName: "bundle",
+    help:
+      "file of proxy-server --make-certs --bundle, or such a string, in place of --server, --ca-file, --cert-file and --cert-key; --server given as well takes precedence",
+  }),
   caFile: stringFlag("ca-file", {
-    required: true,
+    ...JOINED,
     valueName: "path",
     help: "CA certificates to verify the server certificate, PEM",
   }),
   certFile: stringFlag("cert-file", {
-    required: true,
+    ...JOINED,
     valueName: "path",
     help: "certificate chain presented to the server, PEM",
   }),
   certKey: stringFlag("cert-key", {
-    required: true,
+    ...JOINED,
     valueName: "path",
     help: "private key of --cert-file, PEM",
   }),
@@ -328,3 +372,15 @@ export type ServerFlagValues = FlagValues<typeof serverFlags>;
 export type AgentFlagValues = FlagValues<typeof agentFlags>;
 /** The values of `passthroughFlags`. */
 export type PassthroughFlagValues = FlagValues<typeof passthroughFlags>;
+
+/**
+ * Refuses flags of `--make-certs` without it.
+ *
+ * @throws {UsageError} when there is one
+ */
+export function refuseWithoutMakeCerts(
+  { certNames, bundle }: Pick<ServerFlagValues, "certNames" | "bundle">,
+): void {
+  if (certNames.length > 0) throw new UsageError("--cert-name needs --make-certs");
+  if (bundle !== undefined) throw new UsageError("--bundle needs --make-certs");
+}

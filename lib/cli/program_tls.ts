@@ -5,7 +5,11 @@
 import type { Monitor } from "../observe/monitor.ts";
 import type { TlsFiles } from "../tls/files.ts";
 import { ReloadingTls } from "../tls/reloading_tls.ts";
-import type { AgentFlagValues, ServerFlagValues } from "./program_flags.ts";
+import { UsageError } from "../errors.ts";
+import type { Authority } from "../net/authority.ts";
+import { type AgentFlagValues, DEFAULT_SERVER, type ServerFlagValues } from "./program_flags.ts";
+
+type AgentTlsValues = Pick<AgentFlagValues, "join" | "caFile" | "certFile" | "certKey">;
 
 /** Those of a server. */
 export function serverTlsFiles(
@@ -17,11 +21,32 @@ export function serverTlsFiles(
   return { caFile: clientCaFile, caFlag: "--client-ca-file", certFile, keyFile: certKey };
 }
 
-/** Those of an agent. */
-export function agentTlsFiles(
-  { caFile, certFile, certKey }: Pick<AgentFlagValues, "caFile" | "certFile" | "certKey">,
-): TlsFiles {
-  return { caFile, caFlag: "--ca-file", certFile, keyFile: certKey };
+/**
+ * Those of an agent.
+ *
+ * @throws {UsageError} when a bundle is given in addition to them
+ */
+export function agentTlsFiles({ join, caFile, certFile, certKey }: AgentTlsValues): TlsFiles {
+  const others = { "--ca-file": caFile, "--cert-file": certFile, "--cert-key": certKey };
+  const given = Object.entries(others).find(([, value]) => value !== undefined);
+  if (join !== undefined) {
+    if (given) throw new UsageError(`--join cannot be combined with ${given[0]}`);
+    return { bundle: join };
+  }
+  // Each is required without --join.
+  return { caFile: caFile!, caFlag: "--ca-file", certFile: certFile!, keyFile: certKey! };
+}
+
+/**
+ * The servers of an agent.
+ *
+ * @param ofBundle the address in its bundle
+ */
+export function serversOf(
+  { servers }: Pick<AgentFlagValues, "servers">,
+  ofBundle: Authority | undefined,
+): readonly Authority[] {
+  return servers.length > 0 ? servers : [ofBundle ?? DEFAULT_SERVER];
 }
 
 /**

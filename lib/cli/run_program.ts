@@ -51,6 +51,13 @@ export interface Program<T extends FlagTable> extends ProgramInfo<T> {
    */
   run(values: FlagValues<T> & CommonValues, surroundings: Surroundings): Promise<void>;
   /**
+   * Makes certificates instead, for `--make-certs`.
+   *
+   * @param write takes each line of the report, without its end
+   * @throws {UsageError} when that cannot be done as asked
+   */
+  makeCerts?(values: FlagValues<T>, write: (line: string) => void): Promise<void>;
+  /**
    * Runs start-up checks instead, for `--check`. Resolves with whether all have passed.
    *
    * @param write takes each line of the report, without its end
@@ -95,8 +102,12 @@ export async function runProgram<
       return await print(formatCompletion(parsed.shell, program.name, program.flags));
     }
     const values = parsed.values as FlagValues<T> & CommonValues;
+    const stdout = new LineWriter(Deno.stdout);
+    if ("makeCerts" in values && values.makeCerts !== undefined && program.makeCerts) {
+      await program.makeCerts(values, (line) => stdout.write(line));
+      return await exitAfter(stdout, 0);
+    }
     if ("check" in values && values.check && program.check) {
-      const stdout = new LineWriter(Deno.stdout);
       const isWell = await program.check(values, (line) => stdout.write(line));
       return await exitAfter(stdout, isWell ? 0 : FAILED);
     }

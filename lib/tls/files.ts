@@ -18,10 +18,14 @@ import { oneLine, quote } from "../printable.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { checkIdentity, NativeLibraryError, type TlsIdentity } from "../quic/mod.ts";
 import { invalidity } from "./faults.ts";
+import { decodeBundleString, isBundleString, parseBundle } from "./bundle.ts";
+import type { Authority } from "../net/authority.ts";
 import { decodeBlock, type PemBlock, pemBlocks, toPem } from "./pem.ts";
 
 /** Far more than any real bundle of CAs needs: the system's own has a fifth of it. */
 const MAX_FILE_BYTES = 1024 * 1024;
+
+const JOIN = "--join";
 
 const READABLE_BY_OTHERS = 0o004;
 
@@ -67,8 +71,10 @@ export interface FileCertificate {
   readonly info: CertificateInfo;
 }
 
-/** Where {@linkcode readTlsFiles} reads from. */
-export interface TlsFiles {
+/** Where {@linkcode readTlsFiles} reads from: files, or the value of `--join`. */
+export type TlsFiles = SeparateFiles | { readonly bundle: string };
+
+interface SeparateFiles {
   readonly caFile: string;
   /** The flag that named `caFile`, for messages: `--ca-file` or `--client-ca-file`. */
   readonly caFlag: string;
@@ -148,10 +154,15 @@ export interface TlsFileContents {
   readonly ca: FileContent;
   readonly cert: FileContent;
   readonly key: FileContent;
+  /** The server's address, if a bundle has it. */
+  readonly server?: Authority;
 }
 
 interface FileContent {
+  /** What it is, by the flag that names such a file. */
   readonly flag: string;
+  /** The flag that it was given with, if that is another one. */
+  readonly givenWith?: string;
   readonly path: string;
   readonly bytes: Uint8Array;
   /** Whether it can be read again; a pipe cannot. */
@@ -170,12 +181,30 @@ export async function readTlsFiles(
   files: TlsFiles,
   before?: TlsFileContents,
 ): Promise<TlsFileContents> {
+  if ("bundle" in files) return await readBundle(files.bundle, before);
   const ca = await readFile(files.caFlag, files.caFile, before?.ca);
   const cert = await readFile("--cert-file", files.certFile, before?.cert);
   const key = files.keyFile === files.certFile
     ? { ...cert, flag: "--cert-key" } // a pipe can be read only once
     : await readFile("--cert-key", files.keyFile, before?.key);
   return { ca, cert, key };
+}
+
+async function readBundle(value: string, before?: TlsFileContents): Promise<TlsFileContents> {
+  if (before && !before.key.isFile) return before;
+  const file = isBundleString(value)
+    ? { path: "", bytes: new TextEncoder().encode(decodeBundleString(value)), isFile: false }
+    : await readFile(JOIN, value, before?.key);
+  const { server, identity, ca } = parseBundle(new TextDecoder().decode(file.bytes));
+  const part = (flag: string, text: string) => {
+    return { ...file, flag, givenWith: JOIN, bytes: new TextEncoder().encode(text) };
+  };
+  return {
+    ca: part("--ca-file", ca),
+    cert: part("--cert-file", identity),
+    key: part("--cert-key", identity),
+    server,
+  };
 }
 
 /**
@@ -288,13 +317,15 @@ function tryOut(material: TlsMaterial, certFile: PemFile, caFile: PemFile): void
 
 interface PemFile {
   readonly flag: string;
+  readonly givenWith?: string | undefined;
   readonly path: string;
   readonly blocks: PemBlock[];
   readonly looksLikeDer: boolean;
 }
 
-function place({ flag, path }: { flag: string; path: string }): string {
-  return `${flag} ${isPath(path) ? quote(path) : "(too long for a path)"}`;
+function place({ flag, givenWith, path }: Pick<PemFile, "flag" | "givenWith" | "path">): string {
+  const shown = path === "" ? "" : ` ${isPath(path) ? quote(path) : "(too long for a path)"}`;
+  return `${givenWith ?? flag}${shown}`;
 }
 
 /** Whether a path is not longer than systems allow: what is longer may be a key. */
@@ -313,13 +344,13 @@ async function readFile(flag: string, path: string, before?: FileContent): Promi
   }
 }
 
-function pemFile({ flag, path, bytes }: FileContent): PemFile {
+function pemFile({ flag, givenWith, path, bytes }: FileContent): PemFile {
   const looksLikeDer = bytes[0] === 0x30 && bytes[1]! >= 0x80;
   try {
     const blocks = looksLikeDer ? [] : pemBlocks(new TextDecoder().decode(bytes));
-    return { flag, path, blocks, looksLikeDer };
+    return { flag, givenWith, path, blocks, looksLikeDer };
   } catch (error) {
-    throw new UsageError(`cannot read ${place({ flag, path })}: ${messageOf(error)}`);
+    throw new UsageError(`cannot read ${place({ flag, givenWith, path })}: ${messageOf(error)}`);
   }
 }
 

@@ -8,6 +8,7 @@ import { certificateFields } from "./certificate.ts";
 import { messageOf } from "../errors.ts";
 import { logger } from "../log.ts";
 import type { TlsIdentity, TlsSource } from "../quic/mod.ts";
+import type { Authority } from "../net/authority.ts";
 import { sleep } from "../wait.ts";
 import {
   checkTlsFiles,
@@ -87,6 +88,11 @@ export class ReloadingTls implements TlsSource {
   /** The last set that was good. */
   get current(): TlsMaterial {
     return this.#choice.current;
+  }
+
+  /** The server's address, if a bundle has it. */
+  get server(): Authority | undefined {
+    return this.#contents.server;
   }
 
   identityFor(hostname: string): TlsIdentity {
@@ -193,8 +199,9 @@ export class ReloadingTls implements TlsSource {
   }
 
   #warnOfPublicKey(): void {
-    const { isPublic, path } = this.#contents.key;
-    if (isPublic) log.warn("all users can read the private key", { file: "--cert-key", path });
+    const { isPublic, path, flag, givenWith } = this.#contents.key;
+    if (!isPublic) return;
+    log.warn("all users can read the private key", { file: givenWith ?? flag, path });
   }
 
   get #fields() {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { join } from "node:path";
-import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
+import { createCa, issueCertificate, type Issued } from "../../lib/certs/issue.ts";
 import type { Flags } from "../../tools/project_program.ts";
 
 /**

@@ -27,6 +27,7 @@ import {
   stringFlag,
 } from "../../lib/cli/flags.ts";
 import { formatHelp } from "../../lib/cli/help.ts";
+import { serversOf as serversOfValues } from "../../lib/cli/program_tls.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { runs } from "../support/fuzz.ts";
 import { pureTest as test } from "../support/pure_test.ts";
@@ -540,7 +541,7 @@ test("formatHelp() shows every flag with its default, bounds and variable in 100
       assertStringIncludes(help, `\n  --${flag.name}`);
       const env = `[env: ${envNameOf(flag.name)}]`;
       assertEquals(help.includes(env), !flag.commandLineOnly, env);
-      if (flag.required) assertStringIncludes(help, "[required]");
+      if (flag.required && !flag.requiredUnless) assertStringIncludes(help, "[required]");
       if (flag.defaultText !== undefined) {
         assertStringIncludes(help, `[default: ${flag.defaultText}]`);
       }
@@ -605,6 +606,10 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
     udsMode: 0o660,
     udsGroup: undefined,
     listenQuic: { hostname: "", port: 8888 },
+    makeCerts: undefined,
+    certNames: [],
+    certDays: 365,
+    bundle: undefined,
     clientCaFile: "a",
     mode: undefined,
     agentWaitMs: undefined,
@@ -621,7 +626,9 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
   });
   const session = {
     ...common,
-    servers: [{ hostname: "127.0.0.1", port: 9999 }],
+    // As a default, 127.0.0.1:9999, unless a bundle has another one.
+    servers: [],
+    join: undefined,
     serverName: "quic-tunnel-server",
     caFile: "a",
     dialTimeoutMs: 10_000,
@@ -715,7 +722,7 @@ test("cidrListFlag() names the flag or variable, the network and what is wrong w
 test("--server takes several addresses, from one occurrence, several, or the variable", () => {
   const files = ["--cert-file=c", "--cert-key=k", "--ca-file=a"];
   const serversOf = (args: readonly string[], variable = "") =>
-    valuesOf(agentFlags, [...files, ...args], { QRHT_SERVER: variable }).servers
+    serversOfValues(valuesOf(agentFlags, [...files, ...args], { QRHT_SERVER: variable }), undefined)
       .map(formatAuthority);
   assertEquals(serversOf([]), ["127.0.0.1:9999"]);
   assertEquals(serversOf(["--server=a:1"]), ["a:1"]);

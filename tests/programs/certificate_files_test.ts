@@ -9,7 +9,7 @@ import {
   createCa,
   issueCertificate,
   type Issued,
-} from "../../certs/issue.ts";
+} from "../../lib/certs/issue.ts";
 import { inDays } from "../support/certificate_files.ts";
 import { ChildProgram, programArguments, startProgram } from "../support/processes.ts";
 import { assertBody, Site } from "../support/site.ts";

@@ -14,6 +14,7 @@ const rooms: readonly (readonly string[])[] = [
   ["lib/tunnel"],
   ["lib/quic", "lib/qrht"],
   ["lib/tls"],
+  ["lib/certs"],
   ["lib/observe"],
   ["lib/server", "lib/agent"],
   ["lib/cli"],
@@ -26,8 +27,10 @@ const PACKAGES = [
   "@logtape/logtape",
   "@matrixai/quic",
   "@opentelemetry/api",
+  "@peculiar/x509",
   "deno-std",
   "prom-client",
+  "reflect-metadata",
 ];
 
 /** What only some files may do; a path is a file or a folder. */
@@ -40,6 +43,7 @@ const reserved: readonly {
   readonly users: readonly string[];
 }[] = [
   { what: "import the binding", imports: /^npm:@matrixai\//, users: ["lib/quic/quiche"] },
+  { what: "issue certificates", imports: /^npm:@peculiar\//, users: ["lib/certs"] },
   {
     what: "open the C library",
     code: /\bDeno\.dlopen\b/,

@@ -5,7 +5,7 @@
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { X509Certificate } from "node:crypto";
-import type { CertificateOptions } from "../../certs/issue.ts";
+import type { CertificateOptions } from "../../lib/certs/issue.ts";
 import { ConnectionClosedError, type TlsIdentity } from "../../lib/quic/mod.ts";
 import { eventually } from "../support/eventually.ts";
 import {

@@ -5,7 +5,7 @@
 import { generateKeyPairSync, type KeyObject } from "node:crypto";
 import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
-import { createCa, type Issued, type Validity } from "../../certs/issue.ts";
+import { createCa, type Issued, type Validity } from "../../lib/certs/issue.ts";
 import { encodeDer } from "../../lib/tls/der.ts";
 
 export const SERVER_NAME = "quic-tunnel-server";

@@ -7,7 +7,7 @@ import {
   createCa,
   issueCertificate,
   type Issued,
-} from "../../certs/issue.ts";
+} from "../../lib/certs/issue.ts";
 import type { TlsIdentity } from "../../lib/quic/mod.ts";
 import { agentFlags, serverFlags } from "../../tools/project_program.ts";
 

@@ -7,7 +7,12 @@ import type { Flag } from "../../lib/cli/flags.ts";
 export function textsOf(flag: Flag<unknown>): string[] {
   return [
     ...flag.notes,
-    ...(flag.required ? ["required"] : []),
+    ...requirementOf(flag),
     ...(flag.defaultText === undefined ? [] : [`default: ${flag.defaultText}`]),
   ];
+}
+
+function requirementOf({ required, requiredUnless }: Flag<unknown>): string[] {
+  if (!requiredUnless) return required ? ["required"] : [];
+  return [`required without ${requiredUnless.map((name) => `--${name}`).join(" or ")}`];
 }

@@ -6,7 +6,7 @@ import {
   createCa,
   issueCertificate,
   type Issued,
-} from "../../certs/issue.ts";
+} from "../../lib/certs/issue.ts";
 import type { TlsIdentity } from "../../lib/quic/mod.ts";
 
 const encoder = new TextEncoder();

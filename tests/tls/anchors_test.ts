@@ -5,7 +5,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
-import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
+import { createCa, issueCertificate, type Issued } from "../../lib/certs/issue.ts";
 import { ConnectionClosedError, QuicEndpoint, TlsAlert, tlsAlertOf } from "../../lib/quic/mod.ts";
 import { AnchorChoice } from "../../lib/tls/anchor_choice.ts";
 import { checkTlsFiles, type TlsMaterial } from "../../lib/tls/files.ts";

@@ -3,7 +3,7 @@
 
 import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { createCa } from "../../certs/issue.ts";
+import { createCa } from "../../lib/certs/issue.ts";
 import { describeCertificate } from "../../lib/tls/certificate.ts";
 import { derOf, generateKeys, issueFor, subjectAltName } from "../support/any_certificate.ts";
 import { runs } from "../support/fuzz.ts";

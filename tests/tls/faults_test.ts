@@ -9,7 +9,7 @@ import {
   createCa,
   issueCertificate,
   type Issued,
-} from "../../certs/issue.ts";
+} from "../../lib/certs/issue.ts";
 import {
   clientCertificateFaults,
   reasonsOf,

@@ -18,7 +18,7 @@ import fc from "fast-check";
 import { native } from "@matrixai/quic";
 import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
-import { createCa, issueCertificate } from "../../certs/issue.ts";
+import { createCa, issueCertificate } from "../../lib/certs/issue.ts";
 import { UsageError } from "../../lib/errors.ts";
 import { SIGNATURE_ALGORITHMS } from "../../lib/quic/options.ts";
 import { checkTlsFiles, readTlsFiles, type TlsMaterial } from "../../lib/tls/files.ts";

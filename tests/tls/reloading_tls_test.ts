@@ -4,7 +4,7 @@
 import { join } from "node:path";
 import { assert, assertEquals, assertMatch, assertRejects, assertStrictEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
-import { createCa, issueCertificate, type Issued } from "../../certs/issue.ts";
+import { createCa, issueCertificate, type Issued } from "../../lib/certs/issue.ts";
 import { UsageError } from "../../lib/errors.ts";
 import type { TlsMaterial } from "../../lib/tls/files.ts";
 import { ReloadingTls } from "../../lib/tls/reloading_tls.ts";

@@ -3,6 +3,7 @@
 
 /** Steps about the certificates, keys and CAs of a program. */
 import { type Certificate, hostNamesOf, listNames } from "../../tls/certificate.ts";
+import type { Authority } from "../../net/authority.ts";
 import { quote } from "../../printable.ts";
 import { checkTlsFiles, readTlsFiles, type TlsFiles, type TlsMaterial } from "../../tls/files.ts";
 import { DAY_MS, expiryOf } from "../../tls/expiry.ts";
@@ -13,17 +14,24 @@ import { type Found, type Report, StepError } from "./report.ts";
 
 const MAX_LEFT_OUT = 5;
 
-/** Reads and checks the files of one side. */
+/**
+ * Reads and checks the files of one side.
+ *
+ * @returns what is in them if all is well, and the server's address if a bundle has it
+ */
 export async function checkCertificates(
   report: Report,
   files: TlsFiles,
   side: "server" | "client",
-): Promise<TlsMaterial | undefined> {
+): Promise<{ tls?: TlsMaterial | undefined; server?: Authority | undefined }> {
   const contents = await report.step("files", async () => {
     const value = await readTlsFiles(files);
-    const found = `${files.caFlag}, --cert-file and --cert-key can be read`;
+    const { flag, givenWith } = value.key;
+    const key = givenWith ?? flag;
+    const names = "bundle" in files ? key : `${files.caFlag}, --cert-file and ${key}`;
+    const found = `${names} can be read`;
     if (!value.key.isPublic) return { found, value };
-    return { found: `${found}, --cert-key by all users (chmod o-r)`, value, isWarning: true };
+    return { found: `${found}, ${key} by all users (chmod o-r)`, value, isWarning: true };
   });
   const now = new Date();
   const material = await report.after(contents, "certificates", (contents) => {
@@ -39,7 +47,7 @@ export async function checkCertificates(
     "purpose",
     ({ leaf }) => (side === "server" ? checkServer : checkClient)(leaf),
   );
-  return fits && material;
+  return { tls: fits && material, server: contents?.server };
 }
 
 /** Certificates that are not valid now, each with its file. */

@@ -2,15 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What `--check` does for each program. */
-import { formatAuthority } from "../../net/authority.ts";
+import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { formatIp } from "../../net/ip_address.ts";
 import type { AgentFlagValues, PassthroughFlagValues, ServerFlagValues } from "../program_flags.ts";
 import type { TlsMaterial } from "../../tls/files.ts";
-import { agentTlsFiles, serverTlsFiles } from "../program_tls.ts";
+import { agentTlsFiles, serversOf, serverTlsFiles } from "../program_tls.ts";
 import { checkCertificates } from "./certificates.ts";
 import { checkTcpAddress, checkUdpAddress, checkUnixSocket } from "./listeners.ts";
 import { Report } from "./report.ts";
-import { checkSession } from "./session.ts";
+import { checkSession, type SessionCheck } from "./session.ts";
 import { addressesOf, checkTarget } from "./target.ts";
 import { checkUdp } from "./udp.ts";
 import { listenTcpOf } from "../../server/listeners.ts";
@@ -59,7 +59,7 @@ export async function checkPassthrough(
 
 type SessionFlagValues = Pick<
   AgentFlagValues,
-  "caFile" | "certFile" | "certKey" | "servers" | "serverName" | "alpn" | "name"
+  "join" | "caFile" | "certFile" | "certKey" | "servers" | "serverName" | "alpn" | "name"
 >;
 
 async function checkServers(
@@ -67,21 +67,28 @@ async function checkServers(
   program: string,
   values: SessionFlagValues,
 ): Promise<void> {
-  const tls = await checkCertificates(report, agentTlsFiles(values), "client");
-  for (const server of values.servers) {
-    const { port } = server;
-    const label = formatAuthority(server);
-    const addresses = await report.step(`server ${label} resolves`, async () => {
-      const ips = await addressesOf(server.hostname, RESOLVE_TIMEOUT_MS);
-      const value = ips.map((ip) => ({ hostname: formatIp(ip), port }));
-      return { found: value.map(({ hostname }) => hostname).join(", "), value };
-    });
-    const answering = await report.after(addresses, `udp to ${label}`, checkUdp);
-    const options = tls && sessionOf(program, values, tls);
-    for (const address of answering ?? [undefined]) {
-      const one = address ? formatAuthority(address) : label;
-      await checkSession(report, address, one, options);
-    }
+  const { tls, server } = await checkCertificates(report, agentTlsFiles(values), "client");
+  for (const address of serversOf(values, server)) {
+    await checkServerAt(report, address, tls && sessionOf(program, values, tls));
+  }
+}
+
+async function checkServerAt(
+  report: Report,
+  server: Authority,
+  options: SessionCheck | undefined,
+): Promise<void> {
+  const { port } = server;
+  const label = formatAuthority(server);
+  const addresses = await report.step(`server ${label} resolves`, async () => {
+    const ips = await addressesOf(server.hostname, RESOLVE_TIMEOUT_MS);
+    const value = ips.map((ip) => ({ hostname: formatIp(ip), port }));
+    return { found: value.map(({ hostname }) => hostname).join(", "), value };
+  });
+  const answering = await report.after(addresses, `udp to ${label}`, checkUdp);
+  for (const address of answering ?? [undefined]) {
+    const one = address ? formatAuthority(address) : label;
+    await checkSession(report, address, one, options);
   }
 }
 

@@ -15,7 +15,7 @@ import {
 import "reflect-metadata"; // before @peculiar/x509
 import * as x509 from "@peculiar/x509";
 import { parse } from "yaml";
-import { createCa, issueCertificate, type Issued, readCa } from "../../certs/issue.ts";
+import { createCa, issueCertificate, type Issued, readCa } from "../../lib/certs/issue.ts";
 import { makeCerts, makeEgressCerts, writeCerts } from "../../certs/make.ts";
 import { UsageError } from "../../lib/errors.ts";
 import { parseAuthority } from "../../lib/net/authority.ts";
@@ -225,7 +225,7 @@ Deno.test("makeCerts() keeps a good set, and replaces it on demand", () =>
     await assertUsableSet(dir);
   }));
 
-Deno.test("makeCerts() issues anew what has less than 7 days left", () =>
+Deno.test("makeCerts() issues anew what has less than 30 days left", () =>
   inTempDir(async (dir) => {
     await makeCerts(dir);
     const before = await readSet(dir);
@@ -234,8 +234,8 @@ Deno.test("makeCerts() issues anew what has less than 7 days left", () =>
       return made.length > 0 && reason;
     };
     const both = (fault: string) => `server.pem ${fault}, client.pem ${fault}`;
-    assertEquals(await at(357), false);
-    assertEquals(await at(359), both("expires within 7 days"));
+    assertEquals(await at(334), false);
+    assertEquals(await at(336), both("expires within 30 days"));
     assertEquals(await at(366), both("has expired"));
     const after = await readSet(dir);
     for (const name of PAIRS) assertNotEquals(after[name], before[name]);
