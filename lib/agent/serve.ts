@@ -12,11 +12,14 @@ import type { TunnelEnding } from "../observe/monitor.ts";
 import { type Failure, failures } from "../tunnel/failure.ts";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import type { HttpExchange } from "../tunnel/http/exchange.ts";
+import { TunnelError } from "../tunnel/errors.ts";
 import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
 import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
 import type { Rules } from "./acl.ts";
 import { dial, DialError, OUT_OF_FILES } from "./dial.ts";
 import type { ServedTunnel } from "./session.ts";
+import { ANSWER_TIMEOUT_MS } from "../qrht/tunnel.ts";
+import { within } from "../wait.ts";
 
 /** What all tunnels of an agent have in common. */
 export interface TunnelService extends TcpKeepaliveOptions {
@@ -92,7 +95,7 @@ async function carry(
     if (header) await writeAll(upstream, header);
     record.connected();
     tunnel.connected();
-    if (answer) await writeAll(carrier, answer);
+    if (answer) await within(ANSWER_TIMEOUT_MS, writeAll(carrier, answer), answerStuck);
   } catch (error) {
     upstream.abort();
     throw error;
@@ -111,6 +114,10 @@ async function carry(
   log.debug("tunnel ended", { ...fields, via, target: name, ...summary });
   record.end(summary);
 }
+
+/** The peer leaves no room for the first bytes of a stream: its connection stands. */
+const answerStuck = () =>
+  new TunnelError("peer", "write-timeout", `it took no answer within ${ANSWER_TIMEOUT_MS} ms`);
 
 /** How a tunnel ends that the agent does not connect. */
 export function endingOfFailure({ code, text }: Failure): TunnelEnding {

@@ -65,6 +65,9 @@ export interface IncomingTunnel {
 /** Time that the server has for the first frame of a stream. */
 const OPEN_TIMEOUT_MS = 10_000;
 
+/** Time in which the server must take what the agent answers by itself. */
+export const ANSWER_TIMEOUT_MS = 10_000;
+
 /** The server's end of a stream that it has just opened. */
 export function openTunnel(stream: BidiStream, alpn: string, open: Open): OutgoingTunnel {
   if (!speaksQrht(alpn)) {
@@ -144,9 +147,9 @@ function framedTunnel(carrier: TunnelStream, open: Open): IncomingTunnel {
 
 async function orAbort(carrier: Duplex, run: () => Promise<void>): Promise<void> {
   try {
-    await run();
+    await within(ANSWER_TIMEOUT_MS, run(), () => new Error("the server takes no answer"));
   } catch {
-    // The server has reset the stream, or is gone.
+    // The server has reset the stream, takes nothing, or is gone.
     carrier.abort();
   }
 }

@@ -18,6 +18,7 @@ import {
   linesWith,
   lineWith,
   logLines,
+  NOBODY,
   OK,
   readText,
   readUntilOver,
@@ -282,4 +283,21 @@ test("runAgent() and runServer() reset a tunnel that a Go program has ended and 
     assertEquals(await soon("bytes", stream.read(new Uint8Array(1))), 1);
   }
   assertEquals(linesWith(lines, '"tunnel ended"').length, 2);
+});
+
+test("runAgent() ends what it cannot answer because the server's flow control is used up", async (net) => {
+  using lines = logLines(2);
+  const { agent } = await net.agentAtServer({}, { ...go, streamWindowBytes: 4 });
+  const target = net.target();
+  const connected = agent.open();
+  await sendText(connected, requestFor(target.authority));
+  const refused = agent.open();
+  await sendText(refused, requestFor(NOBODY));
+  const atTarget = await target.accept();
+  const ended = [' DBG agent "tunnel refused" ', " by=server reason=write-timeout "];
+  await eventually("the tunnel is ended", () => linesWith(lines, ...ended)[0], 15_000);
+  await soon("the target's end", readUntilOver(atTarget));
+  for (const stream of [connected, refused]) {
+    await assertRejects(() => soon("the reset", readToEnd(stream)), StreamResetError);
+  }
 });
