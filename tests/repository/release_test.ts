@@ -76,6 +76,7 @@ async function samplePackage() {
   ];
   for (const name of ["lib", "src", "test"]) await Deno.mkdir(join(folder.path, name));
   for (const name of files) await Deno.writeTextFile(join(folder.path, name), "0123456789");
+  await Deno.writeTextFile(join(folder.path, "package.json"), '{"x": "y"}');
   return folder;
 }
 
@@ -100,6 +101,21 @@ Deno.test("packageFiles() leaves out modules that a program does not load, if th
   );
   assertEquals([excluded.length, bytes], [10, 3 * 10], "package.json, LICENSE and the module");
   assertEquals(packageFiles(join(sample.path, "none")), { excluded: [], bytes: 0 });
+});
+
+Deno.test("packageFiles() leaves out builds for bundlers, unless exports lead to them", async () => {
+  await using sample = await samplePackage();
+  const excludedOf = async (content: unknown) => {
+    await Deno.writeTextFile(join(sample.path, "package.json"), JSON.stringify(content));
+    const { excluded } = packageFiles(sample.path);
+    return excluded.map((path) => relative(sample.path, path));
+  };
+  const entries = { main: "lib/b.cjs", module: "lib/a.mjs", unpkg: "index.js" };
+  const without = await excludedOf({ main: entries.main });
+  const added = (await excludedOf(entries)).filter((path) => !without.includes(path));
+  assertEquals(added.toSorted(), ["index.js", "lib/a.mjs"]);
+  assertEquals(await excludedOf({ ...entries, exports: {} }), without);
+  assert((await excludedOf({ main: "index.js", module: "lib/a.mjs" })).includes("lib/b.cjs"));
 });
 
 pureTest("nativeLibraryError() names the machines that there are libraries for", () => {

@@ -24,6 +24,8 @@ export const SYSTEM_TESTS = {
       curl: "curl",
       dpkg: "dpkg",
       find: "findutils",
+      ip: "iproute2",
+      setpriv: "util-linux",
       unshare: "util-linux",
     },
   },
