@@ -171,7 +171,11 @@ function folderOf(path: string): string {
 }
 
 function groupId(group: string): number {
-  if (/^[0-9]+$/.test(group)) return Number(group);
+  if (/^[0-9]+$/.test(group)) {
+    // -1 would leave it as it is.
+    if (Number(group) < 2 ** 32 - 1) return Number(group);
+    throw new UnixSocketError(`${group} is no number of a group`);
+  }
   let groups: string;
   try {
     groups = Deno.readTextFileSync("/etc/group");

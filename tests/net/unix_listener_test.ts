@@ -93,6 +93,7 @@ test("listenUnix() gives the file to a group, by number or name", async (folder)
     /^\/etc\/group has no group nobody-has-it; use its number$/,
     "nobody-has-it",
   );
+  await assertFails(`${folder}/s`, /^4294967295 is no number of a group$/, "4294967295");
   assertEquals(filesIn(folder), []);
 });
 

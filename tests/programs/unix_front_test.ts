@@ -43,6 +43,15 @@ function unixTest(
 const connect = async (net: Network, path: string) =>
   net.own(unixDuplex(await Deno.connect({ transport: "unix", path })));
 
+/** A tunnel of a client, and its target. */
+async function tunnel(net: Network, path: string) {
+  const target = net.target();
+  const client = await connect(net, path);
+  await sendText(client, requestFor(target.authority));
+  await assertReads(client, OK);
+  return { client, atTarget: await target.accept() };
+}
+
 /** A server on a Unix socket alone. */
 const serverAt = (net: Network, udsName: string, config: Parameters<Network["server"]>[0] = {}) =>
   net.server({ listenTcp: undefined, udsName, ...config });
@@ -54,11 +63,7 @@ unixTest(
     const server = await serverAt(net, path);
     assertEquals(Number.isNaN(server.tcpPort), true);
     net.agent(server);
-    const target = net.target();
-    const client = await connect(net, path);
-    await sendText(client, requestFor(target.authority));
-    await assertReads(client, OK);
-    const atTarget = await target.accept();
+    const { client, atTarget } = await tunnel(net, path);
     const [up, down] = [pattern(700_000, 1), pattern(900_000, 2)];
     const sending = writeAll(client, up).then(() => client.closeWrite());
     assertSameBytes(await readToEnd(atTarget), up);
@@ -101,11 +106,7 @@ unixTest(
   async (net, path) => {
     using lines = logLines(2);
     net.agent(await serverAt(net, path));
-    const target = net.target();
-    const client = await connect(net, path);
-    await sendText(client, requestFor(target.authority));
-    await assertReads(client, OK);
-    const atTarget = await target.accept();
+    const { client, atTarget } = await tunnel(net, path);
     await sendText(atTarget, "partial");
     await assertReads(client, "partial");
     atTarget.abort();
@@ -119,11 +120,7 @@ unixTest(
 unixTest("runServer() ends a tunnel whose client on a Unix socket has gone", async (net, path) => {
   using lines = logLines(2);
   net.agent(await serverAt(net, path));
-  const target = net.target();
-  const client = await connect(net, path);
-  await sendText(client, requestFor(target.authority));
-  await assertReads(client, OK);
-  const atTarget = await target.accept();
+  const { client, atTarget } = await tunnel(net, path);
   client.abort();
   net.flood(atTarget);
   await soon("the target's end", readUntilOver(atTarget));
@@ -186,11 +183,7 @@ unixTest(
     using _ = logLines(0);
     const server = await serverAt(net, path, { drainTimeoutMs: 20_000 });
     net.agent(server);
-    const target = net.target();
-    const client = await connect(net, path);
-    await sendText(client, requestFor(target.authority));
-    await assertReads(client, OK);
-    const atTarget = await target.accept();
+    const { client, atTarget } = await tunnel(net, path);
     server.abort();
     await eventually("the socket is gone", () => assertMissing(path).then(() => true, () => false));
     await sendText(client, "still here");
