@@ -3,7 +3,7 @@
 
 /** proxy-server: forwards each TCP connection to a connected agent, over a QUIC stream. */
 import { checkServer } from "./lib/cli/check/programs.ts";
-import { loadTls, serverTlsFiles } from "./lib/cli/program_tls.ts";
+import { clientTlsFiles, loadClientTls, loadTls, serverTlsFiles } from "./lib/cli/program_tls.ts";
 import { refuseWithoutMakeCerts } from "./lib/cli/program_flags.ts";
 import { serverInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
@@ -85,7 +85,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     handshakeFailed: failedHandshakeLog(log, monitor, config.tls),
   });
   using opened = new DisposableStack();
-  const fronts = await openFronts(config, opened);
+  const fronts = await openFronts(config, opened, { log, monitor });
   for (const { kind, address, fields } of fronts) {
     log.info("{front} listener on {address}", { front: kind, address, ...fields });
   }
@@ -297,13 +297,17 @@ if (import.meta.main) {
     async run(values, surroundings) {
       refuseWithoutMakeCerts(values);
       if (values.udsName === undefined) stopWriting();
-      const tls = await loadTls(serverTlsFiles(values), surroundings.monitor);
+      const { monitor } = surroundings;
+      const tls = await loadTls(serverTlsFiles(values), monitor);
+      const clientFiles = clientTlsFiles(values);
+      const clientTls = clientFiles && await loadClientTls(clientFiles, tls, monitor);
       const ready = () => {
         if (libc) stopWriting();
         void tls.watch(surroundings);
+        void clientTls?.watch(surroundings);
         surroundings.ready();
       };
-      await runServer({ ...values, tls }, { ...surroundings, ready });
+      await runServer({ ...values, tls, clientTls }, { ...surroundings, ready });
     },
   });
 }

@@ -153,7 +153,33 @@ export const serverFlags = {
     allowPortZero: true,
     allowEmptyHost: true,
     help:
-      "TCP address that clients connect to; port 0 selects a free port; off by default with --uds-name",
+      "TCP address that clients connect to; port 0 selects a free port; off by default with --listen-tls or --uds-name",
+  }),
+  listenTls: addressFlag("listen-tls", {
+    allowPortZero: true,
+    allowEmptyHost: true,
+    help:
+      "TCP address that clients connect to with TLS and a certificate, such as kube-apiserver; needs --tls-cert-file, --tls-cert-key and --tls-client-ca-file",
+  }),
+  tlsCertFile: stringFlag("tls-cert-file", {
+    valueName: "path",
+    help: "certificate chain presented to clients of --listen-tls, PEM",
+  }),
+  tlsCertKey: stringFlag("tls-cert-key", {
+    valueName: "path",
+    help: "private key of --tls-cert-file, PEM",
+  }),
+  tlsClientCaFile: stringFlag("tls-client-ca-file", {
+    valueName: "path",
+    help: "CA certificates to verify the certificates of clients of --listen-tls, PEM",
+  }),
+  clientNames: listFlag("client-name", {
+    multiple: true,
+    restricts: true,
+    valueName: "names",
+    help:
+      "names of the clients of --listen-tls to admit, as in their certificates, like --agent-name; by default, every certificate of the CA is admitted",
+    check: checkAgentName,
   }),
   udsName: stringFlag("uds-name", {
     restricts: true,

@@ -3,9 +3,11 @@
 
 /** The files of certificates and keys that the flags of the programs name. */
 import type { Monitor } from "../observe/monitor.ts";
+import { UsageError } from "../errors.ts";
+import type { TlsIdentity } from "../quic/mod.ts";
 import type { TlsFiles } from "../tls/files.ts";
 import { ReloadingTls } from "../tls/reloading_tls.ts";
-import { UsageError } from "../errors.ts";
+import { asksClients, ServerContext } from "../tls/tls_carrier.ts";
 import type { Authority } from "../net/authority.ts";
 import { type AgentFlagValues, DEFAULT_SERVER, type ServerFlagValues } from "./program_flags.ts";
 
@@ -19,6 +21,33 @@ export function serverTlsFiles(
   >,
 ): TlsFiles {
   return { caFile: clientCaFile, caFlag: "--client-ca-file", certFile, keyFile: certKey };
+}
+
+/**
+ * Those of a server's TLS listener for clients, if it has one.
+ *
+ * @throws {UsageError} when one is missing, or the runtime cannot ask clients for certificates
+ */
+export function clientTlsFiles(
+  { listenTls, tlsClientCaFile: caFile, tlsCertFile: certFile, tlsCertKey: keyFile }: Pick<
+    ServerFlagValues,
+    "listenTls" | "tlsClientCaFile" | "tlsCertFile" | "tlsCertKey"
+  >,
+): TlsFiles | undefined {
+  if (!listenTls) return undefined;
+  const flags = { certFlag: "--tls-cert-file", keyFlag: "--tls-cert-key" } as const;
+  const caFlag = "--tls-client-ca-file";
+  if (caFile === undefined || certFile === undefined || keyFile === undefined) {
+    const given = { [flags.certFlag]: certFile, [flags.keyFlag]: keyFile, [caFlag]: caFile };
+    const missing = Object.entries(given).flatMap(([flag, file]) => file === undefined ? flag : []);
+    throw new UsageError(`--listen-tls needs ${missing.join(", ")}`);
+  }
+  if (!asksClients()) {
+    throw new UsageError(
+      `--listen-tls needs Deno 2.9 or newer: ${Deno.version.deno} does not ask clients for certificates`,
+    );
+  }
+  return { caFile, caFlag, certFile, keyFile, ...flags };
 }
 
 /**
@@ -58,5 +87,27 @@ export function serversOf(
 export async function loadTls(files: TlsFiles, monitor: Monitor): Promise<ReloadingTls> {
   const tls = await ReloadingTls.load(files);
   monitor.readFrom({ certificates: () => tls.current.certificates });
+  return tls;
+}
+
+/** Has the TLS library of the listener for clients load certificates and key. */
+export function tryOutTls(identity: TlsIdentity): void {
+  new ServerContext(identity);
+}
+
+/**
+ * Reads those of a TLS listener for clients, likewise.
+ *
+ * @param agentTls those for agents, which the monitor goes on knowing
+ */
+export async function loadClientTls(
+  files: TlsFiles,
+  agentTls: ReloadingTls,
+  monitor: Monitor,
+): Promise<ReloadingTls> {
+  const tls = await ReloadingTls.load(files, { tryOut: tryOutTls });
+  monitor.readFrom({
+    certificates: () => [...agentTls.current.certificates, ...tls.current.certificates],
+  });
   return tls;
 }

@@ -3,7 +3,9 @@
 
 /** What to do about a failed connection: the log field `hint`. */
 import { CloseCode } from "../qrht/codes.ts";
+import { ClientRefusedError } from "../tls/client_judge.ts";
 import type { CertificateFault } from "../tls/faults.ts";
+import { HandshakeError, type HandshakeFailure } from "../tls/tls_carrier.ts";
 import { type CloseInfo, TlsAlert, tlsAlertOf } from "../quic/errors.ts";
 
 type FaultKind = CertificateFault["kind"];
@@ -42,16 +44,47 @@ const codesForAgent: Readonly<Record<number, string>> = {
   [CloseCode.NoFurtherAgents]: "see the server's log: it is draining, or has reached --max-agents",
 };
 
-/** For a server that has rejected an agent's certificate. */
-const clientFaults: Partial<Record<FaultKind, string>> = {
-  missing: "set --cert-file at the agent to a certificate",
-  untrusted: "set --client-ca-file to the CA of the agent's certificate",
-  ca:
-    "add the renewed certificate of this CA to --client-ca-file, or correct the clock of this machine",
-  constraint: "use a certificate whose names its CA may issue at the agent",
-  expired: "renew the agent's certificate, or correct the clock of this machine",
-  early: CLOCKS,
-  purpose: "use a certificate for clients (clientAuth) at the agent",
+/**
+ * For a server that has rejected the certificate of a peer.
+ *
+ * @param peer what it calls the peer
+ * @param caFlag flag of the CA file that the certificate is verified with
+ */
+function peerFaults(
+  peer: string,
+  caFlag: string,
+  missing: string,
+): Partial<Record<FaultKind, string>> {
+  return {
+    missing,
+    untrusted: `set ${caFlag} to the CA of the ${peer}'s certificate`,
+    ca: `add the renewed certificate of this CA to ${caFlag}, or correct the clock of this machine`,
+    chain: `renew the intermediate certificate at the ${peer}`,
+    constraint: `use a certificate whose names its CA may issue at the ${peer}`,
+    expired: `renew the ${peer}'s certificate, or correct the clock of this machine`,
+    early: CLOCKS,
+    purpose: `use a certificate for clients (clientAuth) at the ${peer}`,
+    version: `issue the ${peer} a certificate of version 3, with its own key`,
+  };
+}
+
+const agentFaults = peerFaults(
+  "agent",
+  "--client-ca-file",
+  "set --cert-file at the agent to a certificate",
+);
+const tlsClientFaults = peerFaults(
+  "client",
+  "--tls-client-ca-file",
+  "set a certificate at the client, such as clientCert in an EgressSelectorConfiguration",
+);
+
+/** For a server whose handshake with a TLS client has failed. */
+const tlsClientFailures: Partial<Record<HandshakeFailure, string>> = {
+  "plain-text": "configure TLS at the client, or use --listen-tcp for it",
+  "no-certificate": tlsClientFaults.missing!,
+  "server-refused":
+    "check that the client trusts the CA of --tls-cert-file, and connects to a name in it",
 };
 
 /** For a server that an agent has rejected, by TLS alert. */
@@ -99,7 +132,23 @@ export function hintForServer(
   const alert = tlsAlertOf(info);
   if (alert === undefined) return undefined;
   if (info.by === "peer") return alertsForServer[alert];
-  return alert === TlsAlert.NoApplicationProtocol ? ALPN : firstHint(clientFaults, faults);
+  return alert === TlsAlert.NoApplicationProtocol ? ALPN : firstHint(agentFaults, faults);
+}
+
+/**
+ * Hint for a server that refused a client of its TLS listener.
+ *
+ * @param error why
+ * @param faults what is wrong with the client's certificate
+ */
+export function hintForTlsClient(
+  error: unknown,
+  faults: readonly CertificateFault[],
+): string | undefined {
+  if (error instanceof HandshakeError) return tlsClientFailures[error.kind];
+  const isWrongName = error instanceof ClientRefusedError && error.names !== undefined;
+  if (isWrongName) return "add a name in the client's certificate to --client-name";
+  return firstHint(tlsClientFaults, faults);
 }
 
 function firstHint(

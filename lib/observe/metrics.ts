@@ -58,9 +58,19 @@ const serverDialFailures: readonly { reason: ServerDialFailure; code: string }[]
     .map((reason) => ({ reason, code: "" })),
   ...["", ...failureCodes].map((code) => ({ reason: "error_response" as const, code })),
 ];
+const commonRefusals = [
+  "max-connections",
+  "health-check",
+  "proxy-header",
+] as const satisfies ConnectionRefusal[];
+const tlsRefusals = [
+  "handshake",
+  "handshake-limit",
+  "certificate",
+  "not-admitted",
+] as const satisfies ConnectionRefusal[];
 const refusals = frontKinds.flatMap((front) =>
-  (["max-connections", "health-check", "proxy-header"] satisfies ConnectionRefusal[])
-    .map((reason) => ({ reason, front }))
+  [...commonRefusals, ...(front === "tls" ? tlsRefusals : [])].map((reason) => ({ reason, front }))
 );
 const handshakeResults: Readonly<Record<"server" | "agent", readonly HandshakeResult[]>> = {
   server: ["ok", "tls", "timeout", "not-admitted", "refused", "error"],

@@ -64,7 +64,16 @@ export const frontKinds = ["tcp", "tls", "unix"] as const;
 export type FrontKind = typeof frontKinds[number];
 
 /** Why a server has not served a connection. */
-export type ConnectionRefusal = "max-connections" | "health-check" | "proxy-header";
+export type ConnectionRefusal =
+  | "max-connections"
+  | "health-check"
+  | "proxy-header"
+  /** Of TLS clients: a handshake that has failed or took too long, or that there are too many. */
+  | "handshake"
+  | "handshake-limit"
+  /** A certificate that is missing or wrong, or has no admitted name. */
+  | "certificate"
+  | "not-admitted";
 
 /** How a handshake on QUIC has ended. */
 export type HandshakeResult = "ok" | "tls" | "timeout" | "not-admitted" | "refused" | "error";

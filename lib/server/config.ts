@@ -5,6 +5,7 @@ import type { Authority } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
 import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import type { PathOptions, TlsIdentity, TlsSource } from "../quic/mod.ts";
+import type { TlsMaterial } from "../tls/files.ts";
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
 import type { FrontMode } from "./front.ts";
 import type { RegistryOptions } from "./registry.ts";
@@ -20,6 +21,12 @@ export interface ServerConfig
     Omit<RegistryOptions, "random"> {
   /** Where clients connect on TCP. @default {0.0.0.0:8443 if there is no other front, else nowhere} */
   readonly listenTcp?: Authority | undefined;
+  /** Where clients connect with TLS. */
+  readonly listenTls?: Authority | undefined;
+  /** Certificates and key for it, as they are at the start of each handshake. */
+  readonly clientTls?: { readonly current: TlsMaterial } | undefined;
+  /** Certificate names of admitted TLS clients, as in `--client-name`; if empty, all are. */
+  readonly clientNames?: readonly string[];
   /** Path of the Unix socket that clients connect to. */
   readonly udsName?: string | undefined;
   /** Permissions of that file. */

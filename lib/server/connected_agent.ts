@@ -2,10 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { NO_BYTES } from "../bytes.ts";
-import { createHash } from "node:crypto";
-import { allowedName } from "../tls/agent_names.ts";
-import { formatIp } from "../net/ip_address.ts";
-import { readCertificate } from "../tls/certificate.ts";
+import { peerNamesOf } from "../tls/peer_name.ts";
 import type { Control } from "../qrht/control.ts";
 import type { QuicConnection, QuicStream } from "../quic/mod.ts";
 import { ConnectedPeer } from "../observe/connected_peer.ts";
@@ -30,11 +27,10 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   constructor(connection: QuicConnection, allowed: readonly string[] = []) {
     super(connection);
     const certificate = connection.peerCertificates?.[0] ?? NO_BYTES;
-    const { names, first } = namesOf(certificate);
+    const { names, isAllowed, name } = peerNamesOf(certificate, allowed);
     this.names = names;
-    const name = allowedName(this.names, allowed);
-    this.isAllowed = allowed.length === 0 || name !== undefined;
-    this.name = name ?? first ?? fingerprintOf(certificate);
+    this.isAllowed = isAllowed;
+    this.name = name;
   }
 
   get hasCredit(): boolean {
@@ -61,23 +57,4 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
       cid: this.connection.id,
     };
   }
-}
-
-/** All names, and the first one that is more than an IP address among the alternative names. */
-function namesOf(der: Uint8Array): { names: readonly string[]; first?: string | undefined } {
-  try {
-    const { info, ipAddresses, commonNames } = readCertificate(der);
-    const names = info.names.filter((name) => name !== "");
-    const addresses = ipAddresses.map(formatIp);
-    const first = names.find((name) => !addresses.includes(name) || commonNames.includes(name));
-    return { names, first };
-  } catch {
-    // BoringSSL has accepted it, but its names cannot be read here.
-    return { names: [] };
-  }
-}
-
-function fingerprintOf(certificate: Uint8Array): string {
-  const digest = createHash("sha256").update(certificate).digest("hex").toUpperCase();
-  return digest.match(/../g)!.join(":");
 }

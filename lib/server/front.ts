@@ -33,6 +33,8 @@ export interface FrontClient {
   readonly remote?: SocketAddress | undefined;
   /** Where it has connected to. */
   readonly local?: SocketAddress | undefined;
+  /** The load balancer that it has come through, if its PROXY protocol header has been read. */
+  readonly via?: SocketAddress | undefined;
   /** Name in the certificate that it has presented. */
   readonly name?: string | undefined;
 }

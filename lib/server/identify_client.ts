@@ -45,12 +45,12 @@ const HEADER_TIMEOUT_MS = 5_000;
  * @throws {ProxyHeaderError} when the header is missing, late or invalid
  */
 export async function identifyClient(
-  { carrier, remote: address, local: listener }: FrontClient,
+  { carrier, remote: address, local: listener, via }: FrontClient,
   trusted: readonly Cidr[],
   timeoutMs = HEADER_TIMEOUT_MS,
 ): Promise<Client | undefined> {
-  if (!address || !trusted.some((network) => cidrContains(network, address.ip))) {
-    return { address, listener, carrier };
+  if (!address || via || !trusted.some((network) => cidrContains(network, address.ip))) {
+    return { address, listener, ...(via && { via }), carrier };
   }
   const late = () => new ProxyHeaderError(`no PROXY header within ${timeoutMs} ms`);
   const header = await within(timeoutMs, readHeader(carrier), late);

@@ -12,6 +12,7 @@ import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
 import type { ServerConfig } from "./config.ts";
 import { DEFAULT_LISTEN_TCP, type Front, modeOf } from "./front.ts";
 import { TcpFront } from "./tcp_front.ts";
+import { TlsFront, type TlsFrontOptions } from "./tls_front.ts";
 import { UnixFront } from "./unix_front.ts";
 
 /** Backlog of connections to accept. Clients beyond it retry after about a second (TCP SYN). */
@@ -20,42 +21,68 @@ const TCP_BACKLOG = 4_096;
 /** What the fronts of a server are made from. */
 export type FrontsConfig = Pick<
   ServerConfig,
-  "listenTcp" | "udsName" | "udsMode" | "udsGroup" | "mode" | "tcpKeepaliveMs"
+  | "listenTcp"
+  | "listenTls"
+  | "clientTls"
+  | "clientNames"
+  | "acceptProxyProtocol"
+  | "udsName"
+  | "udsMode"
+  | "udsGroup"
+  | "mode"
+  | "tcpKeepaliveMs"
 >;
 
 /** Where a server listens for clients on TCP: not by default if it has another front. */
 export function listenTcpOf(
-  { listenTcp, udsName }: Pick<FrontsConfig, "listenTcp" | "udsName">,
+  { listenTcp, listenTls, udsName }: Pick<FrontsConfig, "listenTcp" | "listenTls" | "udsName">,
 ): Authority | undefined {
-  return listenTcp ?? (udsName === undefined ? DEFAULT_LISTEN_TCP : undefined);
+  const hasOther = listenTls !== undefined || udsName !== undefined;
+  return listenTcp ?? (hasOther ? undefined : DEFAULT_LISTEN_TCP);
 }
 
 /**
  * Opens the listeners for clients.
  *
  * @param opened is given each, to close it
+ * @param observed where TLS clients that are refused are logged and counted
  * @throws {UsageError} when one cannot be bound
  */
 export async function openFronts(
   config: FrontsConfig,
   opened: DisposableStack,
+  observed: Pick<TlsFrontOptions, "log" | "monitor">,
 ): Promise<readonly Front[]> {
   const fronts: Front[] = [];
   const add = (front: Front) => fronts.push(opened.adopt(front, (front) => front.close()));
   const listenTcp = listenTcpOf(config);
   if (listenTcp) add(openTcpFront(listenTcp, config));
+  if (config.listenTls) add(openTlsFront(config.listenTls, config, observed));
   if (config.udsName !== undefined) add(await openUnixFront(config.udsName, config));
   return fronts;
 }
 
 function openTcpFront(address: Authority, { mode, tcpKeepaliveMs }: FrontsConfig): TcpFront {
+  return new TcpFront(listenTcp("--listen-tcp", address), modeOf("tcp", mode), tcpKeepaliveMs);
+}
+
+function openTlsFront(
+  address: Authority,
+  { clientTls: tls, clientNames = [], acceptProxyProtocol, mode, tcpKeepaliveMs }: FrontsConfig,
+  observed: Pick<TlsFrontOptions, "log" | "monitor">,
+): TlsFront {
+  if (!tls) throw new TypeError("no certificate for --listen-tls");
+  const options = { tls, clientNames, acceptProxyProtocol, tcpKeepaliveMs, ...observed };
+  return new TlsFront(listenTcp("--listen-tls", address), modeOf("tls", mode), options);
+}
+
+function listenTcp(flag: string, address: Authority): Deno.TcpListener {
   const { port } = address;
-  const listener = bind(
-    "--listen-tcp",
+  return bind(
+    flag,
     address,
     (hostname) => Deno.listen({ hostname, port, tcpBacklog: TCP_BACKLOG }),
   );
-  return new TcpFront(listener, modeOf("tcp", mode), tcpKeepaliveMs);
 }
 
 async function openUnixFront(

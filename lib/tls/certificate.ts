@@ -73,6 +73,8 @@ export interface Certificate {
   readonly der: Uint8Array;
   readonly x509: X509Certificate;
   readonly info: CertificateInfo;
+  /** Whether it is of version 3, and so has extensions. */
+  readonly isVersion3: boolean;
   readonly signedPart: Uint8Array;
   readonly signature: Uint8Array;
   readonly issuerDer: Uint8Array;
@@ -103,6 +105,9 @@ const OID = {
   clientAuth: "2b06010505070302",
 };
 
+/** The integer 2 in DER. */
+const VERSION_3 = "020102";
+
 /**
  * Reads a certificate, and nothing after it.
  *
@@ -111,7 +116,7 @@ const OID = {
 export function readCertificate(der: Uint8Array): Certificate {
   try {
     const x509 = new X509Certificate(Buffer.from(der));
-    const { signedPart, signature, issuer, subject, extensions } = partsOf(der);
+    const { version, signedPart, signature, issuer, subject, extensions } = partsOf(der);
     const alternative = extensions.get(OID.subjectAltName);
     const names = alternative === undefined ? [] : sequenceOf(alternative);
     const textsOf = (tag: number) => names.filter((name) => name.tag === tag).map(derText);
@@ -139,6 +144,7 @@ export function readCertificate(der: Uint8Array): Certificate {
         issuer: oneLineName(x509.issuer),
         fingerprint256: x509.fingerprint256,
       },
+      isVersion3: version === VERSION_3,
       signedPart: signedPart.whole,
       signature: signature.body.subarray(1), // after the count of unused bits
       issuerDer: issuer.whole,
@@ -165,10 +171,10 @@ function partsOf(der: Uint8Array) {
   if (outer === undefined || rest.length > 0) throw new TypeError("trailing bytes");
   const [signedPart, , signature] = derItems(outer.body) as [DerItem, DerItem, DerItem];
   const fields = derItems(signedPart.body);
-  if (fields[0]!.tag === 0xa0) fields.shift(); // the version
+  const version = fields[0]!.tag === 0xa0 ? fields.shift()!.body.toHex() : undefined;
   const [, , issuer, , subject] = fields as [DerItem, DerItem, DerItem, DerItem, DerItem];
   const extensions = readExtensions(fields.find((field) => field.tag === 0xa3));
-  return { signedPart, signature, issuer, subject, extensions };
+  return { version, signedPart, signature, issuer, subject, extensions };
 }
 
 function readExtensions(field: DerItem | undefined): Map<string, Uint8Array> {

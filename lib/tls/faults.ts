@@ -10,6 +10,7 @@
 import { equals } from "@std/bytes/equals";
 import { messageOf } from "../errors.ts";
 import { ipBytes, unmapIp } from "../net/ip_address.ts";
+import type { TlsIdentity } from "../quic/mod.ts";
 import { oneLine, quote } from "../printable.ts";
 import {
   type Certificate,
@@ -45,7 +46,9 @@ export interface CertificateFault {
     | "name"
     | "purpose"
     /** A CA of it has name constraints that forbid a name in it. */
-    | "constraint";
+    | "constraint"
+    /** It is of an old version of X.509. */
+    | "version";
   /** In words. */
   readonly reason: string;
 }
@@ -73,15 +76,7 @@ export function serverCertificateFaults(
 ): CertificateFault[] {
   return faultsOf("server", chain, now, (certificates) => {
     const leaf = certificates[0]!;
-    const faults: CertificateFault[] = [];
-    const { valid: anchors = [], invalid = [] } = Object.groupBy(
-      certificatesIn(ca),
-      ({ info }) => invalidity(info, now) === undefined ? "valid" : "invalid",
-    );
-    const leftOut = [...invalid, ...certificatesIn(leftOutCa)];
-    const untrusted = explainTrust(certificates, anchors, leftOut, now);
-    if (untrusted !== undefined) faults.push(untrusted);
-    else faults.push(...violatedConstraints(certificates, anchors));
+    const faults = trustFaults(certificates, ca, now, leftOutCa);
     // RFC 6125, section 6.4.4: the common name counts only where there are no alternative names.
     const names = hostNamesOf(leaf);
     if (!isForHost(leaf, serverName)) {
@@ -99,6 +94,41 @@ export function serverCertificateFaults(
   });
 }
 
+/** Why a chain does not lead to a CA in a file, by signatures, or may not have the leaf's names. */
+function trustFaults(
+  chain: Certificate[],
+  ca: Uint8Array,
+  now: Date,
+  leftOutCa?: Uint8Array,
+): CertificateFault[] {
+  const { valid: anchors = [], invalid = [] } = Object.groupBy(
+    certificatesIn(ca),
+    ({ info }) => invalidity(info, now) === undefined ? "valid" : "invalid",
+  );
+  const leftOut = [...invalid, ...certificatesIn(leftOutCa)];
+  const untrusted = explainTrust(chain, anchors, leftOut, now);
+  return untrusted !== undefined ? [untrusted] : violatedConstraints(chain, anchors);
+}
+
+/**
+ * Why a client's certificate is not acceptable, with the signatures verified, which strangers could
+ * make costly: limit how often. Empty where no reason is found.
+ *
+ * @param chain the client's chain in DER, leaf first
+ * @param cas the CA certificates in PEM that are trusted, and those that are not valid
+ * @param now @default {the current time}
+ */
+export function verifiedClientFaults(
+  chain: readonly Uint8Array[],
+  cas: Pick<TlsIdentity, "ca" | "leftOutCa">,
+  now: Date = new Date(),
+): CertificateFault[] {
+  return faultsOf("client", chain, now, (certificates) => [
+    ...trustFaults(certificates, cas.ca, now, cas.leftOutCa),
+    ...clientPurposeFaults(certificates[0]!),
+  ]);
+}
+
 /**
  * Why a client's certificate is rejected. Verifies no signatures: strangers could make that costly.
  *
@@ -108,7 +138,7 @@ export function serverCertificateFaults(
  * `leftOut` those that the TLS layer does not get
  */
 export function clientCertificateFaults(
-  chain: Uint8Array[] | null,
+  chain: readonly Uint8Array[] | null,
   isTrusted: boolean,
   now: Date = new Date(),
   cas: { readonly constraining?: Uint8Array; readonly leftOut?: Uint8Array } = {},
@@ -127,12 +157,13 @@ export function clientCertificateFaults(
     } else if (cas.constraining) {
       faults.push(...violatedConstraints(certificates, certificatesIn(cas.constraining)));
     }
-    if (!leaf!.servesAsClient) {
-      const reason = "certificate is not meant for clients (extendedKeyUsage)";
-      faults.push({ kind: "purpose", reason });
-    }
-    return faults;
+    return [...faults, ...clientPurposeFaults(leaf!)];
   }, maxChain);
+}
+
+function clientPurposeFaults({ servesAsClient }: Certificate): CertificateFault[] {
+  const reason = "certificate is not meant for clients (extendedKeyUsage)";
+  return servesAsClient ? [] : [{ kind: "purpose", reason }];
 }
 
 /** Names of the leaf that CAs above it forbid, found by their names alone. */
@@ -192,7 +223,7 @@ export function invalidity(
  */
 function faultsOf(
   who: string,
-  chain: Uint8Array[] | null,
+  chain: readonly Uint8Array[] | null,
   now: Date,
   check: (certificates: Certificate[]) => CertificateFault[],
   maxChain = MAX_CHAIN,
@@ -246,9 +277,10 @@ function explainTrust(
     const isSame = ({ der }: Certificate) => equals(der, here.der);
     if (isSelfIssued(here) && anchors.some(isSame)) return undefined;
     const isIssuer = (candidate: Certificate) =>
-      !equals(candidate.der, here.der) && hasSigned(candidate, here);
+      !equals(candidate.der, here.der) && equals(candidate.subjectDer, here.issuerDer) &&
+      hasSigned(candidate, here);
     if (anchors.some((anchor) => isAnchor(anchor) && isIssuer(anchor))) return undefined;
-    const issuer = chain.find(isIssuer);
+    const issuer = chain.find((candidate) => candidate.x509.ca && isIssuer(candidate));
     if (issuer === undefined) {
       const expired = leftOut.find((ca) => isSame(ca) || isIssuer(ca));
       return expired ? invalidCa(expired, now) : foreign(here, depth, anchors);

@@ -80,7 +80,11 @@ interface SeparateFiles {
   readonly caFlag: string;
   /** May hold a chain, leaf first, and the private key as well. */
   readonly certFile: string;
+  /** The flag that named `certFile`; ends in `cert-file`. @default {"--cert-file"} */
+  readonly certFlag?: string;
   readonly keyFile: string;
+  /** The flag that named `keyFile`. @default {"--cert-key"} */
+  readonly keyFlag?: string;
 }
 
 class LoadedTlsMaterial implements TlsMaterial {
@@ -149,6 +153,9 @@ class LoadedTlsMaterial implements TlsMaterial {
   }
 }
 
+/** Has a TLS library load certificates and key. Throws when it cannot. */
+export type TryOut = (identity: TlsIdentity) => void;
+
 /** What was in the files of a program. */
 export interface TlsFileContents {
   readonly ca: FileContent;
@@ -182,11 +189,12 @@ export async function readTlsFiles(
   before?: TlsFileContents,
 ): Promise<TlsFileContents> {
   if ("bundle" in files) return await readBundle(files.bundle, before);
+  const { certFlag = "--cert-file", keyFlag = "--cert-key" } = files;
   const ca = await readFile(files.caFlag, files.caFile, before?.ca);
-  const cert = await readFile("--cert-file", files.certFile, before?.cert);
+  const cert = await readFile(certFlag, files.certFile, before?.cert);
   const key = files.keyFile === files.certFile
-    ? { ...cert, flag: "--cert-key" } // a pipe can be read only once
-    : await readFile("--cert-key", files.keyFile, before?.key);
+    ? { ...cert, flag: keyFlag } // a pipe can be read only once
+    : await readFile(keyFlag, files.keyFile, before?.key);
   return { ca, cert, key };
 }
 
@@ -216,12 +224,16 @@ async function readBundle(value: string, before?: TlsFileContents): Promise<TlsF
  * not valid are left out.
  *
  * @param options.now the time that the validity is checked at. @default {the current time}
+ * @param options.tryOut has the TLS library load them; throws if it cannot. @default {that of QUIC}
  * @throws {UsageError} when they cannot be used: one line with flag and path
  * @throws {NativeLibraryError} when none can be made at all
  */
 export function checkTlsFiles(
   contents: TlsFileContents,
-  { now = new Date() }: { readonly now?: Date } = {},
+  { now = new Date(), tryOut = checkIdentity }: {
+    readonly now?: Date;
+    readonly tryOut?: TryOut | undefined;
+  } = {},
 ): TlsMaterial {
   const [caFile, certFile, keyFile] = [contents.ca, contents.cert, contents.key].map(
     pemFile,
@@ -248,7 +260,7 @@ export function checkTlsFiles(
     certificates.filter(isInvalid),
     nextChange(certificates.slice(1), now),
   );
-  tryOut(material, certFile, caFile);
+  tryOutMaterial(material, tryOut, certFile, caFile);
   return material;
 }
 
@@ -305,9 +317,14 @@ function checkLeaf({ info, signs }: Certificate, file: PemFile, now: Date): void
   }
 }
 
-function tryOut(material: TlsMaterial, certFile: PemFile, caFile: PemFile): void {
+function tryOutMaterial(
+  material: TlsMaterial,
+  tryOut: TryOut,
+  certFile: PemFile,
+  caFile: PemFile,
+): void {
   try {
-    checkIdentity(material);
+    tryOut(material);
   } catch (error) {
     if (error instanceof NativeLibraryError) throw error;
     const refused = `${place(certFile)} with its key, or ${place(caFile)}`;

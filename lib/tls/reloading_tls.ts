@@ -16,6 +16,7 @@ import {
   type TlsFileContents,
   type TlsFiles,
   type TlsMaterial,
+  type TryOut,
 } from "./files.ts";
 import { ExpiryLog } from "./expiry.ts";
 
@@ -52,6 +53,7 @@ export interface WatchOptions {
 export class ReloadingTls implements TlsSource {
   readonly #files: TlsFiles;
   readonly #now: () => Date;
+  readonly #tryOut: TryOut | undefined;
   readonly #expiry = new ExpiryLog(log);
   #contents: TlsFileContents;
   #choice: AnchorChoice;
@@ -62,11 +64,17 @@ export class ReloadingTls implements TlsSource {
   #last: Promise<void> = Promise.resolve();
   #next: Promise<void> | undefined;
 
-  private constructor(files: TlsFiles, contents: TlsFileContents, now: () => Date) {
+  private constructor(
+    files: TlsFiles,
+    contents: TlsFileContents,
+    now: () => Date,
+    tryOut: TryOut | undefined,
+  ) {
     this.#files = files;
     this.#now = now;
+    this.#tryOut = tryOut;
     this.#contents = contents;
-    this.#choice = new AnchorChoice(checkTlsFiles(contents, { now: now() }));
+    this.#choice = new AnchorChoice(this.#check(contents, now()));
     this.#digest = digestOf(contents);
   }
 
@@ -74,15 +82,17 @@ export class ReloadingTls implements TlsSource {
    * Reads the files for the first time.
    *
    * @param options.now the time that the validity is checked at. @default {the clock's}
+   * @param options.tryOut has the TLS library load each set of files. @default {that of QUIC}
    * @throws {UsageError} when they cannot be used: one line that names flag and path
    * @throws {NativeLibraryError} when the TLS library cannot be loaded
    */
   static async load(
     files: TlsFiles,
-    options: { readonly now?: () => Date } = {},
+    options: { readonly now?: () => Date; readonly tryOut?: TryOut } = {},
   ): Promise<ReloadingTls> {
     const contents = await readTlsFiles(files);
-    return new ReloadingTls(files, contents, options.now ?? (() => new Date()));
+    const { now = () => new Date(), tryOut } = options;
+    return new ReloadingTls(files, contents, now, tryOut);
   }
 
   /** The last set that was good. */
@@ -162,7 +172,7 @@ export class ReloadingTls implements TlsSource {
 
   /** @throws {UsageError} when the set cannot be used */
   #replace(contents: TlsFileContents, digest: string): void {
-    const material = checkTlsFiles(contents, { now: this.#now() });
+    const material = this.#check(contents, this.#now());
     [this.#contents, this.#digest] = [contents, digest];
     this.#choice = new AnchorChoice(material);
     this.#refused = undefined;
@@ -176,10 +186,15 @@ export class ReloadingTls implements TlsSource {
     const { changesAt } = this.current;
     if (changesAt === undefined || now < changesAt) return;
     try {
-      this.#choice = new AnchorChoice(checkTlsFiles(this.#contents, { now }));
+      this.#choice = new AnchorChoice(this.#check(this.#contents, now));
     } catch {
       // The own certificate has expired, or all CAs have, which the expiry log says.
     }
+  }
+
+  /** @throws {UsageError} when the set cannot be used */
+  #check(contents: TlsFileContents, now: Date): TlsMaterial {
+    return checkTlsFiles(contents, { now, tryOut: this.#tryOut });
   }
 
   /** Logs it also when a set that was refused is gone again. */
@@ -193,9 +208,15 @@ export class ReloadingTls implements TlsSource {
     if (version === this.#refused && !isAsked) return;
     this.#refused = version;
     log.error("certificates not reloaded", {
+      file: this.#file,
       error: messageOf(error),
       inUse: this.current.info.fingerprint256,
     });
+  }
+
+  /** The flag of the certificate's file, where a program has several. */
+  get #file(): string | undefined {
+    return "certFlag" in this.#files ? this.#files.certFlag : undefined;
   }
 
   #warnOfPublicKey(): void {
@@ -206,7 +227,7 @@ export class ReloadingTls implements TlsSource {
 
   get #fields() {
     const { info, certificates } = this.current;
-    return { ...certificateFields(info), certificates: certificates.length };
+    return { file: this.#file, ...certificateFields(info), certificates: certificates.length };
   }
 }
 

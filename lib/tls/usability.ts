@@ -17,7 +17,7 @@ export interface FileUsability {
 /**
  * Whether connections can be made with the certificates of each file, and for how long.
  *
- * In `--cert-file`, the own certificate decides, or the intermediate that issued it if that expires
+ * In `--cert-file` and `--tls-cert-file`, the own certificate decides, or the intermediate that issued it if that expires
  * first. Of a CA file, one valid certificate is enough, so the last to expire decides. Others may
  * have expired: the TLS library does not get them.
  *
@@ -29,7 +29,7 @@ export function usabilityOf(
 ): readonly FileUsability[] {
   return [...Map.groupBy(certificates, ({ flag }) => flag)].map(([flag, group]) => {
     const infos = group.map(({ info }) => info);
-    const decisive = flag === "--cert-file" ? decisiveOfChain(infos) : decisiveCa(infos, now);
+    const decisive = flag.endsWith("cert-file") ? decisiveOfChain(infos) : decisiveCa(infos, now);
     return { flag, decisive, problem: problemOf(decisive, now) };
   });
 }

@@ -602,6 +602,11 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
   assertEquals(valuesOf(serverFlags, [...files, "-client-ca-file=a"]), {
     ...common,
     listenTcp: undefined,
+    listenTls: undefined,
+    tlsCertFile: undefined,
+    tlsCertKey: undefined,
+    tlsClientCaFile: undefined,
+    clientNames: [],
     udsName: undefined,
     udsMode: 0o660,
     udsGroup: undefined,

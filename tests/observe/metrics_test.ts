@@ -450,10 +450,12 @@ Deno.test("Metrics have what is known of some labels from the start", async () =
     ...failureCodes.map((code) => `server_dial_failures_total error_response ${code} 0`),
     ...["ok", "tls", "timeout", "not-admitted", "refused", "error"]
       .map((result) => `server_handshakes_total ${result} 0`),
-    ...["tcp", "tls", "unix"].flatMap((front) =>
-      ["max-connections", "health-check", "proxy-header"]
-        .map((reason) => `server_refused_connections_total ${reason} ${front} 0`)
-    ),
+    ...["tcp", "tls", "unix"].flatMap((front) => {
+      const common = ["max-connections", "health-check", "proxy-header"];
+      const ofTls = ["handshake", "handshake-limit", "certificate", "not-admitted"];
+      return [...common, ...(front === "tls" ? ofTls : [])]
+        .map((reason) => `server_refused_connections_total ${reason} ${front} 0`);
+    }),
   ]);
   assertEquals(await zeros(new Scrapes("proxy-passthrough")), [
     ...failureCodes.map((reason) => `agent_endpoint_dial_failure_total ${reason} 0`),

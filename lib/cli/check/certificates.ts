@@ -9,6 +9,7 @@ import { checkTlsFiles, readTlsFiles, type TlsFiles, type TlsMaterial } from "..
 import { DAY_MS, expiryOf } from "../../tls/expiry.ts";
 import { invalidity, isForHost } from "../../tls/faults.ts";
 import { usabilityOf } from "../../tls/usability.ts";
+import { tryOutTls } from "../program_tls.ts";
 import { DEFAULT_SERVER_NAME } from "../program_flags.ts";
 import { type Found, type Report, StepError } from "./report.ts";
 
@@ -17,35 +18,38 @@ const MAX_LEFT_OUT = 5;
 /**
  * Reads and checks the files of one side.
  *
+ * @param side `tls`: those of a server's TLS listener for clients
  * @returns what is in them if all is well, and the server's address if a bundle has it
  */
 export async function checkCertificates(
   report: Report,
   files: TlsFiles,
-  side: "server" | "client",
+  side: "server" | "client" | "tls",
 ): Promise<{ tls?: TlsMaterial | undefined; server?: Authority | undefined }> {
-  const contents = await report.step("files", async () => {
+  const step = (name: string) => side === "tls" ? `tls ${name}` : name;
+  const contents = await report.step(step("files"), async () => {
     const value = await readTlsFiles(files);
     const { flag, givenWith } = value.key;
     const key = givenWith ?? flag;
-    const names = "bundle" in files ? key : `${files.caFlag}, --cert-file and ${key}`;
+    const names = "bundle" in files ? key : `${files.caFlag}, ${value.cert.flag} and ${key}`;
     const found = `${names} can be read`;
     if (!value.key.isPublic) return { found, value };
     return { found: `${found}, ${key} by all users (chmod o-r)`, value, isWarning: true };
   });
   const now = new Date();
-  const material = await report.after(contents, "certificates", (contents) => {
-    const value = checkTlsFiles(contents, { now });
+  const material = await report.after(contents, step("certificates"), (contents) => {
+    const tryOut = side === "tls" ? tryOutTls : undefined;
+    const value = checkTlsFiles(contents, { now, tryOut });
     const subject = value.info.subject ? quote(value.info.subject) : "the certificate";
     const found = `${subject} matches its key and is valid`;
     if (value.leftOut.length === 0) return { found, value };
     return { found: `${found}; not used: ${describeLeftOut(value, now)}`, value, isWarning: true };
   });
-  await report.after(material, "expiry", (material) => checkExpiry(material, now));
+  await report.after(material, step("expiry"), (material) => checkExpiry(material, now));
   const fits = await report.after(
     material,
-    "purpose",
-    ({ leaf }) => (side === "server" ? checkServer : checkClient)(leaf),
+    step("purpose"),
+    ({ leaf }) => side === "client" ? checkClient(leaf) : checkServer(leaf, side),
   );
   return { tls: fits && material, server: contents?.server };
 }
@@ -70,14 +74,19 @@ function checkExpiry({ certificates }: TlsMaterial, now: Date): Found {
   return { found, value: true, isWarning: expiryOf(info, now) !== "far" };
 }
 
-function checkServer(leaf: Certificate): Found {
+function checkServer(leaf: Certificate, side: "server" | "tls"): Found {
   if (!leaf.servesAsServer) {
+    const flag = side === "tls" ? "--tls-cert-file" : "--cert-file";
     throw new StepError(
       "the certificate is not meant for servers (extendedKeyUsage)",
-      "set --cert-file to a certificate for servers (serverAuth)",
+      `set ${flag} to a certificate for servers (serverAuth)`,
     );
   }
   const names = listNames(hostNamesOf(leaf)) || "no name";
+  if (side === "tls") {
+    const isWarning = names === "no name";
+    return { found: `for servers, names that clients may call: ${names}`, value: true, isWarning };
+  }
   if (isForHost(leaf, DEFAULT_SERVER_NAME)) {
     return { found: `for servers, names: ${names}`, value: true };
   }

@@ -16,12 +16,15 @@ const MAYBE_RUNNING = "this is expected if a proxy-server is already running her
 const PROBE_MS = 500;
 
 /** Whether the listener for clients can be bound. */
-export function checkTcpAddress(address: Authority): Found {
+export function checkTcpAddress(
+  address: Authority,
+  flag: "--listen-tcp" | "--listen-tls" = "--listen-tcp",
+): Found {
   try {
     listenOn(address.hostname, (hostname) => Deno.listen({ ...address, hostname })).close();
     return { found: foundOf(address), value: true };
   } catch (error) {
-    throw bindError("--listen-tcp", address, error, "by another program");
+    throw bindError(flag, address, error, "by another program");
   }
 }
 

@@ -6,7 +6,7 @@ import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { formatIp } from "../../net/ip_address.ts";
 import type { AgentFlagValues, PassthroughFlagValues, ServerFlagValues } from "../program_flags.ts";
 import type { TlsMaterial } from "../../tls/files.ts";
-import { agentTlsFiles, serversOf, serverTlsFiles } from "../program_tls.ts";
+import { agentTlsFiles, clientTlsFiles, serversOf, serverTlsFiles } from "../program_tls.ts";
 import { checkCertificates } from "./certificates.ts";
 import { checkTcpAddress, checkUdpAddress, checkUnixSocket } from "./listeners.ts";
 import { Report } from "./report.ts";
@@ -22,10 +22,21 @@ const RESOLVE_TIMEOUT_MS = 5_000;
 /** Whether a server could start. */
 export async function checkServer(values: ServerFlagValues, write: Write): Promise<boolean> {
   const report = new Report(write);
-  const { listenQuic, udsName, udsMode: mode, udsGroup: group } = values;
+  const { listenQuic, listenTls, udsName, udsMode: mode, udsGroup: group } = values;
   await checkCertificates(report, serverTlsFiles(values), "server");
+  if (listenTls) {
+    const files = await report.step("tls flags", () => {
+      const value = clientTlsFiles(values)!;
+      return { found: "all files are set, and this runtime asks clients for certificates", value };
+    });
+    if (files) await checkCertificates(report, files, "tls");
+  }
   const tcp = listenTcpOf(values);
   if (tcp) await report.step(`tcp address ${formatAuthority(tcp)}`, () => checkTcpAddress(tcp));
+  if (listenTls) {
+    const tls = formatAuthority(listenTls);
+    await report.step(`tls address ${tls}`, () => checkTcpAddress(listenTls, "--listen-tls"));
+  }
   if (udsName !== undefined) {
     const socket = { path: udsName, mode, group };
     await report.step(`unix socket ${udsName}`, () => checkUnixSocket(socket));

@@ -1,0 +1,47 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { createHash } from "node:crypto";
+import { formatIp } from "../net/ip_address.ts";
+import { allowedName } from "./agent_names.ts";
+import { readCertificate } from "./certificate.ts";
+
+/** The names in a peer's certificate, and whether they are admitted. */
+export interface PeerNames {
+  /** DNS names, URIs, common names and IP addresses. */
+  readonly names: readonly string[];
+  /** Whether one of them is admitted. */
+  readonly isAllowed: boolean;
+  /** The admitted one, else the first, else the certificate's fingerprint. */
+  readonly name: string;
+}
+
+/**
+ * @param certificate of the peer, in DER, which the TLS layer has verified
+ * @param allowed patterns of admitted names; if empty, every peer is admitted
+ */
+export function peerNamesOf(certificate: Uint8Array, allowed: readonly string[]): PeerNames {
+  const { names, first } = namesOf(certificate);
+  const admitted = allowedName(names, allowed);
+  const isAllowed = allowed.length === 0 || admitted !== undefined;
+  return { names, isAllowed, name: admitted ?? first ?? fingerprintOf(certificate) };
+}
+
+/** All names, and the first one that is more than an IP address among the alternative names. */
+function namesOf(der: Uint8Array): { names: readonly string[]; first?: string | undefined } {
+  try {
+    const { info, ipAddresses, commonNames } = readCertificate(der);
+    const names = info.names.filter((name) => name !== "");
+    const addresses = ipAddresses.map(formatIp);
+    const first = names.find((name) => !addresses.includes(name) || commonNames.includes(name));
+    return { names, first };
+  } catch {
+    // The TLS layer has accepted it, but its names cannot be read here.
+    return { names: [] };
+  }
+}
+
+function fingerprintOf(certificate: Uint8Array): string {
+  const digest = createHash("sha256").update(certificate).digest("hex").toUpperCase();
+  return digest.match(/../g)!.join(":");
+}
