@@ -6,7 +6,13 @@
  * cases are those of konnectivity's end-to-end tests.
  */
 
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import {
+  assert,
+  assertEquals,
+  assertMatch,
+  assertRejects,
+  assertStringIncludes,
+} from "@std/assert";
 import { egressSelectors } from "../../certs/egress_selector.ts";
 import { makeCerts, makeEgressCerts } from "../../certs/make.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
@@ -49,9 +55,23 @@ async function startKubelet(dir: string) {
   };
 }
 
-/** A server with an agent and a kubelet, and kube-apiserver's dialer for each of its fronts. */
+/** Files of a client's identity, and of the CA by which it knows the server. */
+interface Identity {
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
+}
+
+/** A server for kube-apiserver, and a kubelet for an agent. */
 interface Cluster extends AsyncDisposable {
-  readonly dialers: Readonly<Record<string, EgressDialer>>;
+  readonly server: ChildProgram;
+  /** Of the certificates of server and agents, and of those of the front. */
+  readonly folders: { readonly agents: string; readonly egress: string };
+  readonly tlsPort: number;
+  /** Dialers by front. */
+  readonly dialers: { readonly socket: EgressDialer; readonly tls: EgressDialer };
+  /** A dialer over TLS that is somebody else. */
+  readonly dialerOf: (identity: Partial<Identity>) => Promise<EgressDialer>;
   /** Where the kubelet answers 1 MiB. */
   readonly kubelet: string;
   /** The status of `/readyz`. */
@@ -70,29 +90,50 @@ async function startCluster(): Promise<Cluster> {
     "listen-quic": "127.0.0.1:0",
     "listen-admin": "127.0.0.1:0",
     "uds-name": `${egress}/egress.sock`,
+    "listen-tls": "127.0.0.1:0",
+    "tls-cert-file": `${egress}/server.pem`,
+    "tls-cert-key": `${egress}/server.key`,
+    "tls-client-ca-file": `${egress}/ca.pem`,
+    "client-name": "kube-apiserver",
     "connect-timeout": `${CONNECT_MS}ms`,
     ...serverFlags(dir),
   }));
+  const [, tls] = await server.line(/tls listener on \S+:(\d+)/);
   const [, quic] = await server.line(/quic listener on (\S+:\d+)/);
   const [, admin] = await server.line(/admin listener on (\S+:\d+)/);
 
   const program = await EgressDialer.build(dir);
-  const configurations = egressSelectors({ hostname: "localhost", port: 8131 });
-  const dialers: Record<string, EgressDialer> = {};
-  for (const [name, text] of Object.entries(configurations)) {
-    const file = `${egress}/${name}`;
-    // The files of `certs/make.ts`, by the names that they have as a secret.
-    const own = text.replace("/run/quic-tunnel/", `${egress}/`)
-      .replace("/etc/kubernetes/egress/ca.crt", `${egress}/ca.pem`)
-      .replace("/etc/kubernetes/egress/tls.crt", `${egress}/client.pem`)
-      .replace("/etc/kubernetes/egress/tls.key", `${egress}/client.key`);
-    await Deno.writeTextFile(file, own);
-    dialers[name] = program.with(file, `-ca=${kubelet.caFile}`);
-  }
+  const selectors = egressSelectors({ hostname: "localhost", port: Number(tls) });
+  let configurations = 0;
+  const configure = async (selector: string, identity: Partial<Identity> = {}) => {
+    const { ca, cert, key } = {
+      ca: `${egress}/ca.pem`,
+      cert: `${egress}/client.pem`,
+      key: `${egress}/client.key`,
+      ...identity,
+    };
+    const file = `${egress}/${configurations++}.yaml`;
+    // All that differs is where the files are.
+    const text = selectors[selector]!
+      .replace("/run/quic-tunnel/", `${egress}/`)
+      .replace("/etc/kubernetes/egress/ca.crt", ca)
+      .replace("/etc/kubernetes/egress/tls.crt", cert)
+      .replace("/etc/kubernetes/egress/tls.key", key);
+    await Deno.writeTextFile(file, text);
+    return program.with(file, `-ca=${kubelet.caFile}`);
+  };
 
+  const dialers = {
+    socket: await configure("egress-socket.yaml"),
+    tls: await configure("egress-tls.yaml"),
+  };
   const rest = stack.move();
   return {
+    server,
+    folders: { agents: dir, egress },
+    tlsPort: Number(tls),
     dialers,
+    dialerOf: (identity) => configure("egress-tls.yaml", identity),
     kubelet: kubelet.url,
     async readiness() {
       const response = await fetch(`http://${admin}/readyz`);
@@ -109,17 +150,53 @@ async function startCluster(): Promise<Cluster> {
   };
 }
 
-const name = "kube-apiserver's dialer over a Unix socket";
+const name = "kube-apiserver's dialer over a Unix socket and over TLS";
 Deno.test({
   name: go ? name : `${name}: not run, because Go is not installed`,
   ignore: !go,
   async fn(t) {
     await using cluster = await startCluster();
-    for (const front of ["egress-socket.yaml"]) {
-      await t.step(front, (t) => useFront(t, cluster, cluster.dialers[front]!));
-    }
+    const { socket, tls } = cluster.dialers;
+    await t.step("socket", (t) => useFront(t, cluster, socket));
+    await t.step("tls", (t) => useFront(t, cluster, tls));
+    await t.step("strangers", (t) => refuseStrangers(t, cluster));
   },
 });
+
+/** Who must not get in, and whom kube-apiserver must not talk to. */
+async function refuseStrangers(t: Deno.TestContext, cluster: Cluster): Promise<void> {
+  const { agents, egress } = cluster.folders;
+  const identity = (name: string) => ({ cert: `${name}.pem`, key: `${name}.key` });
+  for (
+    const [who, presented, reason] of [
+      // Go sends no certificate that is not of a CA which the server names.
+      ["an agent, of another CA", identity(`${agents}/client`), "the client sent no certificate"],
+      ["a server, of the same CA", identity(`${egress}/server`), "not meant for clients"],
+    ] as const
+  ) {
+    await t.step(who, async () => {
+      const stranger = await cluster.dialerOf(presented);
+      const { code, stderr } = await stranger.pipe(NOBODY);
+      assertEquals(code, 1);
+      // An alert, or the end of the connection: no answer, in any case.
+      assertStringIncludes(stderr, "reading HTTP response from CONNECT");
+      await cluster.server.line(new RegExp(`"tls client refused" .*${reason}`));
+    });
+  }
+
+  await t.step("a client without a certificate", async () => {
+    const caCerts = [await Deno.readTextFile(`${egress}/ca.pem`)];
+    using client = await Deno.connectTls({ hostname: "localhost", port: cluster.tlsPort, caCerts });
+    await assertRejects(() => client.read(new Uint8Array(1)), Error, "CertificateRequired");
+  });
+
+  await t.step("a server of another CA", async () => {
+    const dialer = await cluster.dialerOf({ ca: `${agents}/ca.pem` });
+    const { code, stderr } = await dialer.pipe(NOBODY);
+    assertEquals(code, 1);
+    assertStringIncludes(stderr, "x509: certificate signed by unknown authority");
+  });
+}
 
 async function useFront(t: Deno.TestContext, cluster: Cluster, dialer: EgressDialer) {
   const { kubelet } = cluster;
