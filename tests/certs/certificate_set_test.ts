@@ -24,6 +24,7 @@ import { serverCertificateFaults } from "../../lib/tls/faults.ts";
 import { checkTlsFiles, readTlsFiles } from "../../lib/tls/files.ts";
 import { commandOutput } from "../../tools/command_output.ts";
 import { inDays } from "../support/certificate_files.ts";
+import { read } from "../support/repository.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 
 const PAIRS = ["client.key", "client.pem", "server.key", "server.pem"];
@@ -325,6 +326,11 @@ Deno.test("makeEgressCerts() makes what kube-apiserver and the server need of ea
       proxyProtocol: "HTTPConnect",
       transport: { uds: { udsName: "/run/quic-tunnel/egress.sock" } },
     });
+
+    const page = read("docs/kubernetes.md");
+    for (const file of ["egress-tls.yaml", "egress-socket.yaml"]) {
+      assertStringIncludes(page, await Deno.readTextFile(join(dir, file)), file);
+    }
 
     // Another address: the server's certificate changes, what kube-apiserver has stays.
     const client = await Deno.readTextFile(join(dir, "client.pem"));

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * What docs/migration.md puts between kube-apiserver and the server: HAProxy, which takes CONNECT over TLS and over a
+ * What docs/kubernetes.md puts between kube-apiserver and the server: HAProxy, which takes CONNECT over TLS and over a
  * Unix socket. The client sends the bytes that kube-apiserver sends.
  */
 import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
@@ -14,9 +14,9 @@ import { readUntil } from "./support/read_until.ts";
 import { freePort, Service } from "./support/service.ts";
 import { lineAbout, startTunnel } from "./support/tunnel.ts";
 
-const document = await Deno.readTextFile(new URL("../../docs/migration.md", import.meta.url));
+const document = await Deno.readTextFile(new URL("../../docs/kubernetes.md", import.meta.url));
 /** The configuration in it. */
-const [, configuration] = /```\n(defaults\n[^`]*)```/.exec(document)!;
+const [, configuration] = /```\n(global\n[^`]*)```/.exec(document)!;
 const HOST = "127.0.0.1";
 
 type Conn = Deno.TlsConn | Deno.UnixConn;
@@ -36,7 +36,7 @@ async function ask(conn: Conn, target: string): Promise<string[]> {
   }
 }
 
-Deno.test("HAProxy as in docs/migration.md leads kube-apiserver's requests over TLS and a Unix socket to the server", async (t) => {
+Deno.test("HAProxy as in docs/kubernetes.md leads kube-apiserver's requests over TLS and a Unix socket to the server", async (t) => {
   await using directory = await temporaryFolder();
   const { path: dir } = directory;
   const ca = await TestCa.create();
@@ -46,7 +46,9 @@ Deno.test("HAProxy as in docs/migration.md leads kube-apiserver's requests over 
   await Deno.writeTextFile(`${dir}/tls.pem`, text(server.cert) + text(server.key), { mode: 0o600 });
   await Deno.writeFile(`${dir}/client-ca.crt`, ca.pem);
   await using origin = await startOrigin();
-  await using tunnel = await startTunnel({ server: { "accept-proxy-protocol": "127.0.0.1/32" } });
+  await using tunnel = await startTunnel({
+    server: { "accept-proxy-protocol": "127.0.0.1/32", mode: "http-connect" },
+  });
   const port = freePort();
   const file = `${dir}/haproxy.cfg`;
   await Deno.writeTextFile(

@@ -50,6 +50,7 @@ function test(name: string, fn: () => void): void {
 interface Values {
   readonly drainTimeoutMs: number;
   readonly listenTcp?: Authority;
+  readonly listenTls?: Authority;
   readonly udsName?: string;
   readonly udsMode?: number;
   readonly listenQuic: Authority;
@@ -87,7 +88,7 @@ function started(
 
 // Kubernetes
 
-const FOLDERS = ["server", "agent", "agent-daemonset", "passthrough"];
+const FOLDERS = ["server", "server-tls", "agent", "agent-daemonset", "passthrough"];
 const isServer = (folder: string) => folder.startsWith("server");
 /** What is not a workload by itself. */
 const OTHER_FOLDERS = ["server-sidecar", "static-pod"];
@@ -318,6 +319,23 @@ test("kubernetes/server listens on the ports of its container", () => {
     { name: "agents", protocol: "UDP", containerPort: listenQuic.port },
     { name: "admin", protocol: "TCP", containerPort: listenAdmin!.port },
   ]);
+});
+
+test("kubernetes/server-tls listens on the ports of its container, and its services find each server", () => {
+  const { container, ofKind, workload } = partsOf("server-tls");
+  const { listenTls, listenTcp, listenQuic, listenAdmin } = valuesOf("server-tls");
+  assertEquals(listenTcp, undefined);
+  assertEquals(container.ports, [
+    { name: "clients", protocol: "TCP", containerPort: listenTls!.port },
+    { name: "agents", protocol: "UDP", containerPort: listenQuic.port },
+    { name: "admin", protocol: "TCP", containerPort: listenAdmin!.port },
+  ]);
+  const [clients, ...agents] = ofKind("Service");
+  assertEquals(clients!.metadata.name, workload.spec.serviceName);
+  const pods = agents.map(({ spec }) => spec.selector[POD_NAME]);
+  assertEquals(pods, ["proxy-server-0", "proxy-server-1"]);
+  // Otherwise no agent could connect to a server that is ready only with one.
+  assert(agents.every(({ spec }) => spec.publishNotReadyAddresses));
 });
 
 test("kubernetes/server-sidecar adds to a kube-apiserver what fits the schemas, and locks it in", () => {

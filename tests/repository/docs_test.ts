@@ -142,7 +142,7 @@ const TOOL_FLAGS: Readonly<Record<string, string>> = {
 
 /** Flags of programs that are not of this project, by the program. */
 const OTHER_FLAGS: Readonly<Record<string, string>> = {
-  curl: "socks5-hostname proxy proxy-cacert proxy-cert proxy-key",
+  curl: "head proxy proxy-cacert proxy-cert proxy-key request-target socks5-hostname unix-socket",
   deno: "allow-ffi allow-read allow-write",
   docker: "detach",
   gh: "repo",
