@@ -76,7 +76,8 @@ const agentFaults = peerFaults(
 const tlsClientFaults = peerFaults(
   "client",
   "--tls-client-ca-file",
-  "set a certificate at the client, such as clientCert in an EgressSelectorConfiguration",
+  // Programs in Go send none that is not of a CA which the server names (RFC 8446, section 4.2.4).
+  "set a certificate at the client, such as clientCert in an EgressSelectorConfiguration, of a CA in --tls-client-ca-file: kube-apiserver sends no other",
 );
 
 /** For a server whose handshake with a TLS client has failed. */
