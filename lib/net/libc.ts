@@ -34,6 +34,7 @@ const symbols = {
   getrlimit: { parameters: ["i32", "buffer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
+  recvmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
   recvmmsg: { parameters: ["i32", "buffer", "u32", "i32", "pointer"], result: "i32" },
   sendmsg: { parameters: ["i32", "buffer", "i32"], result: "isize" },
   setrlimit: { parameters: ["i32", "buffer"], result: "i32" },
@@ -62,6 +63,11 @@ function open(): Libc | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Where a buffer is, for structures that point to it; it must not be garbage before they are. */
+export function addressOf(buffer: ArrayBufferLike): bigint {
+  return Deno.UnsafePointer.value(Deno.UnsafePointer.of(new Uint8Array(buffer)));
 }
 
 /** The error number of the call just before. */

@@ -22,7 +22,7 @@ export abstract class ConnectedPeer implements Peer {
   }
 
   get isResponsive(): boolean {
-    return this.connection.silentForMs < RESPONSIVE_MS;
+    return !this.connection.isDoubted && this.connection.silentForMs < RESPONSIVE_MS;
   }
 
   /**

@@ -36,7 +36,10 @@ export interface Peer {
   readonly since: number;
   /** Whether it has announced that it accepts, or opens, no further tunnels. */
   readonly isDraining: boolean;
-  /** Whether a packet of it has arrived within {@linkcode RESPONSIVE_MS}. */
+  /**
+   * Whether a packet of it has arrived within {@linkcode RESPONSIVE_MS}, and nothing says that it
+   * may be gone.
+   */
   readonly isResponsive: boolean;
   stats(): ConnectionStats;
 }

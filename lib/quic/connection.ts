@@ -6,12 +6,13 @@ import { sleep } from "../wait.ts";
 import { type ConnectionStats, connectionStats } from "./connection_stats.ts";
 import { EarlyTimer } from "./early_timer.ts";
 import { type CloseInfo, ConnectionClosedError, TlsAlert, transportCodeOf } from "./errors.ts";
-import { CONNECTION_ID_BYTES, hasLongHeader } from "./handshake/packet.ts";
+import { CONNECTION_ID_BYTES, hasLongHeader, isAddressedTo } from "./handshake/packet.ts";
 import { HandshakeProgress } from "./handshake/progress.ts";
 import { isForAddress } from "./handshake/server_address.ts";
 import { live } from "./live.ts";
 import type { TransportSettings } from "./options.ts";
 import { DelayedAck } from "./path/delayed_ack.ts";
+import { PeerDoubt } from "./path/doubt.ts";
 import { KeepAlive } from "./path/keep_alive.ts";
 import { PacketSender } from "./path/packet_sender.ts";
 import { PathMtu } from "./path/path_mtu.ts";
@@ -51,6 +52,14 @@ const MORE_DOUBLINGS = 3;
 /** Time between two looks whether all was acknowledged. */
 const SETTLED_LOOK_MS = 5;
 
+/** The peer no longer has the connection (RFC 9000 §10.3). */
+const STATELESS_RESET: CloseInfo = {
+  by: "reset",
+  application: false,
+  code: 0,
+  reason: "the peer does not know it any more",
+};
+
 const decoder = new TextDecoder();
 
 let lastNumber = 0;
@@ -70,6 +79,13 @@ export class QuicConnection implements StreamsHost {
   readonly confirmed: Promise<void>;
   /** How large the datagrams are, each way. */
   readonly path: PathMtu;
+  /**
+   * Whether something else can take the place of this connection, which is asked when the peer does
+   * not acknowledge what was sent to it: if so, the connection is given up early.
+   *
+   * @default {() => false}
+   */
+  maySpare: (() => boolean) | undefined;
   readonly #host: ConnectionHost;
   readonly #native: NativeConnection;
   readonly #serverAddress: string | undefined;
@@ -92,6 +108,7 @@ export class QuicConnection implements StreamsHost {
   readonly #ack = new DelayedAck();
   #receivedAt = this.#startedAt;
   readonly #keepAlive: KeepAlive;
+  readonly #doubt: PeerDoubt;
   /** Serves loss detection, idling, the handshake and keepalive. */
   readonly #timer = new EarlyTimer(() => this.#onTimer());
 
@@ -116,6 +133,8 @@ export class QuicConnection implements StreamsHost {
     this.#addresses = options.addresses;
     this.path = new PathMtu(options.maxDatagramBytes);
     this.#peer = new PeerAddress(options.peer);
+    // A client's server stays where it is.
+    this.#doubt = new PeerDoubt(options.role === "server");
     this.#sender = new PacketSender({
       native: options.native,
       socket: options.host.socket,
@@ -183,6 +202,11 @@ export class QuicConnection implements StreamsHost {
   /** Time since the last datagram of the peer's, in milliseconds. */
   get silentForMs(): number {
     return performance.now() - this.#receivedAt;
+  }
+
+  /** Whether the peer may be gone, and has not answered the first probe in time. */
+  get isDoubted(): boolean {
+    return this.#doubt.isUnanswered;
   }
 
   /** The peer's certificates, DER, leaf first; null before it has shown any. */
@@ -274,6 +298,38 @@ export class QuicConnection implements StreamsHost {
     if (this.#closeInfo) return;
     this.#closeNative(true, code, reason);
     this.#finish({ by: "local", application: true, code, reason });
+  }
+
+  /** What may be the peer's successor has connected: the peer is probed, and given up if silent. */
+  doubt(): void {
+    this.#raiseDoubt("successor");
+  }
+
+  /**
+   * @internal No program receives what is sent to the peer, its system says.
+   *
+   * @param datagram the first bytes of what was sent: who has not seen those cannot say so
+   */
+  refused(datagram: Uint8Array): void {
+    if (!this.#doubt.heedsRefusals) return;
+    if (isAddressedTo(datagram, this.#native.destinationId())) this.#raiseDoubt("refused");
+  }
+
+  #raiseDoubt(cause: "successor" | "refused"): void {
+    if (this.#closeInfo) return;
+    const { dueAt } = this.#doubt;
+    this.#doubt.raise(cause, performance.now(), this.#native);
+    if (this.#doubt.dueAt < dueAt) this.#host.schedule(this);
+  }
+
+  /** @internal A datagram of no known connection, which may be a stateless reset for this one. */
+  receiveReset(bytes: Uint8Array): void {
+    try {
+      this.#native.recv(bytes, this.#addresses);
+    } catch {
+      // It is none, and worth nothing else.
+    }
+    this.#noticeState();
   }
 
   /** @internal A datagram for this connection. */
@@ -412,6 +468,7 @@ export class QuicConnection implements StreamsHost {
   #endOf(): CloseInfo {
     const info = closeInfoOf(this.#native);
     if (info) return info;
+    if (this.#handshake.isEstablished && !this.#native.isTimedOut()) return STATELESS_RESET;
     const reason = this.#handshake.isEstablished ? this.#silence : "no answer to the handshake";
     return { by: "timeout", application: false, code: 0, reason, ...this.#unanswered };
   }
@@ -446,9 +503,9 @@ export class QuicConnection implements StreamsHost {
     return this.#handshake.isUnanswered ? { isUnanswered: true } : {};
   }
 
-  #timeOut(reason: string): void {
-    this.#closeNative(false, 0, reason);
-    this.#finish({ by: "timeout", application: false, code: 0, reason, ...this.#unanswered });
+  #timeOut(ending: Pick<CloseInfo, "reason" | "isRefused">): void {
+    this.#closeNative(false, 0, ending.reason);
+    this.#finish({ by: "timeout", application: false, code: 0, ...ending, ...this.#unanswered });
   }
 
   #closeTransport(code: number, reason: string): void {
@@ -475,6 +532,7 @@ export class QuicConnection implements StreamsHost {
       at = Math.min(
         at,
         this.#ack.dueAt,
+        this.#doubt.dueAt,
         this.#streams.dueAt(now),
         this.#peer.movingUntil,
       );
@@ -488,23 +546,37 @@ export class QuicConnection implements StreamsHost {
     if (this.#native.timeout() === 0) {
       this.#native.onTimeout();
       this.#sender.late();
+      this.#host.socket.noticeErrors();
     }
+    // With each packet that is sent, quiche puts its timer for acknowledgements off.
+    if (this.maySpare && !this.#nothingInFlight(now)) this.#doubt.inFlight(now, this.#receivedAt);
     const { idleTimeoutMs } = this.#settings;
     if (this.#closeInfo) {
       // Only its last packets are still to be answered.
     } else if (now >= this.#handshake.dueAt) {
-      this.#timeOut(this.#handshake.timeoutReason);
+      this.#timeOut({ reason: this.#handshake.timeoutReason });
     } else if (this.#handshake.isEstablished && now >= this.#receivedAt + idleTimeoutMs) {
       // quiche counts from what this end has sent last, if nothing was heard since (RFC 9000
       // §10.1).
-      this.#timeOut(this.#silence);
-    } else if (
-      this.#handshake.isEstablished && this.#keepAlive.isDue(now, this.#native, this.#receivedAt)
-    ) {
-      this.#native.sendAckEliciting();
-    }
+      this.#timeOut({ reason: this.#silence });
+    } else this.#probe(now);
     this.dispatch();
     this.flush();
     if (now - this.#closedAt >= MAX_DRAIN_MS) this.#drain();
+  }
+
+  /** Sends a PING if it is time for one, or gives up a peer that has not answered the last ones. */
+  #probe(now: number): void {
+    const maySpare = () => this.maySpare?.() === true;
+    const verdict = this.#doubt.look(now, this.#receivedAt, this.#native, maySpare);
+    if (verdict === "lost") return this.#timeOut(this.#doubt.ending);
+    if (verdict === "probe") {
+      this.#sender.late();
+      this.#host.socket.noticeErrors();
+    }
+    if (!this.#handshake.isEstablished) return;
+    if (verdict === "probe" || this.#keepAlive.isDue(now, this.#native, this.#receivedAt)) {
+      this.#native.sendAckEliciting();
+    }
   }
 }

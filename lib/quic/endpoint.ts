@@ -26,7 +26,7 @@ import {
 } from "./options.ts";
 import { BASE_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 import { type HostPort, hostPort, type NativeConnection, quiche } from "./quiche/native.ts";
-import { headerBytes, routePayloadBytes } from "./udp/batch.ts";
+import { headerBytes, routePayloadBytes, sourceHostname } from "./udp/batch.ts";
 import { UdpSocket } from "./udp/socket.ts";
 
 export interface BindOptions {
@@ -74,6 +74,9 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
       {
         datagram: (bytes, from) => this.#datagram(bytes, from),
         sendError: () => this.drop("send-error"),
+        refused: (bytes) => {
+          for (const connection of this.#keys.keys()) connection.refused(bytes);
+        },
         writable: () => {
           for (const connection of this.#keys.keys()) this.schedule(connection);
         },
@@ -162,6 +165,8 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     this.schedule(connection);
     const onAbort = () => connection.close(0, "connecting was aborted");
     signal?.addEventListener("abort", onAbort);
+    // Else a closed port is noticed when something is sent again.
+    const timer = setInterval(() => this.socket.noticeErrors(), NOTICE_ERRORS_MS);
     try {
       await connection.confirmed;
       return connection;
@@ -170,6 +175,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
       throw error;
     } finally {
       signal?.removeEventListener("abort", onAbort);
+      clearInterval(timer);
     }
   }
 
@@ -289,7 +295,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     if (!hasLongHeader(bytes)) {
       if (bytes.length <= CONNECTION_ID_BYTES) return this.drop("invalid");
       return this.#connections.get(connectionIdKey(bytes, 1, CONNECTION_ID_BYTES)) ??
-        this.drop("unknown-connection");
+        this.#unknown(bytes, from);
     }
     const header = parseLongHeader(bytes);
     if (!header) return this.drop("invalid");
@@ -298,6 +304,21 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     return this.#listener
       ? this.#listener.begin(bytes, header, from)
       : this.drop("unknown-connection");
+  }
+
+  /** Takes notice of a packet that leads to no connection, as after the end of either program. */
+  #unknown(bytes: Uint8Array, from: Authority): undefined {
+    this.drop("unknown-connection");
+    if (this.#listener) return this.#listener.reset(bytes, from);
+    for (const connection of this.#keys.keys()) connection.receiveReset(bytes);
+  }
+
+  /** @internal */
+  localAddr(peer: Authority): Authority | undefined {
+    const { hostname, port } = this.addr;
+    if (!isUnspecified(hostname)) return { hostname, port };
+    const source = this.socket.isBatching ? sourceHostname(peer) : undefined;
+    return source === undefined ? undefined : { hostname: source, port };
   }
 
   /**
@@ -314,6 +335,11 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     return Math.min(Math.max(bytes, MIN_DATAGRAM_BYTES), MAX_DATAGRAM_BYTES);
   }
 }
+
+/** Interval of looks whether the port of a server is closed. */
+const NOTICE_ERRORS_MS = 50;
+
+const isUnspecified = (hostname: string) => ["0.0.0.0", "::"].includes(hostname);
 
 const ENDPOINT_CLOSED = {
   by: "local",

@@ -6,9 +6,11 @@ export interface CloseInfo {
   /**
    * - `local`: this end closed it
    * - `peer`: the peer sent CONNECTION_CLOSE
-   * - `timeout`: nothing was heard for the idle timeout, or the handshake took too long
+   * - `timeout`: nothing was heard for the idle timeout or of a peer in doubt, or the handshake took
+   *   too long
+   * - `reset`: the peer was started anew, and does not know it (stateless reset, RFC 9000 §10.3)
    */
-  readonly by: "local" | "peer" | "timeout";
+  readonly by: "local" | "peer" | "timeout" | "reset";
   /** Whether `code` is an application code, or a transport code (RFC 9000 §20.1). */
   readonly application: boolean;
   /** Error code; TLS alerts are 0x100 + alert (RFC 9001 §4.8). */
@@ -17,6 +19,8 @@ export interface CloseInfo {
   readonly reason: string;
   /** Set where not a single datagram came from the peer. */
   readonly isUnanswered?: true;
+  /** Set where no program receives at the peer's port, its system says, and no answer came. */
+  readonly isRefused?: true;
 }
 
 /** A call on a connection that has ended, or one of its streams. */
@@ -131,6 +135,7 @@ export function tlsAlertOf(info: CloseInfo): number | undefined {
 /** One line that says who closed a connection and why. */
 export function describeClose(info: CloseInfo): string {
   if (info.by === "timeout") return `connection timed out: ${info.reason}`;
+  if (info.by === "reset") return `connection lost: ${info.reason}`;
   const who = info.by === "peer" ? "closed by the peer" : "closed";
   const alert = tlsAlertOf(info);
   const code = info.application

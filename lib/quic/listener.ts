@@ -14,6 +14,7 @@ import {
   MIN_INITIAL_DCID_BYTES,
 } from "./handshake/packet.ts";
 import { RateLimit } from "./handshake/rate_limit.ts";
+import { resetBytes, resetToken, writeReset } from "./handshake/stateless_reset.ts";
 import { AddressValidator } from "./handshake/token.ts";
 import {
   identityOf,
@@ -63,7 +64,11 @@ export interface ListenOptions extends TransportOptions {
    * @default {4194304}
    */
   readonly maxHalfOpenBytes?: number;
-  /** Retry and Version Negotiation packets sent in a second at most. @default {2000} */
+  /**
+   * Retry and Version Negotiation packets sent in a second at most, and as many stateless resets.
+   *
+   * @default {2000}
+   */
   readonly maxAnswersPerSecond?: number;
   /** Established connections that may wait for `QuicEndpoint.accept`. @default {1000} */
   readonly maxAcceptQueue?: number;
@@ -104,6 +109,8 @@ export interface ListenerHost {
     settings: TransportSettings,
     open: (local: HostPort, peer: HostPort, maxDatagramBytes: number) => NativeConnection,
   ): QuicConnection;
+  /** The address that a client is answered from; undefined where that is not known. */
+  localAddr(peer: Authority): Authority | undefined;
   /** Counts a datagram that is dropped. */
   drop(reason: DropReason): undefined;
 }
@@ -124,6 +131,8 @@ export class Listener {
   readonly #validator = new AddressValidator();
   readonly #halfOpen: HalfOpen<QuicConnection>;
   readonly #answers: RateLimit;
+  /** Of stateless resets. */
+  readonly #resets: RateLimit;
   readonly #queue: QuicConnection[] = [];
   readonly #waiters: Waiter[] = [];
   /** By what they are made of, and the size of the largest datagrams that will be sent. */
@@ -144,6 +153,7 @@ export class Listener {
       maxBytes: maxHalfOpenBytes,
     });
     this.#answers = new RateLimit(maxAnswersPerSecond);
+    this.#resets = new RateLimit(maxAnswersPerSecond);
     this.#configFor(BASE_DATAGRAM_BYTES);
   }
 
@@ -245,17 +255,37 @@ export class Listener {
       cid,
       from,
       this.#settings,
-      (local, peer, maxDatagramBytes) =>
-        quiche.Connection.accept(
-          cid,
-          originalDcid,
-          local,
-          peer,
-          this.#configFor(maxDatagramBytes, from.hostname),
-        ),
+      (local, peer, maxDatagramBytes) => {
+        const config = this.#configFor(maxDatagramBytes, from.hostname);
+        // A connection takes it over when it is made.
+        const token = this.#resetToken(cid, from);
+        config.setStatelessResetToken(token && BigInt(`0x${token.toHex()}`));
+        return quiche.Connection.accept(cid, originalDcid, local, peer, config);
+      },
     );
     this.#halfOpen.add(connection, from.hostname);
     return connection;
+  }
+
+  /**
+   * Answers a packet with a short header for an unknown connection id: if a server was killed at
+   * this address, its client learns that the connection is gone (stateless reset, RFC 9000 §10.3).
+   */
+  reset(bytes: Uint8Array, from: Authority): undefined {
+    const length = resetBytes(bytes.length);
+    if (length === undefined || this.#closed || !this.#resets.take()) return;
+    const cid = bytes.subarray(1, 1 + CONNECTION_ID_BYTES);
+    const token = this.#resetToken(cid, from);
+    if (!token) return;
+    this.#answer(from, (out) => {
+      writeReset(out.subarray(0, length), token);
+      return length;
+    });
+  }
+
+  #resetToken(cid: Uint8Array, peer: Authority): Uint8Array | undefined {
+    const local = this.#host.localAddr(peer);
+    return local && resetToken(identityOf(this.#options.tls).key, { cid, local, peer });
   }
 
   /**

@@ -324,13 +324,13 @@ scriptedTest("runAgent() says why a server does not take it, and tries again", a
   assertEquals((await server.accept()).connection.closeInfo, undefined);
 });
 
-// ---- Servers that vanish ----
+// ---- Servers that are started anew ----
 
 scriptedTest(
-  "runAgent() notices a server that has vanished, ends its tunnels at their targets, and connects again",
+  "runAgent() notices a server that does not know it any more, ends its tunnels at their targets, and connects again",
   async (net) => {
     using lines = logLines(0);
-    const server = net.scriptedServer({ idleTimeoutMs: 1_000, keepAliveMs: 200 });
+    const server = net.scriptedServer();
     const target = net.target();
     net.agent(server, quick);
     const agent = await server.accept();
@@ -339,8 +339,9 @@ scriptedTest(
     agent.vanish();
     assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
     const tookMs = performance.now() - since;
-    assert(tookMs > 500 && tookMs < 3_000, `${tookMs} ms`);
-    assertEquals(linesWith(lines, "WRN", '"disconnected from quic server"', "timed out").length, 1);
+    assert(tookMs < 3_000, `${tookMs} ms`);
+    const words = "connection lost: the peer does not know it any more";
+    assertEquals(linesWith(lines, "WRN", '"disconnected from quic server"', words).length, 1);
     const again = await open(await server.accept(), target);
     await sendText(again.carrier, "hello");
     await assertReads(again.atTarget, "hello");

@@ -23,6 +23,7 @@ interface Got {
 class Receiver implements AsyncDisposable {
   readonly got: Got[] = [];
   readonly errors: unknown[] = [];
+  readonly refused: Uint8Array[] = [];
   writable = 0;
   readonly socket: UdpSocket;
 
@@ -30,6 +31,7 @@ class Receiver implements AsyncDisposable {
     this.socket = new UdpSocket({ hostname, port: 0, maxDatagramBytes, batch }, {
       datagram: (bytes, from) => this.got.push({ bytes: bytes.slice(), from: { ...from } }),
       sendError: (error) => this.errors.push(error),
+      refused: (datagram) => this.refused.push(datagram.slice()),
       writable: () => this.writable++,
     });
   }
@@ -176,6 +178,36 @@ for (const batch of [true, false]) {
     assertEquals(receiver.got.filter(({ bytes }) => bytes.length === 11), []);
     assertEquals(sender.errors, []);
   });
+
+  for (const hostname of ["127.0.0.1", "::"]) {
+    test(`loses nothing when a port is closed, and tells what was sent there, from ${hostname}`, async () => {
+      await using sender = new Receiver(batch, hostname);
+      await using receiver = new Receiver(batch);
+      const gone = new Receiver(batch);
+      const nobody = gone.addr;
+      await gone.socket.close();
+      const round = 20;
+      for (let i = 1; i <= round; i++) {
+        await sender.send(pattern(1_000 + i), nobody);
+        sender.socket.flush();
+        await sender.send(pattern(i), receiver.addr);
+        sender.socket.flush();
+        await eventually("the live one has it", () => receiver.got.length === i);
+        await receiver.send(pattern(i), { hostname: "127.0.0.1", port: sender.addr.port });
+        receiver.socket.flush();
+        await eventually("and has answered", () => sender.got.length === i);
+      }
+      sender.socket.noticeErrors();
+      assertEquals(sender.errors, []);
+      if (!batch || !mayBatch) return assertEquals(sender.refused, []);
+      // Linux may limit how often it says so.
+      assert(sender.refused.length > 0, "nothing was refused");
+      for (const datagram of sender.refused) {
+        assertEquals(datagram, pattern(1_000).subarray(0, datagram.length));
+        assert(datagram.length >= 32, `${datagram.length}`);
+      }
+    });
+  }
 
   test("refuses an address that is taken", async () => {
     await using taken = new Receiver(batch);

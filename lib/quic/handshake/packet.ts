@@ -80,6 +80,13 @@ export function initialToken(datagram: Uint8Array, { scid }: LongHeader): Uint8A
   return datagram.subarray(tokenAt, tokenAt + length);
 }
 
+/** Whether a datagram, of which the beginning is enough, goes to a connection id. */
+export function isAddressedTo(datagram: Uint8Array, dcid: Uint8Array): boolean {
+  const at = datagram.length > 0 && hasLongHeader(datagram) ? 6 : 1;
+  if (at === 6 && datagram[5] !== dcid.length) return false;
+  return dcid.length > 0 && dcid.every((byte, i) => datagram[at + i] === byte);
+}
+
 /** A connection id as the key of a map. */
 export function connectionIdKey(bytes: Uint8Array, offset = 0, length = bytes.length): string {
   let key = "";

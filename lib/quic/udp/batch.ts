@@ -13,6 +13,7 @@
 import type { Authority } from "../../net/authority.ts";
 import { formatIp, ipBytes, unmapIp } from "../../net/ip_address.ts";
 import {
+  addressOf,
   AF_INET,
   AF_INET6,
   errno,
@@ -26,6 +27,7 @@ import {
   SOL_SOCKET,
   writeSocketAddress,
 } from "../../net/libc.ts";
+import { ErrorQueue } from "./error_queue.ts";
 
 const SO_TYPE = 3;
 const SO_SNDBUF = 7;
@@ -85,6 +87,22 @@ export function headerBytes({ hostname }: Authority): number {
  * not known. Whether the path does, is another question.
  */
 export function routePayloadBytes(to: Authority): number | undefined {
+  return onRoute(to, (fd, isV6) => {
+    const mtu = isV6 ? getOption(fd, IPPROTO_IPV6, IPV6_MTU) : getOption(fd, IPPROTO_IP, IP_MTU);
+    return mtu === undefined ? undefined : mtu - headerBytes(to);
+  });
+}
+
+/** The IP address that the system sends from to an address; undefined where that is not known. */
+export function sourceHostname(to: Authority): string | undefined {
+  return onRoute(to, (fd) => {
+    const address = readSocketAddress(fd, "socket");
+    return address && formatIp(address.ip);
+  });
+}
+
+/** Asks something about the route to an address, of a socket that is connected to it. */
+function onRoute<T>(to: Authority, ask: (fd: number, isV6: boolean) => T): T | undefined {
   const ip = ipBytes(to.hostname);
   if (!libc || !ip) return undefined;
   const isV6 = ip.length === 16;
@@ -93,9 +111,7 @@ export function routePayloadBytes(to: Authority): number | undefined {
   try {
     const address = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
     const length = writeSocketAddress(address, ip, to.port);
-    if (libc.connect(fd, address, length) !== 0) return undefined;
-    const mtu = isV6 ? getOption(fd, IPPROTO_IPV6, IPV6_MTU) : getOption(fd, IPPROTO_IP, IP_MTU);
-    return mtu === undefined ? undefined : mtu - headerBytes(to);
+    return libc.connect(fd, address, length) === 0 ? ask(fd, isV6) : undefined;
   } finally {
     libc.close(fd);
   }
@@ -111,17 +127,32 @@ export type SendResult =
   | "too-big"
   | "failed";
 
+/** What a batch is told. */
+export interface UdpBatchEvents {
+  /** As {@linkcode ErrorQueue} says it. */
+  refused(datagram: Uint8Array): void;
+}
+
 /** The calls for many datagrams, on a socket of Deno's. */
 export class UdpBatch {
   readonly #fd: number;
   readonly #isV6: boolean;
+  readonly #events: UdpBatchEvents;
+  readonly #errors: ErrorQueue;
   readonly #outgoing: Outgoing;
   readonly #incoming: Incoming;
   #segments = true;
 
-  private constructor(fd: number, isV6: boolean, maxDatagramBytes: number) {
+  private constructor(
+    fd: number,
+    isV6: boolean,
+    maxDatagramBytes: number,
+    events: UdpBatchEvents,
+  ) {
     this.#fd = fd;
     this.#isV6 = isV6;
+    this.#events = events;
+    this.#errors = new ErrorQueue(fd, isV6);
     this.#outgoing = new Outgoing();
     this.#incoming = new Incoming(maxDatagramBytes);
   }
@@ -135,6 +166,7 @@ export class UdpBatch {
   static bind(
     listen: () => Deno.DatagramConn,
     maxDatagramBytes: number,
+    events: UdpBatchEvents,
   ): { socket: Deno.DatagramConn; batch: UdpBatch | undefined } {
     const next = nextDescriptor();
     const socket = listen();
@@ -145,7 +177,7 @@ export class UdpBatch {
     setOption(fd, SOL_SOCKET, SO_SNDBUF, SOCKET_BUFFER_BYTES);
     setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE);
     if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE);
-    return { socket, batch: new UdpBatch(fd, isV6, maxDatagramBytes) };
+    return { socket, batch: new UdpBatch(fd, isV6, maxDatagramBytes, events) };
   }
 
   /**
@@ -166,7 +198,13 @@ export class UdpBatch {
     // Deno says what is wrong with an address that is none of this socket's.
     if (!this.#outgoing.address(to, this.#isV6)) return "full";
     if (this.#outgoing.send(this.#fd, bytes, segmentBytes)) return "sent";
-    switch (errno()) {
+    let error = errno();
+    // A call reports what an earlier datagram has met, and does nothing else.
+    if (error !== EAGAIN && this.readErrors()) {
+      if (this.#outgoing.send(this.#fd, bytes, segmentBytes)) return "sent";
+      error = errno();
+    }
+    switch (error) {
       case EAGAIN:
       case ENOBUFS:
         return "full";
@@ -202,6 +240,11 @@ export class UdpBatch {
       null,
     );
     this.#incoming.handOut(count, datagram);
+  }
+
+  /** Reads what ICMP has told since. Returns whether that was anything. */
+  readErrors(): boolean {
+    return this.#errors.read((datagram) => this.#events.refused(datagram));
   }
 }
 
@@ -315,10 +358,6 @@ class Incoming {
     this.#known.set(key, address);
     return address;
   }
-}
-
-function addressOf(buffer: ArrayBufferLike): bigint {
-  return Deno.UnsafePointer.value(Deno.UnsafePointer.of(new Uint8Array(buffer)));
 }
 
 /** The descriptor of a socket that was bound just now, which usually is the first one looked at. */

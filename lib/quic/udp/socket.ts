@@ -27,6 +27,12 @@ export interface UdpSocketEvents {
   datagram(bytes: Uint8Array, from: Authority): void;
   /** A send failed; the datagram is lost. */
   sendError(error: unknown): void;
+  /**
+   * No program receives what was sent to an address, its system says (ICMP "port unreachable").
+   *
+   * @param datagram the first bytes of what was sent, valid during the call only
+   */
+  refused?(datagram: Uint8Array): void;
   /** There is room for sends again after {@linkcode UdpSocket.reserve} had none. */
   writable(): void;
 }
@@ -77,7 +83,9 @@ export class UdpSocket {
     const { hostname, port, maxDatagramBytes, batch = true } = options;
     const listen = () => Deno.listenDatagram({ transport: "udp", hostname, port });
     const bound = batch
-      ? UdpBatch.bind(listen, maxDatagramBytes)
+      ? UdpBatch.bind(listen, maxDatagramBytes, {
+        refused: (datagram) => this.#closed || events.refused?.(datagram),
+      })
       : { socket: listen(), batch: undefined };
     this.#socket = bound.socket;
     this.#isV6 = this.addr.hostname.includes(":");
@@ -183,6 +191,11 @@ export class UdpSocket {
     }
   }
 
+  /** Looks whether anything was refused; else that is noticed when a send fails, or a receive. */
+  noticeErrors(): void {
+    if (!this.#closed) this.#batch?.readErrors();
+  }
+
   async #receive(): Promise<void> {
     const buffer = new Uint8Array(this.#maxDatagramBytes);
     const from = { hostname: "", port: 0 };
@@ -198,7 +211,8 @@ export class UdpSocket {
         if (!this.#closed) this.#batch?.receive(datagram);
       } catch {
         if (this.#closed) return;
-        // Windows reports an ICMP "port unreachable" here; it says nothing about the socket.
+        // Here as well, systems report ICMP; it says nothing about the socket.
+        if (this.#batch?.readErrors()) continue;
         await new Promise<void>((resolve) => {
           this.#retry = setTimeout(resolve, RECEIVE_RETRY_MS);
         });
