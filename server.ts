@@ -177,6 +177,7 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
       throw error;
     }
     const agent = new ConnectedAgent(connection, agentNames);
+    agent.doubtPredecessors(agents);
     const rejection = rejectionOf(agent, {
       maxAgents,
       active: registry.size,
@@ -206,6 +207,7 @@ function serveAgent(agent: ConnectedAgent, server: Server): void {
   const { registry, agents, monitor } = server;
   const { connection, fields, alpn } = agent;
   agents.add(agent);
+  connection.maySpare = () => registry.hasAnother(agent);
   monitor.peers.add(agent);
   registry.add(agent);
   log.info("agent connected", { ...fields, alpn, agents: registry.size });

@@ -43,6 +43,12 @@ export function explainConnectError(error: unknown, tls: TlsIdentity, serverName
   return new ConnectError(message, hintForAgent(info, faults), { cause: error });
 }
 
+/** Whether the port of the server is closed. */
+export function isRefused(error: unknown): boolean {
+  const cause = error instanceof ConnectError ? error.cause : error;
+  return cause instanceof ConnectionClosedError && cause.info.isRefused === true;
+}
+
 /** Why a connection has ended, in words. */
 export function reasonOf(error: unknown): string {
   if (!(error instanceof ConnectionClosedError)) return messageOf(error);

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { ConnectError } from "./connect_error.ts";
+import { ConnectError, isRefused } from "./connect_error.ts";
 import { type AgentConfig, AgentSession, type AgentSessionOptions } from "./session.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { maxTunnels } from "../net/descriptors.ts";
@@ -15,6 +15,9 @@ import { TaskGroup } from "../task_group.ts";
 
 /** Draining connections to one address that may continue beside the current one. */
 const MAX_DRAINED = 8;
+
+/** Longest pause while the server's machine is there, and its program may start at any time. */
+const MAX_REFUSED_PAUSE_MS = 500;
 
 /**
  * Keeps an agent connected to every address of its servers and serves their streams until the
@@ -35,6 +38,7 @@ export async function keepConnected(
     await reconnect<AgentSession>({
       signal,
       ...backoff,
+      maxPauseMs: (error) => isRefused(error) ? MAX_REFUSED_PAUSE_MS : undefined,
       connect: (signal) => AgentSession.connect(address, config, options, signal),
       async serve(session) {
         streak.end();

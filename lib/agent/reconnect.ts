@@ -17,6 +17,8 @@ export interface ReconnectOptions<Session> {
   readonly minMs?: number;
   /** Longest pause of all. @default {10000} */
   readonly maxMs?: number;
+  /** A shorter limit for the pause after an error. @default {none} */
+  maxPauseMs?(error: unknown): number | undefined;
   /** Time a session has to last for the pauses to start from the shortest again. @default {5000} */
   readonly healthyAfterMs?: number;
   /** Source of jitter, 0 to 1. @default {Math.random} */
@@ -48,7 +50,8 @@ export async function reconnect<Session>(options: ReconnectOptions<Session>): Pr
       error = thrown;
     }
     if (signal.aborted) return;
-    const delayMs = backoffDelayMs(attempt++, { minMs, maxMs, random });
+    const limitMs = Math.min(maxMs, options.maxPauseMs?.(error) ?? maxMs);
+    const delayMs = backoffDelayMs(attempt++, { minMs, maxMs: limitMs, random });
     if (error !== undefined) options.failed(error, delayMs);
     await pause(delayMs, signal);
   }

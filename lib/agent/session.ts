@@ -93,8 +93,11 @@ export interface AgentSessionOptions {
   refuse(tunnel: ServedTunnel, failure: Failure): Promise<void>;
 }
 
-/** Interval of the PINGs that keep the connection, and a NAT's mapping, alive. */
-const KEEPALIVE_MS = 2_000;
+/**
+ * Interval of the PINGs that keep the connection, and a NAT's mapping, alive. A server that was
+ * killed and started anew is noticed by the next one.
+ */
+const KEEPALIVE_MS = 600;
 
 const MAX_STREAMS = 10_000;
 

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { NO_BYTES } from "../bytes.ts";
-import { peerNamesOf } from "../tls/peer_name.ts";
+import { fingerprintOf, peerNamesOf } from "../tls/peer_name.ts";
 import type { Control } from "../qrht/control.ts";
 import type { QuicConnection, QuicStream } from "../quic/mod.ts";
 import { ConnectedPeer } from "../observe/connected_peer.ts";
@@ -18,6 +18,8 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
    * Its name in the log: the admitted one, else the first, else the certificate's fingerprint.
    */
   override readonly name: string;
+  /** Of its certificate. */
+  readonly fingerprint: string;
   /** Whether it has announced that it accepts no more tunnels. */
   override isDraining = false;
   /** Its control streams, in the dialect that has some. */
@@ -31,6 +33,17 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
     this.names = names;
     this.isAllowed = isAllowed;
     this.name = name;
+    this.fingerprint = fingerprintOf(certificate);
+  }
+
+  /**
+   * Has those of these agents probed that may have been started anew as this one, because they have
+   * the same certificate; replicas that share one answer.
+   */
+  doubtPredecessors(agents: Iterable<ConnectedAgent>): void {
+    for (const agent of agents) {
+      if (agent.fingerprint === this.fingerprint) agent.connection.doubt();
+    }
   }
 
   get hasCredit(): boolean {

@@ -119,6 +119,11 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     return this.#wait(waitMs, except);
   }
 
+  /** Whether another agent could take a tunnel now. */
+  hasAnother(than: A): boolean {
+    return this.#agents.some((agent) => agent !== than && agent.isResponsive && agent.hasCredit);
+  }
+
   /** From now on, no agents are added. Callers that wait for one are refused. */
   seal(): void {
     this.#sealed = true;

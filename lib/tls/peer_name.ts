@@ -41,7 +41,8 @@ function namesOf(der: Uint8Array): { names: readonly string[]; first?: string | 
   }
 }
 
-function fingerprintOf(certificate: Uint8Array): string {
+/** SHA-256 of a certificate in DER, as OpenSSL writes it. */
+export function fingerprintOf(certificate: Uint8Array): string {
   const digest = createHash("sha256").update(certificate).digest("hex").toUpperCase();
   return digest.match(/../g)!.join(":");
 }

@@ -59,6 +59,14 @@ test("reconnect() pauses for longer with each failure, up to maxMs", async () =>
   assertEquals(bounded.delays, [10, 20, 40, 70, 70]);
 });
 
+test("reconnect() pauses for no longer than the last error allows", async () => {
+  const closedPort = new Error("port closed");
+  const { delays } = await run([refused, refused, closedPort, closedPort, refused, closedPort], {
+    maxPauseMs: (error) => error === closedPort ? 500 : undefined,
+  });
+  assertEquals(delays, [250, 500, 500, 500, 4_000, 500]);
+});
+
 test("reconnect() draws each pause between its bounds", async () => {
   const { delays } = await run(Array(4).fill(refused), { random: () => 0 });
   assertEquals(delays, [63, 63, 63, 63]);

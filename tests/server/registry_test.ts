@@ -158,6 +158,18 @@ test("AgentRegistry.open() passes over agents that are silent, unless nobody els
   assertEquals(await names(registry, 4), "baba");
 });
 
+test("AgentRegistry.hasAnother() tells whether another agent could take a tunnel", () => {
+  const [registry, [a, b]] = registryOf("a", "b");
+  assertEquals([registry.hasAnother(a!), registry.hasAnother(b!)], [true, true]);
+  b!.room = 0;
+  assertEquals([registry.hasAnother(a!), registry.hasAnother(b!)], [false, true]);
+  b!.room = 1;
+  b!.isResponsive = false;
+  assertEquals(registry.hasAnother(a!), false);
+  registry.remove(a!);
+  assertEquals([registry.hasAnother(a!), registry.hasAnother(b!)], [false, false]);
+});
+
 test("AgentRegistry.open() takes the agent with the fewest streams when it is to", async () => {
   const registry = newRegistry({ balance: "least-streams" });
   const a = new FakeAgent("a"), b = new FakeAgent("b"), c = new FakeAgent("c", 3);
