@@ -55,6 +55,7 @@ export const SYSTEM_TESTS = {
       fish: "fish",
       groff: "groff-base",
       man: "man-db",
+      openssl: "openssl",
       promtool: "prometheus",
       script: "bsdutils",
       "systemd-analyze": "systemd",
