@@ -117,23 +117,31 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     ended: ended.signal,
   };
   report(server, endpoint);
+  const closed = new AbortController();
+  const closeFronts = () => {
+    closed.abort();
+    opened.dispose();
+  };
+  const { promise: stopped, resolve: stop } = Promise.withResolvers<unknown>();
   const serveClients = async () => {
-    await Promise.all(
+    const accepting = Promise.all(
       fronts.map((front) =>
-        acceptEach(front, log, signal, (client) => takeClient(client, front, server))
+        acceptEach(front, log, closed.signal, (client) => takeClient(client, front, server))
       ),
     );
-    await drainClients(server);
+    await Promise.race([accepting, stopped]);
+    await drainClients(server, closeFronts);
+    closeFronts();
+    await accepting;
     server.registry.stopWaiting();
     ended.abort(new Error("the server stops"));
     await endpoint.close(CloseCode.ServerStopped, "server stopped");
     await server.clients.ended();
     await server.turnedAway.ended();
   };
-  const stop = () => opened.dispose();
   signal.addEventListener("abort", stop);
   try {
-    if (signal.aborted) stop();
+    if (signal.aborted) stop(undefined);
     await Promise.all([acceptAgents(endpoint, server), serveClients()]);
   } finally {
     signal.removeEventListener("abort", stop);
@@ -266,16 +274,24 @@ function takeClient(connection: FrontClient, front: Front, server: Server): void
   log.warn("clients refused", { client, error, times, front: front.kind });
 }
 
-/** Tells the agents to drain, and lets open tunnels continue for a time. */
-async function drainClients({ config, registry, agents, clients }: Server): Promise<void> {
+/**
+ * Tells the agents to drain, and lets open tunnels continue for a time. Clients are accepted until no
+ * tunnel is open, or the last part of the drain begins, as long as agents are there to serve them.
+ */
+async function drainClients(server: Server, closeFronts: () => void): Promise<void> {
+  const { config, registry, agents, clients, monitor } = server;
   const { drainTimeoutMs } = config;
   if (drainTimeoutMs === 0 || clients.size === 0) return;
   log.info("draining", { tunnels: clients.size, drainTimeoutMs });
-  registry.seal();
+  const unserved = registry.seal();
   for (const agent of agents) agent.control?.drain();
-  const settled = (ms: number) =>
-    Promise.all(Array.from(agents, ({ connection }) => connection.settled(ms)));
-  if (await drain(clients, drainTimeoutMs, settled)) return;
+  const isDrained = await drain(clients, {
+    timeoutMs: drainTimeoutMs,
+    settled: (ms) => Promise.all(Array.from(agents, ({ connection }) => connection.settled(ms))),
+    cutSilent: (ms) => monitor.cutSilent(ms),
+    accepting: { unserved, stop: closeFronts },
+  });
+  if (isDrained) return;
   log.warn("resetting tunnels after the drain timeout", { tunnels: clients.size, drainTimeoutMs });
 }
 

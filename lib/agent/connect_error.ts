@@ -49,6 +49,14 @@ export function isRefused(error: unknown): boolean {
   return cause instanceof ConnectionClosedError && cause.info.isRefused === true;
 }
 
+/** Whether the server accepts no further agents now, perhaps because it drains. */
+export function isTurnedAway(error: unknown): boolean {
+  const cause = error instanceof ConnectError ? error.cause : error;
+  if (!(cause instanceof ConnectionClosedError)) return false;
+  const { by, application, code } = cause.info;
+  return by === "peer" && application && code === CloseCode.NoFurtherAgents;
+}
+
 /** Why a connection has ended, in words. */
 export function reasonOf(error: unknown): string {
   if (!(error instanceof ConnectionClosedError)) return messageOf(error);

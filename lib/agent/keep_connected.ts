@@ -1,13 +1,14 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { ConnectError, isRefused } from "./connect_error.ts";
+import { ConnectError, isRefused, isTurnedAway } from "./connect_error.ts";
 import { type AgentConfig, AgentSession, type AgentSessionOptions } from "./session.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { maxTunnels } from "../net/descriptors.ts";
 import { messageOf } from "../errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
 import { ServerAddresses } from "./server_addresses.ts";
+import { ConnectionClosedError } from "../quic/mod.ts";
 import { reconnect } from "./reconnect.ts";
 import { Resolver } from "../net/resolver.ts";
 import { logTcpKeepalive } from "../net/tcp_keepalive.ts";
@@ -18,6 +19,9 @@ const MAX_DRAINED = 8;
 
 /** Longest pause while the server's machine is there, and its program may start at any time. */
 const MAX_REFUSED_PAUSE_MS = 500;
+
+/** Longest pause after a server that accepts no further agents: another may take its place soon. */
+const MAX_TURNED_AWAY_PAUSE_MS = 1_000;
 
 /**
  * Keeps an agent connected to every address of its servers and serves their streams until the
@@ -38,7 +42,7 @@ export async function keepConnected(
     await reconnect<AgentSession>({
       signal,
       ...backoff,
-      maxPauseMs: (error) => isRefused(error) ? MAX_REFUSED_PAUSE_MS : undefined,
+      maxPauseMs,
       connect: (signal) => AgentSession.connect(address, config, options, signal),
       async serve(session) {
         streak.end();
@@ -46,6 +50,9 @@ export async function keepConnected(
         const ended = session.serve();
         for (const running of [sessions, ownSessions]) running.add(ended);
         await session.replaceable;
+        const { closeInfo } = session.connection;
+        const error = closeInfo && new ConnectionClosedError(closeInfo);
+        if (isTurnedAway(error)) throw error;
         addresses.refresh(address);
         if (ownSessions.size > MAX_DRAINED) await ended;
         return { healthyMs: performance.now() - since };
@@ -76,4 +83,9 @@ export async function keepConnected(
   monitor.readFrom({ knownServers: () => addresses.size, capacity: () => limits });
   await addresses.run();
   await sessions.ended();
+}
+
+function maxPauseMs(error: unknown): number | undefined {
+  if (isRefused(error)) return MAX_REFUSED_PAUSE_MS;
+  return isTurnedAway(error) ? MAX_TURNED_AWAY_PAUSE_MS : undefined;
 }

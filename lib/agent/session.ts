@@ -242,11 +242,12 @@ export class AgentSession extends ConnectedPeer {
   async #drain(): Promise<void> {
     const { drainTimeoutMs } = this.#config;
     if (drainTimeoutMs === 0) return;
-    const { log } = this.#options;
+    const { log, monitor } = this.#options;
     log.info("draining", { ...this.#fields, tunnels: this.#tunnels.size, drainTimeoutMs });
     this.#control?.drain();
     const settled = (ms: number) => this.connection.settled(ms);
-    if (await drain(this.#tunnels, drainTimeoutMs, settled)) return;
+    const cutSilent = (ms: number) => monitor.cutSilent(ms);
+    if (await drain(this.#tunnels, { timeoutMs: drainTimeoutMs, settled, cutSilent })) return;
     log.warn("resetting tunnels after the drain timeout", {
       ...this.#fields,
       tunnels: this.#tunnels.size,

@@ -76,7 +76,7 @@ export const commonFlags = {
   }),
   drainTimeoutMs: durationFlag("drain-timeout", {
     default: "30s",
-    help: "how long open tunnels may continue after SIGTERM; no new ones are accepted",
+    help: "how long open tunnels may continue after SIGTERM",
   }),
   alpn: listFlag("alpn", {
     default: [QRHT_ALPN, RAW_ALPN],

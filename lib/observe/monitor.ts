@@ -18,7 +18,7 @@ import {
 } from "../quic/mod.ts";
 import type { TracedEnding, TunnelSpan } from "./trace.ts";
 import type { FailureCode } from "../tunnel/failure.ts";
-import type { Carried } from "../tunnel/pipe.ts";
+import type { Carried, PipeUnderWay } from "../tunnel/pipe.ts";
 
 /**
  * A peer acknowledges PINGs, sent every 2 s. If it is silent for longer than this, it may be gone.
@@ -114,7 +114,7 @@ export class TunnelRecord {
   connectedAt: number | undefined;
   /** Ends with it. */
   span: TunnelSpan | undefined;
-  #carried: Carried = { aToB: 0, bToA: 0 };
+  #carried: Carried & Partial<PipeUnderWay> = { aToB: 0, bToA: 0 };
   readonly #monitor: Monitor;
 
   /** @internal Records come from {@linkcode Monitor.begin}. */
@@ -129,9 +129,14 @@ export class TunnelRecord {
   }
 
   /** Takes bytes from a pipe, from now on. */
-  readonly watch = (carried: Carried): void => {
-    this.#carried = carried;
+  readonly watch = (pipe: Carried & Partial<PipeUnderWay>): void => {
+    this.#carried = pipe;
   };
+
+  /** Cuts it if no byte has moved for a time, in milliseconds, since it was connected. */
+  cutIfSilent(ms: number): void {
+    this.#carried.abortIfSilent?.(ms);
+  }
 
   /** From now on it is being connected, to a target if that is known now. */
   connecting(target?: string): void {
@@ -251,6 +256,11 @@ export class Monitor {
     this.#carried.aToB += tunnel.carried.aToB;
     this.#carried.bToA += tunnel.carried.bToA;
     this.notify((observer) => observer.ended?.(tunnel, ending));
+  }
+
+  /** Cuts the tunnels in which no byte has moved for a time, in milliseconds. */
+  cutSilent(ms: number): void {
+    for (const tunnel of this.tunnels) tunnel.cutIfSilent(ms);
   }
 
   /** Bytes of all tunnels, those that have ended included. */

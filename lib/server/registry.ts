@@ -66,6 +66,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   readonly #random: () => number;
   #next = 0;
   #sealed = false;
+  readonly #deserted = Promise.withResolvers<void>();
   #stopped = false;
 
   constructor(options: RegistryOptions) {
@@ -93,7 +94,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     if (index < 0) return;
     this.#agents.splice(index, 1);
     if (index < this.#next) this.#next--;
-    if (this.#sealed) this.#refuse((waiter) => !this.#hasOther(waiter.except));
+    if (this.#sealed) this.#refuseHopeless();
   }
 
   /**
@@ -124,10 +125,20 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
     return this.#agents.some((agent) => agent !== than && agent.isResponsive && agent.hasCredit);
   }
 
-  /** From now on, no agents are added. Callers that wait for one are refused. */
-  seal(): void {
+  /**
+   * From now on, no agents are added. Callers that wait for one are refused.
+   *
+   * @returns resolves when no agent is left
+   */
+  seal(): Promise<void> {
     this.#sealed = true;
+    this.#refuseHopeless();
+    return this.#deserted.promise;
+  }
+
+  #refuseHopeless(): void {
     this.#refuse((waiter) => !this.#hasOther(waiter.except));
+    if (this.#agents.length === 0) this.#deserted.resolve();
   }
 
   /** From now on, nobody waits. Waiting callers are refused. */

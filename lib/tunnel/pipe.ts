@@ -25,8 +25,8 @@ export interface PipeOptions {
   readonly connected?: Promise<unknown>;
   /** Aborts the pair. */
   readonly signal?: AbortSignal;
-  /** Is given the pipe when it begins, to be asked for the bytes so far. */
-  readonly watch?: (carried: Carried) => void;
+  /** Is given the pipe when it begins. */
+  readonly watch?: (pipe: PipeUnderWay) => void;
   /** Application error code that the carriers are aborted with. @default {0} */
   readonly abortCode?: number;
   /**
@@ -45,6 +45,15 @@ export interface Carried {
   readonly bToA: number;
 }
 
+/** A pipe that has not ended. */
+export interface PipeUnderWay extends Carried {
+  /**
+   * Aborts the pair if nothing has moved for a time, in milliseconds, and neither bytes nor an end
+   * wait to be taken.
+   */
+  abortIfSilent(ms: number): void;
+}
+
 /** How a pair of carriers ended. */
 export interface PipeResult extends Carried {
   /**
@@ -53,7 +62,7 @@ export interface PipeResult extends Carried {
    * - `half-open`: one direction had ended, and the other was silent, or stuck, for too long
    * - `idle`: both directions were silent for too long
    * - `write-timeout`: a carrier took nothing of what waited for it for too long
-   * - `aborted`: the signal was aborted
+   * - `aborted`: the signal was aborted, or {@linkcode PipeUnderWay} `abortIfSilent` was called
    *
    * In all cases but `end` both carriers were aborted, or had failed before: neither peer is told
    * that it has got everything, unless it has.
@@ -168,7 +177,7 @@ class Direction {
   }
 }
 
-class Pipe {
+class Pipe implements PipeUnderWay {
   readonly #timeouts: Partial<TunnelTimeouts>;
   readonly #abortCode: number | undefined;
   readonly #mayBeAbandoned: PipeOptions["mayBeAbandoned"];
@@ -199,6 +208,11 @@ class Pipe {
 
   get bToA(): number {
     return this.#bToA.bytes;
+  }
+
+  abortIfSilent(ms: number): void {
+    const isBusy = this.#isDone || !this.#isConnected || this.#aToB.writing || this.#bToA.writing;
+    if (!isBusy && performance.now() - this.#movedAt >= ms) this.#abort({ reason: "aborted" });
   }
 
   async run(

@@ -306,6 +306,21 @@ test("runAgent() comes to the server that takes the place of one that drains", a
 
 // ---- Servers that send agents away ----
 
+scriptedTest(
+  "runAgent() soon tries again where a server accepts no further agents",
+  async (net) => {
+    const server = net.scriptedServer();
+    net.agent(server, { backoff: { minMs: 60_000, maxMs: 60_000 } });
+    for (let i = 0; i < 2; i++) {
+      (await soon("it", server.accept())).connection.close(
+        103,
+        "scripted",
+      );
+    }
+    assertEquals((await soon("it", server.accept())).connection.closeInfo, undefined);
+  },
+);
+
 scriptedTest("runAgent() says why a server does not take it, and tries again", async (net) => {
   using lines = logLines(2);
   const server = net.scriptedServer();

@@ -4,6 +4,7 @@
 /** What proxy-server does when it is told to stop. */
 
 import { assert, assertEquals, assertLess, assertMatch, assertRejects } from "@std/assert";
+import { delay } from "@std/async/delay";
 import { live } from "../../lib/quic/mod.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
@@ -27,12 +28,12 @@ import { Site } from "../support/site.ts";
 
 const LONG_MS = 60_000;
 
-test("runServer() lets tunnels end in their time, takes no clients, and then stops", async (net) => {
+test("runServer() lets tunnels end in their time, and serves new clients until then", async (net) => {
   using lines = logLines(0);
   const { server, client, atTarget } = await openTunnel(net, { drainTimeoutMs: LONG_MS });
   server.abort();
   await lineWith(lines, 'server "draining"');
-  await assertRejects(() => net.client(server), Deno.errors.ConnectionRefused);
+  await assertServed(net, server);
   const up = pattern(1 << 20, 1), down = pattern(3 << 20, 2);
   const send = async () => {
     await writeAll(client, up);
@@ -46,19 +47,55 @@ test("runServer() lets tunnels end in their time, takes no clients, and then sto
   const [, , read] = await Promise.all([send(), answer(), readToEnd(client)]);
   assertSameBytes(read, down);
   await soon("its stop", server.done);
+  await assertRejects(() => net.client(server), Deno.errors.ConnectionRefused);
   assertMatch(lines.find((line) => line.includes('server "draining"'))!, / tunnels=1 /);
   assert(!lines.some((line) => line.includes("cut off")));
+});
+
+test("runServer() closes its listeners when it drains and the last agent has left", async (net) => {
+  const { server, agent, client } = await openTunnel(net, { drainTimeoutMs: LONG_MS });
+  server.abort();
+  await assertServed(net, server);
+  agent.abort();
+  assertEquals(await soon("the client's end", readUntilOver(client)), "");
+  await assertRejects(() => net.client(server), Deno.errors.ConnectionRefused);
+  await soon("its stop", server.done);
+});
+
+test("runServer() cuts a silent tunnel before the end of the drain, and takes no clients then", async (net) => {
+  using lines = logLines(2);
+  const { server, client, atTarget } = await openTunnel(net, { drainTimeoutMs: 3_000 });
+  const since = performance.now();
+  server.abort();
+  assertEquals(await soon("the client's end", readUntilOver(client)), "");
+  const tookMs = performance.now() - since;
+  assert(tookMs > 1_900 && tookMs < 2_900, `${tookMs} ms`);
+  await assertRejects(() => net.client(server), Deno.errors.ConnectionRefused);
+  assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
+  await soon("its stop", server.done);
+  await lineWith(lines, 'server "tunnel ended"', "by=server reason=stopped");
+  assert(!lines.some((line) => line.includes("resetting tunnels")));
 });
 
 test("runServer() cuts off what outlasts the drain", async (net) => {
   using lines = logLines(0);
   const { server, client, atTarget } = await openTunnel(net, { drainTimeoutMs: 100 });
+  // A target that reads nothing: bytes wait, and the tunnel is not silent.
+  let sent = 0;
+  const send = async () => {
+    for (;;) sent += await client.write(new Uint8Array(64 << 10));
+  };
+  const sending = send().catch(() => {});
+  await eventually("no more is taken", async () => {
+    const before = sent;
+    await delay(200);
+    return before > 0 && sent === before;
+  });
   server.abort();
-  await sendText(client, "hello");
-  await assertReads(atTarget, "hello");
   await soon("its stop", server.done);
+  await sending;
   assertEquals(await soon("the client's end", readUntilOver(client)), "");
-  assertEquals(await soon("the target's end", readUntilOver(atTarget)), "");
+  await soon("the target's end", readToEnd(atTarget).catch(() => {}));
   assert(
     lines.some((line) =>
       /WRN server "resetting tunnels after the drain timeout" tunnels=1 /.test(line)

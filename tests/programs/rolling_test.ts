@@ -8,7 +8,7 @@ import { delay } from "@std/async/delay";
 import type { Duplex } from "../../lib/tunnel/duplex.ts";
 import { eventually } from "../support/eventually.ts";
 import { readToEnd } from "../support/memory_duplex.ts";
-import { assertReads } from "../support/network.ts";
+import { assertReads, loopback, OK, requestFor } from "../support/network.ts";
 import { checkPattern } from "../support/pattern.ts";
 import type { ChildProgram } from "../support/processes.ts";
 import { assertBody, type ServerProcess, Site } from "../support/site.ts";
@@ -23,6 +23,117 @@ interface Outcomes {
   failedBefore: number;
   /** The proxy had said that the target is connected. */
   failedAfter: number;
+}
+
+/** Goes on to the next server when one does not take the connection, as a load balancer does. */
+async function takenBy<T>(
+  ports: readonly number[],
+  first: number,
+  open: (port: number) => Promise<T>,
+): Promise<T> {
+  for (let tried = 0;; tried++) {
+    try {
+      return await open(ports[(first + tried) % ports.length]!);
+    } catch (error) {
+      const notTaken = error instanceof Deno.errors.ConnectionRefused ||
+        error instanceof Deno.errors.ConnectionReset;
+      if (!notTaken || ports.length === 1 || tried > 100) throw error;
+    }
+  }
+}
+
+/** Clients that keep their connection, and make one request after the other in it. */
+class PooledLoad implements AsyncDisposable {
+  readonly errors: string[] = [];
+  served = 0;
+  /** Connections that were closed between two requests. */
+  replaced = 0;
+  readonly #stop = new AbortController();
+  readonly #clients: Promise<void>[];
+
+  /** @param pausesMs the mean pause of each client between two requests */
+  constructor(site: Site, tcpPorts: readonly number[], pausesMs: readonly number[]) {
+    this.#clients = pausesMs.map((pauseMs) => this.#run(site, tcpPorts, pauseMs));
+  }
+
+  async #run({ origin }: Site, tcpPorts: readonly number[], pauseMs: number): Promise<void> {
+    let pooled: Pooled | undefined;
+    while (!this.#stop.signal.aborted) {
+      if (pooled?.error) this.replaced++;
+      try {
+        if (!pooled || pooled.error) {
+          pooled = undefined;
+          pooled = await takenBy(tcpPorts, 0, async (port) => {
+            const opened = new Pooled(await Deno.connect(loopback(port)));
+            await opened.exchange(requestFor(origin), OK.length);
+            return opened;
+          });
+        }
+        await pooled.exchange(`GET /bytes/5000 HTTP/1.1\r\nHost: ${origin}\r\n\r\n`, 5_000);
+        this.served++;
+      } catch (error) {
+        this.errors.push(`${error}`);
+        pooled?.close();
+        pooled = undefined;
+      }
+      await delay(pauseMs * (0.5 + Math.random()));
+      // What has come meanwhile is read before the next request.
+      await delay(1);
+    }
+    pooled?.close();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort();
+    await Promise.all(this.#clients);
+  }
+}
+
+/** A kept connection, whose end is seen at once. */
+class Pooled {
+  error: unknown;
+  #received = 0;
+  #moved = Promise.withResolvers<void>();
+  readonly #connection: Deno.TcpConn;
+
+  constructor(connection: Deno.TcpConn) {
+    this.#connection = connection;
+    void this.#read();
+  }
+
+  async #read(): Promise<void> {
+    const buffer = new Uint8Array(64 << 10);
+    try {
+      for (let n; (n = await this.#connection.read(buffer)) !== null;) {
+        this.#received += n;
+        this.#moved.resolve();
+      }
+      this.error = new Error("closed");
+    } catch (error) {
+      this.error = error;
+    }
+    this.#moved.resolve();
+    this.close();
+  }
+
+  /** Sends a request, and waits for so many bytes. */
+  async exchange(request: string, bytes: number): Promise<void> {
+    this.#received = 0;
+    await this.#connection.write(new TextEncoder().encode(request));
+    while (this.#received < bytes) {
+      if (this.error) throw this.error;
+      this.#moved = Promise.withResolvers();
+      await this.#moved.promise;
+    }
+  }
+
+  close(): void {
+    try {
+      this.#connection.close();
+    } catch {
+      // It is.
+    }
+  }
 }
 
 /** Clients that make one request after the other, to one of the servers that takes connections. */
@@ -56,18 +167,8 @@ class Load implements AsyncDisposable {
     }
   }
 
-  /** Goes on to the next server when one does not take the connection, as a load balancer does. */
-  async #open(n: number, size: number): Promise<Duplex> {
-    const ports = this.#tcpPorts;
-    for (let tried = 0;; tried++) {
-      try {
-        return await this.#site.request(ports[(n + tried) % ports.length]!, size);
-      } catch (error) {
-        const notTaken = error instanceof Deno.errors.ConnectionRefused ||
-          error instanceof Deno.errors.ConnectionReset;
-        if (!notTaken || ports.length === 1 || tried > 100) throw error;
-      }
-    }
+  #open(n: number, size: number): Promise<Duplex> {
+    return takenBy(this.#tcpPorts, n, (port) => this.#site.request(port, size));
   }
 
   /** Waits until some more were served. */
@@ -104,11 +205,12 @@ Deno.test("agents are replaced one after the other while clients are served, and
   assertEquals(load.errors, []);
 });
 
-Deno.test("servers are restarted one after the other while clients are served, and no request fails", async () => {
+Deno.test("servers and agents are restarted one after the other under load, and no request fails", async () => {
   await using site = await Site.start();
-  const servers = [await site.server(), await site.server()];
+  const times = { "drain-timeout": "4s" };
+  const servers = [await site.server(times), await site.server(times)];
   const quic = servers.map(({ quic }) => quic).join(",");
-  const agents = [await site.agent(quic), await site.agent(quic)];
+  const agents = [await site.agent(quic, times), await site.agent(quic, times)];
   const isConnected = (agent: ChildProgram, { quic }: ServerProcess, times: number) =>
     agent.lines.filter((line) => line.includes(`"connected to quic server" server=${quic} `))
       .length >= times;
@@ -116,7 +218,9 @@ Deno.test("servers are restarted one after the other while clients are served, a
     "all are connected to all",
     () => servers.every((server) => agents.every((agent) => isConnected(agent, server, 1))),
   );
-  await using load = new Load(site, servers.map(({ tcpPort }) => tcpPort));
+  const tcpPorts = servers.map(({ tcpPort }) => tcpPort);
+  await using load = new Load(site, tcpPorts);
+  await using pooled = new PooledLoad(site, tcpPorts, [200, 300, 400, 500]);
   for (const server of servers) {
     await load.more(20);
     server.program.kill("SIGTERM");
@@ -125,6 +229,7 @@ Deno.test("servers are restarted one after the other while clients are served, a
     await site.server({
       "listen-tcp": `127.0.0.1:${server.tcpPort}`,
       "listen-quic": server.quic,
+      ...times,
     });
     await eventually(
       "the agents are back",
@@ -132,8 +237,17 @@ Deno.test("servers are restarted one after the other while clients are served, a
       30_000,
     );
   }
+  for (const agent of agents) {
+    const { served } = pooled;
+    await site.agent(quic, times);
+    agent.kill("SIGTERM");
+    assertEquals((await deadline(agent.status, 20_000)).code, 0);
+    await eventually("pooled clients are served", () => pooled.served > served + 10);
+  }
   await load.more(20);
   assertEquals(load.errors, []);
+  assertEquals(pooled.errors, []);
+  assertLess(0, pooled.replaced);
 });
 
 Deno.test("an agent that is killed while clients are served costs none of them but those that it had connected", async () => {

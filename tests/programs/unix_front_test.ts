@@ -7,7 +7,6 @@ import { UsageError } from "../../lib/errors.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { unixDuplex } from "../../lib/tunnel/unix_duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
-import { eventually } from "../support/eventually.ts";
 import { readToEnd } from "../support/memory_duplex.ts";
 import {
   assertReads,
@@ -185,12 +184,16 @@ unixTest(
     net.agent(server);
     const { client, atTarget } = await tunnel(net, path);
     server.abort();
-    await eventually("the socket is gone", () => assertMissing(path).then(() => true, () => false));
+    const late = await connect(net, path);
+    await sendText(late, requestFor(net.greeter().authority));
+    assertEquals(await readUntilOver(late), `${OK}here`);
+    late.abort();
     await sendText(client, "still here");
     await client.closeWrite();
     assertEquals(await readText(atTarget), "still here");
     await atTarget.closeWrite();
     await soon("its stop", server.done);
+    await assertMissing(path);
   },
   BOTH,
 );

@@ -3,12 +3,17 @@
 
 import { assertEquals, assertGreater, assertLessOrEqual } from "@std/assert";
 import { TaskGroup } from "../../lib/task_group.ts";
-import { drain } from "../../lib/tunnel/drain.ts";
+import { drain, type DrainOptions } from "../../lib/tunnel/drain.ts";
 
 const LONG_MS = 60_000;
 
 /** A drain whose tunnels come and end as a test says: `arriving` while its peers acknowledge what was sent before. */
-function start(timeoutMs: number, open: number, arriving: number) {
+function start(
+  timeoutMs: number,
+  open: number,
+  arriving: number,
+  options: Partial<DrainOptions> = {},
+) {
   const tunnels = new TaskGroup();
   const ends: (() => void)[] = [];
   const add = () => {
@@ -19,12 +24,17 @@ function start(timeoutMs: number, open: number, arriving: number) {
   for (let i = 0; i < open; i++) add();
   const settled: number[] = [];
   let done: boolean | undefined;
-  const ended = drain(tunnels, timeoutMs, (ms) => {
-    settled.push(ms);
-    if (settled.length <= arriving) add();
-    return Promise.resolve();
+  const ended = drain(tunnels, {
+    timeoutMs,
+    settled(ms) {
+      settled.push(ms);
+      if (settled.length <= arriving) add();
+      return Promise.resolve();
+    },
+    cutSilent: () => {},
+    ...options,
   }).then((all) => done = all);
-  return { ends, settled, ended, isDone: () => done !== undefined };
+  return { ends, settled, ended, add, isDone: () => done !== undefined };
 }
 
 const turn = () => new Promise((resolve) => setTimeout(resolve));
@@ -55,4 +65,50 @@ test("drain() gives up when its time is over", async () => {
   assertEquals(await ended, false);
   assertEquals(settled, []);
   ends[1]!();
+});
+
+test("drain() cuts silent tunnels in its last third, and for less silence near its end", async () => {
+  const silences: number[] = [];
+  const began = performance.now();
+  let firstAfterMs = 0;
+  const { ended, ends } = start(600, 1, 0, {
+    cutSilent(ms) {
+      if (silences.push(ms) === 1) firstAfterMs = performance.now() - began;
+      if (ms < 10) ends[0]!();
+    },
+  });
+  assertEquals(await ended, true);
+  assertGreater(firstAfterMs, 390);
+  assertLessOrEqual(silences[0]!, 20);
+  assertEquals(silences, silences.toSorted((a, b) => b - a));
+  assertGreater(silences.length, 1);
+  // Nothing is left of it.
+  const { length } = silences;
+  await turn();
+  assertEquals(silences.length, length);
+});
+
+test("drain() stops accepting when no tunnel is open, nobody serves, or silent ones are cut", async () => {
+  const never = new Promise<void>(() => {});
+  for (const why of ["ended", "unserved", "late"] as const) {
+    const unserved = why === "unserved" ? Promise.resolve() : never;
+    const stops: number[] = [];
+    const began = performance.now();
+    const drained = start(why === "late" ? 60 : LONG_MS, 1, 0, {
+      accepting: { unserved, stop: () => stops.push(performance.now() - began) },
+    });
+    await turn();
+    assertEquals(stops.length, why === "unserved" ? 1 : 0);
+    if (why === "ended") {
+      drained.add();
+      drained.ends[0]!();
+      await turn();
+      assertEquals(stops.length, 0);
+      drained.ends[1]!();
+    } else if (why === "unserved") drained.ends[0]!();
+    assertEquals(await drained.ended, why !== "late");
+    assertEquals(stops.length, 1);
+    if (why === "late") assertGreater(stops[0]!, 35);
+    drained.ends[0]!();
+  }
 });

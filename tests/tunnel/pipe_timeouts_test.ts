@@ -17,6 +17,7 @@ import {
   pipeDuplex,
   type PipeOptions,
   type PipeResult,
+  type PipeUnderWay,
   type TunnelTimeouts,
 } from "../../lib/tunnel/pipe.ts";
 import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
@@ -56,6 +57,7 @@ function test(name: string, fn: (time: FakeTime) => Promise<void>): void {
 class Piped {
   readonly far: Readonly<Record<"a" | "b", MemoryDuplex>>;
   readonly done: Promise<PipeResult>;
+  pipe: PipeUnderWay | undefined;
   /** How it ended, once it has. */
   result: PipeResult | undefined;
 
@@ -76,6 +78,7 @@ class Piped {
     Object.assign(b, carriers.isReset?.b && { isReset: carriers.isReset.b });
     const options = {
       timeouts,
+      watch: (pipe: PipeUnderWay) => this.pipe = pipe,
       ...connected && { connected },
       ...signal && { signal },
       ...mayBeAbandoned && { mayBeAbandoned },
@@ -127,6 +130,33 @@ test("counts idleTimeoutMs from the last byte of either side", async (time) => {
   await time.pass(1);
   assertEquals(piped.result, { aToB: 3, bToA: 3, reason: "idle" });
   await piped.assertReset();
+});
+
+test("is aborted by abortIfSilent() after a time without a byte, unless bytes wait", async (time) => {
+  const connecting = Promise.withResolvers<void>();
+  const piped = new Piped({ connected: connecting.promise }, { capacity: 10 });
+  await time.pass(HOUR_MS);
+  piped.pipe!.abortIfSilent(100);
+  connecting.resolve();
+  for (const side of ["a", "b"] as const) {
+    await carry(piped.far[side], piped.far[other[side]], time);
+    await time.pass(99);
+    piped.pipe!.abortIfSilent(100);
+  }
+  const sent = writeAll(piped.far.a, pattern(40));
+  await time.pass(HOUR_MS);
+  piped.pipe!.abortIfSilent(100);
+  await readExactly(piped.far.b, 40);
+  await sent;
+  await time.pass(99);
+  assertEquals(piped.result, undefined);
+  await time.pass(1);
+  piped.pipe!.abortIfSilent(100);
+  await time.settle();
+  assertEquals(piped.result, { aToB: 41, bToA: 1, reason: "aborted" });
+  await piped.assertReset();
+  piped.pipe!.abortIfSilent(0);
+  assertEquals(time.started, 0);
 });
 
 test("counts bytes that nobody reads as silence, and those that one takes as none", async (time) => {
