@@ -9,6 +9,7 @@
 import {
   assert,
   assertEquals,
+  assertLess,
   assertMatch,
   assertRejects,
   assertStringIncludes,
@@ -32,6 +33,8 @@ const NOBODY = "127.0.0.1:1";
 /** What a rule of the agent denies. */
 const DENIED = "127.0.0.2";
 const CONNECT_MS = 3_000;
+/** Silence after which an agent is given up for which nothing else speaks. */
+const SILENCE_MS = 5_000;
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes);
 const bytes = (text: string) => new TextEncoder().encode(text);
 
@@ -307,6 +310,16 @@ async function useFront(t: Deno.TestContext, cluster: Cluster, dialer: EgressDia
       assert(failed.length <= 1, failed.join("\n"));
     },
   );
+
+  await t.step("an agent that is killed and started again: the next request succeeds", async () => {
+    await using getting = dialer.keepGetting(kubelet, "20ms");
+    await getting.line(/^200 .* dials=1$/);
+    const since = performance.now();
+    agent.kill("SIGKILL");
+    agent = await cluster.startAgent();
+    await getting.line(/^200 .* dials=[2-9]\d*$/);
+    assertLess(performance.now() - since, SILENCE_MS);
+  });
 
   await t.step("an agent that is lost, and one that follows it", async () => {
     await using getting = dialer.keepGetting(kubelet, "20ms");

@@ -4,6 +4,7 @@
 /** Programs of the last release at one end, those of this revision at the other, in both dialects. */
 
 import { assertEquals, assertMatch } from "@std/assert";
+import { delay } from "@std/async/delay";
 import { makeCerts } from "../../certs/make.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../../lib/qrht/dialect.ts";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
@@ -53,6 +54,8 @@ const parallel = { sanitizeOps: false, sanitizeResources: false, sanitizeExit: f
 
 /** What a loaded machine may take for a step; an end that vanishes is noticed in 5 s. */
 const STEP_MS = 30_000;
+/** Time in which a server would give up an agent that does not respond to its probes. */
+const DOUBT_MS = 2_000;
 /** More than the windows and buffers of all ends together. */
 const LARGE = 24 << 20;
 
@@ -159,6 +162,12 @@ async function carryTunnels(t: Deno.TestContext, mix: Mix): Promise<void> {
     const { client, target } = await openTunnel();
     const leaving = agent;
     agent = await startAgent();
+    // The server may doubt that the first one is still there.
+    for (const until = performance.now() + DOUBT_MS; performance.now() < until;) {
+      await sendText(client, "ping");
+      await assertReads(target, "ping");
+      await delay(DOUBT_MS / 20);
+    }
     leaving.kill("SIGTERM");
     await leaving.line(/"draining"/, STEP_MS);
     const late = await openTunnel();
