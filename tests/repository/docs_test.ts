@@ -142,11 +142,13 @@ const TOOL_FLAGS: Readonly<Record<string, string>> = {
 
 /** Flags of programs that are not of this project, by the program. */
 const OTHER_FLAGS: Readonly<Record<string, string>> = {
+  chromium: "proxy-server",
   curl: "head proxy proxy-cacert proxy-cert proxy-key request-target socks5-hostname unix-socket",
   deno: "allow-ffi allow-read allow-write",
   docker: "detach",
   gh: "repo",
-  kubectl: "from-file image namespace restart rm",
+  kubectl: "from-file image namespace raw restart rm",
+  npm: "https-proxy proxy",
   systemctl: "now signal",
   "kube-apiserver": "egress-selector-config-file",
   "the Go program (klog)": "log_file logtostderr",

@@ -24,7 +24,8 @@ function programsIn(path: string): string[] {
 
 Deno.test("tests run programs of the system in the folders that are for them", () => {
   const folders = systemTests.map(([name]) => `tests/${name}/`);
-  const known = systemTests.flatMap(([, { programs }]) => Object.keys(programs));
+  const known = systemTests.flatMap(([, { programs }]) => Object.keys(programs))
+    .filter((program) => !EVERYWHERE.includes(program));
   const elsewhere = filesBelow("tests/", ".ts")
     .filter((path) => !folders.some((folder) => path.startsWith(folder)))
     .flatMap((path) => programsIn(path).map((program) => `${path}: ${program}`))
@@ -43,8 +44,8 @@ Deno.test("the programs that tests of the system run are known, so that missing 
 
 Deno.test(".ci/run installs the programs and runs the tasks of tests of the system", () => {
   const script = read(".ci/run");
-  const [, list] = /^packages=\(([^)]*)\)/m.exec(script)!;
-  const installed = list!.trim().split(/\s+/);
+  const lists = script.matchAll(/\bpackages\+?=\(([^)]*)\)/g);
+  const installed = Array.from(lists, ([, list]) => list!.trim().split(/\s+/)).flat();
   for (const [name, { task, programs }] of systemTests) {
     const missing = Object.values(programs).filter((name) => !ESSENTIAL.includes(name))
       .filter((name) => !installed.includes(name));

@@ -9,7 +9,7 @@ import { statSync } from "node:fs";
 export interface SystemTests {
   /** The task that runs them. */
   readonly task: string;
-  /** The programs that they run, and the Debian package that has each. */
+  /** The programs that they run, or files by their path, and the Debian package that has each. */
   readonly programs: Readonly<Record<string, string>>;
 }
 
@@ -29,22 +29,39 @@ export const SYSTEM_TESTS = {
       unshare: "util-linux",
     },
   },
-  browser: { task: "browser", programs: { chromium: "chromium" } },
+  browser: {
+    task: "browser",
+    programs: { chromium: "chromium", unshare: "util-linux" },
+  },
   interop: {
     task: "interop",
     programs: {
+      "/usr/lib/python3/dist-packages/requests/__init__.py": "python3-requests",
+      "/usr/lib/python3/dist-packages/socks.py": "python3-socks",
+      "apt-get": "apt",
       curl: "curl",
+      "dpkg-deb": "dpkg",
+      git: "git",
       haproxy: "haproxy",
+      java: "default-jdk-headless",
+      keytool: "default-jdk-headless",
+      kubectl: "kubernetes-client",
       mariadb: "mariadb-client",
       mariadbd: "mariadb-server",
       "mariadb-install-db": "mariadb-server",
+      "nc.openbsd": "netcat-openbsd",
       nginx: "nginx-light",
+      pip: "python3-pip",
+      python3: "python3",
       scp: "openssh-client",
+      skopeo: "skopeo",
       smtpd: "opensmtpd",
       ssh: "openssh-client",
       "ssh-keygen": "openssh-client",
       sshd: "openssh-server",
       timeout: "coreutils",
+      unshare: "util-linux",
+      wget: "wget",
     },
   },
   system: {
@@ -65,7 +82,7 @@ export const SYSTEM_TESTS = {
 } as const satisfies Record<string, SystemTests>;
 
 /** Daemons live in `sbin`, which is not on the `PATH` of every user, nor is where Go installs itself. */
-const DIRECTORIES = [
+export const DIRECTORIES = [
   "/usr/local/go/bin",
   "/usr/local/sbin",
   "/usr/local/bin",
@@ -77,7 +94,8 @@ const DIRECTORIES = [
 
 /** The path of a program; undefined if it is not installed. */
 export function findProgram(name: string): string | undefined {
-  return DIRECTORIES.map((directory) => `${directory}/${name}`)
+  const paths = name.startsWith("/") ? [name] : DIRECTORIES.map((dir) => `${dir}/${name}`);
+  return paths
     .find((path) => statSync(path, { throwIfNoEntry: false })?.isFile());
 }
 

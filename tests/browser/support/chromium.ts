@@ -11,8 +11,8 @@ import {
 } from "playwright-core";
 import { findProgram, missingProgram } from "../../support/required_programs.ts";
 
-/** Starts Chromium, with an empty profile that goes away with it. */
-export async function startChromium(): Promise<Browser> {
+/** Starts Chromium, with an empty profile that goes away with it, and further arguments. */
+export async function startChromium(...args: string[]): Promise<Browser> {
   const executablePath = findProgram("chromium");
   if (executablePath === undefined) throw missingProgram("chromium");
   return await chromium.launch({
@@ -25,6 +25,7 @@ export async function startChromium(): Promise<Browser> {
       "--disable-background-networking",
       "--disable-component-update",
       "--disable-sync",
+      ...args,
     ],
   });
 }

@@ -3,14 +3,16 @@
 
 import { makeCerts } from "../../../certs/make.ts";
 import { temporaryFolder } from "../../support/temporary_folder.ts";
-import type { Flags } from "../../../tools/project_program.ts";
+import type { Flags, ProgramTask } from "../../../tools/project_program.ts";
 import { eventually } from "../../support/eventually.ts";
 import {
   agentFlags,
-  type ChildProgram,
+  ChildProgram,
+  programArguments,
   serverFlags,
   startProgram,
 } from "../../support/processes.ts";
+import { pathOf } from "./programs.ts";
 
 /** Options of {@linkcode startTunnel}. */
 export interface TunnelOptions {
@@ -22,6 +24,8 @@ export interface TunnelOptions {
   readonly server?: Flags;
   /** Flags of the agent beside the usual. */
   readonly agent?: Flags;
+  /** Names that the agent alone resolves, to 127.0.0.1. */
+  readonly names?: readonly string[];
 }
 
 /** A server, and an agent or passthrough that is connected to it. */
@@ -48,17 +52,36 @@ export async function startTunnel(options: TunnelOptions = {}): Promise<Tunnel> 
   }));
   const [, port] = await server.line(/tcp listener on \S*:(\d+)/);
   const [, quic] = await server.line(/quic listener on (\S+:\d+)/);
-  const agent = stack.use(startProgram(upstream === undefined ? "agent" : "passthrough", {
+  const task = upstream === undefined ? "agent" : "passthrough";
+  const flags = {
     server: quic!,
     v: 2,
     ...agentFlags(dir),
     ...(upstream !== undefined && { upstream: `127.0.0.1:${upstream}` }),
     ...options.agent,
-  }));
+  };
+  const agent = stack.use(
+    options.names ? await startKnowing(options.names, dir, task, flags) : startProgram(task, flags),
+  );
   await server.line(/agent connected/);
   const rest = stack.move();
   const dispose = () => rest.disposeAsync();
   return { server, agent, host, port: Number(port), [Symbol.asyncDispose]: dispose };
+}
+
+/** Starts a program with an `/etc/hosts` of its own. */
+async function startKnowing(
+  names: readonly string[],
+  dir: string,
+  task: ProgramTask,
+  flags: Flags,
+): Promise<ChildProgram> {
+  const hosts = `${dir}/hosts`;
+  await Deno.writeTextFile(hosts, `127.0.0.1 ${names.join(" ")}\n`);
+  const script = 'mount --bind "$0" /etc/hosts && exec "$@"';
+  const program = [Deno.execPath(), ...programArguments(task, flags)];
+  const args = ["--map-root-user", "--mount", "sh", "-c", script, hosts, ...program];
+  return new ChildProgram(pathOf("unshare"), args, { name: task });
 }
 
 /**
