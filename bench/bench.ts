@@ -24,6 +24,7 @@ import { benchProgram } from "./program.ts";
 import { barTable, figureTable } from "./report.ts";
 import { measureRestart } from "./restart.ts";
 import type { Row } from "./row.ts";
+import { measureTls } from "./tls.ts";
 
 /** Everything together is given up after this. */
 const TOTAL_MS = 600_000;
@@ -37,6 +38,7 @@ const rows: Readonly<Record<RowName, { readonly title: string; readonly measure:
   idle: { title: "CPU at rest", measure: measureIdle },
   restart: { title: "starts", measure: measureRestart },
   lossy: { title: "20 MB at 50 ms", measure: measureLossy },
+  tls: { title: "TLS clients", measure: measureTls },
 };
 
 /** Runs the benchmark; the result is the exit code. */

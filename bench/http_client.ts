@@ -3,7 +3,7 @@
 
 /** Small requests, as by a client that wants one answer. */
 import { writeAll } from "../lib/tunnel/duplex.ts";
-import { openWay, type Way } from "./way.ts";
+import { openWay, type Way, type WayConn } from "./way.ts";
 
 /** An answer takes no longer. */
 const TIMEOUT_MS = 15_000;
@@ -21,11 +21,11 @@ export async function get(way: Way): Promise<number> {
 
 /** A connection that is kept for one GET after the other. */
 export class HttpClient implements Disposable {
-  readonly #connection: Deno.TcpConn;
+  readonly #connection: WayConn;
   readonly #buffer = new Uint8Array(1024);
   #late: ReturnType<typeof setTimeout> | undefined;
 
-  private constructor(connection: Deno.TcpConn) {
+  private constructor(connection: WayConn) {
     this.#connection = connection;
   }
 

@@ -14,6 +14,7 @@ export const rowNames = [
   "idle",
   "restart",
   "lossy",
+  "tls",
 ] as const;
 export type RowName = typeof rowNames[number];
 

@@ -9,7 +9,7 @@
  */
 import { Buffer } from "node:buffer";
 import { writeAll } from "../lib/tunnel/duplex.ts";
-import { openWay, type Way } from "./way.ts";
+import { openWay, type Way, type WayConn } from "./way.ts";
 
 /** The request: the number of bytes as 64 bits, big-endian and signed, negative when the client sends them. */
 const REQUEST_BYTES = 8;
@@ -84,7 +84,7 @@ export async function serveTransfer(connection: Deno.TcpConn): Promise<void> {
 }
 
 async function send(
-  connection: Deno.TcpConn,
+  connection: WayConn,
   bytes: number,
   onProgress: (sent: number) => void = () => {},
 ): Promise<void> {
@@ -94,7 +94,7 @@ async function send(
 }
 
 async function receive(
-  connection: Deno.TcpConn,
+  connection: WayConn,
   bytes: number,
   onProgress: (received: number) => void = () => {},
 ): Promise<void> {
@@ -110,7 +110,7 @@ async function receive(
   }
 }
 
-async function expectEnd(connection: Deno.TcpConn): Promise<void> {
+async function expectEnd(connection: WayConn): Promise<void> {
   if (await connection.read(new Uint8Array(1)) !== null) {
     throw new WrongBytesError("more bytes instead of an end");
   }

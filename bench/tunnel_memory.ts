@@ -12,7 +12,7 @@ import { writeAll } from "../lib/tunnel/duplex.ts";
 import { alignColumns } from "../tools/columns.ts";
 import { commandOutput } from "../tools/command_output.ts";
 import { startTunnel, through } from "./tunnels.ts";
-import { openWay } from "./way.ts";
+import { openWay, type WayConn } from "./way.ts";
 
 /** Their ends are all in this process: four files for each, with those of the programs beside. */
 const TUNNELS = 2_000;
@@ -45,7 +45,7 @@ async function echo(listener: Deno.TcpListener): Promise<void> {
 }
 
 /** Sends bytes and takes as many. */
-async function carry(conn: Deno.TcpConn, bytes: number): Promise<void> {
+async function carry(conn: WayConn, bytes: number): Promise<void> {
   const sending = writeAll(conn, new Uint8Array(bytes));
   const buffer = new Uint8Array(16_384);
   for (let left = bytes; left > 0;) {
@@ -89,7 +89,7 @@ try {
     mib.map((value, i) => ((value - before[i]!) * 1_024 / TUNNELS).toFixed());
 
   const before = await measure("no tunnels");
-  const conns: Deno.TcpConn[] = [];
+  const conns: WayConn[] = [];
   const openAll = () =>
     forEach(Array.from({ length: TUNNELS }), async () => {
       const conn = await openWay(way);

@@ -29,6 +29,8 @@ export interface TunnelOptions {
   readonly startAgent?: (flags: Flags) => Program;
   /** What both are told besides. */
   readonly flags?: Flags;
+  /** What the server is told besides. */
+  readonly serverFlags?: Flags;
   /** Ports that the server takes. @default {0, 0} any */
   readonly ports?: { readonly tcp: number; readonly quic: number };
   /** Where the server's QUIC listener is. @default {"127.0.0.1"} */
@@ -55,6 +57,7 @@ export async function startServer(options: TunnelOptions): Promise<ServerProgram
     "listen-quic": `${hostname}:${ports.quic}`,
     ...serverFlags(certificates),
     ...options.flags,
+    ...options.serverFlags,
   });
   return await orEnd(program, async () => {
     const [, quic] = await program.said(/quic listener on [\d.]+:(\d+)/, signal);

@@ -9,7 +9,12 @@ export interface Way {
   readonly port: number;
   /** Host and port that a proxy at this address is asked for; none when nothing is between. */
   readonly target?: string;
+  /** For a proxy that is spoken to with TLS: its CA, and the client's certificate, in PEM. */
+  readonly tls?: Pick<Deno.ConnectTlsOptions, "caCerts"> & Deno.TlsCertifiedKeyPem;
 }
+
+/** A connection to a proxy or to the origin. */
+export type WayConn = Deno.TcpConn | Deno.TlsConn;
 
 /** What nobody listens with longer than. */
 const MAX_HEAD_BYTES = 4096;
@@ -24,10 +29,12 @@ export function straight(port: number): Way {
  *
  * @throws {Error} when either does not
  */
-export async function openWay({ hostname, port, target }: Way): Promise<Deno.TcpConn> {
-  const connection = await Deno.connect({ hostname, port });
+export async function openWay({ hostname, port, target, tls }: Way): Promise<WayConn> {
+  const connection = tls
+    ? await Deno.connectTls({ hostname, port, ...tls })
+    : await Deno.connect({ hostname, port });
   try {
-    connection.setNoDelay(true);
+    if ("setNoDelay" in connection) connection.setNoDelay(true);
     if (target !== undefined) await askProxy(connection, target);
     return connection;
   } catch (error) {
@@ -36,7 +43,7 @@ export async function openWay({ hostname, port, target }: Way): Promise<Deno.Tcp
   }
 }
 
-async function askProxy(connection: Deno.TcpConn, target: string): Promise<void> {
+async function askProxy(connection: WayConn, target: string): Promise<void> {
   const request = `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`;
   await writeAll(connection, new TextEncoder().encode(request));
   // Nothing follows the head until the origin is asked for something.
