@@ -4,6 +4,7 @@
 /** The TLS listener of a server, with curl, openssl and Node as its clients, welcome or not. */
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { createCa, issueCertificate, type Issued } from "../../lib/certs/issue.ts";
+import { lookAt } from "../../tools/process_look.ts";
 import { eventually } from "../support/eventually.ts";
 import { patternStream, sha256 } from "../support/pattern.ts";
 import { anyPort, type ChildProgram, serverFlags, startProgram } from "../support/processes.ts";
@@ -273,11 +274,12 @@ Deno.test("Node gets through the TLS listener, and closes each direction by itse
 
 Deno.test("1 000 handshakes that stop keep no client from the TLS listener, and leave nothing behind", async () => {
   await using scene = await Scene.start();
-  const proc = `/proc/${scene.program.pid}`;
-  const descriptors = () => Array.from(Deno.readDirSync(`${proc}/fd`)).length;
-  const megabytes = () =>
-    Number(/VmRSS:\s+(\d+) kB/.exec(Deno.readTextFileSync(`${proc}/status`))![1]) / 1024;
-  const before = { descriptors: descriptors(), megabytes: megabytes() };
+  const look = async () => {
+    const { pid } = scene.program;
+    const { files, rssKib } = (await lookAt([pid])).get(pid)!;
+    return { files, megabytes: rssKib / 1024 };
+  };
+  const before = await look();
   // A handshake of openssl, of which the server has answered the first message.
   const hello = await clientHello();
   const strangers: Deno.TcpConn[] = [];
@@ -286,14 +288,15 @@ Deno.test("1 000 handshakes that stop keep no client from the TLS listener, and 
     await stranger.write(hello.subarray(0, strangers.length % 2 === 0 ? hello.length : 100));
     strangers.push(stranger);
   }
-  await eventually("all are open", () => descriptors() > before.descriptors + 900);
+  await eventually("all are open", async () => (await look()).files > before.files + 900);
   const curl = scene.curlArguments("client", `http://${scene.site.origin}/`);
   await eventually("a client gets through", async () => {
     return (await runCommand("curl", curl)).code === 0;
   }, 3_000);
-  const growth = megabytes() - before.megabytes;
+  const growth = (await look()).megabytes - before.megabytes;
   assert(growth < 150, `${growth} MiB`);
-  await eventually("none is open", () => descriptors() < before.descriptors + 10, 15_000);
+  const areGone = async () => (await look()).files < before.files + 10;
+  await eventually("none is open", areGone, 15_000);
   for (const stranger of strangers) stranger.close();
 });
 
