@@ -3,7 +3,7 @@
 
 # The images hold the programs and what glibc needs, nothing else: no shell, no package manager, no Deno.
 
-FROM node:22-bookworm-slim AS build
+FROM docker.io/library/node:22-bookworm-slim AS build
 ARG COMMIT
 WORKDIR /src
 COPY deno.json deno.lock server.ts agent.ts passthrough.ts ./

@@ -3,9 +3,11 @@
 // deno-lint-ignore-file no-console -- a command for the terminal, which logs nothing
 
 /** `deno task docker-images`: builds and tags the images of the `Dockerfile`. */
+import project from "../deno.json" with { type: "json" };
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { version } from "../lib/version.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
+import { commandOutput } from "../tools/command_output.ts";
 import { commit } from "./commit.ts";
 
 const HELP = `Builds the images quic-server, quic-client and quic-client-tcp.
@@ -18,7 +20,9 @@ Usage: deno task docker-images [options]
 Environment:
   REGISTRY    prefix of their names, such as registry.example/team (default: none)
   IMAGE_TAG   their tag (default: the version, ${version})
-  COMMIT      the commit to show in --version, if git is not available`;
+  BUILDER     docker, podman or buildah (default: the first of them that works)
+  COMMIT      the commit to show in --version, if git is not available
+  SOURCE      the URL of the repository, for a label of the images (default: none)`;
 
 const images = ["quic-server", "quic-client", "quic-client-tcp"];
 
@@ -37,9 +41,43 @@ function referenceOf(image: string): string {
   return `${registry && `${registry}/`}${image}:${tag}`;
 }
 
-async function docker(...args: string[]): Promise<void> {
-  const { success } = await new Deno.Command("docker", { args, stdin: "null" }).spawn().status;
-  if (!success) throw new Error(`docker ${args[0]} failed`);
+/** Programs that build images; all take the same arguments. */
+const builders = ["docker", "podman", "buildah"];
+
+/** The one to build with: a `docker` without its engine does not work. */
+async function findBuilder(): Promise<string> {
+  const given = Deno.env.get("BUILDER");
+  if (given) {
+    if (builders.includes(given)) return given;
+    throw new UsageError(`BUILDER is not one of ${builders.join(", ")}: ${JSON.stringify(given)}`);
+  }
+  for (const name of builders) {
+    const works = await commandOutput(name, ["version"]).then(
+      ({ success }) => success,
+      () => false,
+    );
+    if (works) return name;
+  }
+  throw new Error(`none of ${builders.join(", ")} works here`);
+}
+
+/** Labels of the images, as the OCI image specification names them. */
+function labelsOf(revision: string): string[] {
+  const labels = {
+    source: Deno.env.get("SOURCE"),
+    revision,
+    version,
+    licenses: project.license,
+  };
+  return Object.entries(labels).filter(([, value]) => value)
+    .map(([name, value]) => `--label=org.opencontainers.image.${name}=${value}`);
+}
+
+async function run(builder: string, ...args: string[]): Promise<void> {
+  // Buildah keeps the programs, which all images are built from, only if it is told to.
+  const env = { BUILDAH_LAYERS: "true" };
+  const { success } = await new Deno.Command(builder, { args, env, stdin: "null" }).spawn().status;
+  if (!success) throw new Error(`${builder} ${args[0]} failed`);
 }
 
 try {
@@ -48,12 +86,13 @@ try {
     console.log(HELP);
   } else {
     const references = images.map(referenceOf);
+    const builder = await findBuilder();
     const revision = await commit();
     for (const [i, image] of images.entries()) {
-      const tag = `--tag=${references[i]}`;
-      await docker("build", `--target=${image}`, `--build-arg=COMMIT=${revision}`, tag, ".");
+      const args = [`--target=${image}`, `--build-arg=COMMIT=${revision}`, ...labelsOf(revision)];
+      await run(builder, "build", ...args, `--tag=${references[i]}`, ".");
     }
-    for (const reference of push ? references : []) await docker("push", reference);
+    for (const reference of push ? references : []) await run(builder, "push", reference);
     for (const reference of references) console.log(reference);
   }
 } catch (error) {

@@ -145,7 +145,7 @@ const OTHER_FLAGS: Readonly<Record<string, string>> = {
   chromium: "proxy-server",
   curl: "head proxy proxy-cacert proxy-cert proxy-key request-target socks5-hostname unix-socket",
   deno: "allow-ffi allow-read allow-write",
-  docker: "detach",
+  docker: "build-context detach",
   gh: "repo",
   kubectl: "from-file image namespace raw restart rm",
   npm: "https-proxy proxy",

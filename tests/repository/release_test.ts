@@ -10,7 +10,7 @@ import { platforms, unsupported } from "../../lib/quic/quiche/platforms.ts";
 import { packageOf, parseEmbedded } from "../../release/embedded.ts";
 import { packageFiles } from "../../release/package_files.ts";
 import { commandOutput } from "../../tools/command_output.ts";
-import { stagesOf } from "../binaries/support/dockerfile.ts";
+import { stagesOf } from "../support/dockerfile.ts";
 import { importsOf, read, root } from "../support/repository.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 
@@ -149,53 +149,94 @@ Deno.test("deno task compile refuses targets without a QUIC library, and unknown
   assertStringIncludes(option.stderr, "--targett");
 });
 
-/** A `docker` that writes down what it is told, and a `git` that knows no commit. */
-async function fakeDocker(exitCode = 0) {
+/** A program that builds images and writes down what it is told, and a `git` that knows no commit. */
+async function fakeBuilder(name: string, exitCode = 0) {
   const folder = await temporaryFolder();
   const dir = folder.path;
   const program = (name: string, script: string) =>
     Deno.writeTextFile(`${dir}/${name}`, `#!/bin/sh\n${script}\n`, { mode: 0o755 });
-  await program("docker", `echo "$@" >>${dir}/calls\nexit ${exitCode}`);
+  // Without its engine, such as a daemon that does not run.
+  for (const builder of ["docker", "podman", "buildah"]) await program(builder, "exit 1");
+  const work = `echo "$@" >>${dir}/calls; exit ${exitCode}`;
+  await program(name, `case $1 in version) exit 0 ;; *) ${work} ;; esac`);
   await program("git", "exit 1");
   return Object.assign(folder, {
-    PATH: `${dir}:${Deno.env.get("PATH")}`,
+    env: { PATH: `${dir}:${Deno.env.get("PATH")}`, COMMIT: "abc", BUILDER: "" },
     calls: () => Deno.readTextFileSync(`${dir}/calls`).trim().split("\n"),
   });
 }
 
-Deno.test("deno task docker-images builds each image of the Dockerfile, and pushes them if asked", async () => {
-  await using docker = await fakeDocker();
-  const { PATH } = docker;
-  const plain = await task("docker-images", [], { PATH, COMMIT: "abc" });
-  assertEquals(plain.code, 0, plain.stderr);
-  const images = stagesOf(dockerfile).map(({ name }) => name).filter((name) => name !== "build");
-  const build = (image: string, reference: string) =>
-    `build --target=${image} --build-arg=COMMIT=abc --tag=${reference} .`;
-  assertEquals(docker.calls(), images.map((name) => build(name, `${name}:${project.version}`)));
+const images = stagesOf(dockerfile).map(({ name }) => name).filter((name) => name !== "build");
 
-  const env = { PATH, COMMIT: "abc", REGISTRY: "registry.example:5000/team", IMAGE_TAG: "v1" };
+/** What is said to build an image. */
+function buildCall(image: string, reference: string, source = ""): string {
+  const label = "--label=org.opencontainers.image";
+  const labels = `${label}.revision=abc ${label}.version=${project.version} ` +
+    `${label}.licenses=${project.license}`;
+  return `build --target=${image} --build-arg=COMMIT=abc ${source}${labels} --tag=${reference} .`;
+}
+
+for (const name of ["docker", "podman", "buildah"]) {
+  Deno.test(`deno task docker-images builds each image of the Dockerfile with ${name}, if only that works`, async () => {
+    await using builder = await fakeBuilder(name);
+    const { code, stderr } = await task("docker-images", [], builder.env);
+    assertEquals(code, 0, stderr);
+    assertEquals(
+      builder.calls(),
+      images.map((name) => buildCall(name, `${name}:${project.version}`)),
+    );
+  });
+}
+
+Deno.test("deno task docker-images takes the builder, the names and the source that it is told, and pushes", async () => {
+  await using builder = await fakeBuilder("buildah");
+  const names = { REGISTRY: "registry.example:5000/team", IMAGE_TAG: "v1" };
+  const env = { ...builder.env, ...names, BUILDER: "buildah", SOURCE: "https://git.example/x" };
   const pushed = await task("docker-images", ["--push"], env);
   assertEquals(pushed.code, 0, pushed.stderr);
   const references = images.map((name) => `registry.example:5000/team/${name}:v1`);
   assertEquals(pushed.stdout.trim().split("\n"), references);
-  assertEquals(docker.calls().slice(images.length), [
-    ...images.map((name, i) => build(name, references[i]!)),
+  const source = "--label=org.opencontainers.image.source=https://git.example/x ";
+  assertEquals(builder.calls(), [
+    ...images.map((name, i) => buildCall(name, references[i]!, source)),
     ...references.map((reference) => `push ${reference}`),
   ]);
 });
 
 Deno.test("deno task docker-images says what is wrong", async () => {
-  await using docker = await fakeDocker(1);
-  const { PATH } = docker;
-  const failed = await task("docker-images", [], { PATH, COMMIT: "abc" });
-  assertEquals([failed.code, failed.stderr], [1, "docker-images: docker build failed\n"]);
-  const registry = await task("docker-images", [], { PATH, REGISTRY: "https://x" });
-  assertEquals([registry.code, registry.stderr], [
+  await using builder = await fakeBuilder("docker", 1);
+  const failureOf = async (env: Record<string, string>) => {
+    const { code, stderr } = await task("docker-images", [], { ...builder.env, ...env });
+    return [code, stderr];
+  };
+  assertEquals(await failureOf({}), [1, "docker-images: docker build failed\n"]);
+  assertEquals(await failureOf({ REGISTRY: "https://x" }), [
     2,
     'docker-images: REGISTRY is not a registry and path: "https://x"\n',
   ]);
-  const tag = await task("docker-images", [], { PATH, IMAGE_TAG: "a b" });
-  assertEquals([tag.code, tag.stderr], [2, 'docker-images: IMAGE_TAG is not a tag: "a b"\n']);
+  assertEquals(await failureOf({ IMAGE_TAG: "a b" }), [
+    2,
+    'docker-images: IMAGE_TAG is not a tag: "a b"\n',
+  ]);
+  assertEquals(await failureOf({ BUILDER: "kaniko" }), [
+    2,
+    'docker-images: BUILDER is not one of docker, podman, buildah: "kaniko"\n',
+  ]);
+  await Deno.writeTextFile(`${builder.path}/docker`, "#!/bin/sh\nexit 1\n");
+  assertEquals(await failureOf({}), [
+    1,
+    "docker-images: none of docker, podman, buildah works here\n",
+  ]);
+});
+
+Deno.test("released images have the labels that deno task docker-images gives", async () => {
+  await using builder = await fakeBuilder("docker");
+  await task("docker-images", [], { ...builder.env, SOURCE: "https://git.example/x" });
+  const names = (text: string) =>
+    [...text.matchAll(/org\.opencontainers\.image\.\w+(?==)/g)]
+      .map(([name]) => name);
+  const released = names(read(".github/workflows/release.yml"));
+  assertEquals(released, names(builder.calls()[0]!));
 });
 
 Deno.test("the Dockerfile has no fault that a linter finds", () => {

@@ -10,9 +10,9 @@ import { SYSTEM_TESTS, type SystemTests } from "../support/required_programs.ts"
 import { runCommand } from "../support/system_command.ts";
 
 /** What every system has that runs Deno; `git` is asked, but not needed. */
-const EVERYWHERE = ["git", "mkfifo", "sh"];
+const EVERYWHERE = ["git", "mkfifo", "npm", "sh"];
 /** Packages that Debian itself consists of. */
-const ESSENTIAL = ["apt", "bash", "bsdutils", "coreutils", "dpkg", "findutils", "util-linux"];
+const ESSENTIAL = ["apt", "bash", "bsdutils", "coreutils", "dpkg", "util-linux"];
 
 const systemTests = Object.entries<SystemTests>(SYSTEM_TESTS);
 

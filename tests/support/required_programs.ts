@@ -17,21 +17,22 @@ export interface SystemTests {
 export const SYSTEM_TESTS = {
   binaries: {
     task: "test-binaries",
-    programs: {
-      "apt-get": "apt",
-      chown: "coreutils",
-      cp: "coreutils",
-      curl: "curl",
-      dpkg: "dpkg",
-      find: "findutils",
-      ip: "iproute2",
-      setpriv: "util-linux",
-      unshare: "util-linux",
-    },
+    programs: { curl: "curl", ip: "iproute2", setpriv: "util-linux" },
   },
   browser: {
     task: "browser",
     programs: { chromium: "chromium", unshare: "util-linux" },
+  },
+  images: {
+    task: "test-images",
+    programs: {
+      "apt-get": "apt",
+      buildah: "buildah",
+      curl: "curl",
+      dpkg: "dpkg",
+      podman: "podman",
+      runc: "runc",
+    },
   },
   interop: {
     task: "interop",
