@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Chromium as a client of proxy-agent, with the arguments that docs/clients.md names. */
+/** Chromium, and Firefox where it is installed, as a client of proxy-agent, with the arguments that docs/clients.md names. */
 import { assertEquals } from "@std/assert";
 import { PrivateSite } from "../interop/support/private_site.ts";
-import { clientLines } from "../support/client_lines.ts";
+import { clientLine } from "../support/client_lines.ts";
+import { findProgram } from "../support/required_programs.ts";
 import { startChromium } from "./support/chromium.ts";
 
 /** Says something to a WebSocket, and gives what it hears. */
@@ -22,14 +23,15 @@ const VIA = {
   socks5: ["socks5 web.internal"],
 };
 
+/** Browsers ask for more than they are told to. */
+const INTERNAL_ONLY = { agent: { allow: "*.internal" } };
+
 for (const [scheme, tunnels] of Object.entries(VIA)) {
   Deno.test(`Chromium loads pages and WebSockets through proxy-agent by ${scheme}`, async () => {
-    await using site = await PrivateSite.start();
-    const line = clientLines().find((line) =>
-      line.startsWith(`chromium --proxy-server=${scheme}:`)
-    );
+    await using site = await PrivateSite.start(INTERNAL_ONLY);
+    const line = clientLine(`chromium --proxy-server=${scheme}:`, site.tunnel);
     {
-      await using browser = await startChromium(...site.place(line!).split(" ").slice(1));
+      await using browser = await startChromium(...line.split(" ").slice(1));
       await using context = await browser.newContext({ ignoreHTTPSErrors: true });
       const page = await context.newPage();
       for (
@@ -46,5 +48,37 @@ for (const [scheme, tunnels] of Object.entries(VIA)) {
       }
     }
     await site.assertTunnels(tunnels);
+  });
+}
+
+/** What the settings that docs/clients.md names come to. */
+const FIREFOX: Readonly<Record<string, (host: string, port: number) => Record<string, unknown>>> = {
+  http: (host, port) => ({ http: host, http_port: port, ssl: host, ssl_port: port }),
+  socks5: (host, port) => ({
+    socks: host,
+    socks_port: port,
+    socks_version: 5,
+    socks_remote_dns: true,
+  }),
+};
+
+for (const [via, settingsOf] of Object.entries(FIREFOX)) {
+  Deno.test({
+    name: `Firefox loads a page through proxy-agent by ${via}`,
+    ignore: findProgram("firefox-esr") === undefined,
+    fn: async () => {
+      await using site = await PrivateSite.start(INTERNAL_ONLY);
+      const { host, port } = site.tunnel;
+      const profile = `${site.home}/profile`;
+      await Deno.mkdir(profile);
+      const settings = { type: 1, ...settingsOf(host, port) };
+      const lines = Object.entries(settings).map(([name, value]) =>
+        `user_pref("network.proxy.${name}", ${JSON.stringify(value)});\n`
+      );
+      await Deno.writeTextFile(`${profile}/user.js`, lines.join(""));
+      const options = `--headless --profile ${profile} --screenshot ${site.home}/page.png`;
+      await site.run(`firefox-esr ${options} http://web.internal/`);
+      await site.assertTunnels([`${via} web.internal`]);
+    },
   });
 }

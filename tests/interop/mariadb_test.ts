@@ -4,6 +4,7 @@
 /** MariaDB through passthrough: the server speaks first. */
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { createHash, randomBytes } from "node:crypto";
+import { clientLine } from "../support/client_lines.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 import { Dialogue } from "./support/dialogue.ts";
 import { run } from "./support/programs.ts";
@@ -40,13 +41,14 @@ async function startMariaDb(options: Omit<TunnelOptions, "upstream"> = {}) {
     ], port),
   );
   const tunnel = stack.use(await startTunnel({ ...options, upstream: port }));
+  const host = tunnel.host.replace(/[[\]]/g, "");
+  const [, ...address] = clientLine("mariadb ", { host, port: tunnel.port }).split(" ");
   const client = [
     "--no-defaults",
     MAX_PACKET,
     "--protocol=tcp",
     "--skip-ssl", // what newer clients demand of a server's certificate is not looked at here
-    `--host=${tunnel.host.replace(/[[\]]/g, "")}`,
-    `--port=${tunnel.port}`,
+    ...address,
     "--user=root",
     "--connect-timeout=10",
     "--batch",

@@ -148,6 +148,7 @@ const OTHER_FLAGS: Readonly<Record<string, string>> = {
   docker: "build-context detach",
   gh: "repo",
   kubectl: "from-file image namespace raw restart rm",
+  mariadb: "host port",
   npm: "https-proxy proxy",
   systemctl: "now signal",
   "kube-apiserver": "egress-selector-config-file",

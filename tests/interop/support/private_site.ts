@@ -4,6 +4,7 @@
 /** Web servers that an agent reaches by names that nobody else resolves, and clients that are run as docs/clients.md says. */
 import { assertEquals } from "@std/assert";
 import { createCa, issueCertificate } from "../../../lib/certs/issue.ts";
+import { atTunnel } from "../../support/client_lines.ts";
 import { eventually } from "../../support/eventually.ts";
 import { patternStream, sha256 } from "../../support/pattern.ts";
 import { DIRECTORIES } from "../../support/required_programs.ts";
@@ -93,9 +94,7 @@ export class PrivateSite implements AsyncDisposable {
 
   /** A line as it is in the documentation, with the addresses of this site. */
   place(line: string): string {
-    return line
-      .replaceAll("tunnel.example", this.tunnel.host)
-      .replaceAll("8443", `${this.tunnel.port}`)
+    return atTunnel(line, this.tunnel)
       .replaceAll(/\bhttp:\/\/(\w+\.internal)\b/g, `http://$1:${this.#http}`)
       .replaceAll(/\b(https|docker):\/\/(\w+\.internal)\b/g, `$1://$2:${this.#https}`);
   }
