@@ -111,7 +111,8 @@ Deno.test("the health checks of an HAProxy in front of the server are no errors 
   await using nginx = await startNginx({ proxyProtocol: true });
   await using tunnel = await startTunnel({
     upstream: nginx.port,
-    server: { "accept-proxy-protocol": "127.0.0.1/32" },
+    // Fewer than any limit of open files: a lower limit is a warning.
+    server: { "accept-proxy-protocol": "127.0.0.1/32", "max-connections": 100 },
     agent: { "proxy-protocol": "v2" },
   });
   // A check connects, sends a header, and resets the connection. Each that succeeds raises the
