@@ -37,6 +37,7 @@ import { LogThrottle, timesOf, tunnelThrottle, warnOrDebug } from "./lib/log_thr
 import type { RoutePolicy } from "./lib/server/route.ts";
 import { TaskGroup } from "./lib/task_group.ts";
 import { listNames } from "./lib/tls/certificate.ts";
+import { sleep } from "./lib/wait.ts";
 import { drain } from "./lib/tunnel/drain.ts";
 import { NotConnectedError } from "./lib/tunnel/failure.ts";
 
@@ -63,6 +64,9 @@ interface Server extends ClientService {
   /** Rate limit of lines about too many clients. */
   readonly throttle: LogThrottle;
 }
+
+/** Time in which clients are accepted that have come before a listener is closed. */
+const RETIRING_MS = 25;
 
 /** Clients that are answered at a time beyond those that are served. */
 const MAX_REFUSALS = 32;
@@ -118,7 +122,10 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   };
   report(server, endpoint);
   const closed = new AbortController();
-  const closeFronts = () => {
+  const closeFronts = async () => {
+    if (closed.signal.aborted) return;
+    for (const front of fronts) front.retire();
+    await sleep(RETIRING_MS);
     closed.abort();
     opened.dispose();
   };
@@ -131,7 +138,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     );
     await Promise.race([accepting, stopped]);
     await drainClients(server, closeFronts);
-    closeFronts();
+    await closeFronts();
     await accepting;
     server.registry.stopWaiting();
     ended.abort(new Error("the server stops"));
@@ -278,10 +285,12 @@ function takeClient(connection: FrontClient, front: Front, server: Server): void
  * Tells the agents to drain, and lets open tunnels continue for a time. Clients are accepted until no
  * tunnel is open, or the last part of the drain begins, as long as agents are there to serve them.
  */
-async function drainClients(server: Server, closeFronts: () => void): Promise<void> {
+async function drainClients(server: Server, closeFronts: () => Promise<void>): Promise<void> {
   const { config, registry, agents, clients, monitor } = server;
   const { drainTimeoutMs } = config;
-  if (drainTimeoutMs === 0 || clients.size === 0) return;
+  if (drainTimeoutMs === 0) return;
+  if (clients.size === 0) await closeFronts();
+  if (clients.size === 0) return;
   log.info("draining", { tunnels: clients.size, drainTimeoutMs });
   const unserved = registry.seal();
   for (const agent of agents) agent.control?.drain();

@@ -10,14 +10,29 @@
  */
 import { equals } from "@std/bytes/equals";
 import { firstReserved, TooManyFilesError } from "./descriptors.ts";
-import { ipBytes } from "./ip_address.ts";
-import { libc, nextDescriptor, readSocketAddress, setOption, SOL_SOCKET } from "./libc.ts";
+import { formatIp, ipBytes } from "./ip_address.ts";
+import {
+  getOption,
+  libc,
+  nextDescriptor,
+  readSocketAddress,
+  setOption,
+  SOL_SOCKET,
+} from "./libc.ts";
 
 /** `struct sockaddr` of the family AF_UNSPEC. */
 const NO_ADDRESS = new Uint8Array(16);
 
 /** socket(7) */
 const SO_LINGER = 13;
+const SO_ATTACH_FILTER = 26;
+const SO_ACCEPTCONN = 30;
+
+/** `struct sock_filter`: one instruction of BPF, "return 0", which drops each packet. */
+const DROP_ALL = Uint8Array.of(0x06, 0, 0, 0, 0, 0, 0, 0);
+
+/** Listeners are opened at the start, and have low descriptors. */
+const MAX_DESCRIPTOR = 1_024;
 
 /**
  * Descriptors that may have been opened between the look at the next one and a connection's own.
@@ -67,6 +82,26 @@ export function resetTcpAtExit(connection: Deno.TcpConn, reset: boolean): void {
   if (!reset) descriptors.delete(connection);
   // struct linger: on, and for 0 s.
   if (fd !== undefined) setOption(fd, SOL_SOCKET, SO_LINGER, reset ? 1 : 0, 0);
+}
+
+/**
+ * Has the system answer no further clients of a listener that is to be closed, which resets the
+ * connections in its queue; those can still be accepted. A socket filter does that (socket(7)).
+ * The others try again after about 1 s (RFC 6298, Section 2), and are refused if the listener is
+ * closed by then. Without the C library, nothing happens.
+ */
+export function ignoreNewClients({ addr }: Deno.TcpListener): void {
+  if (!libc) return;
+  const { hostname, port } = addr as Deno.NetAddr;
+  for (let fd = 0; fd < MAX_DESCRIPTOR; fd++) {
+    const own = readSocketAddress(fd, "socket");
+    if (own?.port !== port || formatIp(own.ip) !== hostname) continue;
+    if (getOption(fd, SOL_SOCKET, SO_ACCEPTCONN) !== 1) continue;
+    // struct sock_fprog
+    const at = Deno.UnsafePointer.value(Deno.UnsafePointer.of(DROP_ALL));
+    const program = BigUint64Array.of(1n, BigInt(at));
+    libc.setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, program, program.byteLength);
+  }
 }
 
 /**

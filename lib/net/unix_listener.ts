@@ -44,12 +44,17 @@ export class UnixSocket {
     return this.#listener.accept();
   }
 
-  /** Stops listening, and removes the file if it is still the own one. Idempotent. */
+  /** Removes the file if it is still the own one: nobody can connect from then on. */
+  remove(): void {
+    if (isSame(lookAt(this.path), this.file)) unlink(this.path);
+  }
+
+  /** Stops listening, and removes the file. Idempotent. */
   close(): void {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#listener.close();
-    if (isSame(lookAt(this.path), this.file)) unlink(this.path);
+    this.remove();
   }
 }
 

@@ -54,6 +54,8 @@ export interface Front {
    * client is gone already, else when none can be accepted now
    */
   accept(): Promise<FrontClient>;
+  /** Has no further clients come, where the system can do that; those that wait are accepted. */
+  retire(): void;
   /** Stops listening. Idempotent. */
   close(): void;
 }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { messageOf } from "../errors.ts";
+import { ignoreNewClients } from "../net/tcp_reset.ts";
 import { formatAuthority } from "../net/authority.ts";
 import { socketAddressOf } from "../net/ip_address.ts";
 import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
@@ -35,6 +36,10 @@ export class TcpFront implements Front {
       connection.close();
       throw new Deno.errors.ConnectionAborted(messageOf(cause), { cause });
     }
+  }
+
+  retire(): void {
+    ignoreNewClients(this.#listener);
   }
 
   close(): void {

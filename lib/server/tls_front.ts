@@ -5,6 +5,7 @@ import { messageOf } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { LogThrottle, timesOf } from "../log_throttle.ts";
 import { acceptEach } from "../net/accept.ts";
+import { ignoreNewClients } from "../net/tcp_reset.ts";
 import { formatAuthority, formatSocketAddress } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
 import { maxTunnels } from "../net/descriptors.ts";
@@ -126,6 +127,10 @@ export class TlsFront implements Front {
     if (this.#closed.signal.aborted) waiting.reject(closedError());
     else this.#waiting.push(waiting);
     return waiting.promise;
+  }
+
+  retire(): void {
+    ignoreNewClients(this.#listener);
   }
 
   close(): void {

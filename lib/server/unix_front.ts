@@ -26,6 +26,10 @@ export class UnixFront implements Front {
     return { carrier: unixDuplex(await this.#socket.accept()) };
   }
 
+  retire(): void {
+    this.#socket.remove();
+  }
+
   close(): void {
     this.#socket.close();
   }

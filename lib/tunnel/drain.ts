@@ -18,7 +18,7 @@ export interface DrainOptions {
     /**
      * Is called when it has, when no tunnel is open, and at the latest before silent ones are cut.
      */
-    stop(): void;
+    stop(): Promise<void>;
   };
 }
 
@@ -51,7 +51,7 @@ export async function drain(tunnels: TaskGroup, options: DrainOptions): Promise<
   if (accepting) {
     const enough = Promise.race([tunnels.ended(), accepting.unserved]);
     await within(leftMs() - cuttingMs, enough, () => new Error("too late")).catch(() => {});
-    accepting.stop();
+    await accepting.stop();
   }
   const over = new AbortController();
   const cutSilent = async () => {

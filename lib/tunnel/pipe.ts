@@ -49,7 +49,8 @@ export interface Carried {
 export interface PipeUnderWay extends Carried {
   /**
    * Aborts the pair if nothing has moved for a time, in milliseconds, and neither bytes nor an end
-   * wait to be taken.
+   * wait to be taken. When `a` was the last to send, it is likely to wait for an answer, and the
+   * time is {@linkcode ANSWER_FACTOR} times as long.
    */
   abortIfSilent(ms: number): void;
 }
@@ -102,6 +103,9 @@ const RESET_CHECK_MS = 5_000;
  * enough for any loss that a connection survives: the others of its peer stand meanwhile.
  */
 export const ABANDONED_MS = 5_000;
+
+/** See {@linkcode PipeUnderWay} `abortIfSilent`. */
+const ANSWER_FACTOR = 10;
 
 /** Head start of bytes before the reset that follows them, which could overtake and drop them. */
 const DELIVERY_MS = 100;
@@ -212,7 +216,11 @@ class Pipe implements PipeUnderWay {
 
   abortIfSilent(ms: number): void {
     const isBusy = this.#isDone || !this.#isConnected || this.#aToB.writing || this.#bToA.writing;
-    if (!isBusy && performance.now() - this.#movedAt >= ms) this.#abort({ reason: "aborted" });
+    const awaitsAnswer = this.#aToB.movedAt > this.#bToA.movedAt;
+    const enoughMs = awaitsAnswer ? ANSWER_FACTOR * ms : ms;
+    if (!isBusy && performance.now() - this.#movedAt >= enoughMs) {
+      this.#abort({ reason: "aborted" });
+    }
   }
 
   async run(

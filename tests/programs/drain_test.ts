@@ -11,14 +11,17 @@ import { assertSameBytes, pattern } from "../support/bytes.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
 import {
+  ask,
   assertReads,
   assertServed,
   linesWith,
   lineWith,
   logLines,
+  OK,
   openTunnel,
   readText,
   readUntilOver,
+  requestFor,
   sendText,
   soon,
   test,
@@ -131,6 +134,32 @@ test("runServer() sends away agents that come while it drains", async (net) => {
   assertEquals(await readText(client), "");
   await soon("its stop", server.done);
 });
+
+test(
+  "runServer() serves or refuses each client when it closes its listener, and resets none",
+  async (net) => {
+    const { server } = await openTunnel(net, { drainTimeoutMs: 2_000 });
+    const target = net.greeter();
+    let isOver = false, served = 0;
+    const load = async () => {
+      while (!isOver) {
+        try {
+          assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
+          served++;
+        } catch (error) {
+          if (!(error instanceof Deno.errors.ConnectionRefused)) throw error;
+          isOver = true;
+        }
+      }
+    };
+    const loads = Promise.all(Array.from({ length: 20 }, load));
+    await eventually("some are served", () => served > 100);
+    server.abort();
+    await soon("the loads", loads);
+    await soon("its stop", server.done);
+  },
+  ["qrht/1"],
+);
 
 scriptedTest("runServer() tells its agents that it drains", async (net) => {
   const server = await net.server({ drainTimeoutMs: LONG_MS });

@@ -207,7 +207,7 @@ Deno.test("agents are replaced one after the other while clients are served, and
 
 Deno.test("servers and agents are restarted one after the other under load, and no request fails", async () => {
   await using site = await Site.start();
-  const times = { "drain-timeout": "4s" };
+  const times = { "drain-timeout": "6s" };
   const servers = [await site.server(times), await site.server(times)];
   const quic = servers.map(({ quic }) => quic).join(",");
   const agents = [await site.agent(quic, times), await site.agent(quic, times)];

@@ -95,7 +95,10 @@ test("drain() stops accepting when no tunnel is open, nobody serves, or silent o
     const stops: number[] = [];
     const began = performance.now();
     const drained = start(why === "late" ? 60 : LONG_MS, 1, 0, {
-      accepting: { unserved, stop: () => stops.push(performance.now() - began) },
+      accepting: {
+        unserved,
+        stop: () => (stops.push(performance.now() - began), Promise.resolve()),
+      },
     });
     await turn();
     assertEquals(stops.length, why === "unserved" ? 1 : 0);

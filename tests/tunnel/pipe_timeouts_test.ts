@@ -148,12 +148,17 @@ test("is aborted by abortIfSilent() after a time without a byte, unless bytes wa
   piped.pipe!.abortIfSilent(100);
   await readExactly(piped.far.b, 40);
   await sent;
+  await time.pass(999);
+  piped.pipe!.abortIfSilent(100);
+  await carry(piped.far.b, piped.far.a, time);
   await time.pass(99);
+  piped.pipe!.abortIfSilent(100);
+  await time.settle();
   assertEquals(piped.result, undefined);
   await time.pass(1);
   piped.pipe!.abortIfSilent(100);
   await time.settle();
-  assertEquals(piped.result, { aToB: 41, bToA: 1, reason: "aborted" });
+  assertEquals(piped.result, { aToB: 41, bToA: 2, reason: "aborted" });
   await piped.assertReset();
   piped.pipe!.abortIfSilent(0);
   assertEquals(time.started, 0);
