@@ -56,3 +56,19 @@ export function oneLine(text: string): string {
 export function shorten(text: string, length = MAX_LENGTH): string {
   return text.length > length ? `${text.slice(0, length)}…` : text;
 }
+
+/**
+ * A text as one word of a command line for a POSIX shell: in single quotes, unless none of its
+ * characters means anything there.
+ *
+ * @example
+ * ```ts
+ * import { shellWord } from "./printable.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(shellWord("--join=it's"), String.raw`'--join=it'\''s'`);
+ * ```
+ */
+export function shellWord(text: string): string {
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", String.raw`'\''`)}'`;
+}

@@ -50,6 +50,8 @@ export interface KeepSetOptions {
   readonly lockTimeoutMs?: number;
   /** The time that existing certificates are judged at. @default now */
   readonly now?: Date;
+  /** Is run once all files are in place, before another run may change any. @default {nothing} */
+  readonly complete?: () => Promise<void>;
 }
 
 /** A CA and what it issues. */
@@ -81,11 +83,22 @@ export interface WantedCertificate extends CertificateOptions {
  */
 export async function keepSet(
   dir: string,
-  { caName, certificates, validDays }: CertificateSet,
-  { force = false, lockTimeoutMs = 15_000, now = new Date() }: KeepSetOptions = {},
+  set: CertificateSet,
+  { force = false, lockTimeoutMs = 15_000, now = new Date(), complete }: KeepSetOptions = {},
 ): Promise<KeptSet> {
   await Deno.mkdir(dir, { recursive: true });
   using _lock = await lock(join(dir, LOCK_FILE), lockTimeoutMs);
+  const kept = await keepFiles(dir, set, force, now);
+  await complete?.();
+  return kept;
+}
+
+async function keepFiles(
+  dir: string,
+  { caName, certificates, validDays }: CertificateSet,
+  force: boolean,
+  now: Date,
+): Promise<KeptSet> {
   const write = async (ca: Issued, wanted: readonly WantedCertificate[]) => {
     for (const file of await issueFiles(ca, wanted, validDays)) await replaceFile(dir, file);
   };
@@ -244,9 +257,14 @@ export async function replaceFile(
   // One fixed name is enough under the lock, and what a run that died left there goes away.
   const temporary = join(dir, `.new-${name}`);
   await removeIfThere(temporary);
-  // `createNew`, so that the mode is in force from the first byte on and no link is followed.
-  await Deno.writeTextFile(temporary, text, { createNew: true, mode });
-  await Deno.rename(temporary, join(dir, name));
+  try {
+    // `createNew`, so that the mode is in force from the first byte on and no link is followed.
+    await Deno.writeTextFile(temporary, text, { createNew: true, mode });
+    await Deno.rename(temporary, join(dir, name));
+  } catch (error) {
+    await removeIfThere(temporary).catch(() => {});
+    throw error;
+  }
 }
 
 async function removeIfThere(path: string): Promise<void> {

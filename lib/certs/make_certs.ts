@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** `proxy-server --make-certs`: certificates for a server and its agents, without another program. */
-import { join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { UsageError } from "../errors.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
-import { formatBundle, formatBundleString } from "../tls/bundle.ts";
-import { keepSet } from "./certificate_set.ts";
+import { quote, shellWord } from "../printable.ts";
+import { type Bundle, formatBundle, formatBundleString, parseBundle } from "../tls/bundle.ts";
+import { keepSet, replaceFile } from "./certificate_set.ts";
 import { tunnelSet } from "./tunnel_set.ts";
 
 export interface MakeCertsValues {
@@ -48,7 +49,15 @@ export async function makeCerts(values: MakeCertsValues, write: Write): Promise<
     throw new UsageError("--bundle is for one agent: give one --agent-name");
   }
   const set = tunnelSet({ serverNames: certNames, agentNames, validDays });
-  const { made, reason } = await keepSet(dir, set);
+  const isFile = bundle !== undefined && bundle !== "-";
+  if (isFile) await expectBundle(bundle);
+  let bundled: Bundle | undefined;
+  const complete = async () => {
+    if (bundle === undefined) return;
+    bundled = await bundleOf(dir, agentNames[0]!, server!);
+    if (isFile) await writeSecret(bundle, formatBundle(bundled));
+  };
+  const { made, reason } = await keepSet(dir, set, { complete });
   write(
     made.length > 0
       ? `Created ${made.map((file) => `${file}.pem`).join(", ")} in ${dir}: ${reason}.`
@@ -59,41 +68,45 @@ export async function makeCerts(values: MakeCertsValues, write: Write): Promise<
   }
   write("");
   write("On the server's machine, which needs server.pem, server.key and ca.pem:");
-  write(
-    `  proxy-server --listen-tcp=127.0.0.1:8443 --cert-file=${join(dir, "server.pem")} ` +
-      `--cert-key=${join(dir, "server.key")} --client-ca-file=${join(dir, "ca.pem")}`,
-  );
-  if (bundle !== undefined) return await bundleAgent(dir, agentNames[0]!, server!, bundle, write);
+  write(commandLine("proxy-server", {
+    "listen-tcp": "127.0.0.1:8443",
+    "cert-file": join(dir, "server.pem"),
+    "cert-key": join(dir, "server.key"),
+    "client-ca-file": join(dir, "ca.pem"),
+  }));
+  if (bundled) return describeBundle(bundled, agentNames[0]!, bundle!, write);
   for (const name of agentNames) {
     write("");
     write(`On the machine of ${name}, which needs ca.pem, ${name}.pem and ${name}.key:`);
-    write(
-      `  proxy-agent --server=${server ? formatAuthority(server) : `SERVER:${listenQuic.port}`} ` +
-        `--ca-file=${join(dir, "ca.pem")} --cert-file=${join(dir, `${name}.pem`)} ` +
-        `--cert-key=${join(dir, `${name}.key`)}`,
-    );
+    write(commandLine("proxy-agent", {
+      server: server ? formatAuthority(server) : `SERVER:${listenQuic.port}`,
+      "ca-file": join(dir, "ca.pem"),
+      "cert-file": join(dir, `${name}.pem`),
+      "cert-key": join(dir, `${name}.key`),
+    }));
   }
 }
 
-async function bundleAgent(
-  dir: string,
-  name: string,
-  server: Authority,
-  path: string,
-  write: Write,
-): Promise<void> {
+function commandLine(program: string, flags: Readonly<Record<string, string>>): string {
+  const words = Object.entries(flags).map(([flag, value]) => shellWord(`--${flag}=${value}`));
+  return `  ${[program, ...words].join(" ")}`;
+}
+
+async function bundleOf(dir: string, name: string, server: Authority): Promise<Bundle> {
   const read = (file: string) => Deno.readTextFile(join(dir, file));
   const identity = await read(`${name}.pem`) + await read(`${name}.key`);
-  const bundle = { server, identity, ca: await read("ca.pem") };
+  return { server, identity, ca: await read("ca.pem") };
+}
+
+function describeBundle(bundle: Bundle, name: string, path: string, write: Write): void {
   write("");
   if (path === "-") {
     write(`On the machine of ${name}. The string is a secret, like the key in it:`);
     write(`  QRHT_JOIN=${formatBundleString(bundle)} proxy-agent`);
     return;
   }
-  await writeSecret(path, formatBundle(bundle));
   write(`On the machine of ${name}, which needs ${path}, a secret, and nothing else:`);
-  write(`  proxy-agent --join=${path}`);
+  write(commandLine("proxy-agent", { join: path }));
 }
 
 async function isThere(path: string): Promise<boolean> {
@@ -111,12 +124,25 @@ function addressOf([hostname]: readonly string[], port: number): Authority | und
   return hostname === undefined ? undefined : { hostname, port };
 }
 
-/** Writes a file that nobody else may read, whatever was there before. */
-async function writeSecret(path: string, text: string): Promise<void> {
+/**
+ * Checks that a bundle may be written to a path: there is none, or a file with a bundle.
+ *
+ * @throws {UsageError} when something else is there
+ */
+async function expectBundle(path: string): Promise<void> {
   try {
-    await Deno.remove(path);
+    const { isFile, size } = await Deno.lstat(path);
+    if (isFile && size === 0) return;
+    // A symbolic link, or a device, would be replaced as well.
+    if (isFile) return void parseBundle(await Deno.readTextFile(path));
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (error instanceof Deno.errors.NotFound) return;
+    if (!(error instanceof UsageError)) throw error;
   }
-  await Deno.writeTextFile(path, text, { createNew: true, mode: 0o600 });
+  throw new UsageError(`--bundle ${quote(path)} is there, is no bundle, and is left alone`);
+}
+
+/** Replaces a file by one that nobody else may read, whatever was there before. */
+async function writeSecret(path: string, text: string): Promise<void> {
+  await replaceFile(dirname(path), { name: basename(path), text, mode: 0o600 });
 }

@@ -12,6 +12,10 @@ import { type Authority, formatAuthority, parseAuthority } from "../net/authorit
 /** What a bundle as a string begins with. */
 const PREFIX = "qrht-agent:";
 
+/** Such a string as it may arrive: with quotes of an env file, with line breaks of a terminal. */
+const BEGINNING = new RegExp(`^\\s*["']?${PREFIX}`);
+const WHOLE = new RegExp(`^\\s*(["']?)${PREFIX}([\\w\\s-]+)\\1\\s*$`);
+
 const KEY_END = /^-----END (?:[A-Z]+ )?PRIVATE KEY-----\r?\n/m;
 const SERVER_LINE = /^Server: (\S+)[ \t]*\r?$/m;
 
@@ -43,9 +47,9 @@ export function formatBundleString(bundle: Bundle): string {
   return PREFIX + bytes.toBase64({ alphabet: "base64url", omitPadding: true });
 }
 
-/** Whether a value is a bundle as a string, not the path of a file. */
+/** Whether a value is a bundle as a string, not the path of a file, nor its text. */
 export function isBundleString(value: string): boolean {
-  return value.startsWith(PREFIX);
+  return BEGINNING.test(value);
 }
 
 /**
@@ -55,7 +59,7 @@ export function isBundleString(value: string): boolean {
  */
 export function decodeBundleString(value: string): string {
   try {
-    const bytes = Uint8Array.fromBase64(value.slice(PREFIX.length), { alphabet: "base64url" });
+    const bytes = Uint8Array.fromBase64(WHOLE.exec(value)![2]!, { alphabet: "base64url" });
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
     throw new UsageError("--join: the string is damaged or incomplete; copy all of it");
@@ -63,11 +67,12 @@ export function decodeBundleString(value: string): string {
 }
 
 /**
- * Reads a bundle from a file's text. What is in the blocks is not checked.
+ * Reads a bundle from a file's text, which may be the string. What is in the blocks is not checked.
  *
  * @throws {UsageError} when it is none; the message has nothing of it
  */
-export function parseBundle(text: string): Bundle {
+export function parseBundle(contents: string): Bundle {
+  const text = isBundleString(contents) ? decodeBundleString(contents) : contents;
   const [, address] = SERVER_LINE.exec(text) ?? [];
   const end = KEY_END.exec(text);
   if (!address || !end) {

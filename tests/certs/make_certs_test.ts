@@ -91,7 +91,7 @@ Deno.test("makeCerts() writes a bundle that an agent can use alone, for its owne
   await using folder = await temporaryFolder();
   const dir = folder.path;
   const bundle = join(dir, "node-1.join");
-  await Deno.writeTextFile(bundle, "old", { mode: 0o644 });
+  await Deno.writeTextFile(bundle, "", { mode: 0o644 });
   const values = { certNames: ["::1"], agentNames: ["node-1"], bundle };
   assertStringIncludes(await run(dir, values), `\n  proxy-agent --join=${bundle}`);
   assertEquals((await Deno.stat(bundle)).mode! & 0o777, 0o600);
@@ -106,6 +106,52 @@ Deno.test("makeCerts() writes a bundle that an agent can use alone, for its owne
   assertEquals(checkTlsFiles(ofString).info, checkTlsFiles(contents).info);
   // It cannot change while the program runs.
   assertEquals(await readTlsFiles({ bundle: string! }, ofString), ofString);
+});
+
+Deno.test("makeCerts() prints command lines that a shell takes as they are", async () => {
+  await using folder = await temporaryFolder();
+  const dir = join(folder.path, `a b'c"$HOME`);
+  await Deno.mkdir(dir);
+  const values = { certNames: ["a"], agentNames: ["node-1"], bundle: join(dir, "a &b") };
+  const report = `${await run(dir, values)}\n${await run(dir, { ...values, bundle: undefined })}`;
+  const lines = report.split("\n").filter((line) => line.startsWith("  proxy-"));
+  const script = `set -- ${lines.map((line) => line.trim()).join(" ")}; printf '%s\\n' "$@"`;
+  const { stdout } = await new Deno.Command("sh", { args: ["-c", script] }).output();
+  const words = new TextDecoder().decode(stdout).split("\n");
+  assert(words.includes(`--cert-key=${dir}/server.key`), report);
+  assert(words.includes(`--join=${dir}/a &b`), report);
+  assert(words.includes(`--cert-key=${dir}/node-1.key`), report);
+});
+
+Deno.test("makeCerts() replaces nothing by a bundle but a bundle, and at once", async () => {
+  await using folder = await temporaryFolder();
+  const dir = folder.path;
+  const values = { certNames: ["a"], agentNames: ["node-1"] };
+  const bundle = join(dir, "node-1.join");
+  await run(dir, { ...values, bundle });
+  const before = await readText(bundle);
+  await Deno.symlink(bundle, join(dir, "link"));
+  await Deno.mkdir(join(dir, "folder"));
+  for (const name of ["ca.key", "server.pem", "link", "folder"]) {
+    const { ino } = await Deno.lstat(join(dir, name));
+    const refused = run(dir, { ...values, bundle: join(dir, name) });
+    await assertRejects(() => refused, UsageError, "is no bundle, and is left alone");
+    assertEquals((await Deno.lstat(join(dir, name))).ino, ino);
+  }
+  assertEquals(await readText(bundle), before);
+  await run(dir, { ...values, bundle, certNames: ["b"] });
+  assertStringIncludes(await readText(bundle), "Server: b:8888");
+  assertEquals((await Array.fromAsync(Deno.readDir(dir))).filter((e) => /new/.test(e.name)), []);
+});
+
+Deno.test("makeCerts() runs several times at once, with one bundle", async () => {
+  await using folder = await temporaryFolder();
+  const dir = folder.path;
+  const bundle = join(dir, "node-1.join");
+  await Promise.all(
+    Array.from({ length: 8 }, () => run(dir, { certNames: ["a"], agentNames: ["node-1"], bundle })),
+  );
+  assertEquals(checkTlsFiles(await readTlsFiles({ bundle })).info.names, ["node-1"]);
 });
 
 Deno.test("keepSet() renews what expires within 30 days, also what it was not asked for", async () => {

@@ -28,6 +28,13 @@ Deno.test("parseBundle() reads what formatBundle() and formatBundleString() writ
   const string = formatBundleString(bundle);
   assert(isBundleString(string) && /^[\w:-]+$/.test(string));
   assertEquals(parseBundle(decodeBundleString(string)), bundle);
+  const pasted = string.replace(/.{76}/g, "$&\r\n");
+  for (const arrived of [`  ${string}\n`, `"${string}"`, `'${string}'`, pasted]) {
+    assert(isBundleString(arrived), arrived);
+    assertEquals(parseBundle(arrived), bundle);
+  }
+  const server = { hostname: "qrht-agent", port: 8888 };
+  assertEquals(parseBundle(formatBundle({ ...bundle, server })).server, server);
 });
 
 Deno.test("parseBundle() says what is missing, and quotes nothing of a secret", () => {
@@ -44,7 +51,15 @@ Deno.test("parseBundle() says what is missing, and quotes nothing of a secret", 
     assert(!error.message.includes("AAAA"), error.message);
   }
   const string = formatBundleString(bundle);
-  for (const damaged of [string.slice(0, 200), `${string}!`, "qrht-agent:", "qrht-agent:_w"]) {
+  for (
+    const damaged of [
+      string.slice(0, 200),
+      `${string}!`,
+      `"${string}`,
+      "qrht-agent:",
+      "qrht-agent:_w",
+    ]
+  ) {
     const error = assertThrows(
       () => parseBundle(decodeBundleString(damaged)),
       UsageError,
