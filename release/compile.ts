@@ -11,6 +11,7 @@
  */
 import { join } from "node:path";
 import project from "../deno.json" with { type: "json" };
+import { stepOutput } from "../lib/cli/check/spinner.ts";
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { unsupported } from "../lib/quic/quiche/platforms.ts";
 import { COMMIT_FILE } from "../lib/version.ts";
@@ -213,18 +214,26 @@ async function compileAll(targets: readonly (string | undefined)[]): Promise<voi
   }
   await Deno.mkdir("dist", { recursive: true });
   await Deno.writeTextFile(COMMIT_FILE, `${await commit()}\n`);
+  const output = stepOutput((line) => console.log(line));
+  const total = targets.length * programTasks.length;
+  const since = performance.now();
+  let compiled = 0;
   try {
     for (const target of targets) {
       const ending = (target ?? Deno.build.target).includes("windows") ? ".exe" : "";
       for (const program of programTasks) {
-        const output = join("dist", target ?? "", `proxy-${program}${ending}`);
-        const embedded = await compile(program, target, output);
-        const { size } = await Deno.stat(output);
-        console.log(`${output}  ${describeSize(size, embedded)}`);
-        for (const { path } of embedded) console.log(`  ${path}`);
+        const path = join("dist", target ?? "", `proxy-${program}${ending}`);
+        const left = (total - compiled) * (performance.now() - since) / compiled;
+        const time = compiled > 0 ? `, ${Math.ceil(left / 1000)} s left` : "";
+        output.running?.(`${path} (${++compiled} of ${total}${time})`);
+        const embedded = await compile(program, target, path);
+        const { size } = await Deno.stat(path);
+        output.write(`${path}  ${describeSize(size, embedded)}`);
+        for (const { path } of embedded) output.write(`  ${path}`);
       }
     }
   } finally {
+    output.running?.(undefined);
     for (const path of [COMMIT_FILE, CONFIG_FILE, LOCK_FILE]) {
       await Deno.remove(path).catch(() => {});
     }

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Authority } from "../net/authority.ts";
+import type { ReportOutput } from "./check/report.ts";
+import { stepOutput } from "./check/spinner.ts";
 import { formatCompletion } from "./completion.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { ENV_PREFIX, type FlagTable, type FlagValues, parseFlags } from "./flags.ts";
@@ -57,12 +59,8 @@ export interface Program<T extends FlagTable> extends ProgramInfo<T> {
    * @throws {UsageError} when that cannot be done as asked
    */
   makeCerts?(values: FlagValues<T>, write: (line: string) => void): Promise<void>;
-  /**
-   * Runs start-up checks instead, for `--check`. Resolves with whether all have passed.
-   *
-   * @param write takes each line of the report, without its end
-   */
-  check?(values: FlagValues<T>, write: (line: string) => void): Promise<boolean>;
+  /** Runs start-up checks instead, for `--check`. Resolves with whether all have passed. */
+  check?(values: FlagValues<T>, output: ReportOutput): Promise<boolean>;
 }
 
 /**
@@ -108,7 +106,7 @@ export async function runProgram<
       return await exitAfter(stdout, 0);
     }
     if ("check" in values && values.check && program.check) {
-      const isWell = await program.check(values, (line) => stdout.write(line));
+      const isWell = await program.check(values, stepOutput((line) => stdout.write(line)));
       return await exitAfter(stdout, isWell ? 0 : FAILED);
     }
     configureLog(values.v, (line) => stderr.write(line), {

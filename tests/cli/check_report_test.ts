@@ -3,6 +3,8 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { formatStep, formatVerdict, Report, StepError } from "../../lib/cli/check/report.ts";
+import { withSpinner } from "../../lib/cli/check/spinner.ts";
+import { FakeTime } from "../support/fake_time.ts";
 import { pureTest as test } from "../support/pure_test.ts";
 
 test("formatStep() has mark, step, finding and time in columns and in one line", () => {
@@ -27,7 +29,7 @@ test("formatVerdict() says what to fix first, or that all is well", () => {
 function reportOf(): { report: Report; lines: string[] } {
   const lines: string[] = [];
   let now = 0;
-  return { report: new Report((line) => lines.push(line), () => now++), lines };
+  return { report: new Report({ write: (line) => void lines.push(line) }, () => now++), lines };
 }
 
 test("Report runs the steps in turn and hands on what they found", async () => {
@@ -70,4 +72,29 @@ test("Report ends a step that hangs", async () => {
   await report.step("one", () => new Promise<never>(() => {}), 10);
   assertEquals(report.end(), false);
   assertMatch(lines[0]!, /^FAIL +one: not finished within 10 ms /);
+});
+
+test("withSpinner() shows a step that takes its time, in one line that the report's take over", async () => {
+  using time = new FakeTime();
+  let screen = "";
+  const output = withSpinner(
+    (line) => screen += `${line}\n`,
+    (text) => screen += text,
+    20,
+  );
+  const report = new Report(output);
+  await report.step("quick", () => ({ found: "1", value: 1 }));
+  const { promise, resolve } = Promise.withResolvers<{ found: string; value: number }>();
+  const slow = report.step("slow\nand far too long", () => promise);
+  await time.pass(250);
+  resolve({ found: "2", value: 2 });
+  await slow;
+  await time.pass(1000);
+  assertEquals(screen.split("\r\x1b[K"), [
+    "",
+    "ok       quick: 1 (0 ms)\n",
+    "|        slow and f",
+    "/        slow and f",
+    "ok       slow and far too long: 2 (250 ms)\n",
+  ]);
 });

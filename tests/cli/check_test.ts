@@ -4,6 +4,7 @@
 /** What `--check` finds, in this process and in programs. */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { checkAgent, checkPassthrough, checkServer } from "../../lib/cli/check/programs.ts";
+import type { ReportOutput } from "../../lib/cli/check/report.ts";
 import { type FlagTable, type FlagValues, parseFlags } from "../../lib/cli/flags.ts";
 import * as programFlags from "../../lib/cli/program_flags.ts";
 import { QuicEndpoint } from "../../lib/quic/mod.ts";
@@ -30,14 +31,14 @@ const argumentsOf = (flags: Flags) =>
 /** What a program reports that was started with these flags. */
 async function report<T extends FlagTable>(
   table: T,
-  check: (values: FlagValues<T>, write: (line: string) => void) => Promise<boolean>,
+  check: (values: FlagValues<T>, output: ReportOutput) => Promise<boolean>,
   flags: Flags,
   ...more: string[]
 ): Promise<Checked> {
   const parsed = parseFlags(table, [...argumentsOf(flags), ...more], { get: () => undefined });
   assert(parsed.kind === "run");
   const lines: string[] = [];
-  return { isWell: await check(parsed.values, (line) => lines.push(line)), lines };
+  return { isWell: await check(parsed.values, { write: (line) => void lines.push(line) }), lines };
 }
 
 const serverCheck = (flags: Flags) => report(programFlags.serverFlags, checkServer, flags);

@@ -9,19 +9,20 @@ import type { TlsMaterial } from "../../tls/files.ts";
 import { agentTlsFiles, clientTlsFiles, serversOf, serverTlsFiles } from "../program_tls.ts";
 import { checkCertificates } from "./certificates.ts";
 import { checkTcpAddress, checkUdpAddress, checkUnixSocket } from "./listeners.ts";
-import { Report } from "./report.ts";
+import { Report, type ReportOutput } from "./report.ts";
 import { checkSession, type SessionCheck } from "./session.ts";
 import { addressesOf, checkTarget } from "./target.ts";
 import { checkUdp } from "./udp.ts";
 import { listenTcpOf } from "../../server/listeners.ts";
 
-type Write = (line: string) => void;
-
 const RESOLVE_TIMEOUT_MS = 5_000;
 
 /** Whether a server could start. */
-export async function checkServer(values: ServerFlagValues, write: Write): Promise<boolean> {
-  const report = new Report(write);
+export async function checkServer(
+  values: ServerFlagValues,
+  output: ReportOutput,
+): Promise<boolean> {
+  const report = new Report(output);
   const { listenQuic, listenTls, udsName, udsMode: mode, udsGroup: group } = values;
   await checkCertificates(report, serverTlsFiles(values), "server");
   if (listenTls) {
@@ -47,8 +48,8 @@ export async function checkServer(values: ServerFlagValues, write: Write): Promi
 }
 
 /** Whether an agent could serve, and reach the target that `--check` names. */
-export async function checkAgent(values: AgentFlagValues, write: Write): Promise<boolean> {
-  const report = new Report(write);
+export async function checkAgent(values: AgentFlagValues, output: ReportOutput): Promise<boolean> {
+  const report = new Report(output);
   await checkServers(report, "proxy-agent", values);
   const { check, allow, deny, dialTimeoutMs } = values;
   if (typeof check === "object") {
@@ -60,9 +61,9 @@ export async function checkAgent(values: AgentFlagValues, write: Write): Promise
 /** Whether a passthrough agent could serve. */
 export async function checkPassthrough(
   values: PassthroughFlagValues,
-  write: Write,
+  output: ReportOutput,
 ): Promise<boolean> {
-  const report = new Report(write);
+  const report = new Report(output);
   await checkServers(report, "proxy-passthrough", values);
   await checkTarget(report, "upstream", values.upstream, values.dialTimeoutMs);
   return report.end();

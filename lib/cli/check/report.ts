@@ -38,6 +38,11 @@ export function formatStep(mark: Mark, step: string, found: string, ms?: number)
   return oneLine(`${mark.padEnd(MARK_COLUMNS)}${step}: ${found}${time}`);
 }
 
+/** The step that runs, in the columns of {@linkcode formatStep}. */
+export function formatRunning(sign: string, step: string): string {
+  return oneLine(`${sign.padEnd(MARK_COLUMNS)}${step}`);
+}
+
 /** The last line of the report. */
 export function formatVerdict(fix: string | undefined, warnings: number): string {
   if (fix !== undefined) return `fix this first: ${oneLine(fix)}`;
@@ -45,19 +50,24 @@ export function formatVerdict(fix: string | undefined, warnings: number): string
   return `all checks passed, with ${warnings === 1 ? "1 warning" : `${warnings} warnings`}`;
 }
 
+/** Where a report goes. */
+export interface ReportOutput {
+  /** Takes each line, without its end. */
+  write(line: string): void;
+  /** Is told of each step when it begins, and with `undefined` that it has ended. */
+  running?(step: string | undefined): void;
+}
+
 /** Runs steps, reports each at once, and keeps what to fix first. */
 export class Report {
-  readonly #write: (line: string) => void;
+  readonly #output: ReportOutput;
   readonly #now: () => number;
   #fix: string | undefined;
   #warnings = 0;
 
-  /**
-   * @param write takes each line, without its end
-   * @param now the time in milliseconds, by any clock
-   */
-  constructor(write: (line: string) => void, now: () => number = () => performance.now()) {
-    this.#write = write;
+  /** @param now the time in milliseconds, by any clock */
+  constructor(output: ReportOutput, now: () => number = () => performance.now()) {
+    this.#output = output;
     this.#now = now;
   }
 
@@ -73,17 +83,20 @@ export class Report {
   ): Promise<T | undefined> {
     const since = this.#now();
     const took = () => this.#now() - since;
+    this.#output.running?.(name);
     try {
       const late = () =>
         new StepError(`not finished within ${timeoutMs} ms`, `find out why ${name} hangs`);
       const { found, value, isWarning } = await within(timeoutMs, Promise.try(run), late);
       if (isWarning) this.#warnings++;
-      this.#write(formatStep(isWarning ? "warn" : "ok", name, found, took()));
+      this.#output.write(formatStep(isWarning ? "warn" : "ok", name, found, took()));
       return value;
     } catch (error) {
-      this.#write(formatStep("FAIL", name, messageOf(error), took()));
+      this.#output.write(formatStep("FAIL", name, messageOf(error), took()));
       this.#fix ??= error instanceof StepError ? error.fix : messageOf(error);
       return undefined;
+    } finally {
+      this.#output.running?.(undefined);
     }
   }
 
@@ -101,12 +114,12 @@ export class Report {
 
   /** Reports a skipped step. */
   skip(name: string, why: string): void {
-    this.#write(formatStep("skipped", name, why));
+    this.#output.write(formatStep("skipped", name, why));
   }
 
   /** Writes the last line, and returns whether no step failed. */
   end(): boolean {
-    this.#write(formatVerdict(this.#fix, this.#warnings));
+    this.#output.write(formatVerdict(this.#fix, this.#warnings));
     return this.#fix === undefined;
   }
 }
