@@ -10,6 +10,7 @@
  */
 import { writeCerts } from "../certs/make.ts";
 import { messageOf, UsageError } from "../lib/errors.ts";
+import { startProgress } from "../tools/progress.ts";
 import { judge } from "./bars.ts";
 import { measureBulk } from "./bulk.ts";
 import { measureClients } from "./clients.ts";
@@ -58,9 +59,11 @@ async function main(args: string[], signal: AbortSignal): Promise<number> {
     await using program = benchProgram("origin.ts");
     const [, transfers, http] = await program.said(/transfers (\d+), http (\d+)/, signal);
     const origin = { transfers: Number(transfers), http: Number(http) };
-    for (const name of names) {
+    using progress = startProgress(names.length);
+    for (const [i, name] of names.entries()) {
       const { title, measure } = rows[name];
-      console.error(`${name} ...`);
+      if (Deno.stderr.isTerminal()) progress.show(i, title);
+      else console.error(`${name} ...`);
       try {
         await measure({ certificates, origin, isShort, figures, signal, note });
       } catch (error) {
@@ -68,9 +71,9 @@ async function main(args: string[], signal: AbortSignal): Promise<number> {
         broken.push(`${name}: ${messageOf(error)}`);
       }
       const measured = figures.list(name);
-      if (measured.length > 0) console.log(`${figureTable(title, measured)}\n`);
-      for (const note of notes) console.log(note);
-      if (notes.length > 0) console.log();
+      if (measured.length > 0) progress.write(`${figureTable(title, measured)}\n`);
+      for (const note of notes) progress.write(note);
+      if (notes.length > 0) progress.write("");
       notes.length = 0;
     }
   } finally {

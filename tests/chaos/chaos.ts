@@ -62,6 +62,9 @@ const stages: readonly Stage[] = [
   },
 ];
 
+/** How long it takes, without its start and the judgement at the end. */
+const totalMs = (cycles: number) => WARM_UP_MS + cycles * CYCLE_S * 1000 + QUIET_MS;
+
 /** Returns whether everything held. */
 async function chaos(trial: Trial, cycles: number): Promise<boolean> {
   const { report, draws } = trial;
@@ -72,12 +75,17 @@ async function chaos(trial: Trial, cycles: number): Promise<boolean> {
     actors.push(actor(stage, scene.site, trial));
     if (stage === steady) trial.watch([scene]);
   }
+  const since = performance.now();
+  let doing = "warming up";
+  trial.track(() => [Math.min(performance.now() - since, totalMs(cycles)), doing]);
   await delay(WARM_UP_MS);
   trial.warm();
   for (let cycle = 1; cycle <= cycles; cycle++) {
+    doing = `cycle ${cycle} of ${cycles}`;
     await Promise.all([delay(CYCLE_S * 1000), ...actors.map((act) => act())]);
     report.say(`cycle ${cycle} of ${cycles}: ${trial.summary}`);
   }
+  doing = "quiet at the end";
   await delay(QUIET_MS);
   return await trial.conclude();
 }
@@ -104,7 +112,7 @@ if (import.meta.main) {
     flags: { minutes: 10 },
     run: ({ minutes, seed }, folder, stack) => {
       const cycles = Math.max(1, Math.round(minutes * 60 / CYCLE_S));
-      return chaos(new Trial(seed, folder, stack), cycles);
+      return chaos(new Trial(seed, folder, stack, totalMs(cycles)), cycles);
     },
   });
 }

@@ -1,8 +1,6 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-// deno-lint-ignore-file no-console -- a command for the terminal
-
 /** What a run of `deno task chaos` says, as it goes on and at its end. */
 import { delay } from "@std/async/delay";
 import { alignColumns } from "../../tools/columns.ts";
@@ -24,11 +22,17 @@ export class Report {
   readonly #kinds = new Map<KindName, KindCount>();
   readonly #errors = new Map<string, number>();
   readonly #firstBytesMs: number[] = [];
+  readonly #write: (line: string) => void;
   repeated = 0;
+
+  /** @param write takes each line */
+  constructor(write: (line: string) => void) {
+    this.#write = write;
+  }
 
   say(text: string): void {
     const seconds = ((performance.now() - this.#since) / 1000).toFixed(1);
-    console.log(`${seconds.padStart(6)} s  ${text}`);
+    this.#write(`${seconds.padStart(6)} s  ${text}`);
   }
 
   event(kind: string): void {

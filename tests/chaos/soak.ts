@@ -52,6 +52,7 @@ async function soak(trial: Trial, tunnels: number): Promise<boolean> {
   const load = { concurrency, count, kinds, scale: SCALE };
   const started = await Promise.all(scenes.map((scene) => trial.start({ ...scene, load })));
   const since = performance.now();
+  trial.track(() => [report.tunnels, `${report.tunnels} of ${tunnels} tunnels`]);
   const telling = setInterval(() => report.say(trial.summary), TELL_MS);
   try {
     const ended = Promise.all(started.map(({ loadEnded }) => loadEnded));
@@ -70,6 +71,7 @@ if (import.meta.main) {
   await runCommand({
     help: HELP,
     flags: { tunnels: 100_000 },
-    run: ({ tunnels, seed }, folder, stack) => soak(new Trial(seed, folder, stack), tunnels),
+    run: ({ tunnels, seed }, folder, stack) =>
+      soak(new Trial(seed, folder, stack, tunnels), tunnels),
   });
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
-// deno-lint-ignore-file no-console -- a command for the terminal
 
+import { type Progress, startProgress } from "../../tools/progress.ts";
 import { Disruptions } from "./disruptions.ts";
 import { Draws } from "./draws.ts";
 import { Judge } from "./judge.ts";
@@ -12,11 +12,12 @@ import { Report } from "./report.ts";
 import { Scene, type SceneOptions } from "./scene.ts";
 
 const LOOK_AFTER_MS = 1_000;
+const SHOW_MS = 500;
 
 /** One run of a command of this folder: its scenes, and what has become of their tunnels. */
 export class Trial {
   readonly draws: Draws;
-  readonly report = new Report();
+  readonly report = new Report((line) => this.#progress.write(line));
   readonly disruptions = new Disruptions();
   readonly #ledger = new Ledger((what) => this.report.say(`VIOLATION: ${what}`));
   readonly #scenes = new Map<string, Scene>();
@@ -27,19 +28,30 @@ export class Trial {
     ({ site, client, startedAt }) =>
       this.#scenes.get(site)?.site.watch.tunnelOf(client, performance.timeOrigin + startedAt),
   );
+  readonly #progress: Progress;
   readonly #folder: string;
   readonly #stack: AsyncDisposableStack;
   readonly #links: Links;
   #memory: MemoryTable | undefined;
   #looking: ReturnType<typeof setInterval> | undefined;
 
-  /** @param stack takes what is to end with the command */
-  constructor(seed: number, folder: string, stack: AsyncDisposableStack) {
+  /**
+   * @param stack takes what is to end with the command
+   * @param total what there is to do, in any unit
+   */
+  constructor(seed: number, folder: string, stack: AsyncDisposableStack, total: number) {
+    this.#progress = stack.use(startProgress(total));
     this.draws = new Draws(seed);
     this.#folder = folder;
     this.#stack = stack;
     this.#links = stack.use(new Links());
     stack.defer(() => clearInterval(this.#looking));
+  }
+
+  /** From now on, shows on a terminal how far it is: what is done of the total, and of which kind that is. */
+  track(look: () => readonly [done: number, doing: string]): void {
+    const showing = setInterval(() => this.#progress.show(...look()), SHOW_MS);
+    this.#stack.defer(() => clearInterval(showing));
   }
 
   /** Tunnels and bytes so far, for one line. */
@@ -82,11 +94,13 @@ export class Trial {
     await Promise.all(Array.from(this.#scenes.values(), (scene) => scene.end()));
     this.#judge.judge(true);
     for (const violation of this.#memory?.violations ?? []) this.#ledger.violated(violation);
-    console.log(`\n${this.report}\n\n${this.#memory}\n`);
+    this.#progress.write(`\n${this.report}\n\n${this.#memory}\n`);
     const { violations } = this.#ledger;
-    for (const violation of violations) console.log(`VIOLATION: ${violation}`);
-    console.log(`${this.summary}, seed ${this.draws.seed}`);
-    console.log(violations.length === 0 ? "PASS" : `FAIL: ${violations.length} violations`);
+    for (const violation of violations) this.#progress.write(`VIOLATION: ${violation}`);
+    this.#progress.write(`${this.summary}, seed ${this.draws.seed}`);
+    this.#progress.write(
+      violations.length === 0 ? "PASS" : `FAIL: ${violations.length} violations`,
+    );
     return violations.length === 0;
   }
 }
