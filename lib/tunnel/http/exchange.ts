@@ -105,10 +105,13 @@ export class HttpExchange implements Duplex {
   }
 
   #takeHead(bytes: Uint8Array): void {
+    // Joined once: a server may send very many interim responses.
+    const out = [this.#out];
+    let failure: TunnelError | undefined;
     try {
       for (let rest = bytes; rest.length > 0;) {
         const parsed = this.#head.push(rest);
-        if (!parsed) return;
+        if (!parsed) break;
         const { head, length } = parsed;
         rest = rest.subarray(length);
         const isInterim = head.status < 200;
@@ -117,18 +120,20 @@ export class HttpExchange implements Duplex {
         if (!isInterim) {
           this.#response = new Body(forwarded.framing);
           const content = rest.subarray(0, this.#response.take(rest));
-          this.#out = concat([this.#out, forwarded.head, content]);
-          return;
+          out.push(forwarded.head, content);
+          break;
         }
         // Clients of HTTP/1.0 know none (RFC 9110 §15.2).
-        if (this.#request.minor > 0) this.#out = concat([this.#out, forwarded.head]);
+        if (this.#request.minor > 0) out.push(forwarded.head);
         this.#head = new ResponseHeadParser();
       }
     } catch (error) {
       if (!(error instanceof MalformedError)) throw error;
       this.#response = undefined;
-      this.#fail(502, cutOff(`no valid response: ${error.message}`));
+      failure = cutOff(`no valid response: ${error.message}`);
     }
+    this.#out = concat(out);
+    if (failure) this.#fail(502, failure);
   }
 
   /** Ends a request that must not reach its target as if it were whole. */
