@@ -92,6 +92,8 @@ async function carry(
   record.span?.connected(connection.remoteAddr);
   const upstream = tcpDuplex(connection, tcpKeepaliveMs);
   try {
+    // No other agent may send the request again, which may not be idempotent (RFC 9110 §9.2.2).
+    if (toExchange) await tunnel.sendConnected();
     if (header) await writeAll(upstream, header);
     record.connected();
     tunnel.connected();

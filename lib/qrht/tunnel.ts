@@ -54,6 +54,13 @@ export interface IncomingTunnel {
    */
   connected(): void;
   /**
+   * The same at once. Resolves when it is on its way, so that another agent is not tried any more
+   * when the target gets its first byte.
+   *
+   * @throws when the server takes nothing any more
+   */
+  sendConnected(): Promise<void>;
+  /**
    * Tells the server why the target is not connected, unless it was told that it is, and ends the
    * tunnel. Never rejects.
    *
@@ -67,6 +74,8 @@ const OPEN_TIMEOUT_MS = 10_000;
 
 /** Time in which the server must take what the agent answers by itself. */
 export const ANSWER_TIMEOUT_MS = 10_000;
+
+const CONNECTED = encodeResult({ code: "connected", text: "" });
 
 /** The server's end of a stream that it has just opened. */
 export function openTunnel(stream: BidiStream, alpn: string, open: Open): OutgoingTunnel {
@@ -113,6 +122,7 @@ function rawTunnel(stream: BidiStream): IncomingTunnel {
     carrier: stream,
     open: {},
     connected: () => {},
+    sendConnected: () => Promise.resolve(),
     failed: async (_, answer) => {
       if (!answer) return stream.abort(StreamCode.UpstreamUnreachable);
       await orAbort(stream, async () => {
@@ -131,9 +141,15 @@ function framedTunnel(carrier: TunnelStream, open: Open): IncomingTunnel {
     connected() {
       if (hasResult) return;
       hasResult = true;
-      const payload = encodeResult({ code: "connected", text: "" });
       // When this fails, so does the next write.
-      carrier.holdFirst(FrameType.Result, payload, Hold.briefly).catch(() => {});
+      carrier.holdFirst(FrameType.Result, CONNECTED, Hold.briefly).catch(() => {});
+    },
+    async sendConnected() {
+      if (hasResult) return;
+      hasResult = true;
+      await carrier.sendFirst(FrameType.Result, CONNECTED);
+      // Packets leave at the end of this turn of the event loop.
+      await new Promise<void>((resolve) => void Hold.forTurn(resolve));
     },
     failed: (failure, answer) =>
       orAbort(carrier, async () => {

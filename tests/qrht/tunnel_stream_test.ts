@@ -679,6 +679,17 @@ test("IncomingTunnel.connected() is sent before the target's bytes, and without 
   }
 });
 
+test("IncomingTunnel.sendConnected() is sent at once, and once", async () => {
+  const { tunnel, far } = await accepted(QRHT_ALPN);
+  await tunnel.sendConnected();
+  assertEquals(await readExactly(far, CONNECTED.length), CONNECTED);
+  tunnel.connected();
+  await tunnel.sendConnected();
+  await writeAll(tunnel.carrier, utf8.encode("x"));
+  assertEquals(await readExactly(far, data("x").length), data("x"));
+  tunnel.carrier.abort();
+});
+
 test("IncomingTunnel.connected() is sent with END when the target ends without a byte", async () => {
   for (const isLate of [false, true]) {
     for (const end of ["closeWrite", "dispose"] as const) {
