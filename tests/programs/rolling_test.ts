@@ -42,12 +42,17 @@ async function takenBy<T>(
   }
 }
 
+/** Requests of all rounds that may cross with the end of their connection. */
+const MAX_CROSSED = 3;
+
 /** Clients that keep their connection, and make one request after the other in it. */
 class PooledLoad implements AsyncDisposable {
   readonly errors: string[] = [];
   served = 0;
   /** Connections that were closed between two requests. */
   replaced = 0;
+  /** Requests that were sent on a connection when it was just being closed. */
+  crossed = 0;
   readonly #stop = new AbortController();
   readonly #clients: Promise<void>[];
 
@@ -58,11 +63,14 @@ class PooledLoad implements AsyncDisposable {
 
   async #run({ origin }: Site, tcpPorts: readonly number[], pauseMs: number): Promise<void> {
     let pooled: Pooled | undefined;
+    /** Requests of the connection that were served. */
+    let served = 0;
     while (!this.#stop.signal.aborted) {
       if (pooled?.error) this.replaced++;
       try {
         if (!pooled || pooled.error) {
           pooled = undefined;
+          served = 0;
           pooled = await takenBy(tcpPorts, 0, async (port) => {
             const opened = new Pooled(await Deno.connect(loopback(port)));
             await opened.exchange(requestFor(origin), OK.length);
@@ -71,10 +79,14 @@ class PooledLoad implements AsyncDisposable {
         }
         await pooled.exchange(`GET /bytes/5000 HTTP/1.1\r\nHost: ${origin}\r\n\r\n`, 5_000);
         this.served++;
+        served++;
       } catch (error) {
-        this.errors.push(`${error}`);
         pooled?.close();
+        // The close and the request have crossed: clients send it again (RFC 9112 §9.3.1).
+        const isCrossed = served > 0 && pooled?.received === 0;
         pooled = undefined;
+        if (isCrossed && this.crossed++ < MAX_CROSSED) continue;
+        this.errors.push(`${error}`);
       }
       await delay(pauseMs * (0.5 + Math.random()));
       // What has come meanwhile is read before the next request.
@@ -99,6 +111,11 @@ class Pooled {
   constructor(connection: Deno.TcpConn) {
     this.#connection = connection;
     void this.#read();
+  }
+
+  /** Bytes of the response so far. */
+  get received(): number {
+    return this.#received;
   }
 
   async #read(): Promise<void> {
