@@ -145,6 +145,8 @@ const attacks: readonly (readonly [outcome: Outcome, request: string])[] = [
   ["cut", `${post(CHUNKED)}\r\n0\r\n\r\n`],
   ["cut", `${post(CHUNKED)}0\r\nX: y\r\n z\r\n\r\n`],
   ["cut", `${post(CHUNKED)}0\r\nX : y\r\n\r\n`],
+  ["cut", `${post(CHUNKED)}0\r\nX: y\n\r\n`],
+  ["cut", `${post(CHUNKED)}0\r\n\n`],
   ["cut", `${post(CHUNKED)}0\r\nX: ${"y".repeat(17_000)}\r\n\r\n`],
 ];
 

@@ -22,8 +22,8 @@ type State = "size" | "extension" | "sizeLf" | "data" | "dataCr" | "dataLf" | "t
 
 /**
  * Finds the end of a message's content in bytes that come in pieces. The bytes are not altered.
- * Lines between chunks end in CRLF alone: where a lone LF ends one depends on the reader, which is
- * how requests are smuggled.
+ * Lines between and behind chunks end in CRLF alone: where a lone LF ends one depends on the reader,
+ * which is how requests are smuggled.
  */
 export class Body {
   readonly #framing: Framing;
@@ -33,6 +33,8 @@ export class Body {
   #digits = 0;
   #lineBytes = 0;
   #trailer: FieldLinesParser | undefined;
+  /** Whether the last byte of the trailer section was a CR. */
+  #isAfterCr = false;
   #isComplete: boolean;
 
   constructor(framing: Framing) {
@@ -140,6 +142,10 @@ export class Body {
     if (++this.#lineBytes > MAX_TRAILER_BYTES) {
       throw new MalformedError(`the trailer section is longer than ${MAX_TRAILER_BYTES} bytes`);
     }
+    if (byte === LF && !this.#isAfterCr) {
+      throw new MalformedError("in the trailer section: an LF without CR");
+    }
+    this.#isAfterCr = byte === CR;
     const verdict = this.#trailer!.step(byte);
     if (verdict === "end") this.#isComplete = true;
     else if (verdict) throw new MalformedError(`in the trailer section: ${verdict.problem}`);

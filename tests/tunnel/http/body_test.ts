@@ -52,6 +52,7 @@ test(" refuses chunks that another reader might end elsewhere", () => {
     "in a chunk extension": ["1;a\n", "1;\0", "1;\x7f"],
     "is longer than 4096 bytes": [`1;${"a".repeat(4_097)}`],
     "in the trailer section": ["0\r\n A: b", "0\r\nA : b", "0\r\n\rx", "0\r\nA: \0"],
+    "an LF without CR": ["0\r\n\n", "0\r\nA: b\n", "0\r\nA: b\r\n\n"],
     "is longer than 16384 bytes": [`0\r\n${"A: b\r\n".repeat(3_000)}`],
   };
   for (const [problem, texts] of Object.entries(cases)) {
