@@ -3,7 +3,6 @@
 
 /** proxy-agent: dials the server and serves a proxy's client on every stream that it opens. */
 import { NO_BYTES } from "./lib/bytes.ts";
-import { formatRule, type Rule } from "./lib/agent/acl.ts";
 import { CLIENT_PROTOCOLS, type ClientProtocol } from "./lib/tunnel/client_protocol.ts";
 import {
   formatFailure,
@@ -23,6 +22,7 @@ import { logger } from "./lib/log.ts";
 import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import { formatIp } from "./lib/net/ip_address.ts";
 import type { Resolver } from "./lib/net/resolver.ts";
+import { formatRule, type Rule } from "./lib/net/target_rule.ts";
 import { endingOf } from "./lib/observe/ending.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
 import { type Failure, failureOf, NotConnectedError } from "./lib/tunnel/failure.ts";

@@ -4,16 +4,8 @@
 /**
  * Which destinations may be dialled: the rules of `--allow` and `--deny`.
  *
- * ```
- * rule    = host [ ":" ports ]
- * host    = "*" / [ "*." ] name / IPv4 [ "/" length ] / IPv6 [ "/" length ]
- *         / "[" IPv6 [ "/" length ] "]"
- * ports   = port [ "-" port ]
- * ```
- *
- * An IPv6 network needs brackets if ports follow. A name rule is matched with the requested name, a
- * network rule with the address to be dialled, whether the client requested it or the name resolves
- * to it; `*` matches both. A rule without ports matches all of them.
+ * A name rule is matched with the requested name, a network rule with the address to be dialled,
+ * whether the client requested it or the name resolves to it; `*` matches both.
  *
  * The first of these that holds decides:
  *
@@ -28,23 +20,16 @@
  * 4. Allowed.
  */
 
-import { NotParsedError } from "../errors.ts";
-import { type Authority, hostNameProblem } from "../net/authority.ts";
-import { type Cidr, cidrContains, formatCidr, parseCidr } from "../net/cidr.ts";
-import { formatIp, ipBytes, isIpAddress } from "../net/ip_address.ts";
-
-/** A rule; made by {@linkcode parseRule}. */
-export interface Rule {
-  readonly host:
-    | { readonly kind: "any" }
-    /**
-     * A lower-case name without a trailing dot; with `below`, all names below it instead.
-     */
-    | { readonly kind: "name"; readonly name: string; readonly below: boolean }
-    | { readonly kind: "network"; readonly cidr: Cidr };
-  /** 1 to 65535, both included; all ports when it is missing. */
-  readonly ports?: { readonly first: number; readonly last: number };
-}
+import type { Authority } from "../net/authority.ts";
+import { type Cidr, cidrContains, parseCidr } from "../net/cidr.ts";
+import { formatIp, ipBytes } from "../net/ip_address.ts";
+import {
+  formatNetwork,
+  formatRule,
+  matchesPort,
+  type Rule,
+  ruleMatches,
+} from "../net/target_rule.ts";
 
 /** The rules of an agent. */
 export interface Rules {
@@ -99,28 +84,6 @@ const UNSPECIFIED: Readonly<Record<string, Uint8Array | undefined>> = {
 const LOOPBACK_IPV6 = "::1";
 
 /**
- * Reads a rule.
- *
- * @throws {NotParsedError} when `text` is none, or the network in it
- */
-export function parseRule(text: string): Rule {
-  const { host, ports, bracketed } = split(text);
-  return {
-    host: bracketed ? { kind: "network", cidr: parseCidr(host) } : parseHost(text, host),
-    ...(ports !== undefined && { ports: parsePorts(text, ports) }),
-  };
-}
-
-/** Writes a rule as {@linkcode parseRule} reads it, a network of one address without its length. */
-export function formatRule({ host, ports }: Rule): string {
-  const text = formatHost(host);
-  if (!ports) return text;
-  const { first, last } = ports;
-  const range = first === last ? first : `${first}-${last}`;
-  return `${text.includes(":") ? `[${text}]` : text}:${range}`;
-}
-
-/**
  * Decides by the name, before it is resolved. If this does not deny it, call {@linkcode denialOf}
  * with each of its addresses.
  *
@@ -146,7 +109,8 @@ export function denialOfName({ allow, deny }: Rules, target: Authority): Denial 
  * ```ts
  * import { assertEquals } from "@std/assert";
  * import { ipBytes } from "../net/ip_address.ts";
- * import { denialOf, parseRule } from "./acl.ts";
+ * import { parseRule } from "../net/target_rule.ts";
+ * import { denialOf } from "./acl.ts";
  *
  * const rules = { allow: [parseRule("10.0.0.0/8:443")], deny: [parseRule("10.9.0.0/16")] };
  * const target = { hostname: "10.9.0.1", port: 443 };
@@ -221,25 +185,6 @@ function liftsPort(rule: Rule, target: Authority, ip: Uint8Array): boolean {
   return ports !== undefined && isNarrow && ruleMatches(rule, target, [ip]);
 }
 
-function ruleMatches(rule: Rule, target: Authority, ips: readonly Uint8Array[]): boolean {
-  return matchesPort(rule, target.port) && matchesHost(rule.host, target.hostname, ips);
-}
-
-function matchesPort({ ports }: Rule, port: number): boolean {
-  return !ports || (ports.first <= port && port <= ports.last);
-}
-
-function matchesHost(
-  host: Rule["host"],
-  hostname: string,
-  ips: readonly Uint8Array[],
-): boolean {
-  if (host.kind === "any") return true;
-  if (host.kind === "network") return ips.some((ip) => cidrContains(host.cidr, ip));
-  const name = canonicalName(hostname);
-  return host.below ? name.endsWith(`.${host.name}`) : name === host.name;
-}
-
 /** Other addresses that a connection to this one ends up at. */
 function destinationsOf(ip: Uint8Array): Uint8Array[] {
   const text = formatIp(ip);
@@ -248,82 +193,4 @@ function destinationsOf(ip: Uint8Array): Uint8Array[] {
   if (text === LOOPBACK_IPV6) return [];
   return LEADING_TO_IPV4.filter(({ cidr }) => cidrContains(cidr, ip))
     .map(({ at }) => ip.slice(at, at + 4));
-}
-
-function canonicalName(name: string): string {
-  return name.toLowerCase().replace(/\.$/, "");
-}
-
-function split(text: string): { host: string; ports?: string; bracketed?: boolean } {
-  if (text === "") throw new NotParsedError("rule", text, "it is empty");
-  if (text.startsWith("[")) {
-    const [, host, tail] = /^\[([^\]]*)\](.*)$/s.exec(text) ?? [];
-    if (host === undefined) throw new NotParsedError("rule", text, 'no "]" after the IPv6 network');
-    if (!host.includes(":")) {
-      throw new NotParsedError("rule", text, "not an IPv6 network in the brackets");
-    }
-    if (!tail) return { host, bracketed: true };
-    if (!tail.startsWith(":")) {
-      throw new NotParsedError("rule", text, 'only ports may follow the "]"');
-    }
-    return { host, bracketed: true, ports: tail.slice(1) };
-  }
-  const parts = text.split(":");
-  if (parts.length === 2) return { host: parts[0]!, ports: parts[1]! };
-  if (/\/.*:/s.test(text)) {
-    throw new NotParsedError(
-      "rule",
-      text,
-      "ports after an IPv6 network need brackets, as in [fd00::/8]:443",
-    );
-  }
-  return { host: text };
-}
-
-function parseHost(text: string, host: string): Rule["host"] {
-  if (host === "*") return { kind: "any" };
-  if (host.includes("/") || host.includes(":") || isIpAddress(host) !== 0) {
-    return { kind: "network", cidr: parseCidr(host) };
-  }
-  const below = host.startsWith("*.");
-  const name = below ? host.slice(2) : host;
-  if (name.includes("*")) {
-    throw new NotParsedError(
-      "rule",
-      text,
-      "* must stand alone, or for the labels before a name as in *.example",
-    );
-  }
-  if (below && isIpAddress(canonicalName(name)) !== 0) {
-    throw new NotParsedError("rule", text, "an IP address has no names below it");
-  }
-  const problem = hostNameProblem(name);
-  if (problem !== undefined) throw new NotParsedError("rule", text, problem);
-  return { kind: "name", name: canonicalName(name), below };
-}
-
-function parsePorts(text: string, ports: string): { first: number; last: number } {
-  const [, low, high = low] = /^([0-9]{1,5})(?:-([0-9]{1,5}))?$/.exec(ports) ?? [];
-  if (low === undefined) {
-    throw new NotParsedError("rule", text, "not a port or a range like 80-90 after the colon");
-  }
-  const [first, last] = [Number(low), Number(high)];
-  if (first < 1 || last > 65535) {
-    throw new NotParsedError("rule", text, "the ports must be in 1 to 65535");
-  }
-  if (first > last) {
-    throw new NotParsedError("rule", text, "the first port is greater than the last");
-  }
-  return { first, last };
-}
-
-function formatHost(host: Rule["host"]): string {
-  if (host.kind === "any") return "*";
-  if (host.kind === "network") return formatNetwork(host.cidr);
-  return host.below ? `*.${host.name}` : host.name;
-}
-
-function formatNetwork(cidr: Cidr): string {
-  const { network, prefixLength } = cidr;
-  return prefixLength === network.length * 8 ? formatIp(network) : formatCidr(cidr);
 }

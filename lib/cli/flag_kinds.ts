@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Flags whose values are addresses, networks and rules. */
-import { parseRule, type Rule } from "../agent/acl.ts";
 import { NotParsedError, UsageError } from "../errors.ts";
 import { type Authority, parseAuthority, type ParseAuthorityOptions } from "../net/authority.ts";
 import { type Cidr, parseCidr } from "../net/cidr.ts";
+import { parseRule, type Rule } from "../net/target_rule.ts";
 import {
   type Flag,
   type FlagOptions,

@@ -1,13 +1,14 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { denialOf, denialOfName, formatRule, parseRule, type Rule } from "../../lib/agent/acl.ts";
+import { denialOf, denialOfName } from "../../lib/agent/acl.ts";
+import { formatRule, parseRule, type Rule } from "../../lib/net/target_rule.ts";
 import { parseAuthority } from "../../lib/net/authority.ts";
-import { NotParsedError } from "../../lib/errors.ts";
 import { formatIp, ipBytes, isIpAddress } from "../../lib/net/ip_address.ts";
 import { runs } from "../support/fuzz.ts";
+import { address, bitsOf, name, port, rule } from "../support/target_rules.ts";
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name, permissions: "none", fn });
@@ -33,103 +34,6 @@ function verdict(rules: Texts, target: string, address?: string): string {
   assert(ip, `${target} needs an address`);
   return denialOf(rulesOf(rules), authority, ip)?.reason ?? "allowed";
 }
-
-test("parseRule() reads networks, names and *, with and without ports", () => {
-  const cases: [text: string, canonical: string][] = [
-    ["10.0.0.0/8", "10.0.0.0/8"],
-    ["10.0.0.0/8:443", "10.0.0.0/8:443"],
-    ["10.1.2.3", "10.1.2.3"],
-    ["10.1.2.3/32:22", "10.1.2.3:22"],
-    ["0.0.0.0/0:1-65535", "0.0.0.0/0:1-65535"],
-    ["fd00::/8", "fd00::/8"],
-    ["FD00:0::1", "fd00::1"],
-    ["[fd00::/8]", "fd00::/8"],
-    ["[fd00::/8]:443", "[fd00::/8]:443"],
-    ["[::1]:80-90", "[::1]:80-90"],
-    ["[::1]:80-80", "[::1]:80"],
-    ["[::ffff:10.0.0.0/104]:22", "10.0.0.0/8:22"],
-    ["fd00::1:443", "fd00::1:443"],
-    ["example.com", "example.com"],
-    ["Example.COM.", "example.com"],
-    ["*.Example.com.:00443", "*.example.com:443"],
-    ["*.svc.cluster.local:80-90", "*.svc.cluster.local:80-90"],
-    ["*.com", "*.com"],
-    ["_srv._tcp.example", "_srv._tcp.example"],
-    ["*", "*"],
-    ["*:22", "*:22"],
-  ];
-  for (const [text, canonical] of cases) {
-    assertEquals(formatRule(parseRule(text)), canonical, text);
-    assertEquals(parseRule(canonical), parseRule(text));
-  }
-  assertEquals(parseRule("*.A.b:1-2"), {
-    host: { kind: "name", name: "a.b", below: true },
-    ports: { first: 1, last: 2 },
-  });
-});
-
-test("parseRule() names what is no rule, and what is wrong with it", () => {
-  const cases: [text: string, problem: string][] = [
-    ["", "it is empty"],
-    [":22", "no host"],
-    ["*.", "no host"],
-    ["*.:22", "no host"],
-    ["[::1", 'no "]" after the IPv6 network'],
-    ["[::1]22", 'only ports may follow the "]"'],
-    ["[::1]/128", 'only ports may follow the "]"'],
-    ["[10.0.0.0/8]:22", "not an IPv6 network in the brackets"],
-    ["[example.com]:22", "not an IPv6 network in the brackets"],
-    ["fd00::/8:443", "need brackets, as in [fd00::/8]:443"],
-    ["10.0.0.0/8:80:90", "need brackets"],
-    ["*foo.com", "* must stand alone"],
-    ["foo.*", "* must stand alone"],
-    ["*.*.com", "* must stand alone"],
-    ["**", "* must stand alone"],
-    ["*.10.0.0.1", "an IP address has no names below it"],
-    ["10.0.0", "not an IPv4 address"],
-    ["*.0.1", "not an IPv4 address"],
-    ["010.0.0.1", "not an IPv4 address"],
-    ["0x7f.1", "not an IPv4 address"],
-    ["a..b", "an empty label in the host name"],
-    ["a b", "a character that is not allowed in host names"],
-    [" a", "a character that is not allowed in host names"],
-    ["b\u00fccher.example", "a character that is not allowed in host names"],
-    [`${"a".repeat(64)}.b`, "longer than 63"],
-    ["a:", "not a port"],
-    ["a:http", "not a port"],
-    ["a:80,90", "not a port"],
-    ["a:80-", "not a port"],
-    ["a:-80", "not a port"],
-    ["a:80-90-100", "not a port"],
-    ["a:*", "not a port"],
-    ["a:123456", "not a port"],
-    ["http://a", "not a port"],
-    ["a:0", "the ports must be in 1 to 65535"],
-    ["a:0-10", "the ports must be in 1 to 65535"],
-    ["a:65536", "the ports must be in 1 to 65535"],
-    ["a:90-80", "the first port is greater than the last"],
-  ];
-  for (const [text, problem] of cases) {
-    const { message } = assertThrows(() => parseRule(text), NotParsedError, problem, text);
-    assert(
-      text.length > 60 || message.startsWith(`invalid rule ${JSON.stringify(text)}: `),
-      message,
-    );
-  }
-  const networks: [text: string, problem: string][] = [
-    ["10.0.0.1/8:22", "the network is 10.0.0.0/8"],
-    ["10.0.0.0/33", "not in 0 to 32"],
-    ["10.0.0.0/", "the prefix length is not a decimal number"],
-    ["example.com/8", "no IP address"],
-    ["[fd00::1/8]:22", "the network is fd00::/8"],
-    ["[fe80::1%eth0]:22", "no IP address"],
-    ["1:2:3", "no IP address"],
-    ["[:]:1", "no IP address"],
-  ];
-  for (const [text, problem] of networks) {
-    assertThrows(() => parseRule(text), NotParsedError, problem, text);
-  }
-});
 
 /** One of each kind; the rules by the book, below, hold the rest. */
 const verdicts: readonly {
@@ -321,94 +225,6 @@ test("denialOfName() denies what no address could make allowed", () => {
 });
 
 // ---- Properties ----
-
-const port = fc.integer({ min: 1, max: 65535 });
-const ports = fc.option(fc.tuple(port, port), { nil: undefined })
-  .map((range) => range && { first: Math.min(...range), last: Math.max(...range) });
-const name = fc.array(fc.constantFrom("a", "b", "x-1"), { minLength: 1, maxLength: 4 })
-  .map((labels) => labels.join("."));
-/** Addresses near to each other, and to what is special. */
-const address = fc.oneof(
-  fc.tuple(
-    fc.constantFrom("10.0.0.", "10.128.0.", "169.254.169.", "127.0.0.", "0.0.0."),
-    fc.constantFrom(0, 1, 254),
-  ).map((parts) => parts.join("")),
-  fc.tuple(
-    fc.constantFrom("::", "fe80::", "fd00:ec2::", "64:ff9b::", "64:ff9b::a9fe:", "2002:a00:1::"),
-    fc.constantFrom("0", "1", "254"),
-  ).map((parts) => parts.join("")),
-);
-const cidr = fc.tuple(address, fc.constantFrom(0, 1, 7, 8, 15, 16, 17, 31, 32, 64, 127, 128))
-  .map(([text, length]) => {
-    const bits = bitsOf(text);
-    const prefixLength = Math.min(length, bits.length);
-    const prefix = bits.slice(0, prefixLength).padEnd(bits.length, "0");
-    const network = Uint8Array.from(prefix.match(/.{8}/g)!, (byte) => Number.parseInt(byte, 2));
-    return { network, prefixLength };
-  })
-  // There is one way to write a network, and a mapped one is IPv4.
-  .filter(({ network }) => ipBytes(formatIp(network))!.length === network.length);
-const host: fc.Arbitrary<Rule["host"]> = fc.oneof(
-  fc.constant({ kind: "any" as const }),
-  fc.record({ kind: fc.constant("name" as const), name, below: fc.boolean() }),
-  fc.record({ kind: fc.constant("network" as const), cidr }),
-);
-const rule: fc.Arbitrary<Rule> = fc.tuple(host, ports)
-  .map(([host, ports]) => ({ host, ...(ports && { ports }) }));
-
-/** A digit per bit. */
-function bitsOf(text: string): string {
-  return Array.from(ipBytes(text)!, (byte) => byte.toString(2).padStart(8, "0")).join("");
-}
-
-test("parseRule() reads back what formatRule() writes", () => {
-  fc.assert(
-    fc.property(rule, (rule) => assertEquals(parseRule(formatRule(rule)), rule)),
-    runs(3000),
-  );
-});
-
-test("parseRule() throws only errors that name the text, and what it takes can be written", () => {
-  const piece = fc.constantFrom(
-    ..."*.:[]/-, 0189afZ_%\n",
-    "10.0.0.0/8",
-    "fd00::/8",
-    "::1",
-    "example",
-    ":80",
-    "80-90",
-    "*.",
-  );
-  const text = fc.oneof(
-    fc.string({ unit: "binary" }),
-    fc.array(piece, { maxLength: 12 }).map((pieces) => pieces.join("")),
-    rule.map(formatRule),
-  );
-  fc.assert(
-    fc.property(text, (text) => {
-      let parsed;
-      try {
-        parsed = parseRule(text);
-      } catch (error) {
-        assert(error instanceof NotParsedError, String(error));
-        const [, quoted] =
-          /^invalid (?:rule|network) ("(?:[^"\\]|\\.)*"): ./s.exec(error.message) ??
-            [];
-        assert(quoted, error.message);
-        const written = quoted.replace(
-          /\\\\|\\u\{([0-9a-f]+)\}/g,
-          (escape, hex) => hex ? String.fromCodePoint(parseInt(hex, 16)) : escape,
-        );
-        assertStringIncludes(text, JSON.parse(written).replace(/…$/, ""));
-        return;
-      }
-      const canonical = formatRule(parsed);
-      assertEquals(parseRule(canonical), parsed);
-      assertEquals(formatRule(parseRule(canonical)), canonical);
-    }),
-    runs(5000),
-  );
-});
 
 /** The rules by the book, on texts of bits, one after the other. */
 function slowly(allow: readonly Rule[], deny: readonly Rule[], target: Target): string {

@@ -3,7 +3,8 @@
 
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
-import { parseRule, type Rules } from "../../lib/agent/acl.ts";
+import type { Rules } from "../../lib/agent/acl.ts";
+import { parseRule } from "../../lib/net/target_rule.ts";
 import {
   type Connect,
   dial,

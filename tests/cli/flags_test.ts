@@ -3,7 +3,7 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { parseRule } from "../../lib/agent/acl.ts";
+import { parseRule } from "../../lib/net/target_rule.ts";
 import { type Authority, formatAuthority } from "../../lib/net/authority.ts";
 import { type Cidr, parseCidr } from "../../lib/net/cidr.ts";
 import { UsageError } from "../../lib/errors.ts";

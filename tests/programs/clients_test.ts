@@ -4,7 +4,7 @@
 /** Clients of proxy-agent that speak SOCKS5, or send plain requests. */
 
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { parseRule } from "../../lib/agent/acl.ts";
+import { parseRule } from "../../lib/net/target_rule.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { Metrics } from "../../lib/observe/metrics.ts";
 import { Monitor } from "../../lib/observe/monitor.ts";

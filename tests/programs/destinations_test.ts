@@ -5,7 +5,7 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import type { ConnectAgentConfig } from "../../agent.ts";
-import { parseRule } from "../../lib/agent/acl.ts";
+import { parseRule } from "../../lib/net/target_rule.ts";
 import { Resolver } from "../../lib/net/resolver.ts";
 import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
 import { encodeOpen } from "../../lib/qrht/messages.ts";
