@@ -5,8 +5,9 @@
  * Which names in certificates are those of agents that a server admits.
  *
  * A pattern is a name as it is in the certificate, or
- * - `*.agents.example`: `*` stands for one whole label of letters, digits, hyphens and underscores,
- *   as in the names of hosts. ASCII letters match in upper and lower case.
+ * - `*.agents.example`, `db-*.example`, `db-*`: `*` stands for the first label, or for its rest,
+ *   of letters, digits, hyphens and underscores, as in the names of hosts, and is not an IP address.
+ *   ASCII letters match in upper and lower case.
  * - `spiffe://cluster/ns/*`, `system:node:*`: with a colon in it, a pattern is for URIs and the
  *   like. `*` at its end, after a slash or colon, stands for whatever follows. Upper and lower case
  *   differ.
@@ -24,9 +25,9 @@ export function checkAgentName(pattern: string): string | undefined {
       ? undefined
       : "may have * only at the end of a URI, after a slash or colon";
   }
-  return /^(?:\*\.)?[^*]+$/.test(pattern)
+  return /^(?:[^*]+|\*\.[^*]+|[\w-]+\*(?:\.[^*]+)?)$/.test(pattern)
     ? undefined
-    : "may have * only for the whole first label of a name, as in *.agents.example";
+    : "may have * only for the first label of a name or its end, as in *.agents.example or db-*";
 }
 
 /**
@@ -61,10 +62,12 @@ function matchesName(pattern: string, name: string): boolean {
       ? name.length > prefix.length && name.startsWith(prefix)
       : name === pattern;
   }
-  if (!pattern.startsWith("*.")) return lowerCase(name) === lowerCase(pattern);
-  const dot = name.indexOf(".");
-  return /^[\w-]+$/.test(name.slice(0, Math.max(dot, 0))) &&
-    lowerCase(name.slice(dot)) === lowerCase(pattern.slice(1));
+  const [start, end] = lowerCase(pattern).split("*") as [string, string?];
+  const lower = lowerCase(name);
+  if (end === undefined) return lower === start;
+  const rest = lower.slice(start.length, lower.length - end.length);
+  return lower.startsWith(start) && lower.endsWith(end) && /^[\w-]+$/.test(rest) &&
+    !isIpAddress(name);
 }
 
 /** Of ASCII letters only: there are others whose lower case is an ASCII letter. */
