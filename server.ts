@@ -23,6 +23,7 @@ import {
   pathOptions,
   type QuicConnection,
   type QuicEndpoint,
+  type QuicStream,
 } from "./lib/quic/mod.ts";
 import { rejectionOf } from "./lib/server/admission.ts";
 import type { ServerConfig } from "./lib/server/config.ts";
@@ -30,8 +31,13 @@ import { ConnectedAgent } from "./lib/server/connected_agent.ts";
 import { failedHandshakeLog } from "./lib/server/handshake_log.ts";
 import { answerTo, giveAnswer } from "./lib/server/answer.ts";
 import { AGENT_WAIT_MS, type Front, type FrontClient, type FrontMode } from "./lib/server/front.ts";
-import { clientsWithin, listenForAgents, openFronts } from "./lib/server/listeners.ts";
-import { AgentRegistry } from "./lib/server/registry.ts";
+import {
+  agentsOfFronts,
+  clientsWithin,
+  listenForAgents,
+  openFronts,
+} from "./lib/server/listeners.ts";
+import { AgentGroups } from "./lib/server/groups.ts";
 import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
 import { LogThrottle, timesOf, tunnelThrottle, warnOrDebug } from "./lib/log_throttle.ts";
 import type { RoutePolicy } from "./lib/server/route.ts";
@@ -88,10 +94,14 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     ...pathOptions(config),
     handshakeFailed: failedHandshakeLog(log, monitor, config.tls),
   });
+  const groups = new AgentGroups<ConnectedAgent, QuicStream>({
+    ...config,
+    fronts: agentsOfFronts(config),
+  });
   using opened = new DisposableStack();
   const fronts = await openFronts(config, opened, { log, monitor });
-  for (const { kind, address, fields } of fronts) {
-    log.info("{front} listener on {address}", { front: kind, address, ...fields });
+  for (const { kind, address, group, fields } of fronts) {
+    log.info("{front} listener on {address}", { front: kind, address, group, ...fields });
   }
   log.info("quic listener on {address}", { address: formatAuthority(endpoint.addr) });
   logTcpKeepalive(log, config);
@@ -109,7 +119,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     },
     timeouts: config,
     acceptProxyProtocol: config.acceptProxyProtocol,
-    registry: new AgentRegistry(config),
+    groups,
     agents: new Set(),
     clients: new TaskGroup(),
     turnedAway: new TaskGroup(),
@@ -140,7 +150,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     await drainClients(server, closeFronts);
     await closeFronts();
     await accepting;
-    server.registry.stopWaiting();
+    server.groups.stopWaiting();
     ended.abort(new Error("the server stops"));
     await endpoint.close(CloseCode.ServerStopped, "server stopped");
     await server.clients.ended();
@@ -162,17 +172,18 @@ function policyOf(config: ServerConfig, mode: FrontMode): RoutePolicy {
 
 /** Tells the monitor that the server listens, of its limits, and of the datagrams that come. */
 function report(
-  { monitor, registry, maxConnections, config: { maxAgents } }: Server,
+  { monitor, groups, fronts, maxConnections, config: { maxAgents, maxPending } }: Server,
   endpoint: QuicEndpoint,
 ): void {
   monitor.isListening = true;
   const limits = {
     connections: maxConnections,
     agents: maxAgents,
-    pending_opens: registry.maxPending,
+    pending_opens: maxPending,
   };
   monitor.readFrom({
-    waiting: () => registry.pending,
+    waiting: () => groups.pending,
+    groups: groups.factsWith(fronts),
     capacity: () => limits,
     datagrams: () => endpoint.stats,
   });
@@ -180,7 +191,7 @@ function report(
 
 /** Takes agents until the endpoint is closed. */
 async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<void> {
-  const { config: { agentNames, maxAgents }, registry, agents, monitor, stopping } = server;
+  const { config: { agentNames, maxAgents }, groups, agents, monitor, stopping } = server;
   const rejections = tunnelThrottle();
   log.info("waiting for new quic client session");
   for (;;) {
@@ -193,9 +204,12 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
     }
     const agent = new ConnectedAgent(connection, agentNames);
     agent.doubtPredecessors(agents);
+    const ofAgent = groups.ofAgent(agent);
+    agent.groups = ofAgent.flatMap(({ name }) => name ?? []);
     const rejection = rejectionOf(agent, {
       maxAgents,
-      active: registry.size,
+      active: groups.size,
+      isOfUse: ofAgent.length > 0,
       connected: agents.size,
       isStopping: stopping.aborted,
     });
@@ -219,23 +233,25 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
 
 /** Offers an agent clients until it drains or its connection ends. */
 function serveAgent(agent: ConnectedAgent, server: Server): void {
-  const { registry, agents, monitor } = server;
+  const { groups, agents, monitor } = server;
   const { connection, fields, alpn } = agent;
   agents.add(agent);
-  connection.maySpare = () => registry.hasAnother(agent);
+  connection.maySpare = () => groups.hasAnother(agent);
   monitor.peers.add(agent);
-  registry.add(agent);
-  log.info("agent connected", { ...fields, alpn, agents: registry.size });
+  groups.add(agent);
+  const { length } = agent.groups;
+  const groupFields = length > 0 && { groups: listNames(agent.groups) };
+  log.info("agent connected", { ...fields, alpn, ...groupFields, agents: groups.size });
   listenTo(agent, server);
   logLargeDatagrams(connection, log, fields);
   connection.closed.then((info) => {
     agents.delete(agent);
     monitor.peers.delete(agent);
-    registry.remove(agent);
+    groups.remove(agent);
     log.info("agent disconnected", {
       ...agent.fields,
       reason: describeClose(info),
-      agents: registry.size,
+      agents: groups.size,
     });
   });
 }
@@ -243,9 +259,10 @@ function serveAgent(agent: ConnectedAgent, server: Server): void {
 /** Handles an agent's control stream. */
 function listenTo(
   agent: ConnectedAgent,
-  { registry, fronts, config: { name, mode } }: Server,
+  { groups, fronts, config: { name, mode } }: Server,
 ): void {
-  const answers = mode === undefined && fronts.some((front) => front.mode === "http-connect");
+  const answers = mode === undefined &&
+    fronts.some((front) => front.mode === "http-connect" && groups.reaches(front.group, agent));
   agent.control = startControl(agent.connection, { program: "proxy-server", name }, {
     hello: (hello) => {
       log.info("hello from agent", { ...agent.fields, ...hello });
@@ -255,8 +272,8 @@ function listenTo(
     },
     drain: () => {
       agent.isDraining = true;
-      registry.remove(agent);
-      log.info("agent is draining", { ...agent.fields, agents: registry.size });
+      groups.remove(agent);
+      log.info("agent is draining", { ...agent.fields, agents: groups.size });
     },
     violated: (error) =>
       log.error("agent violates the protocol", { ...agent.fields, error: messageOf(error) }),
@@ -286,13 +303,13 @@ function takeClient(connection: FrontClient, front: Front, server: Server): void
  * tunnel is open, or the last part of the drain begins, as long as agents are there to serve them.
  */
 async function drainClients(server: Server, closeFronts: () => Promise<void>): Promise<void> {
-  const { config, registry, agents, clients, monitor } = server;
+  const { config, groups, agents, clients, monitor } = server;
   const { drainTimeoutMs } = config;
   if (drainTimeoutMs === 0) return;
   if (clients.size === 0) await closeFronts();
   if (clients.size === 0) return;
   log.info("draining", { tunnels: clients.size, drainTimeoutMs });
-  const unserved = registry.seal();
+  const unserved = groups.seal();
   for (const agent of agents) agent.control?.drain();
   const isDrained = await drain(clients, {
     timeoutMs: drainTimeoutMs,

@@ -47,7 +47,7 @@ await runProgram({
       log.info("agent connected");
     });
     await server.start({ host: values.listenQuic.hostname, port: values.listenQuic.port });
-    const { hostname, port } = values.listenTcp ?? DEFAULT_LISTEN_TCP;
+    const { hostname, port } = values.listenTcp[0] ?? DEFAULT_LISTEN_TCP;
     using listener = Deno.listen({ hostname, port });
     const addressOf = (hostname: string, port: number) => formatAuthority({ hostname, port });
     log.info("tcp listener on {address}", { address: addressOf(hostname, listener.addr.port) });

@@ -15,7 +15,11 @@ export class UsageError extends Error {
 export class NotParsedError extends Error {
   override readonly name = "NotParsedError";
 
-  constructor(kind: "address" | "network" | "rule", text: string, problem: string) {
+  constructor(
+    kind: "address" | "network" | "rule" | "route" | "agent name",
+    text: string,
+    problem: string,
+  ) {
     super(`invalid ${kind} ${quote(text)}: ${problem}`);
   }
 }

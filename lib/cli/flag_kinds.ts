@@ -6,6 +6,9 @@ import { NotParsedError, UsageError } from "../errors.ts";
 import { type Authority, parseAuthority, type ParseAuthorityOptions } from "../net/authority.ts";
 import { type Cidr, parseCidr } from "../net/cidr.ts";
 import { parseRule, type Rule } from "../net/target_rule.ts";
+import { parseAgents } from "../server/agent_set.ts";
+import type { TcpAddress } from "../server/front.ts";
+import { parseRoute, type TargetRoute } from "../server/routes.ts";
 import {
   type Flag,
   type FlagOptions,
@@ -56,6 +59,44 @@ export function optionalAddressFlag(
     alone: true,
     commandLineOnly: options.commandLineOnly ?? false,
   };
+}
+
+/**
+ * `host:port`, or `host:port@agents` as `parseAgents()` takes them. The value has those of all
+ * occurrences.
+ */
+export function listenFlag(
+  name: string,
+  options:
+    & Readonly<ParseAuthorityOptions>
+    & { readonly help: string; readonly dependentDefault: string; readonly restricts: boolean },
+): Flag<readonly TcpAddress[]> {
+  const several = { ...options, multiple: true } as const;
+  return makeFlag<TcpAddress, typeof several>(name, several, {
+    kind: "address",
+    valueName: "host:port[@agents]",
+    defaultText: undefined,
+    parse: named((text) => {
+      const at = text.indexOf("@");
+      if (at < 0) return parseAuthority(text, options);
+      const address = parseAuthority(text.slice(0, at), options);
+      return { ...address, agents: parseAgents(text.slice(at + 1)) };
+    }),
+  });
+}
+
+/** `agents=targets`, as `parseRoute()` takes it. The value has those of all occurrences. */
+export function routeFlag(
+  name: string,
+  options: { readonly help: string },
+): Flag<readonly TargetRoute[]> {
+  const several = { ...options, multiple: true, restricts: true } as const;
+  return makeFlag<TargetRoute, typeof several>(name, several, {
+    kind: "list",
+    valueName: "agents=targets",
+    defaultText: undefined,
+    parse: named(parseRoute),
+  });
 }
 
 /** Permissions of a file in octal, such as `0660`. */

@@ -19,7 +19,9 @@ import {
   addressListFlag,
   cidrListFlag,
   fileModeFlag,
+  listenFlag,
   optionalAddressFlag,
+  routeFlag,
   ruleListFlag,
 } from "./flag_kinds.ts";
 import {
@@ -147,13 +149,17 @@ const FOR_SERVER = { required: true, requiredUnless: ["make-certs"] } as const;
 
 /** The flags of the server. */
 export const serverFlags = {
-  listenTcp: addressFlag("listen-tcp", {
+  listenTcp: listenFlag("listen-tcp", {
     dependentDefault: formatAuthority(DEFAULT_LISTEN_TCP),
     restricts: true,
     allowPortZero: true,
     allowEmptyHost: true,
     help:
-      "TCP address that clients connect to; port 0 selects a free port; off by default with --listen-tls or --uds-name",
+      "TCP address that clients connect to, and @ with the only agents that serve them, as in --agent-name or * for all; port 0 selects a free port; off by default with --listen-tls or --uds-name",
+  }),
+  routes: routeFlag("route", {
+    help:
+      "agents, as in --agent-name or * for all, and the targets that they reach, as in --allow of the agent, such as cluster-a=10.1.0.0/16,*.a.internal; clients of listeners without agents of their own are served by those of the most specific target",
   }),
   listenTls: addressFlag("listen-tls", {
     allowPortZero: true,

@@ -13,7 +13,7 @@ import { logger } from "../log.ts";
 import { Metrics } from "./metrics.ts";
 import type { Monitor } from "./monitor.ts";
 import { describeVersion, version } from "../version.ts";
-import { type ReadinessCheck, readinessOf } from "./readiness.ts";
+import { type ReadinessCheck, readinessOf, readinessOfGroups } from "./readiness.ts";
 import { statusPage, statusPageHeaders } from "./status_page/mod.ts";
 
 export interface AdminOptions {
@@ -59,7 +59,15 @@ export function startAdmin(options: AdminOptions): Admin {
   monitor.observe(metrics);
   monitor.observe(history);
 
-  const readiness = (url: URL) => answerChecks(url, readinessOf(monitor));
+  const readiness = (url: URL) => {
+    const all = readinessOf(monitor);
+    const group = url.searchParams.get("group");
+    // Each group is told, but a server is ready if it can serve one.
+    if (group === null) return answerChecks(url, all, readinessOfGroups(monitor));
+    const ofGroup = readinessOfGroups(monitor).find(({ name }) => name === `group ${group}`);
+    if (!ofGroup) return text("no such group\n", 404);
+    return answerChecks(url, all.map((check) => check.name === "agents" ? ofGroup : check));
+  };
   const status = () => currentStatus(monitor, history);
   const handlers: Readonly<Record<string, Handler>> = {
     "/livez": (url) => answerChecks(url, []),
@@ -122,15 +130,21 @@ function listen(address: Authority): Deno.TcpListener & { readonly addr: Deno.Ne
 /**
  * Responds like Kubernetes' own components: `ok`, or the failed checks. With `?verbose` all checks,
  * except those of `?exclude=`.
+ *
+ * @param further shown with `?verbose`, and not counted
  */
-function answerChecks(url: URL, all: readonly ReadinessCheck[]): Response {
+function answerChecks(
+  url: URL,
+  all: readonly ReadinessCheck[],
+  further: readonly ReadinessCheck[] = [],
+): Response {
   const excluded = url.searchParams.getAll("exclude");
   const checks = all.filter(({ name }) => !excluded.includes(name));
   const failed = checks.filter(({ problem }) => problem !== undefined);
   const status = failed.length === 0 ? 200 : 503;
   const isVerbose = url.searchParams.has("verbose");
   if (status === 200 && !isVerbose) return text("ok\n");
-  const lines = (isVerbose ? checks : failed).map(({ name, problem }) =>
+  const lines = (isVerbose ? [...checks, ...further] : failed).map(({ name, problem }) =>
     problem === undefined ? `[+]${name} ok` : `[-]${name} failed: ${problem}`
   );
   const path = url.pathname.slice(1);

@@ -10,6 +10,7 @@ import { type Peer, RESPONSIVE_MS } from "./monitor.ts";
 export abstract class ConnectedPeer implements Peer {
   abstract readonly name: string;
   abstract readonly isDraining: boolean;
+  readonly groups?: readonly string[];
   readonly since = Date.now();
   readonly alpn: string;
 

@@ -4,8 +4,8 @@
 import type { History } from "./history.ts";
 import type { Monitor, Peer, TunnelRecord } from "./monitor.ts";
 import { version } from "../version.ts";
-import { readinessOf } from "./readiness.ts";
-import type { Status, StatusPeer, StatusTunnel } from "./status.ts";
+import { readinessOf, readinessOfGroups } from "./readiness.ts";
+import type { Status, StatusGroup, StatusPeer, StatusTunnel } from "./status.ts";
 import { expiryOf } from "../tls/expiry.ts";
 
 /** Of all tunnels, these are shown. */
@@ -31,6 +31,7 @@ export function currentStatus(monitor: Monitor, history: History, now = new Date
       expiry: expiryOf(info, now),
     })),
     peers: Array.from(monitor.peers, (peer) => statusOfPeer(peer, history)),
+    groups: statusOfGroups(monitor),
     tunnels: {
       open: monitor.tunnels.size,
       latest: [...monitor.tunnels].slice(-MAX_TUNNELS).reverse().map(statusOfTunnel),
@@ -40,7 +41,7 @@ export function currentStatus(monitor: Monitor, history: History, now = new Date
 }
 
 function statusOfPeer(peer: Peer, history: History): StatusPeer {
-  const { name, address, alpn, since, isDraining, isResponsive } = peer;
+  const { name, address, groups, alpn, since, isDraining, isResponsive } = peer;
   const { streams, streamCredit, rttMs, lostPackets, sentPackets, sentBytes, receivedBytes } = peer
     .stats();
   const rates = history.ratesOf(peer);
@@ -48,6 +49,7 @@ function statusOfPeer(peer: Peer, history: History): StatusPeer {
     name,
     address,
     state: isDraining ? "draining" : isResponsive ? "serving" : "silent",
+    groups,
     alpn,
     since: new Date(since).toISOString(),
     streams,
@@ -60,6 +62,15 @@ function statusOfPeer(peer: Peer, history: History): StatusPeer {
     sentBytesPerSecond: rates.sent,
     receivedBytesPerSecond: rates.received,
   };
+}
+
+function statusOfGroups(monitor: Monitor): StatusGroup[] {
+  const checks = readinessOfGroups(monitor);
+  return monitor.groups.map((group, index) => ({
+    ...group,
+    ready: checks[index]!.problem === undefined,
+    agents: [...monitor.peers].filter(({ groups }) => groups?.includes(group.name)).length,
+  }));
 }
 
 function statusOfTunnel({ facts, connectedAt, since, carried }: TunnelRecord): StatusTunnel {

@@ -11,18 +11,20 @@ import { CLIENT_PROTOCOLS } from "../tunnel/client_protocol.ts";
 import { type Counter, type Histogram, Registry } from "prom-client";
 import type { Reason } from "../tunnel/errors.ts";
 import { failureCodes } from "../tunnel/failure.ts";
-import { MetricSet } from "./metric_set.ts";
+import { MetricSet, type ReadLabelled } from "./metric_set.ts";
 import {
   type ConnectionRefusal,
   type FrontKind,
   frontKinds,
+  type GroupFacts,
   type HandshakeResult,
   type Monitor,
   type Observer,
+  type Peer,
   type TunnelEnding,
   type TunnelRecord,
 } from "./monitor.ts";
-import { PeerTotals } from "./peer_totals.ts";
+import { labelOf, PeerTotals } from "./peer_totals.ts";
 import type { ConnectionStats } from "../quic/mod.ts";
 import { addProcessMetrics } from "./process_metrics.ts";
 import { readinessOf } from "./readiness.ts";
@@ -62,6 +64,8 @@ const commonRefusals = [
   "max-connections",
   "health-check",
   "proxy-header",
+  "bad-request",
+  "no-route",
 ] as const satisfies ConnectionRefusal[];
 const tlsRefusals = [
   "handshake",
@@ -77,6 +81,10 @@ const handshakeResults: Readonly<Record<"server" | "agent", readonly HandshakeRe
   agent: ["ok", "tls", "timeout", "error"],
 };
 
+function isServing({ isDraining, isResponsive }: Peer): boolean {
+  return !isDraining && isResponsive;
+}
+
 /** The metrics of one program. */
 export class Metrics implements Observer {
   readonly #registry = new Registry();
@@ -89,6 +97,8 @@ export class Metrics implements Observer {
   readonly #handshakes: Counter<"result">;
   readonly #accepted: Counter<"front"> | undefined;
   readonly #refused: Counter<"reason" | "front"> | undefined;
+  /** Tunnels of each group that were not connected. */
+  readonly #groupFailures = new Map<string, number>();
   readonly #byProtocol: Counter<"via"> | undefined;
   readonly #peerTotals = new PeerTotals();
   /** The connections at the last scrape, those to peers of one name together. */
@@ -101,8 +111,10 @@ export class Metrics implements Observer {
     const metrics = new MetricSet(this.#registry, prefix);
     this.#metrics = metrics;
     this.#monitor = monitor;
-    if (isServer) this.#addServer();
-    else this.#addAgent();
+    if (isServer) {
+      this.#addServer();
+      this.#addGroups();
+    } else this.#addAgent();
     this.#addState();
     this.#addConnections(isServer ? "agent" : "server");
     this.#tunnels = metrics.counter(
@@ -191,6 +203,10 @@ export class Metrics implements Observer {
     } else if (this.#monitor.isServer) {
       const cause = by === "client" ? "frontend_close" : dialFailures[reason] ?? "other";
       this.#dialFailures.inc({ reason: result ? "error_response" : cause, code: result ?? "" });
+      const { group } = facts;
+      if (group !== undefined) {
+        this.#groupFailures.set(group, (this.#groupFailures.get(group) ?? 0) + 1);
+      }
     } else if (result) this.#dialFailures.inc({ reason: result });
   }
 
@@ -212,7 +228,7 @@ export class Metrics implements Observer {
     metrics.gauge(
       "ready_backends",
       "Agents that accept tunnels and respond.",
-      () => [...peers].filter(({ isDraining, isResponsive }) => !isDraining && isResponsive).length,
+      () => [...peers].filter(isServing).length,
     );
     metrics.gauge(
       "connected_agents",
@@ -245,6 +261,35 @@ export class Metrics implements Observer {
       "quic_retries_total",
       "QUIC Retry packets sent.",
       () => monitor.datagrams?.retries ?? 0,
+    );
+  }
+
+  /** Those of several groups; where there are none, nothing. */
+  #addGroups(): void {
+    const [metrics, monitor] = [this.#metrics, this.#monitor];
+    const read = (countOf: (group: GroupFacts) => number): ReadLabelled => () =>
+      monitor.groups.map((group) => [labelOf(group.name), countOf(group)]);
+    const gauge = (name: string, help: string, countOf: (group: GroupFacts) => number) =>
+      metrics.gauges(`group_${name}`, `${help}, by group of agents.`, "group", read(countOf));
+    const agentsOf = (group: string) =>
+      [...monitor.peers].filter(({ groups }) => groups?.includes(group));
+    gauge(
+      "ready_backends",
+      "Agents that accept tunnels and respond",
+      ({ name }) => agentsOf(name).filter(isServing).length,
+    );
+    gauge("connected_agents", "Connected agents", ({ name }) => agentsOf(name).length);
+    gauge("http_connections", "Open client connections", ({ name }) => monitor.openOfGroup(name));
+    gauge(
+      "pending_opens",
+      "Clients that wait for an agent, or for a stream of one",
+      ({ waiting }) => waiting,
+    );
+    metrics.counters(
+      "group_dial_failures_total",
+      "Clients that were not connected to a target, by group of agents.",
+      "group",
+      read(({ name }) => this.#groupFailures.get(name) ?? 0),
     );
   }
 

@@ -41,7 +41,20 @@ export interface Peer {
    * may be gone.
    */
   readonly isResponsive: boolean;
+  /** Names of the groups that an agent belongs to, where a server has several. */
+  readonly groups?: readonly string[];
   stats(): ConnectionStats;
+}
+
+/** Agents of a server that serve the same clients: one of several groups. */
+export interface GroupFacts {
+  readonly name: string;
+  /** Clients that wait for one of its agents, or for a stream of one. */
+  readonly waiting: number;
+  /** Where clients connect that only it serves. */
+  readonly listeners: readonly string[];
+  /** Targets that are routed to it, the most specific first. */
+  readonly routes: readonly string[];
 }
 
 /** What is known about a tunnel so far. */
@@ -51,6 +64,8 @@ export interface TunnelFacts {
   client?: string | undefined;
   /** What it has connected to; only servers know it. */
   front?: FrontKind | undefined;
+  /** Name of the group that serves it; only servers with several know it. */
+  group?: string | undefined;
   /** The requested target; only agents know it. */
   target?: string | undefined;
   /** Protocol of the client, such as `socks5`; only agents know it. */
@@ -71,6 +86,9 @@ export type ConnectionRefusal =
   | "max-connections"
   | "health-check"
   | "proxy-header"
+  /** Of clients of listeners with routes: no request, or one for a target without a route. */
+  | "bad-request"
+  | "no-route"
   /** Of TLS clients: a handshake that has failed or took too long, or that there are too many. */
   | "handshake"
   | "handshake-limit"
@@ -169,6 +187,8 @@ export interface Sources {
   readonly knownServers?: () => number;
   /** Clients of a server that wait for an agent, or for a stream of one. */
   readonly waiting?: () => number;
+  /** Groups of a server's agents, if there are several. */
+  readonly groups?: () => readonly GroupFacts[];
   /** Limits; none where it is not known. */
   readonly capacity?: () => Readonly<Partial<Record<Bounded, number>>>;
   /** Datagrams of a server's QUIC endpoint. */
@@ -186,6 +206,8 @@ export class Monitor {
   /** Bytes of tunnels that have ended. */
   readonly #carried = { aToB: 0, bToA: 0 };
   #established = 0;
+  /** Tunnels of each group. */
+  readonly #openOfGroups = new Map<string, number>();
   readonly #observers: Observer[] = [];
   #sources: Sources = {};
   /** Whether a server has bound its listeners. */
@@ -225,6 +247,10 @@ export class Monitor {
     return this.#sources.waiting?.() ?? 0;
   }
 
+  get groups(): readonly GroupFacts[] {
+    return this.#sources.groups?.() ?? [];
+  }
+
   get capacity(): Readonly<Partial<Record<Bounded, number>>> {
     return this.#sources.capacity?.() ?? {};
   }
@@ -240,7 +266,18 @@ export class Monitor {
   begin(facts: TunnelFacts = {}): TunnelRecord {
     const tunnel = new TunnelRecord(this, facts);
     this.tunnels.add(tunnel);
+    this.#countOfGroup(facts, 1);
     return tunnel;
+  }
+
+  #countOfGroup({ group }: TunnelFacts, change: number): void {
+    if (group === undefined) return;
+    this.#openOfGroups.set(group, this.openOfGroup(group) + change);
+  }
+
+  /** Tunnels of a group, connected to their targets or not. */
+  openOfGroup(group: string): number {
+    return this.#openOfGroups.get(group) ?? 0;
   }
 
   /** @internal */
@@ -252,6 +289,7 @@ export class Monitor {
   /** @internal */
   end(tunnel: TunnelRecord, ending: TunnelEnding): void {
     if (!this.tunnels.delete(tunnel)) return;
+    this.#countOfGroup(tunnel.facts, -1);
     if (tunnel.connectedAt !== undefined) this.#established--;
     this.#carried.aToB += tunnel.carried.aToB;
     this.#carried.bToA += tunnel.carried.bToA;

@@ -40,7 +40,8 @@ function add(to: Map<string, ConnectionStats>, { name }: Peer, stats: Connection
   to.set(label, before ? sum(before, stats) : stats);
 }
 
-function labelOf(name: string): string {
+/** A name as the value of a label. */
+export function labelOf(name: string): string {
   // The format escapes line feeds itself, and no other control character.
   const text = escapeUnseen(name.slice(0, MAX_LABEL_LENGTH + 1), "\n").toWellFormed();
   return text.length <= MAX_LABEL_LENGTH

@@ -3,7 +3,7 @@
 
 import type { FileCertificate } from "../tls/files.ts";
 import { usabilityOf } from "../tls/usability.ts";
-import type { Monitor } from "./monitor.ts";
+import type { Monitor, Peer } from "./monitor.ts";
 
 /** A condition for a program to serve clients. */
 export interface ReadinessCheck {
@@ -14,21 +14,29 @@ export interface ReadinessCheck {
 
 /** All conditions for a program to serve clients. It is ready when none has a problem. */
 export function readinessOf(monitor: Monitor, now = new Date()): readonly ReadinessCheck[] {
-  const { isServer } = monitor;
+  const { isServer, peers } = monitor;
   const listeners = monitor.isListening ? undefined : "not listening yet";
   return [
     ...(isServer ? [{ name: "listeners", problem: listeners }] : []),
-    { name: isServer ? "agents" : "servers", problem: peersProblem(monitor) },
+    { name: isServer ? "agents" : "servers", problem: peersProblem(isServer, [...peers]) },
     { name: "certificates", problem: certificatesProblem(monitor.certificates, now) },
     { name: "draining", problem: monitor.isDraining ? "shutting down" : undefined },
   ];
 }
 
-function peersProblem({ isServer, peers }: Monitor): string | undefined {
-  const serving = [...peers].filter(({ isDraining }) => !isDraining);
+/** Whether each of a server's groups, if there are several, has agents to serve its clients. */
+export function readinessOfGroups({ groups, peers }: Monitor): readonly ReadinessCheck[] {
+  return groups.map(({ name }) => ({
+    name: `group ${name}`,
+    problem: peersProblem(true, [...peers].filter(({ groups }) => groups?.includes(name))),
+  }));
+}
+
+function peersProblem(isServer: boolean, peers: readonly Peer[]): string | undefined {
+  const serving = peers.filter(({ isDraining }) => !isDraining);
   if (serving.some(({ isResponsive }) => isResponsive)) return undefined;
   const none = isServer ? "no agent is connected" : "not connected to a server";
-  if (peers.size === 0) return none;
+  if (peers.length === 0) return none;
   return serving.length === 0 ? `${none} that accepts tunnels` : `${none} that responds`;
 }
 

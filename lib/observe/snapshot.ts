@@ -9,8 +9,12 @@ const MAX_TUNNELS = 1_000;
 
 const log = logger("snapshot");
 
-/** Logs the state of a program: a line per peer and tunnel, oldest first, and their numbers. */
-export function logSnapshot({ peers, tunnels, established }: Monitor): void {
+/** Logs the state of a program: a line per group, peer and tunnel, oldest first, and their numbers. */
+export function logSnapshot({ peers, tunnels, groups, established }: Monitor): void {
+  for (const { name, waiting } of groups) {
+    const ofGroup = [...peers].filter(({ groups }) => groups?.includes(name));
+    log.info("group", { name, agents: ofGroup.length, waiting });
+  }
   for (const peer of peers) {
     const { name, address, alpn, isDraining, isResponsive } = peer;
     const { streams, rttMs, lostPackets, sentPackets } = peer.stats();
@@ -29,10 +33,11 @@ export function logSnapshot({ peers, tunnels, established }: Monitor): void {
     });
   }
   for (const { facts, connectedAt, since, carried } of [...tunnels].slice(0, MAX_TUNNELS)) {
-    const { id, client, target, peer } = facts;
+    const { id, client, group, target, peer } = facts;
     log.info("tunnel", {
       tunnel: id,
       client,
+      group,
       target,
       peer,
       state: connectedAt === undefined ? "connecting" : "open",

@@ -17,6 +17,8 @@ export interface Status {
   readonly certificates: readonly StatusCertificate[];
   /** Agents of a server, or servers of an agent. */
   readonly peers: readonly StatusPeer[];
+  /** Groups of a server's agents, if there are several. */
+  readonly groups: readonly StatusGroup[];
   readonly tunnels: {
     readonly open: number;
     /** The latest of them, newest first, at most 200. */
@@ -47,6 +49,8 @@ export interface StatusPeer {
   readonly name: string;
   readonly address: string;
   readonly state: "serving" | "draining" | "silent";
+  /** Groups that an agent belongs to, where a server has several. */
+  readonly groups?: readonly string[] | undefined;
   readonly alpn: string;
   readonly since: string;
   readonly streams: number;
@@ -64,11 +68,26 @@ export interface StatusPeer {
   readonly receivedBytesPerSecond: number;
 }
 
+export interface StatusGroup {
+  readonly name: string;
+  readonly ready: boolean;
+  /** Connected agents. */
+  readonly agents: number;
+  /** Clients that wait for one. */
+  readonly waiting: number;
+  /** Where clients connect that only it serves. */
+  readonly listeners: readonly string[];
+  /** Targets that are routed to it. */
+  readonly routes: readonly string[];
+}
+
 export interface StatusTunnel {
   readonly id?: string | undefined;
   readonly client?: string | undefined;
   /** The kind of listener that it has connected to; only servers know it. */
   readonly front?: FrontKind | undefined;
+  /** The group of agents that serves it; only servers with several know it. */
+  readonly group?: string | undefined;
   /** Only agents know it. */
   readonly target?: string | undefined;
   readonly peer?: string | undefined;

@@ -19,6 +19,8 @@ export interface Occupancy {
   readonly maxAgents: number;
   /** Agents that accept tunnels now. */
   readonly active: number;
+  /** Whether a listener or a route leads to it. */
+  readonly isOfUse: boolean;
   /** All connected agents, including draining ones. */
   readonly connected: number;
   readonly isStopping: boolean;
@@ -31,11 +33,17 @@ export interface Occupancy {
  */
 export function rejectionOf(
   { isAllowed }: { readonly isAllowed: boolean },
-  { maxAgents, active, connected, isStopping }: Occupancy,
+  { maxAgents, active, isOfUse, connected, isStopping }: Occupancy,
 ): Rejection | undefined {
   if (!isAllowed) {
     const reason = "not admitted: no name in the certificate matches --agent-name";
     const hint = "add one of its names to --agent-name";
+    return { result: "not-admitted", code: CloseCode.NotAdmitted, reason, hint };
+  }
+  if (!isOfUse) {
+    const reason = "not admitted: no name in the certificate is of a --route or a --listen-tcp";
+    const hint =
+      "add one of its alternative names to a --route or a --listen-tcp; a common name counts only without them";
     return { result: "not-admitted", code: CloseCode.NotAdmitted, reason, hint };
   }
   if (isStopping) return refused("the server is draining");

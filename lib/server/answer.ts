@@ -9,6 +9,7 @@ import { formatRefusal } from "../tunnel/connect_response.ts";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import type { PipeResult } from "../tunnel/pipe.ts";
 import { NotConnectedError, serverFailures } from "../tunnel/failure.ts";
+import { SocksRefusedError } from "./asked_target.ts";
 
 /** Name of the server in Proxy-Status. */
 const PROXY_NAME = "quic-tunnel-server";
@@ -21,6 +22,7 @@ const MAX_DROPPED_BYTES = 1 << 20;
 
 /** The answer to a client whose tunnel was not connected. */
 export function answerTo(error: unknown): Uint8Array<ArrayBuffer> {
+  if (error instanceof SocksRefusedError) return error.answer;
   if (error instanceof NotConnectedError) return formatRefusal(error, PROXY_NAME);
   const { reason } = endingOf(error, "target", "server");
   const { status, proxyError, words } = serverFailures[reason] ?? serverFailures.error;

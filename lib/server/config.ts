@@ -7,9 +7,10 @@ import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import type { PathOptions, TlsIdentity, TlsSource } from "../quic/mod.ts";
 import type { TlsMaterial } from "../tls/files.ts";
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
-import type { FrontMode } from "./front.ts";
+import type { FrontMode, TcpAddress } from "./front.ts";
 import type { RegistryOptions } from "./registry.ts";
 import type { RoutePolicy } from "./route.ts";
+import type { TargetRoute } from "./routes.ts";
 
 /** What a server is started with: the values of its flags. */
 export interface ServerConfig
@@ -18,9 +19,15 @@ export interface ServerConfig
     TunnelTimeouts,
     TcpKeepaliveOptions,
     PathOptions,
-    Omit<RegistryOptions, "random"> {
-  /** Where clients connect on TCP. @default {0.0.0.0:8443 if there is no other front, else nowhere} */
-  readonly listenTcp?: Authority | undefined;
+    Omit<RegistryOptions, "random" | "group"> {
+  /**
+   * Where clients connect on TCP, and to which agents.
+   *
+   * @default {0.0.0.0:8443 if there is no other front, else nowhere}
+   */
+  readonly listenTcp: readonly TcpAddress[];
+  /** Which agents reach which targets, for the clients of fronts without agents of their own. */
+  readonly routes: readonly TargetRoute[];
   /** Where clients connect with TLS. */
   readonly listenTls?: Authority | undefined;
   /** Certificates and key for it, as they are at the start of each handshake. */

@@ -12,6 +12,8 @@ import type { Agent } from "./registry.ts";
 export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   /** Those in its certificate: DNS names, URIs, common names and IP addresses. */
   readonly names: readonly string[];
+  /** Those of them that say which groups it belongs to. */
+  readonly entitled: readonly string[];
   /** Whether its certificate has an admitted name. */
   readonly isAllowed: boolean;
   /**
@@ -22,6 +24,8 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   readonly fingerprint: string;
   /** Whether it has announced that it accepts no more tunnels. */
   override isDraining = false;
+  /** Names of the groups that it belongs to, where there are several. */
+  override groups: readonly string[] = [];
   /** Its control streams, in the dialect that has some. */
   control: Control | undefined;
 
@@ -29,8 +33,9 @@ export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
   constructor(connection: QuicConnection, allowed: readonly string[] = []) {
     super(connection);
     const certificate = connection.peerCertificates?.[0] ?? NO_BYTES;
-    const { names, isAllowed, name } = peerNamesOf(certificate, allowed);
+    const { names, entitled, isAllowed, name } = peerNamesOf(certificate, allowed);
     this.names = names;
+    this.entitled = entitled;
     this.isAllowed = isAllowed;
     this.name = name;
     this.fingerprint = fingerprintOf(certificate);

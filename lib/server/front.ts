@@ -6,6 +6,7 @@ import type { Authority } from "../net/authority.ts";
 import type { SocketAddress } from "../net/ip_address.ts";
 import type { FrontKind } from "../observe/monitor.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
+import type { AgentSet } from "./agent_set.ts";
 
 /**
  * What a front knows of its clients: nothing, or that they speak CONNECT and wait for the answer.
@@ -14,9 +15,17 @@ import type { Duplex } from "../tunnel/duplex.ts";
 export const frontModes = ["raw", "http-connect"] as const;
 export type FrontMode = typeof frontModes[number];
 
-/** The mode of a front, which `--mode` sets for all. */
-export function modeOf(kind: FrontKind, mode: FrontMode | undefined): FrontMode {
-  return mode ?? (kind === "tcp" ? "raw" : "http-connect");
+/**
+ * The mode of a front, which `--mode` sets for all.
+ *
+ * @param isRouted whether its clients have to say what they want, for their route
+ */
+export function modeOf(
+  kind: FrontKind,
+  mode: FrontMode | undefined,
+  isRouted = false,
+): FrontMode {
+  return mode ?? (kind === "tcp" && !isRouted ? "raw" : "http-connect");
 }
 
 /** How long a client waits for an agent, unless `--agent-wait` sets it. */
@@ -24,6 +33,12 @@ export const AGENT_WAIT_MS: Readonly<Record<FrontMode, number>> = { raw: 2_000, 
 
 /** Where clients connect to if there is no other front. */
 export const DEFAULT_LISTEN_TCP: Authority = { hostname: "0.0.0.0", port: 8443 };
+
+/** Where clients connect on TCP. */
+export interface TcpAddress extends Authority {
+  /** The only agents that serve them. */
+  readonly agents?: AgentSet;
+}
 
 /** A connection of a client. */
 export interface FrontClient {
@@ -43,6 +58,8 @@ export interface FrontClient {
 export interface Front {
   readonly kind: FrontKind;
   readonly mode: FrontMode;
+  /** Name of the group that serves its clients; without one, routes or other agents do. */
+  readonly group?: string | undefined;
   /** Where it listens, for the log. */
   readonly address: string;
   /** More of it for the log. */

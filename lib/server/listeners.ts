@@ -10,7 +10,8 @@ import { listenOn } from "../net/listen_on.ts";
 import { listenUnix, UnixSocketError } from "../net/unix_listener.ts";
 import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
 import type { ServerConfig } from "./config.ts";
-import { DEFAULT_LISTEN_TCP, type Front, modeOf } from "./front.ts";
+import { type AgentSet, nameOfAgents } from "./agent_set.ts";
+import { DEFAULT_LISTEN_TCP, type Front, modeOf, type TcpAddress } from "./front.ts";
 import { TcpFront } from "./tcp_front.ts";
 import { TlsFront, type TlsFrontOptions } from "./tls_front.ts";
 import { UnixFront } from "./unix_front.ts";
@@ -22,6 +23,7 @@ const TCP_BACKLOG = 4_096;
 export type FrontsConfig = Pick<
   ServerConfig,
   | "listenTcp"
+  | "routes"
   | "listenTls"
   | "clientTls"
   | "clientNames"
@@ -36,9 +38,18 @@ export type FrontsConfig = Pick<
 /** Where a server listens for clients on TCP: not by default if it has another front. */
 export function listenTcpOf(
   { listenTcp, listenTls, udsName }: Pick<FrontsConfig, "listenTcp" | "listenTls" | "udsName">,
-): Authority | undefined {
+): readonly TcpAddress[] {
   const hasOther = listenTls !== undefined || udsName !== undefined;
-  return listenTcp ?? (hasOther ? undefined : DEFAULT_LISTEN_TCP);
+  return listenTcp.length > 0 || hasOther ? listenTcp : [DEFAULT_LISTEN_TCP];
+}
+
+/** The agents of each front, undefined for those without a group. */
+export function agentsOfFronts(
+  config: Pick<FrontsConfig, "listenTcp" | "listenTls" | "udsName">,
+): readonly (AgentSet | undefined)[] {
+  const { listenTls, udsName } = config;
+  const others = [listenTls, udsName].filter((front) => front !== undefined);
+  return [...listenTcpOf(config).map(({ agents }) => agents), ...others.map(() => undefined)];
 }
 
 /**
@@ -55,15 +66,20 @@ export async function openFronts(
 ): Promise<readonly Front[]> {
   const fronts: Front[] = [];
   const add = (front: Front) => fronts.push(opened.adopt(front, (front) => front.close()));
-  const listenTcp = listenTcpOf(config);
-  if (listenTcp) add(openTcpFront(listenTcp, config));
+  for (const address of listenTcpOf(config)) add(openTcpFront(address, config));
   if (config.listenTls) add(openTlsFront(config.listenTls, config, observed));
   if (config.udsName !== undefined) add(await openUnixFront(config.udsName, config));
   return fronts;
 }
 
-function openTcpFront(address: Authority, { mode, tcpKeepaliveMs }: FrontsConfig): TcpFront {
-  return new TcpFront(listenTcp("--listen-tcp", address), modeOf("tcp", mode), tcpKeepaliveMs);
+function openTcpFront(
+  { agents, ...address }: TcpAddress,
+  { mode, routes, tcpKeepaliveMs }: FrontsConfig,
+): TcpFront {
+  const isRouted = routes.length > 0 && agents === undefined;
+  const listener = listenTcp("--listen-tcp", address);
+  const group = agents && nameOfAgents(agents);
+  return new TcpFront(listener, modeOf("tcp", mode, isRouted), tcpKeepaliveMs, group);
 }
 
 function openTlsFront(

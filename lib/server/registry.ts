@@ -29,6 +29,8 @@ export interface RegistryOptions {
   readonly balance: Balance;
   /** Callers that may wait at a time. */
   readonly maxPending: number;
+  /** What its agents are called in error messages, if they are not all. */
+  readonly group?: string | undefined;
   /** Source of numbers from 0 up to 1. @default {Math.random} */
   readonly random?: () => number;
 }
@@ -63,6 +65,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   readonly #balance: Balance;
   /** Callers that may wait. */
   readonly maxPending: number;
+  readonly #of: string;
   readonly #random: () => number;
   #next = 0;
   #sealed = false;
@@ -72,6 +75,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   constructor(options: RegistryOptions) {
     this.#balance = options.balance;
     this.maxPending = options.maxPending;
+    this.#of = options.group === undefined ? "" : ` of ${options.group}`;
     this.#random = options.random ?? Math.random;
   }
 
@@ -221,7 +225,7 @@ export class AgentRegistry<A extends Agent<Stream>, Stream> {
   #lack(except: ReadonlySet<A>): string {
     const other = except.size > 0 ? "other " : "";
     return this.#hasOther(except)
-      ? `no ${other}agent has a free stream`
-      : `no ${other}agent is connected`;
+      ? `no ${other}agent${this.#of} has a free stream`
+      : `no ${other}agent${this.#of} is connected`;
   }
 }

@@ -14,14 +14,16 @@ import type { QuicStream } from "../quic/mod.ts";
 import { pipeDuplex, type TunnelTimeouts } from "../tunnel/pipe.ts";
 import type { ConnectedAgent } from "./connected_agent.ts";
 import { answerTo, giveAnswer, OwnAnswer } from "./answer.ts";
+import { askedTarget } from "./asked_target.ts";
 import type { Front, FrontClient, FrontMode } from "./front.ts";
+import { type AgentGroups, NoRouteError } from "./groups.ts";
 import { identifyClient } from "./identify_client.ts";
-import { type AgentRegistry, NoAgentError } from "./registry.ts";
+import { NoAgentError } from "./registry.ts";
 import { Route, type RoutePolicy } from "./route.ts";
 
 /** What all clients of a server have in common. */
 export interface ClientService {
-  readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
+  readonly groups: AgentGroups<ConnectedAgent, QuicStream>;
   /** By the mode of the front. */
   readonly routePolicies: Readonly<Record<FrontMode, RoutePolicy>>;
   readonly timeouts: TunnelTimeouts;
@@ -44,10 +46,10 @@ const NO_AGENT_HINT =
 /** Finds an agent for a client and forwards its bytes until the end. Never rejects. */
 export async function serveClient(
   connection: FrontClient,
-  { kind: front, mode }: Pick<Front, "kind" | "mode">,
+  { kind: front, mode, group: groupOfFront }: Pick<Front, "kind" | "mode" | "group">,
   service: ClientService,
 ): Promise<void> {
-  const { registry, monitor, log, stopping, ended: signal } = service;
+  const { groups, monitor, log, stopping, ended: signal } = service;
   const since = performance.now();
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
   const { carrier, remote } = connection;
@@ -56,19 +58,33 @@ export async function serveClient(
     front,
   };
   let record: TunnelRecord | undefined;
+  let group = groups.ofFront(groupOfFront);
+  const isRouted = group === undefined;
+  let isAsked = false;
   const stopListening = onAbort(signal, () => carrier.abort());
   try {
     const client = await identifyClient(connection, service.acceptProxyProtocol);
-    if (!client) {
+    let bytes = client?.carrier;
+    const open = { tunnelId, client: client?.address, listener: client?.listener };
+    const own = openFields(open);
+    if (client) {
+      const { via } = client;
+      fields = { ...own, front, name: connection.name, via: via && formatSocketAddress(via) };
+    }
+    if (isRouted && bytes) {
+      isAsked = true;
+      const asking = await askedTarget(bytes);
+      bytes = asking?.carrier;
+      group = asking && groups.ofTarget(asking.target);
+    }
+    if (!bytes || !group) {
       monitor.notify((observer) => observer.refused?.("health-check", front));
       log.debug("health check", fields);
       return await carrier[Symbol.asyncDispose]();
     }
-    const { address, listener, via } = client;
-    const open = { tunnelId, client: address, listener };
-    const own = openFields(open);
-    fields = { ...own, front, name: connection.name, via: via && formatSocketAddress(via) };
-    record = monitor.begin({ id: own.tunnel, client: own.client, front });
+    const { name, registry } = group;
+    if (name !== undefined) fields = { ...fields, group: name };
+    record = monitor.begin({ id: own.tunnel, client: own.client, front, group: name });
     log.debug("accepted {front} connection", { ...fields, front });
     record.span = startTunnelSpan("server", open);
     const { timeouts } = service;
@@ -84,7 +100,7 @@ export async function serveClient(
       facts.peer = route.agent;
       if (!route.failure) record?.connected();
     }, () => {});
-    const piped = await pipeDuplex(client.carrier, tunnel, {
+    const piped = await pipeDuplex(bytes, tunnel, {
       timeouts,
       connected,
       signal,
@@ -96,14 +112,23 @@ export async function serveClient(
     log.debug("tunnel ended", { ...fields, ...route.fields, ...summary });
     record.end({ ...summary, result: route.failure });
   } catch (error) {
-    const isAnswered = record !== undefined && mode === "http-connect" && !signal.aborted;
+    const isHeard = record !== undefined || isAsked;
+    const isAnswered = isHeard && mode === "http-connect" && !signal.aborted;
     if (!isAnswered) carrier.abort();
     const durationMs = Math.round(performance.now() - since);
     const ending = endingOf(error, "client", "server");
     if (record) record.end(signal.aborted ? { by: "server", reason: "stopped" } : ending);
-    else monitor.notify((observer) => observer.refused?.("proxy-header", front));
+    else {
+      const refusal = !isAsked
+        ? "proxy-header"
+        : error instanceof NoRouteError
+        ? "no-route"
+        : "bad-request";
+      monitor.notify((observer) => observer.refused?.(refusal, front));
+    }
     const line = { ...fields, durationMs, ...ending };
-    const lacksAgents = error instanceof NoAgentError && registry.size === 0 && !stopping.aborted;
+    const lacksAgents = error instanceof NoAgentError && group?.registry.size === 0 &&
+      !stopping.aborted;
     const hint = lacksAgents ? NO_AGENT_HINT : undefined;
     if (signal.aborted) {
       log.debug("client refused", { ...line, by: "server", reason: "stopped" });

@@ -17,7 +17,12 @@ export class TcpFront implements Front {
   readonly #keepaliveMs: number;
 
   /** @param keepaliveMs idle time until a client is probed, 0 for no probes */
-  constructor(listener: Deno.TcpListener, readonly mode: FrontMode, keepaliveMs: number) {
+  constructor(
+    listener: Deno.TcpListener,
+    readonly mode: FrontMode,
+    keepaliveMs: number,
+    readonly group?: string,
+  ) {
     this.#listener = listener;
     this.#keepaliveMs = keepaliveMs;
     this.addr = listener.addr as Deno.NetAddr;

@@ -82,6 +82,8 @@ export interface Certificate {
   readonly hasAlternativeNames: boolean;
   readonly dnsNames: string[];
   readonly commonNames: string[];
+  /** Alternative names that are URIs. */
+  readonly uris: string[];
   /** Alternative names of 4 or 16 bytes. */
   readonly ipAddresses: Uint8Array[];
   /** Value of the extension, in DER. */
@@ -121,6 +123,7 @@ export function readCertificate(der: Uint8Array): Certificate {
     const names = alternative === undefined ? [] : sequenceOf(alternative);
     const textsOf = (tag: number) => names.filter((name) => name.tag === tag).map(derText);
     const dnsNames = textsOf(0x82);
+    const uris = textsOf(0x86);
     const commonNames = commonNamesOf(subject);
     const ipAddresses = names.filter(isIpName).map(({ body }) => body);
     const usage = extensions.get(OID.keyUsage);
@@ -134,7 +137,7 @@ export function readCertificate(der: Uint8Array): Certificate {
           ...new Set([
             // A DNS name in the form of an IP address stands for none (RFC 9525, section 6.5).
             ...dnsNames.filter((name) => !isIpAddress(name)),
-            ...textsOf(0x86),
+            ...uris,
             ...commonNames,
             ...ipAddresses.map(formatIp),
           ]),
@@ -152,6 +155,7 @@ export function readCertificate(der: Uint8Array): Certificate {
       hasAlternativeNames: alternative !== undefined,
       dnsNames,
       commonNames,
+      uris,
       ipAddresses,
       nameConstraints: extensions.get(OID.nameConstraints),
       signs: usage === undefined || (derItems(usage)[0]!.body[1]! & 0x80) !== 0,

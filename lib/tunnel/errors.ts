@@ -18,6 +18,7 @@ export type Party = "client" | "server" | "agent" | "target";
  * - `refused`: there was never a connection to the target, for a cause of `by`'s that `result`
  *   tells
  * - `no-agent`: no agent was there in time, or none with room for a stream
+ * - `no-route`: the server has no route for the target
  * - `connect-timeout`: no agent has connected the target in time
  * - `moved`: the server has tried another agent instead
  * - `stopped`: `by` was told to stop
@@ -34,6 +35,7 @@ export type Reason =
   | "write-timeout"
   | "refused"
   | "no-agent"
+  | "no-route"
   | "connect-timeout"
   | "moved"
   | "stopped"

@@ -102,6 +102,7 @@ export const failures = {
 /** How a server answers where no agent has, by how the tunnel ended; `error` is for all others. */
 export const serverFailures: ServerFailures = {
   "no-agent": { status: 503, proxyError: "destination_unavailable" },
+  "no-route": { status: 502, proxyError: "destination_not_found" },
   "connect-timeout": { status: 504, proxyError: "connection_timeout" },
   "connection-lost": {
     status: 503,

@@ -135,6 +135,37 @@ Deno.test("checkServer() tries the listeners for clients that there are to be", 
   assert(taken.lines.some((line) => line.startsWith("ok") && line.includes("tcp address")));
 });
 
+Deno.test("checkServer() prints the routes as they are understood", async () => {
+  const check = (...flags: string[]) =>
+    report(
+      programFlags.serverFlags,
+      checkServer,
+      { "listen-quic": "127.0.0.1:0", ...files.server() },
+      "--listen-tcp=127.0.0.1:0",
+      ...flags,
+    );
+  const { isWell, lines } = await check(
+    "--listen-tcp=127.0.0.1:0@Bastion",
+    "--route=*=*",
+    "--route=cluster-a=10.1.0.0/16,10.0.0.0/8",
+    "--route=cluster-b=10.1.0.0/17,10.1.128.0/17,10.0.0.0/8",
+  );
+  assert(isWell, lines.join("\n"));
+  assert(lines.some((line) => /^ok +tcp address 127.0.0.1:0 of bastion: /.test(line)));
+  const routes = lines.filter((line) => / (?:groups|route) /.test(line))
+    .map((line) => line.replace(/ \(\d+ ms\)$/, "").replace(/ +/, " "));
+  assertEquals(routes, [
+    "ok groups of agents: bastion; cluster-b; cluster-a; cluster-a,cluster-b; *",
+    "ok route 10.1.0.0/17: cluster-b, before 10.1.0.0/16 of cluster-a",
+    "ok route 10.1.128.0/17: cluster-b, before 10.1.0.0/16 of cluster-a",
+    "warn route 10.1.0.0/16: cluster-a, before 10.0.0.0/8 of cluster-a,cluster-b; " +
+    "never matches: more specific routes have all of it",
+    "ok route 10.0.0.0/8: cluster-a,cluster-b, before * of *",
+    "ok route *: *",
+  ]);
+  assertFix(await check("--route=a=*", "--mode=raw"), /groups of agents/, /--mode=raw/);
+});
+
 Deno.test("a check judges files before anything else, and says which is wrong", async () => {
   await files.issue("expired", { notBefore: inDays(-3), notAfter: inDays(-1) });
   await files.issue("early", { notBefore: inDays(1), notAfter: inDays(3) });

@@ -219,6 +219,36 @@ test("parseFlags() reads integers exactly, and keeps the host and the port of an
   }
 });
 
+test("parseFlags() reads each listener with its agents, and each route", () => {
+  const files = ["--cert-file=c", "--cert-key=k", "--client-ca-file=a"];
+  const { listenTcp, routes } = valuesOf(serverFlags, [
+    ...files,
+    "--listen-tcp=:1",
+    "--listen-tcp",
+    "[::1]:2@db-*,B",
+    "--route=a=10.0.0.0/8,*.a:1-2",
+    "-route",
+    "*=*",
+  ]);
+  assertEquals(listenTcp, [
+    { hostname: "", port: 1 },
+    { hostname: "::1", port: 2, agents: ["b", "db-*"] },
+  ]);
+  const [any, ofA] = [parseRule("*"), [parseRule("10.0.0.0/8"), parseRule("*.a:1-2")]];
+  assertEquals(routes, [{ agents: ["a"], targets: ofA }, { agents: ["*"], targets: [any] }]);
+  const env = { QRHT_LISTEN_TCP: ":3@a", QRHT_ROUTE: "a=*" };
+  assertEquals(valuesOf(serverFlags, files, env).listenTcp[0]!.agents, ["a"]);
+  assertEquals(valuesOf(serverFlags, [...files, "--listen-tcp=:4"], env).listenTcp.length, 1);
+  for (
+    const wrong of ["--listen-tcp=:1@", "--listen-tcp=x@a", "--listen-tcp=:1@a*b", "--route=a"]
+  ) {
+    assertStringIncludes(
+      messageFor([...files, wrong], {}, serverFlags),
+      `flag ${wrong.split("=")[0]}: `,
+    );
+  }
+});
+
 test("parseFlags() refuses positional arguments", () => {
   assertEquals(messageFor(["foo"]), 'unexpected argument "foo"');
   assertEquals(messageFor(["--size=1", "foo", "--bar"]), 'unexpected argument "foo"');
@@ -601,7 +631,8 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
   const files = ["--cert-file=c", "--cert-key", "k"];
   assertEquals(valuesOf(serverFlags, [...files, "-client-ca-file=a"]), {
     ...common,
-    listenTcp: undefined,
+    listenTcp: [],
+    routes: [],
     listenTls: undefined,
     tlsCertFile: undefined,
     tlsCertKey: undefined,

@@ -128,6 +128,30 @@ test("startAdmin() tells every check with ?verbose, but for those of ?exclude", 
   }
 });
 
+test("startAdmin() tells each group, and is ready if one is", async ({ get, monitor }) => {
+  const group = (name: string) => ({ name, waiting: 0, listeners: [], routes: [] });
+  monitor.readFrom({ groups: () => [group("a"), group("db-*,b")] });
+  monitor.peers.add(Object.assign(fakePeer("x"), { groups: ["db-*,b"] }));
+  const cases = [
+    ["/readyz", 200, "ok\n"],
+    ["/readyz?group=db-*,b", 200, "ok\n"],
+    ["/readyz?group=a", 503, "[-]group a failed: no agent is connected\n"],
+    ["/readyz?group=b", 404, "no such group\n"],
+    [
+      "/readyz?verbose",
+      200,
+      "[+]listeners ok\n[+]agents ok\n[+]certificates ok\n[+]draining ok\n" +
+      "[-]group a failed: no agent is connected\n[+]group db-*,b ok\nreadyz check passed\n",
+    ],
+  ] as const;
+  for (const [path, ...expected] of cases) {
+    const { status, body } = await get(path);
+    assertEquals([status, body], expected, path);
+  }
+  monitor.isDraining = true;
+  assertEquals((await get("/readyz?group=db-*,b")).status, 503);
+});
+
 test("startAdmin() serves metrics as Prometheus reads them", async ({ get }) => {
   const { status, headers, body } = await get("/metrics");
   assertEquals(status, 200);

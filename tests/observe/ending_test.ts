@@ -13,6 +13,7 @@ import {
   StreamResetError,
   StreamStoppedError,
 } from "../../lib/quic/mod.ts";
+import { NoRouteError } from "../../lib/server/groups.ts";
 import { NoAgentError } from "../../lib/server/registry.ts";
 import { ConnectTimeoutError } from "../../lib/server/retrying_tunnel.ts";
 
@@ -101,6 +102,7 @@ const cases: readonly (readonly [error: unknown, atServer: string, atAgent: stri
   [new NotConnectedError("draining", "no"), "agent refused", "agent refused"],
   [new NotConnectedError("bad-request", "no"), "client refused", "client refused"],
   [new NoAgentError("none"), "server no-agent", "agent no-agent"],
+  [new NoRouteError({ hostname: "a", port: 1 }), "server no-route", "agent no-route"],
   [new ProxyHeaderError("no header"), "target protocol-error", "client protocol-error"],
   [new Deno.errors.ConnectionReset("reset"), "target reset", "client reset"],
   [new Deno.errors.ConnectionAborted("aborted"), "target reset", "client reset"],

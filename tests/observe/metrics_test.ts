@@ -318,6 +318,33 @@ Deno.test("Metrics count an agent out that does not answer, and one that drains"
   assertEquals(await gauges.value("connected_agents"), 1);
 });
 
+Deno.test("Metrics have the agents and clients of each group, and none without groups", async () => {
+  const gauges = new Scrapes("proxy-server");
+  const { monitor } = gauges;
+  const ofGroups = async () =>
+    samplesOf(await gauges.metrics.text()).filter(({ labels }) => labels.group !== undefined)
+      .map(({ name, labels, value }) => `${name.split("_group_")[1]} ${labels.group} ${value}`);
+  assertEquals(await ofGroups(), []);
+  const group = (name: string, waiting: number) => ({ name, waiting, listeners: [], routes: [] });
+  monitor.readFrom({ groups: () => [group("a", 3), group("x".repeat(200), 0)] });
+  const [one, other] = [fakePeer("1"), fakePeer("2")];
+  other.isDraining = true;
+  for (const peer of [one, other]) monitor.peers.add(Object.assign(peer, { groups: ["a"] }));
+  monitor.begin({ group: "a" }).end({ by: "server", reason: "no-agent" });
+  monitor.begin({ group: "a" });
+  monitor.begin();
+  const values = await ofGroups();
+  assertEquals(values.filter((value) => value.includes(" a ")), [
+    "ready_backends a 1",
+    "connected_agents a 2",
+    "http_connections a 1",
+    "pending_opens a 3",
+    "dial_failures_total a 1",
+  ]);
+  const long = `${"x".repeat(127)}…`;
+  assertEquals(values.filter((value) => value.endsWith(` ${long} 0`)).length, 5);
+});
+
 Deno.test("Metrics have each number of a connection under its own name", async () => {
   const gauges = new Scrapes("proxy-agent");
   const stats = {
@@ -451,7 +478,13 @@ Deno.test("Metrics have what is known of some labels from the start", async () =
     ...["ok", "tls", "timeout", "not-admitted", "refused", "error"]
       .map((result) => `server_handshakes_total ${result} 0`),
     ...["tcp", "tls", "unix"].flatMap((front) => {
-      const common = ["max-connections", "health-check", "proxy-header"];
+      const common = [
+        "max-connections",
+        "health-check",
+        "proxy-header",
+        "bad-request",
+        "no-route",
+      ];
       const ofTls = ["handshake", "handshake-limit", "certificate", "not-admitted"];
       return [...common, ...(front === "tls" ? ofTls : [])]
         .map((reason) => `server_refused_connections_total ${reason} ${front} 0`);

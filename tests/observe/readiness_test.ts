@@ -5,7 +5,7 @@ import { assertEquals } from "@std/assert";
 import { Monitor } from "../../lib/observe/monitor.ts";
 import type { FileCertificate } from "../../lib/tls/files.ts";
 import type { ProgramName } from "../../lib/version.ts";
-import { readinessOf } from "../../lib/observe/readiness.ts";
+import { readinessOf, readinessOfGroups } from "../../lib/observe/readiness.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";
 
 const NOW = new Date("2026-06-01T12:00:00Z");
@@ -58,6 +58,19 @@ test("needs one peer that takes tunnels and answers, whatever the others do", ()
   const agent = started("proxy-agent");
   agent.peers.add(silent);
   assertEquals(problemsOf(agent), ["servers: not connected to a server that responds"]);
+});
+
+test("tells each group, of which a server needs one", () => {
+  const monitor = started();
+  const group = (name: string) => ({ name, waiting: 0, listeners: [], routes: [] });
+  monitor.readFrom({ groups: () => [group("a"), group("b,c")] });
+  monitor.peers.add(Object.assign(fakePeer("x"), { groups: ["b,c"] }));
+  assertEquals(problemsOf(monitor), []);
+  assertEquals(readinessOfGroups(monitor), [
+    { name: "group a", problem: "no agent is connected" },
+    { name: "group b,c", problem: undefined },
+  ]);
+  assertEquals(readinessOfGroups(started()), []);
 });
 
 test("names each certificate that has expired, by its flag", () => {

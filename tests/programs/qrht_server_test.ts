@@ -55,7 +55,7 @@ const addressOf = (addr: Deno.NetAddr) => socketAddress(addr.hostname, addr.port
 
 for (const hostname of ["127.0.0.1", "::1"]) {
   test(`runServer() tells an agent of a client at once, and who it is (${hostname})`, async (net) => {
-    const { server, agent } = await net.serverAndAgent({ listenTcp: { hostname, port: 0 } });
+    const { server, agent } = await net.serverAndAgent({ listenTcp: [{ hostname, port: 0 }] });
     const { client, from, to } = await net.clientWithAddresses(server, hostname);
     // The client has not sent a byte.
     const stream = await agent.stream();
@@ -77,7 +77,7 @@ for (const hostname of ["127.0.0.1", "::1"]) {
 }
 
 test("runServer() tells the IPv4 address of a client of an IPv6 listener as one", async (net) => {
-  const { server, agent } = await net.serverAndAgent({ listenTcp: { hostname: "::", port: 0 } });
+  const { server, agent } = await net.serverAndAgent({ listenTcp: [{ hostname: "::", port: 0 }] });
   const { from } = await net.clientWithAddresses(server);
   const { open } = await agent.tunnel();
   assertEquals(open.client, addressOf(from));

@@ -40,7 +40,7 @@ test("runServer() closes a client when there is no agent for agentWaitMs", async
 test("runServer() without a host takes agents and clients of both families", async (net) => {
   const anyHost = { hostname: "", port: 0 };
   for (const hostname of ["127.0.0.1", "::1"]) {
-    const server = await net.server({ listenQuic: anyHost, listenTcp: anyHost });
+    const server = await net.server({ listenQuic: anyHost, listenTcp: [anyHost] });
     const agent = net.agent(server, { servers: [{ hostname, port: server.quicPort }] });
     const target = net.greeter();
     assertEquals(await ask(net, server, requestFor(target.authority)), `${OK}here`);
@@ -56,7 +56,7 @@ test("runServer() says which address it cannot listen on", async (net) => {
   const { quicPort } = await net.server();
   for (
     const [config, expected] of [
-      [{ listenTcp: loopback(taken.port) }, `--listen-tcp 127.0.0.1:${taken.port}`],
+      [{ listenTcp: [loopback(taken.port)] }, `--listen-tcp 127.0.0.1:${taken.port}`],
       [{ listenQuic: loopback(quicPort) }, `--listen-quic 127.0.0.1:${quicPort}`],
     ] as const
   ) {

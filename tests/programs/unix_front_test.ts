@@ -53,7 +53,7 @@ async function tunnel(net: Network, path: string) {
 
 /** A server on a Unix socket alone. */
 const serverAt = (net: Network, udsName: string, config: Parameters<Network["server"]>[0] = {}) =>
-  net.server({ listenTcp: undefined, udsName, ...config });
+  net.server({ listenTcp: [], udsName, ...config });
 
 unixTest(
   "runServer() carries a client of a Unix socket, both ways and to both ends",

@@ -49,7 +49,7 @@ function test(name: string, fn: () => void): void {
 /** What the tests look at in the values of any program. */
 interface Values {
   readonly drainTimeoutMs: number;
-  readonly listenTcp?: Authority;
+  readonly listenTcp?: readonly Authority[];
   readonly listenTls?: Authority;
   readonly udsName?: string;
   readonly udsMode?: number;
@@ -109,7 +109,7 @@ function assertSecret({ secretName, defaultMode }: { secretName: string; default
 function assertSidecar(values: Values, { securityContext }: Container, group: unknown): void {
   const { egressSelections: [{ connection }] } = parse(selectors["egress-socket.yaml"]!);
   assertEquals(values.udsName, connection.transport.uds.udsName);
-  assertEquals([values.udsMode, values.listenTcp, group], [0o660, undefined, 65532]);
+  assertEquals([values.udsMode, values.listenTcp, group], [0o660, [], 65532]);
   assertEquals(securityContext, {
     runAsNonRoot: true,
     runAsUser: 65532,
@@ -315,7 +315,7 @@ test("kubernetes/server listens on the ports of its container", () => {
   const { container } = partsOf("server");
   const { listenTcp, listenQuic, listenAdmin } = valuesOf("server");
   assertEquals(container.ports, [
-    { name: "clients", protocol: "TCP", containerPort: listenTcp!.port },
+    { name: "clients", protocol: "TCP", containerPort: listenTcp![0]!.port },
     { name: "agents", protocol: "UDP", containerPort: listenQuic.port },
     { name: "admin", protocol: "TCP", containerPort: listenAdmin!.port },
   ]);
@@ -324,7 +324,7 @@ test("kubernetes/server listens on the ports of its container", () => {
 test("kubernetes/server-tls listens on the ports of its container, and its services find each server", () => {
   const { container, ofKind, workload } = partsOf("server-tls");
   const { listenTls, listenTcp, listenQuic, listenAdmin } = valuesOf("server-tls");
-  assertEquals(listenTcp, undefined);
+  assertEquals(listenTcp, []);
   assertEquals(container.ports, [
     { name: "clients", protocol: "TCP", containerPort: listenTls!.port },
     { name: "agents", protocol: "UDP", containerPort: listenQuic.port },

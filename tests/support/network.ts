@@ -70,6 +70,8 @@ export class Running {
 
 export interface Server extends Running {
   readonly tcpPort: number;
+  /** Those of all plain listeners for clients, the first of which is `tcpPort`. */
+  readonly tcpPorts: readonly number[];
   readonly quicPort: number;
 }
 
@@ -132,11 +134,11 @@ export class Network implements AsyncDisposable {
     config: Partial<ServerConfig> = {},
     monitor = new Monitor("proxy-server"),
   ): Promise<Server> {
-    const ready = Promise.withResolvers<{ tcpPort: number; quicPort: number }>();
+    const ready = Promise.withResolvers<Pick<Server, "tcpPort" | "tcpPorts" | "quicPort">>();
     const program = this.#start((signal) =>
       runServer({
         ...defaultsOf(serverFlags),
-        listenTcp: loopback(0),
+        listenTcp: [loopback(0)],
         listenQuic: loopback(0),
         tls: serverTls,
         alpn: this.#dialects.server,
@@ -149,8 +151,9 @@ export class Network implements AsyncDisposable {
         signal,
         monitor,
         ready: ({ fronts, quic }) => {
-          const tcp = fronts.find(({ kind }) => kind === "tcp")?.address;
-          ready.resolve({ tcpPort: Number(tcp?.split(":").at(-1)), quicPort: quic.port });
+          const tcpPorts = fronts.filter(({ kind }) => kind === "tcp")
+            .map(({ address }) => Number(address.split(":").at(-1)));
+          ready.resolve({ tcpPort: tcpPorts[0] ?? NaN, tcpPorts, quicPort: quic.port });
         },
       })
     );
@@ -204,7 +207,7 @@ export class Network implements AsyncDisposable {
   }
 
   /** A TCP connection to the server. */
-  async client(server: Server): Promise<Duplex> {
+  async client(server: Pick<Server, "tcpPort">): Promise<Duplex> {
     return this.own(tcpDuplex(await Deno.connect(loopback(server.tcpPort))));
   }
 
@@ -391,7 +394,11 @@ export async function assertServed(net: Network, server: Server): Promise<void> 
 }
 
 /** What a client reads that sends a request and then waits for the end, of any sort. */
-export async function ask(net: Network, server: Server, request: string): Promise<string> {
+export async function ask(
+  net: Network,
+  server: Pick<Server, "tcpPort">,
+  request: string,
+): Promise<string> {
   const client = await net.client(server);
   await sendText(client, request);
   const answer = await readUntilOver(client);

@@ -2,7 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Statuses for tests of the status page: of a program that is busy, of an idle one, and of one whose peers are hostile. */
-import type { Status, StatusHistory, StatusPeer, StatusTunnel } from "../../lib/observe/status.ts";
+import type {
+  Status,
+  StatusGroup,
+  StatusHistory,
+  StatusPeer,
+  StatusTunnel,
+} from "../../lib/observe/status.ts";
 
 const NOW = Date.UTC(2026, 0, 31, 12, 0, 0);
 const HISTORY = 120;
@@ -62,6 +68,12 @@ function peers(program: Status["program"]): StatusPeer[] {
   }));
 }
 
+function group(name: string, agents: number): StatusGroup {
+  const ready = agents > 0;
+  const [listeners, routes] = [["0.0.0.0:8443"], ["10.1.0.0/16", "*.a.internal:443"]];
+  return { name, ready, agents, waiting: 3, listeners, routes };
+}
+
 function tunnels(program: Status["program"], count: number): StatusTunnel[] {
   return Array.from({ length: count }, (_, index) => ({
     id: `c136${index.toString(16).padStart(8, "0")}`,
@@ -109,6 +121,7 @@ export function busyStatus(program: Status["program"] = "proxy-server"): Status 
       certificate("--client-ca-file", "expired", -3),
     ],
     peers: peers(program),
+    groups: program === "proxy-server" ? [group("cluster-a", 2), group("db-*,*.db", 0)] : [],
     tunnels: { open: 9, latest: tunnels(program, 9) },
     history: history(HISTORY, (index) => 1.6 + Math.sin(index / 9) + Math.sin(index * 1.7) / 3),
   };
@@ -128,6 +141,7 @@ export function idleStatus(program: Status["program"] = "proxy-server"): Status 
     ],
     certificates: [],
     peers: [],
+    groups: [],
     tunnels: { open: 0, latest: [] },
     history: history(0),
   };
@@ -153,6 +167,7 @@ export function hostileStatus(program: Status["program"] = "proxy-server"): Stat
       address: hostile,
       alpn: hostile,
     })),
+    groups: HOSTILE_NAMES.map((hostile) => ({ ...group(hostile, 0), routes: HOSTILE_NAMES })),
     tunnels: {
       open: 12_345,
       latest: tunnels(program, 200).map((tunnel, index) => ({

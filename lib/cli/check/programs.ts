@@ -11,9 +11,11 @@ import { checkCertificates } from "./certificates.ts";
 import { checkTcpAddress, checkUdpAddress, checkUnixSocket } from "./listeners.ts";
 import { Report, type ReportOutput } from "./report.ts";
 import { checkSession, type SessionCheck } from "./session.ts";
+import { checkRoutes } from "./routes.ts";
 import { addressesOf, checkTarget } from "./target.ts";
 import { checkUdp } from "./udp.ts";
-import { listenTcpOf } from "../../server/listeners.ts";
+import { nameOfAgents } from "../../server/agent_set.ts";
+import { agentsOfFronts, listenTcpOf } from "../../server/listeners.ts";
 
 const RESOLVE_TIMEOUT_MS = 5_000;
 
@@ -32,8 +34,10 @@ export async function checkServer(
     });
     if (files) await checkCertificates(report, files, "tls");
   }
-  const tcp = listenTcpOf(values);
-  if (tcp) await report.step(`tcp address ${formatAuthority(tcp)}`, () => checkTcpAddress(tcp));
+  for (const { agents, ...tcp } of listenTcpOf(values)) {
+    const suffix = agents ? ` of ${nameOfAgents(agents)}` : "";
+    await report.step(`tcp address ${formatAuthority(tcp)}${suffix}`, () => checkTcpAddress(tcp));
+  }
   if (listenTls) {
     const tls = formatAuthority(listenTls);
     await report.step(`tls address ${tls}`, () => checkTcpAddress(listenTls, "--listen-tls"));
@@ -42,6 +46,7 @@ export async function checkServer(
     const socket = { path: udsName, mode, group };
     await report.step(`unix socket ${udsName}`, () => checkUnixSocket(socket));
   }
+  await checkRoutes(report, { ...values, fronts: agentsOfFronts(values) });
   const udp = formatAuthority(listenQuic);
   await report.step(`udp address ${udp}`, () => checkUdpAddress(listenQuic));
   return report.end();

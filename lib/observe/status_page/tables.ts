@@ -1,7 +1,13 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Status, StatusCertificate, StatusPeer, StatusTunnel } from "../status.ts";
+import type {
+  Status,
+  StatusCertificate,
+  StatusGroup,
+  StatusPeer,
+  StatusTunnel,
+} from "../status.ts";
 import { type Contents, type Element, element } from "./element.ts";
 import {
   formatBytes,
@@ -118,6 +124,29 @@ export function peerTable({ program, peers, at }: Status): Element {
         ],
     },
   );
+}
+
+/** Nothing where there is only one. */
+export function groupTable({ groups }: Status): Element | undefined {
+  if (groups.length === 0) return undefined;
+  return table<StatusGroup>(
+    "groups",
+    "Groups",
+    [
+      { name: "Group", cell: ({ name }) => nameOf(name) },
+      { name: "State", cell: ({ ready }) => mark(ready ? "serving" : "silent", readyWord(ready)) },
+      { name: "Agents", isNumber: true, cell: ({ agents }) => formatNumber(agents) },
+      { name: "Waiting", isNumber: true, cell: ({ waiting }) => formatNumber(waiting) },
+      { name: "Listeners", cell: ({ listeners }) => namesOf(listeners) },
+      { name: "Routes", cell: ({ routes }) => namesOf(routes) },
+    ],
+    groups,
+    { keyOf: ({ name }) => visible(name), empty: "" },
+  );
+}
+
+function readyWord(ready: boolean): string {
+  return ready ? "ready" : "no agent";
 }
 
 export function tunnelTable({ program, tunnels: { open, latest }, at }: Status): Element {

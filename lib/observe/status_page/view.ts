@@ -13,7 +13,14 @@ import {
   shorten,
   visible,
 } from "./format.ts";
-import { certificateTable, nameOf, peerTable, peerWord, tunnelTable } from "./tables.ts";
+import {
+  certificateTable,
+  groupTable,
+  nameOf,
+  peerTable,
+  peerWord,
+  tunnelTable,
+} from "./tables.ts";
 
 /** All of the page that changes with the status. */
 export function view(status: Status): Element[] {
@@ -24,6 +31,7 @@ export function view(status: Status): Element[] {
       { "data-key": "main" },
       figures(status),
       charts(status.history),
+      groupTable(status),
       peerTable(status),
       tunnelTable(status),
       certificateTable(status),

@@ -1,0 +1,173 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** Groups: agents that serve the same clients. Their certificates decide, they claim nothing. */
+import { UsageError } from "../errors.ts";
+import { type Authority, formatAuthority } from "../net/authority.ts";
+import { formatRule } from "../net/target_rule.ts";
+import type { GroupFacts } from "../observe/monitor.ts";
+import { shorten } from "../printable.ts";
+import { TunnelError } from "../tunnel/errors.ts";
+import { type AgentSet, ALL_AGENTS, DEFAULT_GROUP, hasAgent, nameOfAgents } from "./agent_set.ts";
+import type { Front, FrontMode } from "./front.ts";
+import { type Agent, AgentRegistry, type RegistryOptions } from "./registry.ts";
+import { RouteTable, type TargetRoute } from "./routes.ts";
+
+/** An agent that may belong to groups. */
+export interface Entitled {
+  /** Names in its certificate that say which. */
+  readonly entitled: readonly string[];
+}
+
+/** Some agents, and the clients that wait for them. */
+export interface Group<A extends Agent<Stream>, Stream> {
+  /** Undefined where there are no others. */
+  readonly name: string | undefined;
+  readonly registry: AgentRegistry<A, Stream>;
+}
+
+export interface GroupsOptions extends RegistryOptions {
+  readonly routes: readonly TargetRoute[];
+  /** Agents of the fronts, undefined for those without a group. */
+  readonly fronts: readonly (AgentSet | undefined)[];
+  readonly mode?: FrontMode | undefined;
+}
+
+/** No route leads to the target that a client asks for. */
+export class NoRouteError extends TunnelError {
+  override readonly name = "NoRouteError";
+  constructor(target: Authority) {
+    super("self", "no-route", `no route to ${shorten(formatAuthority(target), MAX_TARGET_LENGTH)}`);
+  }
+}
+
+const MAX_TARGET_LENGTH = 200;
+
+/** All groups of a server. */
+export class AgentGroups<A extends Agent<Stream> & Entitled, Stream> {
+  /** By name. */
+  readonly #named = new Map<string, { agents: AgentSet; group: Group<A, Stream> }>();
+  /** Of the agents that no other group names. */
+  readonly #default: Group<A, Stream> | undefined;
+  readonly #routes: RouteTable<Group<A, Stream>> | undefined;
+  readonly #groupsOf = new Map<A, readonly Group<A, Stream>[]>();
+  readonly #options: RegistryOptions;
+
+  /** @throws {UsageError} when the options contradict each other */
+  constructor(options: GroupsOptions) {
+    const { routes, fronts, mode } = options;
+    this.#options = options;
+    for (const agents of fronts) if (agents) this.#groupOf(agents);
+    const hasOpen = fronts.includes(undefined);
+    if (routes.length > 0) {
+      if (!hasOpen) throw new UsageError("--route needs a listener without a group");
+      if (mode === "raw") throw new UsageError("--route cannot be combined with --mode=raw");
+      this.#routes = new RouteTable(routes, (agents) => this.#groupOf(agents));
+    } else if (hasOpen) {
+      this.#default = this.#create(this.#named.size > 0 ? DEFAULT_GROUP : undefined);
+    }
+  }
+
+  #groupOf(agents: AgentSet): Group<A, Stream> {
+    const name = nameOfAgents(agents);
+    const known = this.#named.get(name);
+    if (known) return known.group;
+    const group = this.#create(name);
+    this.#named.set(name, { agents, group });
+    return group;
+  }
+
+  #create(name: string | undefined): Group<A, Stream> {
+    return { name, registry: new AgentRegistry({ ...this.#options, group: name }) };
+  }
+
+  /** Those with a name. */
+  get named(): readonly Group<A, Stream>[] {
+    const named = Array.from(this.#named.values(), ({ group }) => group);
+    return this.#default?.name === undefined ? named : [...named, this.#default];
+  }
+
+  /** @returns what tells the facts of the groups with a name, as they are then */
+  factsWith(
+    fronts: readonly Pick<Front, "address" | "group">[],
+  ): () => readonly GroupFacts[] {
+    const listeners = Map.groupBy(fronts, ({ group }) => this.ofFront(group));
+    const routes = Map.groupBy(this.#routes?.entries ?? [], ({ value }) => value);
+    const groups = this.named.map((group) => ({
+      registry: group.registry,
+      name: group.name!,
+      listeners: (listeners.get(group) ?? []).map(({ address }) => address),
+      routes: (routes.get(group) ?? []).map(({ rule }) => formatRule(rule)),
+    }));
+    return () => groups.map(({ registry, ...facts }) => ({ ...facts, waiting: registry.pending }));
+  }
+
+  get #all(): readonly Group<A, Stream>[] {
+    return this.#default && this.#default.name === undefined ? [this.#default] : this.named;
+  }
+
+  /** The group of a front, if all its clients have the same. */
+  ofFront(group: string | undefined): Group<A, Stream> | undefined {
+    return group === undefined ? this.#default : this.#named.get(group)!.group;
+  }
+
+  /** @throws {NoRouteError} when there is no route */
+  ofTarget(target: Authority): Group<A, Stream> {
+    const entry = this.#routes?.find(target);
+    if (!entry) throw new NoRouteError(target);
+    return entry.value;
+  }
+
+  /** Those that an agent belongs to, by its certificate. */
+  ofAgent({ entitled }: Entitled): readonly Group<A, Stream>[] {
+    const groups = [...this.#named.values()].filter(({ agents }) => hasAgent(agents, entitled))
+      .map(({ group }) => group);
+    const isOther = groups.every(({ name }) => name === ALL_AGENTS);
+    return isOther && this.#default ? [...groups, this.#default] : groups;
+  }
+
+  /** Whether a front may lead to an agent. */
+  reaches(group: string | undefined, agent: Entitled): boolean {
+    const groups = this.ofAgent(agent);
+    const front = this.ofFront(group);
+    if (front) return groups.includes(front);
+    return this.#routes!.entries.some(({ value }) => groups.includes(value));
+  }
+
+  /** Agents that accept tunnels. */
+  get size(): number {
+    return this.#groupsOf.size;
+  }
+
+  /** Clients that wait, of all groups. */
+  get pending(): number {
+    return this.#all.reduce((sum, { registry }) => sum + registry.pending, 0);
+  }
+
+  add(agent: A): void {
+    const groups = this.ofAgent(agent);
+    this.#groupsOf.set(agent, groups);
+    for (const { registry } of groups) registry.add(agent);
+  }
+
+  remove(agent: A): void {
+    for (const { registry } of this.#groupsOf.get(agent) ?? []) registry.remove(agent);
+    this.#groupsOf.delete(agent);
+  }
+
+  /** Whether another agent could take a tunnel now, in all groups of this one. */
+  hasAnother(than: A): boolean {
+    const groups = this.#groupsOf.get(than) ?? this.ofAgent(than);
+    return groups.every(({ registry }) => registry.hasAnother(than));
+  }
+
+  /** See {@linkcode AgentRegistry.seal}. */
+  seal(): Promise<unknown> {
+    return Promise.all(this.#all.map(({ registry }) => registry.seal()));
+  }
+
+  /** See {@linkcode AgentRegistry.stopWaiting}. */
+  stopWaiting(): void {
+    for (const { registry } of this.#all) registry.stopWaiting();
+  }
+}

@@ -1,0 +1,170 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { UsageError } from "../../lib/errors.ts";
+import { parseAuthority } from "../../lib/net/authority.ts";
+import { type AgentSet, parseAgents } from "../../lib/server/agent_set.ts";
+import { AgentGroups, type GroupsOptions, NoRouteError } from "../../lib/server/groups.ts";
+import type { Agent } from "../../lib/server/registry.ts";
+import { NoAgentError } from "../../lib/server/registry.ts";
+import { parseRoute } from "../../lib/server/routes.ts";
+import { pureTest as test } from "../support/pure_test.ts";
+
+class FakeAgent implements Agent<string> {
+  readonly load = 0;
+  readonly hasCredit = true;
+  readonly isResponsive = true;
+  readonly entitled: readonly string[];
+
+  constructor(...names: string[]) {
+    this.entitled = names;
+  }
+
+  open(): string {
+    return this.entitled.join();
+  }
+
+  credit(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+interface Given extends Partial<Omit<GroupsOptions, "routes" | "fronts">> {
+  readonly routes?: readonly string[];
+  /** Agents of fronts, empty for those without. */
+  readonly fronts?: readonly string[];
+}
+
+function groupsOf({ routes = [], fronts = [""], ...options }: Given) {
+  const agentsOf = (text: string): AgentSet | undefined => text ? parseAgents(text) : undefined;
+  return new AgentGroups<FakeAgent, string>({
+    balance: "round-robin",
+    maxPending: 1,
+    ...options,
+    routes: routes.map(parseRoute),
+    fronts: fronts.map(agentsOf),
+  });
+}
+
+const namesOf = (groups: readonly { name: string | undefined }[]) => groups.map(({ name }) => name);
+
+const at = { agentWaitMs: 0, creditWaitMs: 0 };
+
+test("AgentGroups is one group without a name where there are no others", async () => {
+  const groups = groupsOf({});
+  assertEquals(groups.named, []);
+  const agent = new FakeAgent();
+  assertEquals(namesOf(groups.ofAgent(agent)), [undefined]);
+  groups.add(agent);
+  const { registry } = groups.ofFront(undefined)!;
+  assertEquals((await registry.open(at)).agent, agent);
+  await assertRejects(
+    () => registry.open({ ...at, except: new Set([agent]) }),
+    NoAgentError,
+    "no other agent is connected",
+  );
+});
+
+test("AgentGroups keeps the agents of one front from the clients of others", async () => {
+  const groups = groupsOf({ fronts: ["", "bastion", "db-*", "DB-*"] });
+  assertEquals(namesOf(groups.named), ["bastion", "db-*", "default"]);
+  const [bastion, db, other] = [
+    new FakeAgent("Bastion"),
+    new FakeAgent("x", "db-1"),
+    new FakeAgent("x"),
+  ];
+  for (const agent of [bastion, db, other]) groups.add(agent);
+  assertEquals(groups.size, 3);
+  const agentOf = async (front?: string) => (await groups.ofFront(front)!.registry.open(at)).agent;
+  assertEquals([await agentOf(), await agentOf("bastion"), await agentOf("db-*")], [
+    other,
+    bastion,
+    db,
+  ]);
+  groups.remove(bastion);
+  groups.remove(bastion);
+  assertEquals(groups.size, 2);
+  await assertRejects(() => agentOf("bastion"), NoAgentError, "no agent of bastion is connected");
+});
+
+test("AgentGroups leaves the agents of no other group to fronts without one, whatever * has", () => {
+  const groups = groupsOf({ fronts: ["", "*", "a"] });
+  assertEquals(namesOf(groups.ofAgent(new FakeAgent("a"))), ["*", "a"]);
+  assertEquals(namesOf(groups.ofAgent(new FakeAgent("b"))), ["*", "default"]);
+});
+
+test("AgentGroups has no use for agents that no front or route leads to", () => {
+  const routed = groupsOf({ routes: ["a=10.0.0.0/8", "b,a=11.0.0.0/8"], fronts: ["", "c"] });
+  const of = (name: string) => namesOf(routed.ofAgent(new FakeAgent(name)));
+  assertEquals([of("a"), of("b"), of("c"), of("d"), of("a,b")], [
+    ["a", "a,b"],
+    ["a,b"],
+    ["c"],
+    [],
+    [],
+  ]);
+  assertEquals(groupsOf({ fronts: ["a"] }).ofAgent(new FakeAgent("b")), []);
+  assert(routed.reaches(undefined, new FakeAgent("b")));
+  assert(!routed.reaches(undefined, new FakeAgent("c")));
+  assert(routed.reaches("c", new FakeAgent("c")));
+});
+
+test("AgentGroups finds the group of a target, or tells that it has no route", () => {
+  const groups = groupsOf({ routes: ["a=10.0.0.0/8", "b=10.0.0.0/8,10.1.0.0/16"] });
+  assertEquals(groups.ofFront(undefined), undefined);
+  assertEquals(groups.ofTarget(parseAuthority("10.2.0.1:1")).name, "a,b");
+  assertEquals(groups.ofTarget(parseAuthority("10.1.0.1:1")).name, "b");
+  const target = parseAuthority("a.example:443");
+  assertThrows(() => groups.ofTarget(target), NoRouteError, "no route to a.example:443");
+});
+
+test("AgentGroups has waiting clients of one group take no place of another's", async () => {
+  const groups = groupsOf({ fronts: ["a", "b"] });
+  const wait = { agentWaitMs: 60_000, creditWaitMs: 0 };
+  const [a, b] = [groups.ofFront("a")!.registry, groups.ofFront("b")!.registry];
+  const waiting = a.open(wait);
+  await assertRejects(() => a.open(wait), NoAgentError, "and 1 clients are already waiting");
+  const other = b.open(wait);
+  assertEquals(groups.pending, 2);
+  const agent = new FakeAgent("b");
+  groups.add(agent);
+  assertEquals((await other).agent, agent);
+  groups.stopWaiting();
+  await assertRejects(() => waiting, NoAgentError, "no agent of a is connected");
+  await assertRejects(() => b.open({ ...wait, except: new Set([agent]) }), NoAgentError);
+});
+
+test("AgentGroups has another agent if all groups of one have", () => {
+  const groups = groupsOf({ fronts: ["a", "b"] });
+  const [both, a] = [new FakeAgent("a", "b"), new FakeAgent("a")];
+  groups.add(both);
+  groups.add(a);
+  assert(groups.hasAnother(a));
+  assert(!groups.hasAnother(both));
+  groups.add(new FakeAgent("b"));
+  assert(groups.hasAnother(both));
+  groups.remove(both);
+  assert(groups.hasAnother(both));
+});
+
+test("AgentGroups tells what there is to show of the groups with a name", () => {
+  const groups = groupsOf({ routes: ["a=x,10.0.0.0/8", "a,b=*"], fronts: ["", "a"] });
+  const facts = groups.factsWith([{ address: ":1" }, { address: ":2", group: "a" }]);
+  const { registry } = groups.ofFront("a")!;
+  registry.open({ agentWaitMs: 60_000, creditWaitMs: 0 }).catch(() => {});
+  assertEquals(facts(), [
+    { name: "a", waiting: 1, listeners: [":2"], routes: ["x", "10.0.0.0/8"] },
+    { name: "a,b", waiting: 0, listeners: [], routes: ["*"] },
+  ]);
+  groups.stopWaiting();
+  const plain = groupsOf({});
+  assertEquals(plain.factsWith([{ address: ":1" }])(), []);
+});
+
+test("AgentGroups refuses routes that no listener has, or with mode raw", () => {
+  const routes = ["a=*"];
+  assertThrows(() => groupsOf({ routes, fronts: ["a"] }), UsageError, "a listener without a group");
+  assertThrows(() => groupsOf({ routes, mode: "raw" }), UsageError, "--mode=raw");
+  groupsOf({ routes, mode: "http-connect", fronts: ["", "a"] });
+});
