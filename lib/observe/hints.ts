@@ -40,7 +40,8 @@ const alertsForAgent: Readonly<Record<number, string>> = {
 
 /** The same by application error code. */
 const codesForAgent: Readonly<Record<number, string>> = {
-  [CloseCode.NotAdmitted]: "add a name in --cert-file to the server's --agent-name",
+  [CloseCode.NotAdmitted]:
+    "add a name in --cert-file to the server's --agent-name, or to a --route or --listen-tcp of it",
   [CloseCode.NoFurtherAgents]: "see the server's log: it is draining, or has reached --max-agents",
 };
 

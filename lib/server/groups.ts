@@ -50,7 +50,8 @@ export class AgentGroups<A extends Agent<Stream> & Entitled, Stream> {
   /** Of the agents that no other group names. */
   readonly #default: Group<A, Stream> | undefined;
   readonly #routes: RouteTable<Group<A, Stream>> | undefined;
-  readonly #groupsOf = new Map<A, readonly Group<A, Stream>[]>();
+  readonly #groupsOf = new WeakMap<Entitled, readonly Group<A, Stream>[]>();
+  readonly #active = new Set<A>();
   readonly #options: RegistryOptions;
 
   /** @throws {UsageError} when the options contradict each other */
@@ -119,7 +120,15 @@ export class AgentGroups<A extends Agent<Stream> & Entitled, Stream> {
   }
 
   /** Those that an agent belongs to, by its certificate. */
-  ofAgent({ entitled }: Entitled): readonly Group<A, Stream>[] {
+  ofAgent(agent: Entitled): readonly Group<A, Stream>[] {
+    const known = this.#groupsOf.get(agent);
+    if (known) return known;
+    const found = this.#find(agent);
+    this.#groupsOf.set(agent, found);
+    return found;
+  }
+
+  #find({ entitled }: Entitled): readonly Group<A, Stream>[] {
     const groups = [...this.#named.values()].filter(({ agents }) => hasAgent(agents, entitled))
       .map(({ group }) => group);
     const isOther = groups.every(({ name }) => name === ALL_AGENTS);
@@ -136,7 +145,7 @@ export class AgentGroups<A extends Agent<Stream> & Entitled, Stream> {
 
   /** Agents that accept tunnels. */
   get size(): number {
-    return this.#groupsOf.size;
+    return this.#active.size;
   }
 
   /** Clients that wait, of all groups. */
@@ -145,20 +154,18 @@ export class AgentGroups<A extends Agent<Stream> & Entitled, Stream> {
   }
 
   add(agent: A): void {
-    const groups = this.ofAgent(agent);
-    this.#groupsOf.set(agent, groups);
-    for (const { registry } of groups) registry.add(agent);
+    this.#active.add(agent);
+    for (const { registry } of this.ofAgent(agent)) registry.add(agent);
   }
 
   remove(agent: A): void {
-    for (const { registry } of this.#groupsOf.get(agent) ?? []) registry.remove(agent);
-    this.#groupsOf.delete(agent);
+    this.#active.delete(agent);
+    for (const { registry } of this.ofAgent(agent)) registry.remove(agent);
   }
 
   /** Whether another agent could take a tunnel now, in all groups of this one. */
   hasAnother(than: A): boolean {
-    const groups = this.#groupsOf.get(than) ?? this.ofAgent(than);
-    return groups.every(({ registry }) => registry.hasAnother(than));
+    return this.ofAgent(than).every(({ registry }) => registry.hasAnother(than));
   }
 
   /** See {@linkcode AgentRegistry.seal}. */

@@ -35,7 +35,10 @@ test("hintForAgent() goes by the server's alert or code, or by what is wrong wit
     hintForAgent(alert("peer", 46)),
     "see the server's log: it says what is wrong with --cert-file",
   );
-  assertEquals(hintForAgent(code(102)), "add a name in --cert-file to the server's --agent-name");
+  assertEquals(
+    hintForAgent(code(102)),
+    "add a name in --cert-file to the server's --agent-name, or to a --route or --listen-tcp of it",
+  );
   assertEquals(
     hintForAgent(alert("local", 48), [fault("unreadable"), fault("untrusted"), fault("expired")]),
     "set --ca-file to the CA of the server's certificate",

@@ -10,6 +10,7 @@ import { formatRule, type Rule, ruleMatches } from "../../lib/net/target_rule.ts
 import { nameOfAgents } from "../../lib/server/agent_set.ts";
 import { parseRoute, RouteTable, type TargetRoute } from "../../lib/server/routes.ts";
 import { pureTest as test } from "../support/pure_test.ts";
+import { address, name, rule as anyRule } from "../support/target_rules.ts";
 
 const tableOf = (...routes: string[]) => new RouteTable(routes.map(parseRoute), nameOfAgents);
 
@@ -89,27 +90,13 @@ const port = fc.constantFrom(1, 79, 80, 81, 90, 65_535);
 const ports = fc.option(
   fc.tuple(port, port).map(([a, b]) => ({ first: Math.min(a, b), last: Math.max(a, b) })),
 );
-const octet = fc.constantFrom(0, 127, 128, 255);
-const ip = fc.tuple(octet, octet, octet, octet).map((octets) => octets.join("."));
-const name = fc.array(fc.constantFrom("a", "b", "ab"), { minLength: 1, maxLength: 4 })
-  .map((labels) => labels.join("."));
-const host = fc.oneof(
-  fc.constant<Rule["host"]>({ kind: "any" }),
-  fc.record({ kind: fc.constant("name" as const), name, below: fc.boolean() }),
-  fc.tuple(ip, fc.constantFrom(0, 1, 7, 8, 9, 31, 32)).map(([ip, prefixLength]) => {
-    const network = ipBytes(ip)!.map((byte, i) =>
-      byte & (0xff00 >> Math.min(8, Math.max(0, prefixLength - 8 * i)))
-    );
-    return { kind: "network" as const, cidr: { network, prefixLength } };
-  }),
-);
-const rule: fc.Arbitrary<Rule> = fc.tuple(host, ports)
-  .map(([host, ports]) => ports ? { host, ports } : { host });
+const rule: fc.Arbitrary<Rule> = fc.tuple(anyRule, ports)
+  .map(([{ host }, ports]) => ports ? { host, ports } : { host });
 const route: fc.Arbitrary<TargetRoute> = fc.record({
   agents: fc.constantFrom(["a"], ["b"], ["c", "d"]),
   targets: fc.array(rule, { minLength: 1, maxLength: 3 }),
 });
-const target: fc.Arbitrary<Authority> = fc.record({ hostname: fc.oneof(ip, name), port });
+const target: fc.Arbitrary<Authority> = fc.record({ hostname: fc.oneof(address, name), port });
 
 /** Tries every rule, and every other against it. */
 function byTheBook(routes: readonly TargetRoute[], target: Authority): string | undefined {
