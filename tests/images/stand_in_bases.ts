@@ -97,11 +97,18 @@ async function makeBuildImage(name: string): Promise<void> {
   await commit(name, root, ["--env=PATH=/usr/local/bin:/usr/bin:/bin", ...config]);
 }
 
+/** @param driver Chosen by buildah if missing: overlay copies least, but some file systems cannot have it. */
+function writeConfig(driver?: string): Promise<void> {
+  const settings = { driver, graphroot: `${dir}/images`, runroot: `${dir}/containers` };
+  const lines = Object.entries(settings).filter(([, value]) => value !== undefined)
+    .map(([name, value]) => `${name} = "${value}"\n`);
+  return Deno.writeTextFile(storage, `[storage]\n${lines.join("")}`);
+}
+
 await Deno.mkdir(dir, { recursive: true });
-await Deno.writeTextFile(
-  storage,
-  `[storage]\ndriver = "vfs"\ngraphroot = "${dir}/images"\nrunroot = "${dir}/containers"\n`,
-);
+await writeConfig();
+// Written down, since every command would complain of a driver that it had to choose.
+await writeConfig(await run("buildah", ["info", "--format={{.store.GraphDriverName}}"]));
 const [build, ...images] = stagesOf(await Deno.readTextFile("Dockerfile"));
 await makeBuildImage(build!.base);
 for (const name of new Set(images.map(({ base }) => base))) await makeRunImage(name);
