@@ -7,7 +7,7 @@ import { MultiBar, Presets } from "cli-progress";
 /** How far a command is, in the last line of a terminal; nothing is shown elsewhere. The disposal removes it. */
 export interface Progress extends Disposable {
   /**
-   * Shows how much is done, and from this the time that is left.
+   * Shows how much is done, and from its pace since the first call the time that is left.
    *
    * @param done of the total
    * @param doing what is being done, in a few words
@@ -31,13 +31,16 @@ export function startProgress(total: number): Progress {
     linewrap: true,
     fps: 2,
   }, Presets.shades_classic);
-  const bar = bars.create(total, 0, { doing: "starting" });
+  let bar: ReturnType<typeof bars.create> | undefined;
   return {
-    show: (done, doing) => bar.update(done, { doing }),
-    write: (line) => Deno.stdout.isTerminal() ? bars.log(`${line}\n`) : console.log(line),
+    show: (done, doing) => {
+      bar ??= bars.create(total, done, { doing });
+      bar.update(done, { doing });
+    },
+    write: (line) => bar && Deno.stdout.isTerminal() ? bars.log(`${line}\n`) : console.log(line),
     [Symbol.dispose]: () => {
       // Lines may still be waiting for it.
-      bars.update();
+      if (bar) bars.update();
       bars.stop();
     },
   };
