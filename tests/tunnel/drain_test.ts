@@ -79,7 +79,8 @@ test("drain() cuts silent tunnels in its last third, and for less silence near i
   });
   assertEquals(await ended, true);
   assertGreater(firstAfterMs, 390);
-  assertLessOrEqual(silences[0]!, 20);
+  // A tenth of what is left, which may be a little more than the third: timers round down.
+  assertLessOrEqual(silences[0]!, 20 + 2 * 0.1);
   assertEquals(silences, silences.toSorted((a, b) => b - a));
   assertGreater(silences.length, 1);
   // Nothing is left of it.
