@@ -202,7 +202,7 @@ Deno.test("the status page shows where the keyboard's focus is", async () => {
   await using browser = await startChromium();
   await using tab = await Tab.open(browser, site.url);
   const focused: unknown[] = [];
-  for (let i = 0; i < 4; i++) {
+  for (let i = 0; i < 5; i++) {
     await tab.page.keyboard.press("Tab");
     focused.push(
       await tab.page.evaluate(`(() => {
@@ -214,6 +214,7 @@ Deno.test("the status page shows where the keyboard's focus is", async () => {
   }
   assertEquals(focused, [
     ["Pause", "solid"],
+    ["Groups", "solid"],
     ["Agents", "solid"],
     ["Tunnels in progress", "solid"],
     ["Certificates", "solid"],
