@@ -16,9 +16,10 @@ export interface UnixSocketOptions {
 /** What fits into an address (unix(7)), with the NUL at its end. */
 const MAX_PATH_BYTES = Deno.build.os === "linux" ? 107 : 103;
 
-/** Name of the private folder, and of the socket in it. */
+/** Name of the private folder, and of the sockets in it. */
 const privateName = () => `.${crypto.getRandomValues(new Uint8Array(4)).toHex()}`;
 const SOCKET = "s";
+const STALE = "o";
 
 /** A Unix socket cannot be bound. */
 export class UnixSocketError extends Error {
@@ -82,9 +83,8 @@ export async function listenUnix(options: UnixSocketOptions): Promise<UnixSocket
     try {
       if (gid !== undefined) changeGroup(socket, gid);
       Deno.chmodSync(socket, mode);
-      // Another program may have come first.
-      if (!isSame(lookAt(path), stale)) throw inUse();
-      Deno.renameSync(socket, path);
+      if (stale) await take(path, `${there}/${STALE}`);
+      put(socket, path);
       return new UnixSocket(listener, path);
     } catch (error) {
       listener.close();
@@ -123,14 +123,46 @@ async function staleFile(path: string): Promise<Deno.FileInfo | undefined> {
   const file = lookAt(path);
   if (!file) return undefined;
   if (!file.isSocket) throw new UnixSocketError("the file is no socket, and is left alone");
+  if (await isListening(path)) throw inUse();
+  return file;
+}
+
+async function isListening(path: string): Promise<boolean> {
   try {
     (await Deno.connect({ transport: "unix", path })).close();
+    return true;
   } catch (error) {
-    if (error instanceof Deno.errors.ConnectionRefused) return file;
-    if (error instanceof Deno.errors.NotFound) return undefined;
+    if (error instanceof Deno.errors.ConnectionRefused) return false;
+    if (error instanceof Deno.errors.NotFound) return false;
     throw error;
   }
+}
+
+/**
+ * Takes a stale file away. Of several programs that have found it, one does; if another one's socket
+ * is there by then, it is put back.
+ */
+async function take(path: string, to: string): Promise<void> {
+  if (await isListening(path)) throw inUse();
+  try {
+    Deno.renameSync(path, to);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return;
+    throw error;
+  }
+  if (!await isListening(to)) return;
+  put(to, path);
   throw inUse();
+}
+
+/** Puts a socket at a path where there is none: a link takes the place of no other file. */
+function put(socket: string, path: string): void {
+  try {
+    Deno.linkSync(socket, path);
+  } catch (error) {
+    if (error instanceof Deno.errors.AlreadyExists) throw inUse();
+    throw error;
+  }
 }
 
 /** Clients could not connect to it. */

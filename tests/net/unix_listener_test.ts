@@ -144,6 +144,32 @@ test("listenUnix() gives way to a program that comes between look and bind", asy
   other!.close();
 });
 
+test("listenUnix() gives way to a program that comes at the last moment", async (folder) => {
+  const path = `${folder}/s`;
+  const { linkSync, renameSync } = Deno;
+  for (const hook of ["linkSync", "renameSync"] as const) {
+    let other: Deno.UnixListener | undefined;
+    const original = Deno[hook];
+    leaveStale(path);
+    Deno[hook] = (from, to) => {
+      if (!other && hook === "renameSync") Deno.removeSync(path);
+      other ??= Deno.listen({ transport: "unix", path });
+      original(`${from}`, `${to}`);
+    };
+    try {
+      await assertFails(path, /^another program listens on it/);
+    } finally {
+      Object.assign(Deno, { linkSync, renameSync });
+    }
+    const accepted = other!.accept();
+    const client = await Deno.connect({ transport: "unix", path });
+    (await accepted).close();
+    client.close();
+    assertEquals(filesIn(folder), ["s"]);
+    other!.close();
+  }
+});
+
 test("UnixSocket.close() leaves the file of a successor", async (folder) => {
   const first = await listen(`${folder}/s`);
   const second = await listen(`${folder}/next`);
