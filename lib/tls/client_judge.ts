@@ -84,7 +84,11 @@ export class ClientJudge {
     const digest = createHash("sha256").update(leaf).digest("base64");
     // A session outlives the CA, and begins even if the certificate is refused.
     const faults = !isResumed
-      ? [...clientCertificateFaults([leaf], true, now), ...versionFaults(leaf)]
+      ? [
+        ...clientCertificateFaults([leaf], true, now),
+        ...versionFaults(leaf),
+        ...commonNameFaults(leaf, chain, cas, now),
+      ]
       : this.#verified.has(digest)
       ? verifiedClientFaults(chain(), cas, now)
       : [UNKNOWN_SESSION];
@@ -109,4 +113,19 @@ const UNKNOWN_SESSION: CertificateFault = {
 function versionFaults(leaf: Uint8Array): CertificateFault[] {
   if (readCertificate(leaf).isVersion3) return [];
   return [{ kind: "version", reason: "certificate is not of version 3 (X.509)" }];
+}
+
+/**
+ * `node:tls` holds name constraints of CAs against alternative names only: by a common name, such a
+ * CA could let anybody in.
+ */
+function commonNameFaults(
+  leaf: Uint8Array,
+  chain: Presented["chain"],
+  { ca: constraining }: Cas,
+  now: Date,
+): CertificateFault[] {
+  if (readCertificate(leaf).hasAlternativeNames) return [];
+  return clientCertificateFaults(chain(), true, now, { constraining })
+    .filter(({ kind }) => kind === "constraint");
 }

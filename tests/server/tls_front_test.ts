@@ -14,7 +14,7 @@ import { Monitor } from "../../lib/observe/monitor.ts";
 import { TlsFront, type TlsFrontOptions } from "../../lib/server/tls_front.ts";
 import { checkTlsFiles, type TlsMaterial } from "../../lib/tls/files.ts";
 import { ServerContext } from "../../lib/tls/tls_carrier.ts";
-import { issueIntermediate, PAST } from "../support/any_certificate.ts";
+import { issueIntermediate, nameConstraints, PAST } from "../support/any_certificate.ts";
 import { oldVersionOf } from "../support/old_certificate.ts";
 import { eventually } from "../support/eventually.ts";
 import { TestCa } from "../support/tls.ts";
@@ -350,6 +350,26 @@ async function stranger({ port }: Scene): Promise<Deno.TcpConn> {
 
 /** The first bytes of a handshake: a record of 512 bytes that does not come as a whole. */
 const BEGINNING = Uint8Array.of(22, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3);
+
+Deno.test("TlsFront takes no name of a client that the constraints of its CA forbid", async () => {
+  const extensions = [nameConstraints(["good.example"])];
+  const constrained = await issueIntermediate(trusted.ca, {}, undefined, extensions);
+  const of = async (commonName: string, dnsNames: string[] = []) => {
+    const options = { commonName, usage: "client", dnsNames } as const;
+    const { certPem, keyPem } = await issueCertificate(constrained, options);
+    return { cert: certPem + constrained.certPem, key: keyPem };
+  };
+  using scene = new Scene();
+  for (const admitted of [await of("a.good.example"), await of("good.example", ["good.example"])]) {
+    const { socket, carrier } = await scene.pair(admitted);
+    carrier.abort();
+    socket.destroy();
+  }
+  for (const names of [[], ["kube-apiserver"]]) {
+    await scene.refuses(await of("kube-apiserver", names), "certificate", /constraints .* forbid/);
+    scene.lines.splice(0);
+  }
+});
 
 Deno.test("TlsFront ends handshakes that stop, or creep on byte by byte, when their time is over", async () => {
   using scene = new Scene({ handshakeTimeoutMs: 300 });
