@@ -49,7 +49,7 @@ function test(name: string, fn: () => void): void {
 /** What the tests look at in the values of any program. */
 interface Values {
   readonly drainTimeoutMs: number;
-  readonly listenTcp?: readonly Authority[];
+  readonly listenTcp?: readonly (Authority & { readonly agents?: readonly string[] })[];
   readonly listenTls?: Authority;
   readonly udsName?: string;
   readonly udsMode?: number;
@@ -88,7 +88,9 @@ function started(
 
 // Kubernetes
 
-const FOLDERS = ["server", "server-tls", "agent", "agent-daemonset", "passthrough"];
+/** A folder of patches for another one. */
+const OVERLAY = "server-networks";
+const FOLDERS = ["server", "server-tls", OVERLAY, "agent", "agent-daemonset", "passthrough"];
 const isServer = (folder: string) => folder.startsWith("server");
 /** What is not a workload by itself. */
 const OTHER_FOLDERS = ["server-sidecar", "static-pod"];
@@ -185,25 +187,27 @@ for (const folder of FOLDERS) {
     }
   });
 
-  its("has a kustomization of all its files, with images of this version", () => {
-    const kustomization: Kustomization = kustomizationOf(folderUrl(folder));
-    // `built()` knows these, and no others.
-    assertEquals(Object.keys(kustomization), [
-      "apiVersion",
-      "kind",
-      "namespace",
-      "resources",
-      "images",
-      "configMapGenerator",
-    ]);
-    assertEquals(kustomization.apiVersion, "kustomize.config.k8s.io/v1beta1");
-    assertEquals(kustomization.kind, "Kustomization");
-    assertEquals(kustomization.resources, manifestFiles(folderUrl(folder)));
-    const { container } = partsOf(folder);
-    const images = kustomization.images.map(({ name, newTag }) => `${name}:${newTag}`);
-    assertEquals(images, [container.image]);
-    assertMatch(container.image, new RegExp(`:${version.replaceAll(".", "\\.")}$`));
-  });
+  if (folder !== OVERLAY) {
+    its("has a kustomization of all its files, with images of this version", () => {
+      const kustomization: Kustomization = kustomizationOf(folderUrl(folder));
+      // `built()` knows these, and no others.
+      assertEquals(Object.keys(kustomization), [
+        "apiVersion",
+        "kind",
+        "namespace",
+        "resources",
+        "images",
+        "configMapGenerator",
+      ]);
+      assertEquals(kustomization.apiVersion, "kustomize.config.k8s.io/v1beta1");
+      assertEquals(kustomization.kind, "Kustomization");
+      assertEquals(kustomization.resources, manifestFiles(folderUrl(folder)));
+      const { container } = partsOf(folder);
+      const images = kustomization.images!.map(({ name, newTag }) => `${name}:${newTag}`);
+      assertEquals(images, [container.image]);
+      assertMatch(container.image, new RegExp(`:${version.replaceAll(".", "\\.")}$`));
+    });
+  }
 
   its("starts its program with flags that it takes, and time to drain", () => {
     const { pod, container, workload } = partsOf(folder);
@@ -290,7 +294,10 @@ for (const folder of FOLDERS) {
     assertEquals([ready.httpGet.port, live.httpGet.port], ["admin", "admin"]);
     assertEquals(live.httpGet.path, "/livez");
     // A server gets its agents only once the one before it has drained; an update must not wait for them.
-    assertEquals(ready.httpGet.path, folder === "server" ? "/readyz?exclude=agents" : "/readyz");
+    assertEquals(
+      ready.httpGet.path,
+      folder === "server-tls" || !isServer(folder) ? "/readyz" : "/readyz?exclude=agents",
+    );
     // A restart cuts all tunnels: a program that is merely busy is given time.
     assert(live.periodSeconds * live.failureThreshold! >= 60);
     assertEquals(annotations, {
@@ -319,6 +326,36 @@ test("kubernetes/server listens on the ports of its container", () => {
     { name: "agents", protocol: "UDP", containerPort: listenQuic.port },
     { name: "admin", protocol: "TCP", containerPort: listenAdmin!.port },
   ]);
+});
+
+test("kubernetes/server-networks has a port for each group of agents, and admits clients to one alone", () => {
+  const { container, ofKind } = partsOf(OVERLAY);
+  const { listenTcp } = valuesOf(OVERLAY);
+  const groups = ["cluster-a", "cluster-b"];
+  assertEquals(listenTcp!.map(({ agents }) => agents), groups.map((group) => [group]));
+  const ports = container.ports!.filter(({ protocol, name }) =>
+    protocol === "TCP" && name !== "admin"
+  );
+  assertEquals(
+    ports.map(({ name, containerPort }) => [name, containerPort]),
+    listenTcp!.map(({ port, agents }) => [agents?.[0], port]),
+  );
+  const [{ spec }] = ofKind("Service") as [Manifest];
+  const served = spec.ports.map(({ port, targetPort }) => [targetPort, port]);
+  assertEquals(served, ports.map(({ name, containerPort }) => [name, containerPort]));
+  const letIn = ofKind("NetworkPolicy")[0]!.spec.ingress.slice(0, groups.length);
+  assertEquals(
+    letIn,
+    groups.map((group) => ({
+      from: [{
+        namespaceSelector: { matchLabels: { [`quic-tunnel/clients-of-${group}`]: "true" } },
+      }],
+      ports: [{ protocol: "TCP", port: group }],
+    })),
+  );
+  const { resources, patches } = kustomizationOf(folderUrl(OVERLAY));
+  assertEquals(resources, ["../server"]);
+  assertEquals(patches!.map(({ path }) => path), manifestFiles(folderUrl(OVERLAY)));
 });
 
 test("kubernetes/server-tls listens on the ports of its container, and its services find each server", () => {

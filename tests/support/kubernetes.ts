@@ -10,6 +10,7 @@ import { validate as pod } from "kubernetes-models/_schemas/IoK8sApiCoreV1Pod";
 import { validate as podDisruptionBudget } from "kubernetes-models/_schemas/IoK8sApiPolicyV1PodDisruptionBudget";
 import { validate as service } from "kubernetes-models/_schemas/IoK8sApiCoreV1Service";
 import { validate as statefulSet } from "kubernetes-models/_schemas/IoK8sApiAppsV1StatefulSet";
+import { assert, assertEquals } from "@std/assert";
 import { parse, parseAllDocuments } from "yaml";
 
 /** Of what a schema validates to false, its `errors` say why. */
@@ -107,7 +108,11 @@ export interface Manifest {
     /** Of a Service. */
     readonly publishNotReadyAddresses?: boolean;
     readonly podSelector: Selector;
-    readonly ports: readonly { readonly protocol: string; readonly targetPort: string }[];
+    readonly ports: readonly {
+      readonly protocol: string;
+      readonly port: number;
+      readonly targetPort: string;
+    }[];
     readonly policyTypes: readonly string[];
     readonly ingress: readonly PolicyRule[];
     readonly egress: readonly PolicyRule[];
@@ -132,9 +137,12 @@ export interface Kustomization {
   readonly kind: string;
   readonly namespace: string;
   readonly resources: readonly string[];
-  readonly patches?: readonly { readonly path: string }[];
-  readonly images: readonly { readonly name: string; readonly newTag: string }[];
-  readonly configMapGenerator: readonly {
+  readonly patches?: readonly {
+    readonly path: string;
+    readonly target?: { readonly kind: string; readonly name: string };
+  }[];
+  readonly images?: readonly { readonly name: string; readonly newTag: string }[];
+  readonly configMapGenerator?: readonly {
     readonly name: string;
     readonly literals?: readonly string[];
     readonly files?: readonly string[];
@@ -160,15 +168,49 @@ export function manifestsIn(file: URL): Manifest[] {
     .map((document) => document.toJS() as Manifest);
 }
 
+/** A step of a JSON patch (RFC 6902). */
+interface PatchStep {
+  readonly op: "add" | "replace" | "test";
+  readonly path: string;
+  readonly value: unknown;
+}
+
+function applyStep(manifest: Manifest, { op, path, value }: PatchStep): void {
+  const keys = path.split("/").slice(1);
+  const last = keys.pop()!;
+  const parent = keys.reduce<object>((part, key) => Reflect.get(part, key), manifest);
+  if (op === "add" && Array.isArray(parent)) {
+    parent.splice(Number(last), 0, value);
+    return;
+  }
+  const before = Reflect.get(parent, last);
+  assert(op === "add" || before !== undefined, `${path}: there is none`);
+  if (op === "test") assertEquals(before, value, path);
+  else Reflect.set(parent, last, value);
+}
+
 /** What kustomize makes of a folder, but for the namespace, and the hashes in the names of ConfigMaps. */
 export function built(folder: URL): Manifest[] {
-  const { resources, patches = [], images, configMapGenerator } = kustomizationOf(folder);
-  // A patch stays what it is: there is nothing to apply it to.
-  const files = [...resources, ...patches.map(({ path }) => path)];
-  const manifests = files.flatMap((name) => manifestsIn(new URL(name, folder)));
+  const { resources, patches = [], images = [], configMapGenerator = [] } = kustomizationOf(folder);
+  const manifests = resources.flatMap((name) => {
+    const isFile = name.endsWith(".yaml");
+    return isFile ? manifestsIn(new URL(name, folder)) : built(new URL(`${name}/`, folder));
+  });
+  for (const { path, target } of patches) {
+    const file = new URL(path, folder);
+    if (target === undefined) {
+      // The patch of a component stays what it is: there is nothing to apply it to.
+      manifests.push(...manifestsIn(file));
+      continue;
+    }
+    const [manifest, ...others] = manifests
+      .filter(({ kind, metadata: { name } }) => kind === target.kind && name === target.name);
+    assert(manifest !== undefined && others.length === 0, `${path}: one ${target.kind}`);
+    for (const step of parse(Deno.readTextFileSync(file))) applyStep(manifest, step);
+  }
   const tags = new Map(images.map(({ name, newTag }) => [name, newTag]));
-  for (const { spec } of manifests) {
-    const { initContainers = [], containers = [] } = spec.template?.spec ?? {};
+  for (const { spec } of manifests as Partial<Manifest>[]) {
+    const { initContainers = [], containers = [] } = spec?.template?.spec ?? {};
     for (const container of [...initContainers, ...containers]) {
       const tag = tags.get(container.image);
       if (tag !== undefined) Object.assign(container, { image: `${container.image}:${tag}` });
