@@ -157,6 +157,10 @@ export const serverFlags = {
     help:
       "TCP address that clients connect to, and @ with the only agents that serve them, as in --agent-name or * for all; port 0 selects a free port; off by default with --listen-tls or --uds-name",
   }),
+  reusePort: booleanFlag("reuse-port", {
+    help:
+      "let several servers of this machine share the ports of --listen-tcp, each with a --listen-quic of its own; Linux only",
+  }),
   routes: routeFlag("route", {
     help:
       "agents, as in --agent-name or * for all, and the targets that they reach, as in --allow of the agent, such as cluster-a=10.1.0.0/16,*.a.internal; clients of listeners without agents of their own are served by those of the most specific target",

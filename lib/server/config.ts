@@ -26,6 +26,8 @@ export interface ServerConfig
    * @default {0.0.0.0:8443 if there is no other front, else nowhere}
    */
   readonly listenTcp: readonly TcpAddress[];
+  /** Whether other servers of this machine may listen there as well. Linux only. */
+  readonly reusePort: boolean;
   /** Which agents reach which targets, for the clients of fronts without agents of their own. */
   readonly routes: readonly TargetRoute[];
   /** Where clients connect with TLS. */

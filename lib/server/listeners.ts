@@ -19,10 +19,14 @@ import { UnixFront } from "./unix_front.ts";
 /** Backlog of connections to accept. Clients beyond it retry after about a second (TCP SYN). */
 const TCP_BACKLOG = 4_096;
 
+const TAKEN = "another program, perhaps a proxy-server: stop it, or choose another port";
+const NOT_SHARED = "a program without --reuse-port, or of another user, who cannot share it";
+
 /** What the fronts of a server are made from. */
 export type FrontsConfig = Pick<
   ServerConfig,
   | "listenTcp"
+  | "reusePort"
   | "routes"
   | "listenTls"
   | "clientTls"
@@ -43,6 +47,23 @@ export function listenTcpOf(
   return listenTcp.length > 0 || hasOther ? listenTcp : [DEFAULT_LISTEN_TCP];
 }
 
+/**
+ * Refuses `--reuse-port` where it would share nothing.
+ *
+ * @throws {UsageError} without `--listen-tcp`, and on systems other than Linux, which lead all
+ * clients of a shared port to one process, or have no such ports
+ */
+export function refuseReusePort(
+  config: Pick<FrontsConfig, "listenTcp" | "reusePort" | "listenTls" | "udsName">,
+  os: string = Deno.build.os,
+): void {
+  if (!config.reusePort) return;
+  if (os !== "linux") {
+    throw new UsageError(`--reuse-port needs Linux, which spreads clients, and this is ${os}`);
+  }
+  if (listenTcpOf(config).length === 0) throw new UsageError("--reuse-port needs --listen-tcp");
+}
+
 /** The agents of each front, undefined for those without a group. */
 export function agentsOfFronts(
   config: Pick<FrontsConfig, "listenTcp" | "listenTls" | "udsName">,
@@ -57,13 +78,14 @@ export function agentsOfFronts(
  *
  * @param opened is given each, to close it
  * @param observed where TLS clients that are refused are logged and counted
- * @throws {UsageError} when one cannot be bound
+ * @throws {UsageError} when one cannot be bound, or a port not be shared
  */
 export async function openFronts(
   config: FrontsConfig,
   opened: DisposableStack,
   observed: Pick<TlsFrontOptions, "log" | "monitor">,
 ): Promise<readonly Front[]> {
+  refuseReusePort(config);
   const fronts: Front[] = [];
   const add = (front: Front) => fronts.push(opened.adopt(front, (front) => front.close()));
   for (const address of listenTcpOf(config)) add(openTcpFront(address, config));
@@ -74,10 +96,10 @@ export async function openFronts(
 
 function openTcpFront(
   { agents, ...address }: TcpAddress,
-  { mode, routes, tcpKeepaliveMs }: FrontsConfig,
+  { mode, routes, tcpKeepaliveMs, reusePort }: FrontsConfig,
 ): TcpFront {
   const isRouted = routes.length > 0 && agents === undefined;
-  const listener = listenTcp("--listen-tcp", address);
+  const listener = listenTcp("--listen-tcp", address, reusePort);
   const group = agents && nameOfAgents(agents);
   return new TcpFront(listener, modeOf("tcp", mode, isRouted), tcpKeepaliveMs, group);
 }
@@ -92,12 +114,13 @@ function openTlsFront(
   return new TlsFront(listenTcp("--listen-tls", address), modeOf("tls", mode), options);
 }
 
-function listenTcp(flag: string, address: Authority): Deno.TcpListener {
+function listenTcp(flag: string, address: Authority, reusePort = false): Deno.TcpListener {
   const { port } = address;
   return bind(
     flag,
     address,
-    (hostname) => Deno.listen({ hostname, port, tcpBacklog: TCP_BACKLOG }),
+    (hostname) => Deno.listen({ hostname, port, reusePort, tcpBacklog: TCP_BACKLOG }),
+    reusePort ? NOT_SHARED : TAKEN,
   );
 }
 
@@ -139,22 +162,26 @@ export function listenForAgents(
     "--listen-quic",
     { hostname, port },
     (hostname) => new QuicEndpoint({ hostname, port, listen }),
+    TAKEN,
   );
 }
 
-function bind<T>(flag: string, address: Authority, open: (hostname: string) => T): T {
+/** @param taken what is said of a port that is in use */
+function bind<T>(
+  flag: string,
+  address: Authority,
+  open: (hostname: string) => T,
+  taken: string,
+): T {
   try {
     return listenOn(address.hostname, open);
   } catch (error) {
-    const hint = error instanceof Deno.errors.AddrInUse ? `; ${portTaken(address)}` : "";
+    const hint = error instanceof Deno.errors.AddrInUse
+      ? `; port ${address.port} is in use by ${taken}`
+      : "";
     throw new UsageError(
       `cannot listen on ${flag} ${formatAuthority(address)}: ${messageOf(error)}${hint}`,
       { cause: error },
     );
   }
-}
-
-/** Hint for a port that is in use. */
-function portTaken({ port }: Authority): string {
-  return `port ${port} is in use by another program, perhaps a proxy-server: stop it, or choose another port`;
 }

@@ -115,6 +115,10 @@ Deno.test("checkServer() names an address that is taken, and what may have it", 
     /--listen-tcp 127.*in use/,
   );
   assert(taken.lines.some((line) => /udp address .*in use by a QUIC server/.test(line)));
+  const shared = await serverCheck({ ...flags, "reuse-port": "true" });
+  const found = shared.lines.filter((line) => /reuse-port flag|tcp address/.test(line)).join("\n");
+  if (Deno.build.os !== "linux") assertMatch(found, /^FAIL +reuse-port flag: .*needs Linux/);
+  else assertMatch(found, /^ok +reuse-port flag: .*\nwarn +tcp address .*: in use, by servers/);
   const foreign = await serverCheck({ ...flags, "listen-tcp": "192.0.2.1:1" });
   assertFix(foreign, /tcp address 192\.0\.2\.1:1: cannot listen/, /an address of this machine/);
 });

@@ -632,6 +632,7 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
   assertEquals(valuesOf(serverFlags, [...files, "-client-ca-file=a"]), {
     ...common,
     listenTcp: [],
+    reusePort: false,
     routes: [],
     listenTls: undefined,
     tlsCertFile: undefined,

@@ -50,6 +50,7 @@ function test(name: string, fn: () => void): void {
 interface Values {
   readonly drainTimeoutMs: number;
   readonly listenTcp?: readonly (Authority & { readonly agents?: readonly string[] })[];
+  readonly reusePort?: boolean;
   readonly listenTls?: Authority;
   readonly udsName?: string;
   readonly udsMode?: number;
@@ -503,6 +504,28 @@ for (const program of Object.values(programs)) {
     assertEquals(settings.has("Group"), program.name === "proxy-server");
   });
 }
+
+test("systemd/proxy-server@.service is proxy-server.service for several servers of one port", () => {
+  const unit = (name: string) => assignmentsOf(read(`systemd/${name}.service`));
+  const differing = ["Description", "ExecStart", "User", "Group", "RuntimeDirectory"];
+  const rest = (name: string) => unit(name).filter(([key]) => !differing.includes(key));
+  assertEquals(rest("proxy-server@"), rest("proxy-server"));
+  const settings = new Map(unit("proxy-server@"));
+  // Programs of different users cannot share a port, and of a directory, the first that stops would remove it.
+  assertEquals(differing.filter((key) => settings.has(key)), differing.slice(0, 3));
+  const env = Object.fromEntries(assignmentsOf(read("systemd/proxy-server.env")));
+  const program = programs["quic-server"]!;
+  const ports = ["1", "2"].map((instance) => {
+    const [, ...args] = settings.get("ExecStart")!.replaceAll("%i", instance).split(/\s+/);
+    const values = started(program, args, env, `${CERTIFICATES}/proxy-server`);
+    assertEquals([values.reusePort, values.listenTcp?.length], [true, 1]);
+    assertEquals(values.listenAdmin?.hostname, "127.0.0.1");
+    return [values.listenQuic.port, values.listenAdmin?.port];
+  });
+  assertEquals(ports, [[8881, 9081], [8882, 9082]]);
+  const readme = read("systemd/README.md");
+  for (const [quic] of ports) assertStringIncludes(readme, `quic-tunnel.example.com:${quic}`);
+});
 
 // Docker Compose
 

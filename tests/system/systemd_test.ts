@@ -31,8 +31,8 @@ const verify = (unit: string, text: string) =>
 const judge = (unit: string, text: string) =>
   analyze(unit, text, "security", "--offline=yes", `--threshold=${MAX_EXPOSURE}`);
 
-for (const program of programInfos) {
-  const unit = `${program.name}.service`;
+for (const name of [...programInfos.map(({ name }) => name), "proxy-server@"]) {
+  const unit = `${name}.service`;
 
   Deno.test(`deploy/systemd/${unit} is a unit without mistakes, and a hardened one`, async () => {
     const text = read(unit);

@@ -15,15 +15,25 @@ const MAYBE_RUNNING = "this is expected if a proxy-server is already running her
 /** Time for the program that has the port to answer. */
 const PROBE_MS = 500;
 
-/** Whether the listener for clients can be bound. */
+/**
+ * Whether the listener for clients can be bound.
+ *
+ * @param isShared whether a server that shares it may be running. Even then, this does not share
+ * it, which would take clients from that server, and can only warn of a port that is in use
+ */
 export function checkTcpAddress(
   address: Authority,
   flag: "--listen-tcp" | "--listen-tls" = "--listen-tcp",
+  isShared = false,
 ): Found {
   try {
     listenOn(address.hostname, (hostname) => Deno.listen({ ...address, hostname })).close();
     return { found: foundOf(address), value: true };
   } catch (error) {
+    if (isShared && error instanceof Deno.errors.AddrInUse) {
+      const found = "in use, by servers with --reuse-port or by another program";
+      return { found, value: true, isWarning: true };
+    }
     throw bindError(flag, address, error, "by another program");
   }
 }

@@ -15,7 +15,7 @@ import { checkRoutes } from "./routes.ts";
 import { addressesOf, checkTarget } from "./target.ts";
 import { checkUdp } from "./udp.ts";
 import { nameOfAgents } from "../../server/agent_set.ts";
-import { agentsOfFronts, listenTcpOf } from "../../server/listeners.ts";
+import { agentsOfFronts, listenTcpOf, refuseReusePort } from "../../server/listeners.ts";
 
 const RESOLVE_TIMEOUT_MS = 5_000;
 
@@ -25,7 +25,7 @@ export async function checkServer(
   output: ReportOutput,
 ): Promise<boolean> {
   const report = new Report(output);
-  const { listenQuic, listenTls, udsName, udsMode: mode, udsGroup: group } = values;
+  const { listenQuic, listenTls, udsName, udsMode: mode, udsGroup: group, reusePort } = values;
   await checkCertificates(report, serverTlsFiles(values), "server");
   if (listenTls) {
     const files = await report.step("tls flags", () => {
@@ -34,9 +34,18 @@ export async function checkServer(
     });
     if (files) await checkCertificates(report, files, "tls");
   }
+  if (reusePort) {
+    await report.step("reuse-port flag", () => {
+      refuseReusePort(values);
+      return { found: "other servers may share the ports of --listen-tcp", value: true };
+    });
+  }
   for (const { agents, ...tcp } of listenTcpOf(values)) {
     const suffix = agents ? ` of ${nameOfAgents(agents)}` : "";
-    await report.step(`tcp address ${formatAuthority(tcp)}${suffix}`, () => checkTcpAddress(tcp));
+    await report.step(
+      `tcp address ${formatAuthority(tcp)}${suffix}`,
+      () => checkTcpAddress(tcp, "--listen-tcp", reusePort),
+    );
   }
   if (listenTls) {
     const tls = formatAuthority(listenTls);
