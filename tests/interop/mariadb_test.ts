@@ -5,10 +5,9 @@
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { createHash, randomBytes } from "node:crypto";
 import { clientLine } from "../support/client_lines.ts";
-import { temporaryFolder } from "../support/temporary_folder.ts";
 import { Dialogue } from "./support/dialogue.ts";
+import { startMariaDbServer } from "./support/mariadb.ts";
 import { run } from "./support/programs.ts";
-import { freePort, Service } from "./support/service.ts";
 import { lineAbout, startTunnel, type TunnelOptions } from "./support/tunnel.ts";
 
 const ROWS = 10_000;
@@ -19,27 +18,7 @@ const MAX_PACKET = "--max-allowed-packet=32M";
 /** A MariaDB server with no data yet, and how to log in to it through passthrough. */
 async function startMariaDb(options: Omit<TunnelOptions, "upstream"> = {}) {
   await using stack = new AsyncDisposableStack();
-  const { path: dir } = stack.use(await temporaryFolder());
-  const data = ["--no-defaults", `--datadir=${dir}/data`];
-  if (Deno.uid() === 0) data.push("--user=root");
-  await run("mariadb-install-db", [
-    ...data,
-    "--auth-root-authentication-method=normal",
-    "--skip-test-db",
-  ]);
-  const port = freePort();
-  stack.use(
-    await Service.start("mariadbd", [
-      ...data,
-      MAX_PACKET,
-      "--bind-address=127.0.0.1",
-      `--port=${port}`,
-      `--socket=${dir}/socket`,
-      `--pid-file=${dir}/pid`,
-      "--skip-name-resolve",
-      "--proxy-protocol-networks=127.0.0.1", // from there, a PROXY header is read where there is one
-    ], port),
-  );
+  const { port } = stack.use(await startMariaDbServer(MAX_PACKET));
   const tunnel = stack.use(await startTunnel({ ...options, upstream: port }));
   const host = tunnel.host.replace(/[[\]]/g, "");
   const [, ...address] = clientLine("mariadb ", { host, port: tunnel.port }).split(" ");
