@@ -3,7 +3,7 @@
 
 /** `deno task man`: writes a manual page for each program, `dist/man/proxy-server.1` and so on. */
 import { envNameOf, type Flag, informingFlags } from "../lib/cli/flags.ts";
-import { COMMAND_LINE_ONLY } from "../lib/cli/help.ts";
+import { COMMAND_LINE_ONLY, requirementOf } from "../lib/cli/help.ts";
 import { type ProgramInfo, programInfos } from "../lib/cli/programs.ts";
 import { version } from "../lib/version.ts";
 
@@ -77,14 +77,14 @@ export function formatMan({ name, summary, examples = [], flags }: ProgramInfo):
 }
 
 function option(flag: Flag<unknown>): string[] {
-  const { name, valueName, help, notes, required, defaultText, commandLineOnly } = flag;
+  const { name, valueName, help, notes, defaultText, commandLineOnly } = flag;
   const isInforming = Object.values<Flag<unknown>>(informingFlags).includes(flag);
   const head = valueName === ""
     ? `.B \\-\\-${escaped(name)}`
     : `.BI \\-\\-${escaped(name)}= ${escaped(valueName)}`;
   const more = [
     ...notes,
-    ...(required ? ["required"] : []),
+    ...requirementOf(flag),
     ...(isInforming || defaultText === undefined ? [] : [`default: ${defaultText}`]),
     ...(isInforming
       ? []

@@ -18,6 +18,12 @@ export function flagLabel({ name, valueName }: Flag<unknown>): string {
   return `--${name} ${valueName}`.trimEnd();
 }
 
+/** The note of a flag that has to be given, or has to unless another one is. */
+export function requirementOf({ required, requiredUnless }: Flag<unknown>): string[] {
+  if (!requiredUnless) return required ? ["required"] : [];
+  return [`required without ${requiredUnless.map((name) => `--${name}`).join(" or ")}`];
+}
+
 /** The help text of a program, at most 100 columns wide, without a newline at its end. */
 export function formatHelp(
   program: {
@@ -31,10 +37,7 @@ export function formatHelp(
 ): string {
   const table = Object.values(flags);
   const rows = table.map((flag): [string, string[]] => {
-    const notes = [...flag.notes];
-    const unless = flag.requiredUnless?.map((name) => `--${name}`).join(" or ");
-    if (unless) notes.push(`required without ${unless}`);
-    else if (flag.required) notes.push("required");
+    const notes = [...flag.notes, ...requirementOf(flag)];
     if (flag.defaultText !== undefined) notes.push(`default: ${flag.defaultText}`);
     notes.push(flag.commandLineOnly ? COMMAND_LINE_ONLY : `env: ${envNameOf(flag.name)}`);
     const words = [...flag.help.split(" "), ...notes.flatMap(wordsOfNote)];
