@@ -64,9 +64,16 @@ export async function makeEgressCerts(
   return result;
 }
 
-/** Writes a set into an empty folder: see {@linkcode writeSet}. */
-export function writeCerts(dir: string, notAfter?: Date): Promise<void> {
-  return writeSet(dir, tunnelSet(), notAfter);
+/**
+ * Writes a set into an empty folder: see {@linkcode writeSet}.
+ *
+ * @param options.agentNames further clients, each in files of its name
+ */
+export function writeCerts(
+  dir: string,
+  { agentNames, notAfter }: { agentNames?: readonly string[]; notAfter?: Date } = {},
+): Promise<void> {
+  return writeSet(dir, tunnelSet(agentNames), notAfter);
 }
 
 function tunnelSet(agentNames: readonly string[] = []): CertificateSet {

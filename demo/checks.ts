@@ -37,9 +37,9 @@ const CHECK_TIMEOUT_MS = 60_000;
 /** Where nothing listens: a reserved port, since a free one may be taken before it is dialled. */
 const NOWHERE = { hostname: "127.0.0.1", port: 1 };
 
-/** The checks of the tunnel that serves CONNECT. */
-export function connectChecks({ connect, origin }: Stage): Check[] {
-  const tunnel = { via: connect.tcp, tunnelTo: origin.tcp };
+/** The checks of the network whose agent serves CONNECT. */
+export function officeChecks({ office, origin }: Stage): Check[] {
+  const tunnel = { via: office.tcp, tunnelTo: origin.tcp };
   const upload = randomBytes(LARGE_BYTES);
   const uploadDigest = reprDigest(createHash("sha256").update(upload));
   return [
@@ -58,9 +58,9 @@ export function connectChecks({ connect, origin }: Stage): Check[] {
   ];
 }
 
-/** The checks of the tunnel that has one upstream. */
-export function passthroughChecks({ passthrough }: Stage): Check[] {
-  const via = passthrough.tcp;
+/** The checks of the network with one upstream. */
+export function labChecks({ lab }: Stage): Check[] {
+  const via = lab.tcp;
   return [
     { name: "GET /", request: { via, method: "GET", path: "/" }, judge: isWhole },
     { name: "GET /large", request: { via, method: "GET", path: "/large" }, judge: isWhole },

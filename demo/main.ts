@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /**
- * `deno task demo`: the server, an agent, a passthrough and an origin, as processes on this machine,
- * and requests through both kinds of tunnel.
+ * `deno task demo`: a server, two networks behind it, one with an agent, one with a passthrough, and
+ * an origin, as processes on this machine, and requests to both networks.
  *
  * Exit codes: 0 stopped by a signal, or with `--once` all checks passed; 1 failed; 2 usage.
  */
@@ -12,7 +12,7 @@ import { abortable } from "@std/async/abortable";
 import { messageOf, UsageError } from "../lib/errors.ts";
 import { formatAuthority } from "../lib/net/authority.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
-import { type Check, connectChecks, passthroughChecks, type Result, runCheck } from "./checks.ts";
+import { type Check, labChecks, officeChecks, type Result, runCheck } from "./checks.ts";
 import * as screen from "./screen.ts";
 import { setStage, type Stage } from "./stage.ts";
 
@@ -52,15 +52,15 @@ async function main(args: readonly string[]): Promise<number> {
 async function demo(once: boolean, end: AbortController): Promise<number> {
   await using stack = new AsyncDisposableStack();
   const { signal } = end;
-  screen.showNote("starting 2 servers, an agent, a passthrough and an origin …");
+  screen.showNote("starting a server, an agent, a passthrough and an origin …");
   const stage = await setStage(stack, (error) => end.abort(error), signal);
 
-  screen.showTitle("Through the agent: the client names the target in a CONNECT request");
-  screen.showPath(stage.connect, stage);
-  const results = await runChecks(connectChecks(stage), signal);
-  screen.showTitle("Through the passthrough: every connection goes to one upstream");
-  screen.showPath(stage.passthrough, stage);
-  results.push(...await runChecks(passthroughChecks(stage), signal));
+  screen.showTitle("The network office: the client names the target in a CONNECT request");
+  screen.showPath(stage.office, stage);
+  const results = await runChecks(officeChecks(stage), signal);
+  screen.showTitle("The network lab, by another port: every connection goes to one upstream");
+  screen.showPath(stage.lab, stage);
+  results.push(...await runChecks(labChecks(stage), signal));
 
   const right = results.filter(({ ok }) => ok).length;
   screen.showNote(`\n${right} of ${results.length} checks passed`);
@@ -82,16 +82,16 @@ async function runChecks(checks: Check[], signal: AbortSignal): Promise<Result[]
 }
 
 /** The `--noproxy` overrules what the environment may say of proxies. */
-function showWhatToTry({ origin, connect, passthrough }: Stage): void {
+function showWhatToTry({ origin, office, lab }: Stage): void {
   const target = `http://${formatAuthority(origin.tcp)}/`;
   screen.showTitle("Everything keeps running. In another terminal, try");
   screen.showCommand(
-    "through the agent",
-    `curl -p --noproxy "" --proxy ${formatAuthority(connect.tcp)} ${target}`,
+    "the network office, through its agent",
+    `curl -p --noproxy "" --proxy ${formatAuthority(office.tcp)} ${target}`,
   );
   screen.showCommand(
-    "through the passthrough",
-    `curl --noproxy "*" http://${formatAuthority(passthrough.tcp)}/`,
+    "the network lab, through its passthrough",
+    `curl --noproxy "*" http://${formatAuthority(lab.tcp)}/`,
   );
   screen.showNote("\nPress Ctrl-C to stop.");
 }

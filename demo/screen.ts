@@ -4,7 +4,7 @@
 
 import { formatAuthority } from "../lib/net/authority.ts";
 import type { Result } from "./checks.ts";
-import type { Stage, Tunnel } from "./stage.ts";
+import type { Network, Stage } from "./stage.ts";
 
 const colour = Deno.stdout.isTerminal() && !Deno.noColor;
 const paint = (code: number) => (text: string) => colour ? `\x1b[${code}m${text}\x1b[0m` : text;
@@ -42,7 +42,10 @@ const tcpCarrier = { name: "TCP", stroke: "─" };
 const quicCarrier = { name: "QUIC", stroke: "═" };
 
 /** Shows the way of a byte from the client to the origin, each program above its addresses. */
-export function showPath({ server, tcp, quic, agent, agentUdp }: Tunnel, { origin }: Stage): void {
+export function showPath(
+  { tcp, agent, agentUdp }: Network,
+  { server, quic, origin }: Stage,
+): void {
   const hops: Hop[] = [
     { name: "client", details: ["this demo", `pid ${Deno.pid}`], carrier: tcpCarrier },
     {

@@ -4,22 +4,14 @@
 import { join } from "node:path";
 import { writeCerts } from "../certs/make.ts";
 import { type Authority, formatAuthority, parseAuthority } from "../lib/net/authority.ts";
-import {
-  agentFlags,
-  anyPort,
-  flagArguments,
-  type Flags,
-  serverFlags,
-} from "../tools/project_program.ts";
+import { agentFlags, flagArguments, type Flags, serverFlags } from "../tools/project_program.ts";
 import { Child, type ChildEndedError } from "./child.ts";
 
-/** A server, and the program at the other end of its QUIC connection. */
-export interface Tunnel {
-  readonly server: Child;
+/** A network behind the server: the listener of its clients, and its agent. */
+export interface Network {
+  readonly name: string;
   /** Where clients connect. */
   readonly tcp: Authority;
-  /** Where agents connect. */
-  readonly quic: Authority;
   readonly agent: Child;
   /** The agent's end of the QUIC connection, as the server sees it. */
   readonly agentUdp: Authority;
@@ -28,11 +20,17 @@ export interface Tunnel {
 /** All that runs in the demo. */
 export interface Stage {
   readonly origin: { readonly child: Child; readonly tcp: Authority };
-  /** Serves CONNECT. */
-  readonly connect: Tunnel;
-  /** Leads to the origin and nowhere else. A server of its own: a shared one would mix the two. */
-  readonly passthrough: Tunnel;
+  readonly server: Child;
+  /** Where agents connect. */
+  readonly quic: Authority;
+  /** Its agent serves CONNECT. */
+  readonly office: Network;
+  /** Leads to the origin and nowhere else. */
+  readonly lab: Network;
 }
+
+/** The names in the agents' certificates. */
+const NETWORKS = ["office", "lab"] as const;
 
 /** Enough for a first run, which downloads packages. */
 const START_TIMEOUT_MS = 60_000;
@@ -63,35 +61,47 @@ export async function setStage(
     if (stack.disposed) throw new Error("the demo has ended");
     return stack.use(new Child({ name, module, permissions, args }, failed));
   };
-  const startProgram = (program: string, net: string, flags: Flags) =>
+  const startProgram = (program: string, net: string, flags: Flags, more: string[] = []) =>
     start(
       `proxy-${program}`,
       `../${program}.ts`,
       [net, "--allow-ffi", "--allow-env=QRHT_*", `--allow-read=${dir}`],
-      flagArguments(flags),
+      [...flagArguments(flags), ...more],
     );
 
-  const startTunnel = async (program: string, upstream?: Promise<Authority>): Promise<Tunnel> => {
-    const server = startProgram("server", LOOPBACK, { ...anyPort, ...serverFlags(dir) });
-    const tcp = await addressIn(server, /tcp listener on ([\d.:]+)/);
-    const quic = await addressIn(server, /quic listener on ([\d.:]+)/);
+  const child = start("origin", "./origin.ts", [LOOPBACK]);
+  const server = startProgram(
+    "server",
+    LOOPBACK,
+    { "listen-quic": "127.0.0.1:0", ...serverFlags(dir) },
+    NETWORKS.map((name) => `--listen-tcp=127.0.0.1:0@${name}`),
+  );
+  const [tcp, quic] = await Promise.all([
+    addressIn(child, /http listener on ([\d.:]+)/),
+    addressIn(server, /quic listener on ([\d.:]+)/),
+  ]);
+
+  const startNetwork = async (
+    name: typeof NETWORKS[number],
+    program: string,
+    flags: Flags = {},
+  ): Promise<Network> => {
     const agent = startProgram(program, LOOPBACK_AND_ANY, {
       server: formatAuthority(quic),
-      ...agentFlags(dir),
-      ...(upstream && { upstream: formatAuthority(await upstream) }),
+      ...agentFlags(dir, name),
+      ...flags,
     });
-    const agentUdp = await addressIn(server, /agent connected.* remote=([\d.:]+)/);
-    return { server, tcp, quic, agent, agentUdp };
+    const [tcp, agentUdp] = await Promise.all([
+      addressIn(server, new RegExp(`tcp listener on ([\\d.:]+).* group=${name}`)),
+      addressIn(server, new RegExp(`agent connected(?=.* groups=${name}).* remote=([\\d.:]+)`)),
+    ]);
+    return { name, tcp, agent, agentUdp };
   };
-
-  const child = start("origin", "./origin.ts", [LOOPBACK]);
-  const originTcp = addressIn(child, /http listener on ([\d.:]+)/);
-  const [tcp, connect, passthrough] = await Promise.all([
-    originTcp,
-    startTunnel("agent"),
-    startTunnel("passthrough", originTcp),
+  const [office, lab] = await Promise.all([
+    startNetwork("office", "agent"),
+    startNetwork("lab", "passthrough", { upstream: formatAuthority(tcp) }),
   ]);
-  return { origin: { child, tcp }, connect, passthrough };
+  return { origin: { child, tcp }, server, quic, office, lab };
 }
 
 /** Certificates for this run alone, in a directory that goes with it. */
@@ -100,6 +110,7 @@ async function certificateDir(stack: AsyncDisposableStack): Promise<string> {
   const dir = await Deno.makeTempDir({ dir: import.meta.dirname!, prefix: `.run-${Deno.pid}-` });
   stack.defer(() => Deno.remove(dir, { recursive: true }));
   await Deno.writeTextFile(join(dir, ".gitignore"), "*\n");
-  await writeCerts(dir, new Date(Date.now() + CERTIFICATE_MS));
+  const notAfter = new Date(Date.now() + CERTIFICATE_MS);
+  await writeCerts(dir, { agentNames: NETWORKS, notAfter });
   return dir;
 }

@@ -445,7 +445,7 @@ Deno.test("makeCerts() gives up on a lock that stays taken", () =>
 Deno.test("writeCerts() writes a set that ends when it is told, and none where one is", () =>
   inTempDir(async (dir) => {
     const notAfter = new Date(Math.ceil(Date.now() / 1_000) * 1_000 + 3_600_000);
-    await writeCerts(dir, notAfter);
+    await writeCerts(dir, { notAfter });
     await assertUsableSet(dir);
     const found = Array.from(Deno.readDirSync(dir), ({ name }) => name).sort();
     assertEquals(found, ["ca.pem", ...PAIRS]);
