@@ -114,3 +114,10 @@ declare module "@std/text/levenshtein-distance" {
 declare module "@std/toml/parse" {
   export function parse(tomlString: string): Record<string, unknown>;
 }
+
+declare module "@std/yaml/parse" {
+  export function parse(
+    content: string,
+    options?: { readonly schema?: "core" | "default" | "failsafe" | "json" | "extended" },
+  ): unknown;
+}

@@ -50,6 +50,8 @@ export interface Flag<V> {
   readonly commandLineOnly?: boolean;
   /** Whether the default admits more than most values do. @default {false} */
   readonly restricts?: boolean;
+  /** Whether its value is what all occurrences give. @default {false} */
+  readonly isRepeatable?: boolean;
   /** Whether other flags change the default: without an occurrence, there is no value then. */
   readonly isDependent?: boolean;
   /**
@@ -93,6 +95,8 @@ export interface Environment {
   readonly names?: readonly string[];
   /** Flags of other programs that share the environment. */
   readonly othersFlags?: readonly FlagTable[];
+  /** Values of a file, by the name of their flag. They come after the environment. */
+  readonly file?: ReadonlyMap<string, unknown>;
 }
 
 /** Either a default, or required, or neither: then the value may be `undefined`. */
@@ -163,6 +167,7 @@ export function makeFlag<T, O extends FlagOptions<unknown>>(
     required: options.required === true,
     requiredUnless: options.requiredUnless,
     restricts: options.restricts ?? false,
+    isRepeatable: several,
     commandLineOnly: options.commandLineOnly ?? false,
     defaultText: kind.defaultText ?? options.dependentDefault,
     isDependent: options.dependentDefault !== undefined,
@@ -270,6 +275,7 @@ export function makeListFlag<T>(
     required: options.required === true,
     requiredUnless: options.requiredUnless,
     restricts: options.restricts ?? false,
+    isRepeatable: options.multiple ?? false,
     commandLineOnly: options.commandLineOnly ?? false,
     defaultText: kind.defaultText ?? options.dependentDefault,
     isDependent: options.dependentDefault !== undefined,
@@ -458,7 +464,8 @@ function foldArgs(args: readonly string[], names: ReadonlyMap<string, Flag<unkno
 /**
  * Reads the values of a table of flags.
  *
- * The command line goes before the environment, which goes before the default; an empty variable
+ * The command line goes before the environment, which goes before a file, and that before the
+ * default; an empty variable
  * counts as unset unless its flag restricts something, and one that the command line overrides is
  * not looked at. The last occurrence of a flag wins unless the flag is `multiple`, but each must be
  * valid. A variable with the prefix that is of no flag is an error.
@@ -480,7 +487,7 @@ function foldArgs(args: readonly string[], names: ReadonlyMap<string, Flag<unkno
 export function parseFlags<T extends FlagTable>(
   flags: T,
   args: readonly string[],
-  { get: env, names: variables = [], othersFlags = [] }: Environment,
+  { get: env, names: variables = [], othersFlags = [], file }: Environment,
 ): ParsedFlags<T> {
   const names = namesOf(flags);
   const known = [...names.keys()];
@@ -501,7 +508,8 @@ export function parseFlags<T extends FlagTable>(
 
   refuseUnknown(variables, flags, othersFlags);
   const missing: string[] = [];
-  const isGiven = (name: string) => given.has(names.get(name)!) || !!env(envNameOf(name));
+  const isGiven = (name: string) =>
+    given.has(names.get(name)!) || !!env(envNameOf(name)) || file?.has(name);
   const values = Object.entries(flags).map(([key, flag]) => {
     if (given.has(flag)) return [key, given.get(flag)];
     const envName = envNameOf(flag.name);
@@ -514,6 +522,7 @@ export function parseFlags<T extends FlagTable>(
         `environment variable ${envName} is empty: give it a value, or unset it`,
       );
     }
+    if (file?.has(flag.name)) return [key, file.get(flag.name)];
     const { required, requiredUnless } = flag;
     if ((required || requiredUnless) && !requiredUnless?.some(isGiven)) {
       missing.push(`--${flag.name} (or ${envName})`);
@@ -527,7 +536,18 @@ export function parseFlags<T extends FlagTable>(
   return { kind: "run", values: Object.fromEntries(values) as FlagValues<T> };
 }
 
-function addFrom(source: string, flag: Flag<unknown>, text: string, before: unknown): unknown {
+/**
+ * The value after one more occurrence of a flag.
+ *
+ * @param source where that is, for the error message
+ * @throws {UsageError} when the text is no value of it
+ */
+export function addFrom(
+  source: string,
+  flag: Flag<unknown>,
+  text: string,
+  before: unknown,
+): unknown {
   try {
     return flag.add(text, before);
   } catch (error) {
@@ -579,7 +599,7 @@ function unknownFlag(name: string, known: Iterable<string>): string {
  *
  * @param skip characters of each candidate that are left out of account
  */
-function nearest(name: string, candidates: Iterable<string>, skip = 0): string | undefined {
+export function nearest(name: string, candidates: Iterable<string>, skip = 0): string | undefined {
   let best: string | undefined;
   // A third of the letters may differ; more than that is another word.
   let limit = Infinity;

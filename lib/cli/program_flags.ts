@@ -56,6 +56,12 @@ export const DEFAULT_SERVER_NAME = "quic-tunnel-server";
 
 /** The flags that all programs have. */
 export const commonFlags = {
+  config: stringFlag("config", {
+    restricts: true,
+    valueName: "path",
+    help:
+      "YAML file with flags by their names, without dashes; flags and environment variables take precedence over it",
+  }),
   halfOpenTimeoutMs: durationFlag("half-open-timeout", {
     default: "5m",
     help: "how long a half-closed tunnel may stay idle; 0 means no limit",

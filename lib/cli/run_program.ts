@@ -6,7 +6,8 @@ import type { ReportOutput } from "./check/report.ts";
 import { stepOutput } from "./check/spinner.ts";
 import { formatCompletion } from "./completion.ts";
 import { messageOf, UsageError } from "../errors.ts";
-import { ENV_PREFIX, type FlagTable, type FlagValues, parseFlags } from "./flags.ts";
+import { parseWithConfig } from "./config_file.ts";
+import { ENV_PREFIX, type FlagTable, type FlagValues } from "./flags.ts";
 import { formatHelp } from "./help.ts";
 import { LineWriter } from "./line_writer.ts";
 import { configureLog, type LogFormat, logger } from "../log.ts";
@@ -89,7 +90,7 @@ export async function runProgram<
   const signals = listenToSignals(end);
   const { stop: signal, onHangup } = signals;
   try {
-    const parsed = parseFlags(program.flags, Deno.args, {
+    const parsed = await parseWithConfig(program.flags, Deno.args, {
       get: (name) => Deno.env.get(name),
       names: environmentNames(ENV_PREFIX) ?? [],
       othersFlags: programInfos.map(({ flags }) => flags),

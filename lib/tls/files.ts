@@ -371,7 +371,8 @@ function pemFile({ flag, givenWith, path, bytes }: FileContent): PemFile {
   }
 }
 
-async function readBounded(
+/** @throws {RangeError} when the file is larger than 1 MiB */
+export async function readBounded(
   path: string,
 ): Promise<Pick<FileContent, "bytes" | "isFile" | "isPublic">> {
   using file = await Deno.open(path);
@@ -388,7 +389,8 @@ async function readBounded(
   throw new RangeError("larger than 1 MiB");
 }
 
-function fileFault(error: unknown, path: string): string {
+/** Why a file cannot be read, without its path. */
+export function fileFault(error: unknown, path: string): string {
   if (error instanceof Deno.errors.NotCapable) {
     return "Deno lacks the permission --allow-read for it";
   }

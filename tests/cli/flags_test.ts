@@ -614,6 +614,7 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
   const common = {
     certFile: "c",
     certKey: "k",
+    config: undefined,
     halfOpenTimeoutMs: 300_000,
     idleTimeoutMs: 0,
     writeTimeoutMs: 0,

@@ -45,6 +45,11 @@ const reserved: readonly {
   { what: "import the binding", imports: /^npm:@matrixai\//, users: ["lib/quic/quiche"] },
   { what: "issue certificates", imports: /^npm:@peculiar\//, users: ["lib/certs"] },
   {
+    what: "read YAML",
+    imports: /^npm:\/?deno-std@[^/]+\/yaml\//,
+    users: ["lib/cli/config_file.ts"],
+  },
+  {
     what: "open the C library",
     code: /\bDeno\.dlopen\b/,
     users: ["lib/net/libc.ts"],
