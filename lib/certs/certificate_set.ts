@@ -15,7 +15,7 @@ import { join } from "node:path";
 import { delay } from "@std/async/delay";
 import { messageOf, UsageError } from "../errors.ts";
 import { isIpAddress } from "../net/ip_address.ts";
-import { describeCertificate } from "../tls/certificate.ts";
+import { describeCertificate, readCertificate } from "../tls/certificate.ts";
 import {
   type CertificateOptions,
   createCa,
@@ -28,8 +28,6 @@ const DAY_MS = 24 * 60 * 60 * 1000;
 const CA_VALID_MS = 10 * 365 * DAY_MS;
 /** A certificate with less than this left is replaced. */
 const MIN_LEFT_DAYS = 30;
-/** Extended key usage id-kp-serverAuth. */
-const SERVER_AUTH = "1.3.6.1.5.5.7.3.1";
 const LOCK_FILE = ".lock.pem";
 const LOCK_RETRY_MS = 50;
 
@@ -148,8 +146,9 @@ async function certificateIn(dir: string, file: string): Promise<WantedCertifica
     const ca = await readX509(read, "ca");
     const certificate = await readX509(read, file);
     if (!certificate.verify(ca.publicKey) || certificate.ca) return undefined;
-    const { names, subject } = describeCertificate(certificate.raw);
-    const usage = certificate.keyUsage?.includes(SERVER_AUTH) ? "server" : "client";
+    // Deno's X509Certificate has no extended key usage: its keyUsage is the other extension.
+    const { info: { names, subject }, servesAsClient } = readCertificate(certificate.raw);
+    const usage = servesAsClient ? "client" : "server";
     found = { file, usage, commonName: subject.replace(/^CN=/, ""), ...namesByKind(names) };
     return undefined;
   });

@@ -14,7 +14,7 @@ import { makeCerts } from "../../lib/certs/make_certs.ts";
 import { keepSet } from "../../lib/certs/certificate_set.ts";
 import { tunnelSet } from "../../lib/certs/tunnel_set.ts";
 import { UsageError } from "../../lib/errors.ts";
-import { describeCertificate } from "../../lib/tls/certificate.ts";
+import { describeCertificate, readCertificate } from "../../lib/tls/certificate.ts";
 import { checkTlsFiles, readTlsFiles } from "../../lib/tls/files.ts";
 import { inDays } from "../support/certificate_files.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
@@ -169,4 +169,20 @@ Deno.test("keepSet() renews what expires within 30 days, also what it was not as
   assertEquals(await namesOf(dir, "node-1.pem"), ["node-1"]);
   const { validToDate } = new X509Certificate(await readText(dir, "node-2.pem"));
   assertEquals(Math.round((validToDate.getTime() - Date.now()) / (24 * 60 * 60 * 1_000)), 90);
+});
+
+Deno.test("keepSet() renews a server's certificate that it does not name as one of a server", async () => {
+  await using folder = await temporaryFolder();
+  const dir = folder.path;
+  const set = tunnelSet({ serverNames: [], agentNames: ["node-1"], validDays: 90 });
+  const front = { file: "front", commonName: "f", usage: "server", dnsNames: ["f"] } as const;
+  await keepSet(dir, { ...set, certificates: [...set.certificates, front] });
+  const { made } = await keepSet(dir, set, { now: inDays(61) });
+  assertEquals(made.toSorted(), ["front", "node-1", "server"]);
+  const usage = async (file: string) => {
+    const read = readCertificate(new X509Certificate(await readText(dir, file)).raw);
+    return [read.servesAsServer, read.servesAsClient];
+  };
+  assertEquals(await usage("front.pem"), [true, false]);
+  assertEquals(await usage("node-1.pem"), [false, true]);
 });
