@@ -79,7 +79,10 @@ export class ClientJudge {
     if (!leaf) return refuse(() => clientCertificateFaults(null, false));
     if (!isVerified) {
       const presented = chain();
-      return refuse(() => verifiedClientFaults(presented, cas, now));
+      return refuse(() => {
+        const faults = verifiedClientFaults(presented, cas, now);
+        return faults.length > 0 ? faults : useFaults(leaf);
+      });
     }
     const digest = createHash("sha256").update(leaf).digest("base64");
     // A session outlives the CA, and begins even if the certificate is refused.
@@ -128,4 +131,10 @@ function commonNameFaults(
   if (readCertificate(leaf).hasAlternativeNames) return [];
   return clientCertificateFaults(chain(), true, now, { constraining })
     .filter(({ kind }) => kind === "constraint");
+}
+
+/** What `node:tls` refuses in addition: a CA as a client. */
+function useFaults(leaf: Uint8Array): CertificateFault[] {
+  if (!readCertificate(leaf).x509.ca) return [];
+  return [{ kind: "purpose", reason: "certificate is that of a CA, not of a client" }];
 }

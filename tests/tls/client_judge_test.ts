@@ -90,3 +90,10 @@ Deno.test("ClientJudge refuses a client without a certificate, one that is not v
   );
   assertEquals(error.names, "kube-apiserver");
 });
+
+Deno.test("ClientJudge says that a CA is no client", async () => {
+  const intermediate = presented([await issueIntermediate(ca)], { isVerified: false });
+  assertEquals(refusalOf(() => new ClientJudge([]).judge(intermediate, trust(ca))), [
+    "certificate is that of a CA, not of a client",
+  ]);
+});
