@@ -135,6 +135,39 @@ test("AgentGroups has waiting clients of one group take no place of another's", 
   await assertRejects(() => b.open({ ...wait, except: new Set([agent]) }), NoAgentError);
 });
 
+test("AgentGroups takes no more steps for a group beside one where a thousand clients wait", async () => {
+  let steps = 0;
+  const counted = (name: string) =>
+    new Proxy(new FakeAgent(name), {
+      get(agent, key) {
+        steps++;
+        return Reflect.get(agent, key);
+      },
+    });
+  const stepsWith = async (waiting: number) => {
+    const groups = groupsOf({ fronts: ["a", "b"], maxPending: 1_000 });
+    const [a, b] = [groups.ofFront("a")!.registry, groups.ofFront("b")!.registry];
+    for (let i = 0; i < 5; i++) groups.add(counted("b"));
+    const clients = Array.from(
+      { length: waiting },
+      () => a.open({ agentWaitMs: 60_000, creditWaitMs: 0 }).catch(() => {}),
+    );
+    const agent = counted("b");
+    steps = 0;
+    for (let i = 0; i < 100; i++) await b.open(at);
+    groups.add(agent);
+    groups.remove(agent);
+    const taken = steps;
+    assertEquals(groups.pending, waiting);
+    groups.stopWaiting();
+    await Promise.all(clients);
+    return taken;
+  };
+  const alone = await stepsWith(0);
+  assert(alone > 0);
+  assertEquals(await stepsWith(1_000), alone);
+});
+
 test("AgentGroups has another agent if all groups of one have", () => {
   const groups = groupsOf({ fronts: ["a", "b"] });
   const [both, a] = [new FakeAgent("a", "b"), new FakeAgent("a")];
