@@ -1,16 +1,24 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** The steps of docs/networks.md from one network to three, with curl, OpenSSH and MariaDB. */
+/** Three networks behind one server, with curl, OpenSSH and MariaDB: as docs/networks.md has them, and at once. */
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { pipeDuplex } from "../../lib/tunnel/pipe.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import type { ProgramTask } from "../../tools/project_program.ts";
-import { ChildProgram, programArguments, startOrigin } from "../support/processes.ts";
+import { CertificateFiles } from "../support/certificate_files.ts";
+import { readExactly } from "../support/memory_duplex.ts";
+import { patternStream, sha256 } from "../support/pattern.ts";
+import { ChildProgram, programArguments, startOrigin, startProgram } from "../support/processes.ts";
 import { read } from "../support/repository.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
+import { Dialogue } from "./support/dialogue.ts";
 import { startMariaDbServer } from "./support/mariadb.ts";
 import { startOpenSsh } from "./support/openssh.ts";
 import { run } from "./support/programs.ts";
 import { freePort } from "./support/service.ts";
+import { startKnowing } from "./support/tunnel.ts";
 
 /** The commands of the section, in order. */
 function commands(): string[] {
@@ -111,3 +119,100 @@ function freeUdpPort(): number {
   socket.close();
   return (socket.addr as Deno.NetAddr).port;
 }
+
+const NETWORKS = ["cluster-a", "cluster-b", "bastion"] as const;
+const OK = "HTTP/1.1 200 OK\r\n\r\n";
+const NAME = "private.internal";
+const BODY_BYTES = 20_000_000;
+
+/** A port whose clients get to a target through a server that speaks CONNECT, for clients that do not. */
+function startConnecting(serverPort: number, target: string) {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const serve = async (client: Deno.TcpConn) => {
+    await using near = tcpDuplex(client);
+    await using far = tcpDuplex(await Deno.connect({ hostname: "127.0.0.1", port: serverPort }));
+    await writeAll(
+      far,
+      new TextEncoder().encode(`CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`),
+    );
+    assertEquals(new TextDecoder().decode(await readExactly(far, OK.length)), OK);
+    await pipeDuplex(near, far);
+  };
+  const serving: Promise<void>[] = [];
+  const accepting = (async () => {
+    for await (const client of listener) serving.push(serve(client));
+  })();
+  return {
+    port: listener.addr.port,
+    async [Symbol.asyncDispose]() {
+      listener.close();
+      await accepting;
+      await Promise.all(serving);
+    },
+  };
+}
+
+Deno.test("OpenSSH, MariaDB and curl are carried at once to three networks behind one server", async () => {
+  await using stack = new AsyncDisposableStack();
+  const files = stack.use(await CertificateFiles.create());
+  for (const name of NETWORKS) await files.issue(name);
+  const ssh = stack.use(await startOpenSsh());
+  const db = stack.use(await startMariaDbServer());
+  // The same name and port are something else in each of two networks.
+  const authority = `${NAME}:${db.port}`;
+  const web = { hostname: "127.0.0.2", port: db.port, onListen: () => {} };
+  stack.use(Deno.serve(web, () => new Response(patternStream(BODY_BYTES))));
+
+  const server = stack.use(
+    new ChildProgram(Deno.execPath(), [
+      ...programArguments("server", { "listen-quic": "127.0.0.1:0", v: 2, ...files.server() }),
+      ...NETWORKS.map((name) => `--listen-tcp=127.0.0.1:0@${name}`),
+    ]),
+  );
+  const portOf = async (name: string) => {
+    const [, port] = await server.line(new RegExp(`tcp listener on .*:(\\d+)" .*group=${name}`));
+    return Number(port);
+  };
+  const [a, b, bastion] = [
+    await portOf("cluster-a"),
+    await portOf("cluster-b"),
+    await portOf("bastion"),
+  ];
+  const [, quic] = await server.line(/quic listener on .*:(\d+)"/);
+  const flagsOf = (name: string) => ({ server: `127.0.0.1:${quic}`, ...files.agent(name) });
+  for (const [name, ip] of [["cluster-a", "127.0.0.1"], ["cluster-b", "127.0.0.2"]] as const) {
+    const { path: dir } = stack.use(await temporaryFolder());
+    const flags = { ...flagsOf(name), allow: NAME };
+    stack.use(await startKnowing({ names: [NAME], dir, ip }, "agent", flags));
+  }
+  const upstream = `127.0.0.1:${ssh.port}`;
+  stack.use(startProgram("passthrough", { ...flagsOf("bastion"), upstream }));
+  for (const name of NETWORKS) {
+    await server.line(new RegExp(`"agent connected" .*groups=${name}`));
+  }
+
+  const connecting = stack.use(startConnecting(a, authority));
+  await using query = new Dialogue("mariadb", [
+    ..."--no-defaults --protocol=tcp --skip-ssl --host=127.0.0.1 --user=root".split(" "),
+    ..."--batch --raw --skip-column-names --unbuffered".split(" "),
+    `--port=${connecting.port}`,
+  ]);
+  const args = await ssh.client("HostName 127.0.0.1", `Port ${bastion}`);
+  await using shell = new Dialogue("ssh", [...args, ssh.host, "tr a-z A-Z; echo ended"]);
+  await query.say("SELECT 'sum', 40 + 2;");
+  await query.hear(/^sum\t42$/m);
+  await shell.say("hello");
+  const proxied = ["-sSf", "--proxytunnel", "--proxy", `http://127.0.0.1:${b}`];
+  const { bytes } = await run("curl", [...proxied, `http://${authority}/`]);
+  assertEquals(await sha256(new Blob([bytes]).stream()), await sha256(patternStream(BODY_BYTES)));
+  // Both have been open meanwhile, and go on.
+  await query.say("SELECT 'again', REPEAT('x', 3);");
+  await query.hear(/^again\txxx$/m);
+  await shell.close();
+  await shell.hear(/^HELLO\nended$/m);
+  await query.close();
+  assertEquals([(await shell.status).code, (await query.status).code], [0, 0]);
+  for (const name of NETWORKS) {
+    await server.line(new RegExp(`"tunnel ended" .*group=${name} .*agent=${name} `));
+  }
+});

@@ -61,7 +61,9 @@ export async function startTunnel(options: TunnelOptions = {}): Promise<Tunnel> 
     ...options.agent,
   };
   const agent = stack.use(
-    options.names ? await startKnowing(options.names, dir, task, flags) : startProgram(task, flags),
+    options.names
+      ? await startKnowing({ names: options.names, dir }, task, flags)
+      : startProgram(task, flags),
   );
   await server.line(/agent connected/);
   const rest = stack.move();
@@ -69,15 +71,18 @@ export async function startTunnel(options: TunnelOptions = {}): Promise<Tunnel> 
   return { server, agent, host, port: Number(port), [Symbol.asyncDispose]: dispose };
 }
 
-/** Starts a program with an `/etc/hosts` of its own. */
-async function startKnowing(
-  names: readonly string[],
-  dir: string,
+/** Starts a program with an `/etc/hosts` of its own, which is kept in a folder. */
+export async function startKnowing(
+  { names, dir, ip = "127.0.0.1" }: {
+    readonly names: readonly string[];
+    readonly dir: string;
+    readonly ip?: string;
+  },
   task: ProgramTask,
   flags: Flags,
 ): Promise<ChildProgram> {
   const hosts = `${dir}/hosts`;
-  await Deno.writeTextFile(hosts, `127.0.0.1 ${names.join(" ")}\n`);
+  await Deno.writeTextFile(hosts, `${ip} ${names.join(" ")}\n`);
   const script = 'mount --bind "$0" /etc/hosts && exec "$@"';
   const program = [Deno.execPath(), ...programArguments(task, flags)];
   const args = ["--map-root-user", "--mount", "sh", "-c", script, hosts, ...program];
