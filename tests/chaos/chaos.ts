@@ -60,6 +60,13 @@ const stages: readonly Stage[] = [
     load: { concurrency: 12 },
     disruptions: { ...outages, ...endings },
   },
+  {
+    name: "networks",
+    agents: ["a-1", "a-2", "b-1", "b-2"].map((name) => ({ name })),
+    groups: ["a", "b"],
+    load: { concurrency: 12 },
+    disruptions: { ...outages, ...endings },
+  },
 ];
 
 /** How long it takes, without its start and the judgement at the end. */

@@ -10,6 +10,8 @@ export interface ProgramOptions {
   readonly name: string;
   readonly task: ProgramTask;
   readonly flags: Flags;
+  /** What follows them. */
+  readonly args?: readonly string[];
   /** Files that it may have open. @default {} as many as this process */
   readonly maxFiles?: number | undefined;
   /** Where its log is kept. */
@@ -65,8 +67,9 @@ export class Program implements AsyncDisposable {
 
   /** Starts it, and waits until it may be signalled. */
   async start(): Promise<void> {
-    const { name, task, flags, maxFiles, readyAt, ended, violated } = this.#options;
-    const command = [Deno.execPath(), ...programArguments(task, flags)];
+    const { name, task, flags, args: more = [], maxFiles, readyAt, ended, violated } =
+      this.#options;
+    const command = [Deno.execPath(), ...programArguments(task, flags), ...more];
     const limited = ["sh", "-c", `ulimit -n ${maxFiles}; exec "$@"`, "sh", ...command];
     const [program, ...args] = maxFiles === undefined ? command : limited;
     this.#mayEnd = false;

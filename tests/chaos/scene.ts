@@ -16,6 +16,8 @@ export interface SceneOptions {
   readonly agents: readonly AgentOptions[];
   /** Whether its agents connect everything to one upstream, which speaks first. */
   readonly isPassthrough?: boolean;
+  /** Groups of agents, each with a listener of its own: the beginnings of their names. */
+  readonly groups?: readonly string[];
   readonly load: LoadPlan;
 }
 
@@ -61,7 +63,7 @@ export class Scene implements AsyncDisposable {
   }
 
   async #start(options: SceneOptions, context: SceneContext): Promise<void> {
-    const { name, agents, isPassthrough = false, load } = options;
+    const { name, agents, groups, isPassthrough = false, load } = options;
     const { links, ledger, draws, folder, ended } = context;
     const target = (speaksFirst: boolean) => {
       const target = this.#stack.use(new Target("127.0.0.1", speaksFirst, ledger));
@@ -74,6 +76,7 @@ export class Scene implements AsyncDisposable {
       await Site.start({
         name,
         agents,
+        ...(groups && { groups }),
         folder,
         draws: draws.part(name),
         ...(isPassthrough && { upstream: greeting.address }),
@@ -83,13 +86,15 @@ export class Scene implements AsyncDisposable {
     for (const [pid, { files }] of await lookAt(site.programs.map(({ pid }) => pid))) {
       this.#files.set(site.programs.find((program) => program.pid === pid)!.name, files);
     }
-    const way = { hostname: "127.0.0.1", port: site.tcpPort };
-    const routes: Route[] = plain
-      ? [
-        { ...way, target: plain.address, isGreeted: false },
-        { ...way, target: greeting.address, isGreeted: true },
-      ]
-      : [{ ...way, target: undefined, isGreeted: true }];
+    const routes = site.tcpPorts.flatMap((port): Route[] => {
+      const way = { hostname: "127.0.0.1", port };
+      return plain
+        ? [
+          { ...way, target: plain.address, isGreeted: false },
+          { ...way, target: greeting.address, isGreeted: true },
+        ]
+        : [{ ...way, target: undefined, isGreeted: true }];
+    });
     this.#load = new Load({
       ...load,
       site: name,
@@ -136,7 +141,7 @@ export class Scene implements AsyncDisposable {
       const looks = await lookAt(programs.map(({ pid }) => pid));
       for (const program of programs) {
         const { tcpSockets, files } = looks.get(program.pid)!;
-        const listening = program === this.site.server ? 1 : 0;
+        const listening = program === this.site.server ? this.site.tcpPorts.length : 0;
         if (tcpSockets !== listening) left.push(`${tcpSockets} TCP sockets of ${program.name}`);
         const before = this.#files.get(program.name)!;
         if (files > before + MORE_FILES) {

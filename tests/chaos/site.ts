@@ -21,6 +21,8 @@ interface SiteOptions {
   readonly agents: readonly AgentOptions[];
   /** Where its agents connect everything to; undefined when they serve CONNECT. */
   readonly upstream?: string;
+  /** Groups of agents, each with a listener of its own: `a` is that of `a-1` and `a-2`. @default {} one of all */
+  readonly groups?: readonly string[];
   readonly folder: string;
   readonly draws: Draws;
   violated(what: string): void;
@@ -60,7 +62,7 @@ export class Site implements AsyncDisposable {
   private constructor(
     readonly options: SiteOptions,
     readonly certificates: Certificates,
-    readonly tcpPort: number,
+    readonly tcpPorts: readonly number[],
     readonly server: Program,
   ) {}
 
@@ -69,22 +71,25 @@ export class Site implements AsyncDisposable {
     const { name, agents, folder, draws } = options;
     const names = ["server", ...agents.map(({ name }) => name)];
     const certificates = await Certificates.create(`${folder}/${name}`, names);
-    const tcpPort = freePort(draws, "tcp");
+    const groups = options.groups ?? [undefined];
+    const listeners = groups.map((group) => ({ group, port: freePort(draws, "tcp") }));
     const quicPort = freePort(draws, "udp");
     const site: Site = new Site(
       options,
       certificates,
-      tcpPort,
+      listeners.map(({ port }) => port),
       new Program({
         name: `${name} server`,
         task: "server",
         flags: {
-          "listen-tcp": `127.0.0.1:${tcpPort}`,
           "listen-quic": `127.0.0.1:${quicPort}`,
           "connect-timeout": "15s",
           ...certificates.flagsOf("server"),
           ...commonFlags,
         },
+        args: listeners.map(({ group, port }) =>
+          `--listen-tcp=127.0.0.1:${port}${group ? `@${group}-*` : ""}`
+        ),
         logFile: `${folder}/${name}/server.log`,
         readyAt: "quic listener on",
         line: (line) => site.#serverLine(line),
@@ -146,6 +151,11 @@ export class Site implements AsyncDisposable {
 
   #serverLine(line: LogLine): void {
     this.watch.line(line);
+    const [, group] = /^"(.+-)\*"$/.exec(line.field("group") ?? "") ?? [];
+    const agent = line.field("agent");
+    if (group && agent && !agent.startsWith(group)) {
+      this.options.violated(`${this.name}: ${agent} has a tunnel of ${group}`);
+    }
     this.#tlsLine("server", line);
   }
 
