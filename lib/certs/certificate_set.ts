@@ -44,6 +44,12 @@ export interface KeptSet {
 export interface KeepSetOptions {
   /** Replaces a set that could be kept. @default false */
   readonly force?: boolean;
+  /**
+   * Whether a CA that cannot be kept is an error: all that it has issued would be worth nothing.
+   *
+   * @default {false}
+   */
+  readonly keepsCa?: boolean;
   /** How long another run may take, in milliseconds. @default 15000 */
   readonly lockTimeoutMs?: number;
   /** The time that existing certificates are judged at. @default now */
@@ -76,31 +82,36 @@ export interface WantedCertificate extends CertificateOptions {
  * the CA itself cannot be kept, all of the set.
  *
  * @param dir created if missing
- * @throws {UsageError} when the CA's key is needed but not there
+ * @throws {UsageError} when the CA's key is needed but not there, or the CA cannot be kept and has
+ * to be
  * @throws {Error} when the folder cannot be written, or another run holds it for too long
  */
 export async function keepSet(
   dir: string,
   set: CertificateSet,
-  { force = false, lockTimeoutMs = 15_000, now = new Date(), complete }: KeepSetOptions = {},
+  options: KeepSetOptions = {},
 ): Promise<KeptSet> {
   await Deno.mkdir(dir, { recursive: true });
-  using _lock = await lock(join(dir, LOCK_FILE), lockTimeoutMs);
-  const kept = await keepFiles(dir, set, force, now);
-  await complete?.();
+  using _lock = await lock(join(dir, LOCK_FILE), options.lockTimeoutMs ?? 15_000);
+  const kept = await keepFiles(dir, set, options);
+  await options.complete?.();
   return kept;
 }
 
 async function keepFiles(
   dir: string,
   { caName, certificates, validDays }: CertificateSet,
-  force: boolean,
-  now: Date,
+  { force = false, keepsCa = false, now = new Date() }: KeepSetOptions,
 ): Promise<KeptSet> {
   const write = async (ca: Issued, wanted: readonly WantedCertificate[]) => {
     for (const file of await issueFiles(ca, wanted, validDays)) await replaceFile(dir, file);
   };
   const caFault = force ? "requested with --force" : await faultOfCa(dir, now);
+  if (caFault !== undefined && keepsCa && (await hasCa(dir))) {
+    throw new UsageError(
+      `${caFault}: put back the ca.pem and ca.key that belong together, or start anew in another folder`,
+    );
+  }
   if (caFault !== undefined) {
     const ca = await createCa({
       commonName: caName,
@@ -272,6 +283,12 @@ async function removeIfThere(path: string): Promise<void> {
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
+}
+
+/** Whether a folder has a part of a CA. */
+async function hasCa(dir: string): Promise<boolean> {
+  const files = await Array.fromAsync(Deno.readDir(dir), ({ name }) => name);
+  return files.includes("ca.pem") || files.includes("ca.key");
 }
 
 /** Why the CA of a set cannot be kept. */

@@ -57,7 +57,7 @@ export async function makeCerts(values: MakeCertsValues, write: Write): Promise<
     bundled = await bundleOf(dir, agentNames[0]!, server!);
     if (isFile) await writeSecret(bundle, formatBundle(bundled));
   };
-  const { made, reason } = await keepSet(dir, set, { complete });
+  const { made, reason } = await keepSet(dir, set, { complete, keepsCa: true });
   write(
     made.length > 0
       ? `Created ${made.map((file) => `${file}.pem`).join(", ")} in ${dir}: ${reason}.`

@@ -69,6 +69,19 @@ Deno.test("makeCerts() keeps what is there, adds agents, and needs ca.key for th
   await assertRejects(() => added, UsageError, "ca.key");
 });
 
+Deno.test("makeCerts() leaves a CA alone that it cannot keep", async () => {
+  await using folder = await temporaryFolder();
+  const dir = folder.path;
+  await run(dir);
+  const key = await readText(dir, "ca.key");
+  for (const damage of ["damaged", undefined]) {
+    if (damage) await Deno.writeTextFile(join(dir, "ca.pem"), damage);
+    else await Deno.remove(join(dir, "ca.pem"));
+    await assertRejects(() => run(dir), UsageError, "put back the ca.pem and ca.key");
+    assertEquals(await readText(dir, "ca.key"), key);
+  }
+});
+
 Deno.test("makeCerts() refuses names that are none, and bundles that would not work", async () => {
   await using folder = await temporaryFolder();
   const dir = join(folder.path, "none");
