@@ -25,6 +25,7 @@ import type { Resolver } from "./lib/net/resolver.ts";
 import { formatRule, type Rule } from "./lib/net/target_rule.ts";
 import { endingOf } from "./lib/observe/ending.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
+import type { TunnelTimeouts } from "./lib/tunnel/pipe.ts";
 import { type Failure, failureOf, NotConnectedError } from "./lib/tunnel/failure.ts";
 
 export interface ConnectAgentConfig extends AgentConfig {
@@ -39,6 +40,12 @@ export interface ConnectAgentConfig extends AgentConfig {
   /** Resolves the names of targets. @default the system's */
   readonly resolver?: Resolver;
 }
+
+/** What may change while an agent runs. */
+type LiveConfig = Pick<
+  ConnectAgentConfig,
+  "allow" | "deny" | "dialTimeoutMs" | keyof TunnelTimeouts
+>;
 
 const HEAD_TIMEOUT_MS = 10_000;
 
@@ -59,28 +66,24 @@ interface Requested {
 /** Runs an agent until the signal aborts. Reconnects without limit. */
 export async function runAgent(
   config: ConnectAgentConfig,
-  options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
+  options: {
+    readonly signal: AbortSignal;
+    readonly monitor?: Monitor;
+    /** Registers what is told what applies to new tunnels from now on. */
+    readonly follow?: (change: (changes: LiveConfig) => void) => void;
+  },
 ): Promise<void> {
   const { signal, monitor = new Monitor("proxy-agent") } = options;
-  const { allow, deny, dialTimeoutMs, tcpKeepaliveMs, resolver } = config;
-  const { protocols = CLIENT_PROTOCOLS, headTimeoutMs = HEAD_TIMEOUT_MS } = config;
   log.info("agent started", {
     servers: config.servers.map(formatAuthority).join(","),
-    allow: formatRules(allow),
-    deny: formatRules(deny),
-    clients: protocols.join(","),
+    ...ruleFields(config),
+    clients: (config.protocols ?? CLIENT_PROTOCOLS).join(","),
   });
-  const rules = { allow, deny, own: config.ownListeners };
-  const service = {
-    dialTimeoutMs,
-    protocols,
-    timeoutMs: headTimeoutMs,
-    timeouts: config,
-    tcpKeepaliveMs,
-    rules,
-    resolver,
-    log,
-  };
+  let service = serviceOf(config);
+  options.follow?.((changes) => {
+    service = serviceOf({ ...config, ...changes });
+    log.info("new tunnels follow other rules", { ...ruleFields(changes) });
+  });
   await keepConnected(config, {
     log,
     monitor,
@@ -89,6 +92,26 @@ export async function runAgent(
     refuse: (tunnel, { code, text }) => refuse(tunnel, new NotConnectedError(code, text)),
   });
   log.info("agent stopped");
+}
+
+/** What an agent does for its clients as it is configured. */
+function serviceOf(config: ConnectAgentConfig): ClientService {
+  const { allow, deny, dialTimeoutMs, tcpKeepaliveMs, resolver, ownListeners: own } = config;
+  const { protocols = CLIENT_PROTOCOLS, headTimeoutMs = HEAD_TIMEOUT_MS } = config;
+  return {
+    dialTimeoutMs,
+    protocols,
+    timeoutMs: headTimeoutMs,
+    timeouts: config,
+    tcpKeepaliveMs,
+    rules: { allow, deny, own },
+    resolver,
+    log,
+  };
+}
+
+function ruleFields({ allow, deny }: Pick<ConnectAgentConfig, "allow" | "deny">) {
+  return { allow: formatRules(allow), deny: formatRules(deny) };
 }
 
 function formatRules(rules: readonly Rule[]): string | undefined {
@@ -152,6 +175,14 @@ async function refuse(
 }
 
 if (import.meta.main) {
+  const live = {
+    allow: true,
+    deny: true,
+    dialTimeoutMs: true,
+    halfOpenTimeoutMs: true,
+    idleTimeoutMs: true,
+    writeTimeoutMs: true,
+  } as const satisfies Record<keyof LiveConfig, true>;
   await runProgram({
     ...agentInfo,
     check: checkAgent,
@@ -161,7 +192,10 @@ if (import.meta.main) {
       surroundings.ready();
       const { ownListeners } = surroundings;
       const servers = serversOf(values, tls.server);
-      await runAgent({ ...values, servers, tls, ownListeners }, surroundings);
+      await runAgent({ ...values, servers, tls, ownListeners }, {
+        ...surroundings,
+        follow: (change) => surroundings.follow({ live, apply: change }),
+      });
     },
   });
 }

@@ -14,6 +14,7 @@ import { type LogThrottle, timesOf, tunnelThrottle, warnOrDebug } from "./lib/lo
 import { type Authority, formatAuthority } from "./lib/net/authority.ts";
 import { endingOf } from "./lib/observe/ending.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
+import type { TunnelTimeouts } from "./lib/tunnel/pipe.ts";
 import { type Failure, failureOf } from "./lib/tunnel/failure.ts";
 import { formatProxyHeader } from "./lib/tunnel/proxy_protocol.ts";
 
@@ -36,10 +37,18 @@ interface PassthroughService extends TunnelService {
   readonly throttle: LogThrottle;
 }
 
+/** What may change while it runs. */
+type LiveConfig = Pick<PassthroughConfig, "dialTimeoutMs" | keyof TunnelTimeouts>;
+
 /** Runs a passthrough agent until the signal aborts. Reconnects without limit. */
 export async function runPassthrough(
   config: PassthroughConfig,
-  options: { readonly signal: AbortSignal; readonly monitor?: Monitor },
+  options: {
+    readonly signal: AbortSignal;
+    readonly monitor?: Monitor;
+    /** Registers what is told the timeouts of new tunnels from now on. */
+    readonly follow?: (change: (changes: LiveConfig) => void) => void;
+  },
 ): Promise<void> {
   const { signal, monitor = new Monitor("proxy-passthrough") } = options;
   const { upstream, proxyProtocol, dialTimeoutMs, tcpKeepaliveMs } = config;
@@ -48,7 +57,7 @@ export async function runPassthrough(
     servers: config.servers.map(formatAuthority).join(","),
     upstream: name,
   });
-  const service = {
+  let service: PassthroughService = {
     upstream,
     name,
     proxyProtocol,
@@ -58,6 +67,9 @@ export async function runPassthrough(
     log,
     throttle: tunnelThrottle(),
   };
+  options.follow?.((timeouts) => {
+    service = { ...service, dialTimeoutMs: timeouts.dialTimeoutMs, timeouts };
+  });
   await keepConnected(config, {
     log,
     monitor,
@@ -119,6 +131,12 @@ async function refuse(
 }
 
 if (import.meta.main) {
+  const live = {
+    dialTimeoutMs: true,
+    halfOpenTimeoutMs: true,
+    idleTimeoutMs: true,
+    writeTimeoutMs: true,
+  } as const satisfies Record<keyof LiveConfig, true>;
   await runProgram({
     ...passthroughInfo,
     check: checkPassthrough,
@@ -127,7 +145,10 @@ if (import.meta.main) {
       void tls.watch(surroundings);
       surroundings.ready();
       const servers = serversOf(values, tls.server);
-      await runPassthrough({ ...values, servers, tls }, surroundings);
+      await runPassthrough({ ...values, servers, tls }, {
+        ...surroundings,
+        follow: (change) => surroundings.follow({ live, apply: change }),
+      });
     },
   });
 }

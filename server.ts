@@ -33,18 +33,21 @@ import { answerTo, giveAnswer } from "./lib/server/answer.ts";
 import { AGENT_WAIT_MS, type Front, type FrontClient, type FrontMode } from "./lib/server/front.ts";
 import {
   agentsOfFronts,
+  changeFronts,
   clientsWithin,
+  haveSameAddresses,
   listenForAgents,
   openFronts,
 } from "./lib/server/listeners.ts";
 import { AgentGroups } from "./lib/server/groups.ts";
 import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
 import { LogThrottle, timesOf, tunnelThrottle, warnOrDebug } from "./lib/log_throttle.ts";
-import type { RoutePolicy } from "./lib/server/route.ts";
+import type { TcpAddress } from "./lib/server/front.ts";
 import { TaskGroup } from "./lib/task_group.ts";
 import { listNames } from "./lib/tls/certificate.ts";
 import { sleep } from "./lib/wait.ts";
 import { drain } from "./lib/tunnel/drain.ts";
+import type { TunnelTimeouts } from "./lib/tunnel/pipe.ts";
 import { NotConnectedError } from "./lib/tunnel/failure.ts";
 
 export interface ServerOptions {
@@ -54,11 +57,33 @@ export interface ServerOptions {
   readonly ready?: (listening: { fronts: readonly Front[]; quic: Deno.NetAddr }) => void;
   /** Records what happens. */
   readonly monitor?: Monitor;
+  /**
+   * Registers what takes another configuration over for new clients and agents. It throws a
+   * `UsageError`, and changes nothing, when that contradicts itself.
+   */
+  readonly follow?: (change: (changes: LiveConfig) => void) => void;
 }
+
+/** What may change while a server runs. The addresses of listeners stay. */
+type LiveConfig =
+  & Pick<
+    ServerConfig,
+    | "listenTcp"
+    | "routes"
+    | "agentNames"
+    | "agentWaitMs"
+    | "connectTimeoutMs"
+    | "maxAttempts"
+    | "retryOn"
+    | "drainTimeoutMs"
+  >
+  & TunnelTimeouts;
 
 /** What the parts of a running server share. */
 interface Server extends ClientService {
-  readonly config: ServerConfig;
+  config: ServerConfig;
+  routePolicies: ClientService["routePolicies"];
+  timeouts: TunnelTimeouts;
   readonly fronts: readonly Front[];
   /** Clients at a time, within what there are file descriptors for. */
   readonly maxConnections: number;
@@ -113,10 +138,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     config,
     fronts,
     maxConnections,
-    routePolicies: {
-      raw: policyOf(config, "raw"),
-      "http-connect": policyOf(config, "http-connect"),
-    },
+    routePolicies: policiesOf(config),
     timeouts: config,
     acceptProxyProtocol: config.acceptProxyProtocol,
     groups,
@@ -131,6 +153,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     ended: ended.signal,
   };
   report(server, endpoint);
+  options.follow?.((changes) => changeTo({ ...config, ...changes }, server));
   const closed = new AbortController();
   const closeFronts = async () => {
     if (closed.signal.aborted) return;
@@ -166,8 +189,55 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   log.info("server stopped");
 }
 
-function policyOf(config: ServerConfig, mode: FrontMode): RoutePolicy {
-  return { ...config, agentWaitMs: config.agentWaitMs ?? AGENT_WAIT_MS[mode] };
+function policiesOf(config: ServerConfig): ClientService["routePolicies"] {
+  const policyOf = (mode: FrontMode) => ({
+    ...config,
+    agentWaitMs: config.agentWaitMs ?? AGENT_WAIT_MS[mode],
+  });
+  return { raw: policyOf("raw"), "http-connect": policyOf("http-connect") };
+}
+
+/**
+ * Takes a configuration over for new clients and agents. Agents that it leaves nothing get no
+ * further tunnels, and go when those that they have are over.
+ *
+ * @throws {UsageError} when it contradicts itself: then nothing has changed
+ */
+function changeTo(config: ServerConfig, server: Server): void {
+  const { groups, fronts, agents, monitor, stopping } = server;
+  if (stopping.aborted) return;
+  const { agentNames } = config;
+  groups.change(
+    { routes: config.routes, fronts: agentsOfFronts(config) },
+    (agent) => agent.isAdmittedBy(agentNames),
+  );
+  changeFronts(fronts, config);
+  server.config = config;
+  server.routePolicies = policiesOf(config);
+  server.timeouts = config;
+  monitor.readFrom({ groups: groups.factsWith(fronts) });
+  for (const agent of agents) {
+    const ofAgent = agent.isAdmittedBy(agentNames) ? groups.ofAgent(agent) : [];
+    agent.groups = ofAgent.flatMap(({ name }) => name ?? []);
+    if (ofAgent.length === 0 && !agent.isDraining) void sendAway(agent);
+  }
+}
+
+/** How often it is looked whether an agent that is sent away has tunnels. */
+const SENT_AWAY_MS = 1_000;
+
+/** Closes the connection of an agent when it has no tunnel any more. Never rejects. */
+async function sendAway(agent: ConnectedAgent): Promise<void> {
+  const { connection, fields } = agent;
+  log.warn("agent is no longer admitted", { ...fields, tunnels: connection.streamCount });
+  agent.isDraining = true;
+  agent.control?.drain();
+  let isClosed = false;
+  connection.closed.then(() => isClosed = true);
+  while (!isClosed && connection.streamCount > 0) {
+    await Promise.race([sleep(SENT_AWAY_MS), connection.closed]);
+  }
+  connection.close(CloseCode.NotAdmitted, "no longer admitted");
 }
 
 /** Tells the monitor that the server listens, of its limits, and of the datagrams that come. */
@@ -191,7 +261,7 @@ function report(
 
 /** Takes agents until the endpoint is closed. */
 async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<void> {
-  const { config: { agentNames, maxAgents }, groups, agents, monitor, stopping } = server;
+  const { groups, agents, monitor, stopping } = server;
   const rejections = tunnelThrottle();
   log.info("waiting for new quic client session");
   for (;;) {
@@ -202,6 +272,7 @@ async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<voi
       if (error instanceof ConnectionClosedError) return;
       throw error;
     }
+    const { agentNames, maxAgents } = server.config;
     const agent = new ConnectedAgent(connection, agentNames);
     agent.doubtPredecessors(agents);
     const ofAgent = groups.ofAgent(agent);
@@ -330,6 +401,20 @@ function stopWriting(): void {
 }
 
 if (import.meta.main) {
+  const live = {
+    listenTcp: (from: unknown, to: unknown) =>
+      haveSameAddresses(from as readonly TcpAddress[], to as readonly TcpAddress[]),
+    routes: true,
+    agentNames: true,
+    agentWaitMs: true,
+    connectTimeoutMs: true,
+    maxAttempts: true,
+    retryOn: true,
+    drainTimeoutMs: true,
+    halfOpenTimeoutMs: true,
+    idleTimeoutMs: true,
+    writeTimeoutMs: true,
+  } as const satisfies Record<keyof LiveConfig, unknown>;
   await runProgram({
     ...serverInfo,
     check: checkServer,
@@ -351,7 +436,11 @@ if (import.meta.main) {
         void clientTls?.watch(surroundings);
         surroundings.ready();
       };
-      await runServer({ ...values, tls, clientTls }, { ...surroundings, ready });
+      await runServer({ ...values, tls, clientTls }, {
+        ...surroundings,
+        ready,
+        follow: (change) => surroundings.follow({ live, apply: change }),
+      });
     },
   });
 }

@@ -22,7 +22,7 @@ const SIGNALS: readonly Term[] = [
   ],
   [
     "SIGHUP",
-    "Reloads the certificates; acts like SIGTERM if its terminal has been closed.",
+    "Reloads the certificates and --config; acts like SIGTERM if its terminal has been closed.",
   ],
   ["SIGUSR2", "Logs its peers and tunnels."],
 ];

@@ -13,6 +13,7 @@ import { LineWriter } from "./line_writer.ts";
 import { configureLog, type LogFormat, logger } from "../log.ts";
 import { environmentNames, ignoreUserSignal1, notifyReady } from "../net/libc.ts";
 import { Monitor } from "../observe/monitor.ts";
+import { type Followed, ReloadingConfig } from "./reloading_config.ts";
 import { type ProgramInfo, programInfos } from "./programs.ts";
 import { LogThrottle } from "../log_throttle.ts";
 import { describeVersion } from "../version.ts";
@@ -23,7 +24,7 @@ import { logSnapshot } from "../observe/snapshot.ts";
 export type OnHangup = (listener: () => void) => void;
 
 /** What every program gets in addition to its flags. */
-export interface Surroundings {
+export interface Surroundings<T extends FlagTable = FlagTable> {
   /** Stops it. */
   readonly signal: AbortSignal;
   /** Registers a listener for SIGHUP, the request to reload files. Never called on Windows. */
@@ -34,10 +35,13 @@ export interface Surroundings {
   readonly ready: () => void;
   /** IP addresses and ports that it listens on already. */
   readonly ownListeners: readonly Authority[];
+  /** Has the program follow its `--config`, if it has one, until the signal aborts. */
+  readonly follow: (followed: Followed<T>) => void;
 }
 
 /** The flags that are used here. */
 interface CommonValues {
+  readonly config?: string | undefined;
   readonly v: number;
   readonly logFormat: LogFormat;
   readonly name?: string | undefined;
@@ -52,7 +56,7 @@ export interface Program<T extends FlagTable> extends ProgramInfo<T> {
    *
    * @throws {UsageError} when it cannot start as configured
    */
-  run(values: FlagValues<T> & CommonValues, surroundings: Surroundings): Promise<void>;
+  run(values: FlagValues<T> & CommonValues, surroundings: Surroundings<T>): Promise<void>;
   /**
    * Makes certificates instead, for `--make-certs`.
    *
@@ -90,11 +94,13 @@ export async function runProgram<
   const signals = listenToSignals(end);
   const { stop: signal, onHangup } = signals;
   try {
-    const parsed = await parseWithConfig(program.flags, Deno.args, {
-      get: (name) => Deno.env.get(name),
-      names: environmentNames(ENV_PREFIX) ?? [],
-      othersFlags: programInfos.map(({ flags }) => flags),
-    });
+    const parse = () =>
+      parseWithConfig(program.flags, Deno.args, {
+        get: (name) => Deno.env.get(name),
+        names: environmentNames(ENV_PREFIX) ?? [],
+        othersFlags: programInfos.map(({ flags }) => flags),
+      });
+    const parsed = await parse();
     if (parsed.kind === "help") return await print(formatHelp(program, program.flags));
     if (parsed.kind === "version") return await print(`${program.name} ${describeVersion()}`);
     if (parsed.kind === "completion") {
@@ -122,7 +128,14 @@ export async function runProgram<
     const ownListeners = values.listenAdmin
       ? [await startAdminOf(monitor, values.listenAdmin, values.adminNames)]
       : [];
-    await program.run(values, { signal, onHangup, monitor, ownListeners, ready: notifyReady });
+    const follow = (followed: Followed<T>) => {
+      if (values.config === undefined) return;
+      const read = async () => (await parse() as typeof parsed).values;
+      const config = new ReloadingConfig({ flags: program.flags, values, read });
+      void config.watch(followed, { signal, onHangup });
+    };
+    const ready = notifyReady;
+    await program.run(values, { signal, onHangup, monitor, ownListeners, ready, follow });
     return await end(0);
   } catch (error) {
     stderr.write(`${program.name}: ${messageOf(error)}`);

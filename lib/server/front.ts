@@ -54,12 +54,18 @@ export interface FrontClient {
   readonly name?: string | undefined;
 }
 
-/** A listener for clients. */
-export interface Front {
-  readonly kind: FrontKind;
+/** How the clients of a front are served. */
+export interface FrontService {
   readonly mode: FrontMode;
-  /** Name of the group that serves its clients; without one, routes or other agents do. */
+  /** Name of the group that serves them; without one, routes or other agents do. */
   readonly group?: string | undefined;
+}
+
+/** A listener for clients. */
+export interface Front extends FrontService {
+  readonly kind: FrontKind;
+  /** Serves further clients otherwise, where that can change. */
+  change?(service: FrontService): void;
   /** Where it listens, for the log. */
   readonly address: string;
   /** More of it for the log. */

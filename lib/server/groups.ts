@@ -26,6 +26,11 @@ export interface Group<A extends Agent<Stream>, Stream> {
   readonly registry: AgentRegistry<A, Stream>;
 }
 
+interface Named<A extends Agent<Stream>, Stream> {
+  readonly agents: AgentSet;
+  readonly group: Group<A, Stream>;
+}
+
 export interface GroupsOptions extends RegistryOptions {
   readonly routes: readonly TargetRoute[];
   /** Agents of the fronts, undefined for those without a group. */
@@ -46,40 +51,75 @@ const MAX_TARGET_LENGTH = 200;
 /** All groups of a server. */
 export class AgentGroups<A extends Agent<Stream> & Entitled, Stream> {
   /** By name. */
-  readonly #named = new Map<string, { agents: AgentSet; group: Group<A, Stream> }>();
+  #named = new Map<string, Named<A, Stream>>();
   /** Of the agents that no other group names. */
-  readonly #default: Group<A, Stream> | undefined;
-  readonly #routes: RouteTable<Group<A, Stream>> | undefined;
-  readonly #groupsOf = new WeakMap<Entitled, readonly Group<A, Stream>[]>();
+  #default: Group<A, Stream> | undefined;
+  #routes: RouteTable<Group<A, Stream>> | undefined;
+  #groupsOf = new WeakMap<Entitled, readonly Group<A, Stream>[]>();
   readonly #active = new Set<A>();
-  readonly #options: RegistryOptions;
+  readonly #options: GroupsOptions;
 
   /** @throws {UsageError} when the options contradict each other */
   constructor(options: GroupsOptions) {
-    const { routes, fronts, mode } = options;
     this.#options = options;
-    for (const agents of fronts) if (agents) this.#groupOf(agents);
+    this.#set(options);
+  }
+
+  /**
+   * Goes on with other groups. Those whose name stays keep their waiting clients; those of the
+   * others are refused. Agents move to what they are in now; in none, they get no more tunnels.
+   *
+   * @param isAdmitted whether an agent may be in any
+   * @throws {UsageError} when the options contradict each other: then nothing has changed
+   */
+  change(
+    options: Pick<GroupsOptions, "routes" | "fronts">,
+    isAdmitted: (agent: A) => boolean,
+  ): void {
+    const before = this.#all;
+    const moves = Array.from(this.#active, (agent) => ({ agent, from: this.ofAgent(agent) }));
+    this.#set(options);
+    const admitted = moves.filter(({ agent }) => isAdmitted(agent));
+    const stays = (agent: A, group: Group<A, Stream>) =>
+      isAdmitted(agent) && this.ofAgent(agent).includes(group);
+    // No client that waits gets an agent that is about to leave its group.
+    for (const { agent, from } of moves) {
+      for (const group of from) if (!stays(agent, group)) group.registry.remove(agent);
+      if (!isAdmitted(agent) || this.ofAgent(agent).length === 0) this.#active.delete(agent);
+    }
+    for (const { agent, from } of admitted) {
+      for (const group of this.ofAgent(agent)) if (!from.includes(group)) group.registry.add(agent);
+    }
+    const after = this.#all;
+    for (const group of before) if (!after.includes(group)) group.registry.stopWaiting();
+  }
+
+  #set({ routes, fronts }: Pick<GroupsOptions, "routes" | "fronts">): void {
     const hasOpen = fronts.includes(undefined);
     if (routes.length > 0) {
       if (!hasOpen) throw new UsageError("--route needs a listener without a group");
-      if (mode === "raw") throw new UsageError("--route cannot be combined with --mode=raw");
-      this.#routes = new RouteTable(routes, (agents) => this.#groupOf(agents));
-    } else if (hasOpen) {
-      this.#default = this.#create(this.#named.size > 0 ? DEFAULT_GROUP : undefined);
+      if (this.#options.mode === "raw") {
+        throw new UsageError("--route cannot be combined with --mode=raw");
+      }
     }
-  }
-
-  #groupOf(agents: AgentSet): Group<A, Stream> {
-    const name = nameOfAgents(agents);
-    const known = this.#named.get(name);
-    if (known) return known.group;
-    const group = this.#create(name);
-    this.#named.set(name, { agents, group });
-    return group;
-  }
-
-  #create(name: string | undefined): Group<A, Stream> {
-    return { name, registry: new AgentRegistry({ ...this.#options, group: name }) };
+    const before = new Map(this.#all.map((group) => [group.name, group]));
+    const named = new Map<string, Named<A, Stream>>();
+    const create = (name: string | undefined): Group<A, Stream> =>
+      before.get(name) ??
+        { name, registry: new AgentRegistry({ ...this.#options, group: name }) };
+    const groupOf = (agents: AgentSet) => {
+      const name = nameOfAgents(agents);
+      const group = named.get(name)?.group ?? create(name);
+      named.set(name, { agents, group });
+      return group;
+    };
+    for (const agents of fronts) if (agents) groupOf(agents);
+    this.#routes = routes.length > 0 ? new RouteTable(routes, groupOf) : undefined;
+    this.#default = hasOpen && routes.length === 0
+      ? create(named.size > 0 ? DEFAULT_GROUP : undefined)
+      : undefined;
+    this.#named = named;
+    this.#groupsOf = new WeakMap();
   }
 
   /** Those with a name. */

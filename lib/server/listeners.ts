@@ -11,7 +11,13 @@ import { listenUnix, UnixSocketError } from "../net/unix_listener.ts";
 import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
 import type { ServerConfig } from "./config.ts";
 import { type AgentSet, nameOfAgents } from "./agent_set.ts";
-import { DEFAULT_LISTEN_TCP, type Front, modeOf, type TcpAddress } from "./front.ts";
+import {
+  DEFAULT_LISTEN_TCP,
+  type Front,
+  type FrontService,
+  modeOf,
+  type TcpAddress,
+} from "./front.ts";
 import { TcpFront } from "./tcp_front.ts";
 import { TlsFront, type TlsFrontOptions } from "./tls_front.ts";
 import { UnixFront } from "./unix_front.ts";
@@ -94,14 +100,31 @@ export async function openFronts(
   return fronts;
 }
 
-function openTcpFront(
-  { agents, ...address }: TcpAddress,
-  { mode, routes, tcpKeepaliveMs, reusePort }: FrontsConfig,
-): TcpFront {
+function openTcpFront({ agents, ...address }: TcpAddress, config: FrontsConfig): TcpFront {
+  const listener = listenTcp("--listen-tcp", address, config.reusePort);
+  return new TcpFront(listener, tcpServiceOf(agents, config), config.tcpKeepaliveMs);
+}
+
+function tcpServiceOf(
+  agents: AgentSet | undefined,
+  { mode, routes }: Pick<FrontsConfig, "mode" | "routes">,
+): FrontService {
   const isRouted = routes.length > 0 && agents === undefined;
-  const listener = listenTcp("--listen-tcp", address, reusePort);
-  const group = agents && nameOfAgents(agents);
-  return new TcpFront(listener, modeOf("tcp", mode, isRouted), tcpKeepaliveMs, group);
+  return { mode: modeOf("tcp", mode, isRouted), group: agents && nameOfAgents(agents) };
+}
+
+/** Whether the listeners of two configurations are the same but for their agents. */
+export function haveSameAddresses(a: readonly TcpAddress[], b: readonly TcpAddress[]): boolean {
+  const addressesOf = (all: readonly TcpAddress[]) => all.map(formatAuthority).join();
+  return addressesOf(a) === addressesOf(b);
+}
+
+/** Serves further clients of fronts as they are configured now, with the same addresses. */
+export function changeFronts(fronts: readonly Front[], config: FrontsConfig): void {
+  // Those of TCP come first.
+  for (const [i, { agents }] of listenTcpOf(config).entries()) {
+    fronts[i]!.change?.(tcpServiceOf(agents, config));
+  }
 }
 
 function openTlsFront(

@@ -6,7 +6,7 @@ import { ignoreNewClients } from "../net/tcp_reset.ts";
 import { formatAuthority } from "../net/authority.ts";
 import { socketAddressOf } from "../net/ip_address.ts";
 import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
-import type { Front, FrontClient, FrontMode } from "./front.ts";
+import type { Front, FrontClient, FrontMode, FrontService } from "./front.ts";
 
 /** A front for plain TCP. */
 export class TcpFront implements Front {
@@ -15,18 +15,27 @@ export class TcpFront implements Front {
   readonly addr: Deno.NetAddr;
   readonly #listener: Deno.TcpListener;
   readonly #keepaliveMs: number;
+  #service: FrontService;
 
   /** @param keepaliveMs idle time until a client is probed, 0 for no probes */
-  constructor(
-    listener: Deno.TcpListener,
-    readonly mode: FrontMode,
-    keepaliveMs: number,
-    readonly group?: string,
-  ) {
+  constructor(listener: Deno.TcpListener, service: FrontService, keepaliveMs: number) {
     this.#listener = listener;
+    this.#service = service;
     this.#keepaliveMs = keepaliveMs;
     this.addr = listener.addr as Deno.NetAddr;
     this.address = formatAuthority(this.addr);
+  }
+
+  get mode(): FrontMode {
+    return this.#service.mode;
+  }
+
+  get group(): string | undefined {
+    return this.#service.group;
+  }
+
+  change(service: FrontService): void {
+    this.#service = service;
   }
 
   async accept(): Promise<FrontClient> {

@@ -2,10 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** `--config`, with programs as processes. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { stringify } from "yaml";
 import { CertificateFiles } from "../support/certificate_files.ts";
-import { startProgram } from "../support/processes.ts";
+import type { Duplex } from "../../lib/tunnel/duplex.ts";
+import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
+import { readText, requestFor, sendText } from "../support/network.ts";
+import { startOrigin, startProgram } from "../support/processes.ts";
 
 Deno.test("programs start with nothing but a file", async () => {
   await using files = await CertificateFiles.create();
@@ -34,4 +37,80 @@ Deno.test("programs start with nothing but a file", async () => {
   await using refused = startProgram("server", { config: serverFile });
   await refused.line(/server\.yaml:2: unknown key "listen-qiuc"; did you mean listen-quic\?$/);
   assertEquals((await refused.status).code, 2);
+});
+
+/** What comes first. */
+async function readSome(from: Duplex): Promise<string> {
+  const buffer = new Uint8Array(1024);
+  return new TextDecoder().decode(buffer.subarray(0, await from.read(buffer) ?? 0));
+}
+
+Deno.test("a running server and agent follow their files, and their tunnels go on", async () => {
+  await using files = await CertificateFiles.create();
+  for (const name of ["a", "b"]) await files.issue(name);
+  await using origin = await startOrigin();
+  const write = async (name: string, flags: Record<string, unknown>) => {
+    const path = `${files.path}/${name}.yaml`;
+    await Deno.writeTextFile(path, stringify(flags));
+    return path;
+  };
+  const ofServer = { ...files.server(), "listen-quic": "127.0.0.1:0", v: 2 };
+  const listener = { "listen-tcp": "127.0.0.1:0" };
+  const byA = { ...ofServer, ...listener, route: ["a=127.0.0.0/8"] };
+  const config = await write("server", byA);
+  await using server = startProgram("server", { config });
+  const [, tcp] = await server.line(/tcp listener on .*:(\d+)"/);
+  const [, quic] = await server.line(/quic listener on (127\.0\.0\.1:\d+)/);
+  const ofAgent = (name: string) => ({ ...files.agent(name), server: quic!, v: 2 });
+  const allowing = { ...ofAgent("a"), allow: "127.0.0.0/8" };
+  const agentFile = await write("agent", allowing);
+  await using a = startProgram("agent", { config: agentFile });
+  await server.line(/"agent connected".*agent=a /);
+
+  const authority = `127.0.0.1:${origin.port}`;
+  const ask = async () => {
+    const client = tcpDuplex(await Deno.connect({ hostname: "127.0.0.1", port: Number(tcp) }));
+    await sendText(client, requestFor(authority));
+    return { client, answer: (await readSome(client)).split("\r\n")[0] };
+  };
+  const answer = async () => {
+    const { client, answer } = await ask();
+    await client[Symbol.asyncDispose]();
+    return answer;
+  };
+  const { client, answer: first } = await ask();
+  assertEquals(first, "HTTP/1.1 200 OK");
+
+  // The agent denies what its file no longer allows.
+  await write("agent", { ...allowing, allow: "10.0.0.0/8", mtu: 1400 });
+  a.kill("SIGHUP");
+  await a.line(/"config reloaded" flags=allow/);
+  await a.line(/"changed flags need a restart" flags=mtu/);
+  assertMatch(await answer() ?? "", /^HTTP\/1.1 403 /);
+  await write("agent", allowing);
+  a.kill("SIGHUP");
+  await a.line(/"config reloaded" flags=allow/);
+  assertEquals(await answer(), "HTTP/1.1 200 OK");
+
+  // A file that is wrong changes nothing.
+  await write("server", { ...byA, route: ["a=127.0.0.0/8", "b=10.0.0.0/99"] });
+  server.kill("SIGHUP");
+  await server.line(/"config not reloaded" error=.*route in .*server\.yaml:/);
+  assertEquals(await answer(), "HTTP/1.1 200 OK");
+
+  // Another group has the route: the first agent goes when its tunnel is over.
+  await write("server", { ...byA, route: ["b=127.0.0.0/8"] });
+  server.kill("SIGHUP");
+  await server.line(/"agent is no longer admitted" agent=a /);
+  assertMatch(await answer() ?? "", /^HTTP\/1.1 503 /);
+  await a.line(/code 102 \(not admitted: no name in the certificate is of a --route/);
+  await using b = startProgram("agent", { ...ofAgent("b"), allow: "127.0.0.0/8" });
+  await server.line(/"agent connected".*agent=b .*groups=b/);
+  await b.line(/"connected to quic server"/);
+  assertEquals(await answer(), "HTTP/1.1 200 OK");
+  await b.line(/"tunnel ended"/);
+  await sendText(client, "GET / HTTP/1.0\r\n\r\n");
+  assertMatch(await readText(client), /^HTTP\/1.\d 200 /);
+  await client[Symbol.asyncDispose]();
+  await server.line(/"agent disconnected" agent=a /);
 });

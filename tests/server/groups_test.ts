@@ -201,3 +201,68 @@ test("AgentGroups refuses routes that no listener has, or with mode raw", () => 
   assertThrows(() => groupsOf({ routes, mode: "raw" }), UsageError, "--mode=raw");
   groupsOf({ routes, mode: "http-connect", fronts: ["", "a"] });
 });
+
+const changed = ({ routes = [], fronts = [""] }: Given) => ({
+  routes: routes.map(parseRoute),
+  fronts: fronts.map((text) => text ? parseAgents(text) : undefined),
+});
+
+test("AgentGroups.change() moves agents, and keeps the clients that wait for groups that stay", async () => {
+  const groups = groupsOf({ fronts: ["a", "b"] });
+  const [a, b, both] = [new FakeAgent("a"), new FakeAgent("b"), new FakeAgent("b", "c")];
+  const wait = { agentWaitMs: 60_000, creditWaitMs: 0 };
+  const ofA = groups.ofFront("a")!.registry;
+  const ofB = groups.ofFront("b")!.registry;
+  const staying = ofA.open(wait);
+  const leaving = assertRejects(() => ofB.open(wait), NoAgentError, "no agent of b");
+  groups.change(changed({ fronts: ["a", "c"] }), () => true);
+  await leaving;
+  for (const agent of [both, a]) groups.add(agent);
+  assertEquals((await staying).agent, a);
+  assertEquals(namesOf(groups.named), ["a", "c"]);
+  groups.add(b);
+  assertEquals(namesOf(groups.ofAgent(b)), []);
+  assertEquals(await groups.ofFront("c")!.registry.open(at), { agent: both, stream: "b,c" });
+  // What was in use goes on without the agents that have left it, such as for another attempt.
+  await assertRejects(() => ofB.open(at), NoAgentError);
+  groups.change(changed({ fronts: ["a"] }), () => true);
+  assertEquals(groups.size, 1);
+});
+
+test("AgentGroups.change() gives no waiting client an agent that is leaving its group", async () => {
+  const groups = groupsOf({ fronts: ["a", "b"], maxPending: 2 });
+  const [agent, other] = [new FakeAgent("a"), new FakeAgent("a", "b")];
+  for (const each of [agent, other]) groups.add(each);
+  const { registry } = groups.ofFront("a")!;
+  const wait = { agentWaitMs: 60_000, creditWaitMs: 60_000 };
+  const waiting = registry.open({ ...wait, except: new Set([agent, other]) });
+  groups.change(changed({ fronts: ["a", "b"] }), (each) => each !== agent);
+  assertEquals(groups.size, 1);
+  assertEquals((await registry.open(at)).agent, other);
+  groups.change(changed({ fronts: ["a", "b"] }), () => false);
+  await assertRejects(() => registry.open(at), NoAgentError, "no agent of a is connected");
+  const third = new FakeAgent("a");
+  groups.add(third);
+  assertEquals((await waiting).agent, third);
+});
+
+test("AgentGroups.change() leads targets by other routes, or changes nothing", async () => {
+  const groups = groupsOf({ routes: ["a=10.0.0.0/8"] });
+  const agent = new FakeAgent("a");
+  groups.add(agent);
+  const target = parseAuthority("10.0.0.1:1");
+  const before = groups.ofTarget(target);
+  assertThrows(
+    () => groups.change(changed({ routes: ["b=*"], fronts: ["x"] }), () => true),
+    UsageError,
+    "--route needs a listener without a group",
+  );
+  assertEquals(groups.ofTarget(target), before);
+  assertEquals((await before.registry.open(at)).agent, agent);
+  groups.change(changed({ routes: ["b=*", "a=10.0.0.1"] }), () => true);
+  assertEquals(groups.ofTarget(target).registry, before.registry);
+  assertEquals(groups.ofTarget(parseAuthority("10.0.0.2:1")).name, "b");
+  groups.change(changed({}), () => true);
+  assertThrows(() => groups.ofTarget(target), NoRouteError);
+  assertEquals((await groups.ofFront(undefined)!.registry.open(at)).agent, agent);
+});
