@@ -22,10 +22,12 @@ export interface EventContext {
 
 export type ChaosEvent = (context: EventContext) => Promise<void>;
 
-/** Less than half of the time after which silence ends a connection, with room for packets that are sent again. */
-const BLIP_MS = [200, 1_500] as const;
+/** Less than the 1.4 s after which silence ends a connection where data waits for an answer and another agent can serve. */
+const BLIP_MS = [200, 1_000] as const;
 /** More than the 5 s after which silence ends a connection. */
 const OUTAGE_MS = [6_000, 9_000] as const;
+/** Time of a drain after which tunnels are cut that are silent. */
+const CUTTING_MS = DRAIN_MS * 2 / 3;
 /** Time that a program may take to end in order, beside its drain. */
 const STOP_MS = 20_000;
 
@@ -186,14 +188,14 @@ export const endings = {
   },
   "restart of the server": async (context) => {
     // New clients are refused as soon as it is told to stop; the others have the time of the drain.
-    const scope = { cutAt: performance.now() + DRAIN_MS };
+    const scope = { cutAt: performance.now() + CUTTING_MS };
     const what = "server: told to stop, and started again";
     await disrupt(context, what, scope, () => restarted(context.site.server));
   },
   "restart of an agent": async (context) => {
     const { agent: { name, program, isRaw } } = draw(context);
     // Others take the new tunnels, where agents can say that they do not.
-    const scope = { agents: [name], cutAt: performance.now() + DRAIN_MS, newMayFail: isRaw };
+    const scope = { agents: [name], cutAt: performance.now() + CUTTING_MS, newMayFail: isRaw };
     const what = `${name}: told to stop, and started again`;
     await disrupt(context, what, scope, () => restarted(program));
   },
