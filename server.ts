@@ -10,7 +10,7 @@ import { runProgram } from "./lib/cli/run_program.ts";
 import { messageOf } from "./lib/errors.ts";
 import { logger } from "./lib/log.ts";
 import { acceptEach } from "./lib/net/accept.ts";
-import { formatAuthority, formatSocketAddress } from "./lib/net/authority.ts";
+import { type Authority, formatAuthority, formatSocketAddress } from "./lib/net/authority.ts";
 import { libc } from "./lib/net/libc.ts";
 import { logTcpKeepalive } from "./lib/net/tcp_keepalive.ts";
 import { logLargeDatagrams } from "./lib/observe/large_datagrams.ts";
@@ -54,7 +54,7 @@ export interface ServerOptions {
   /** Stops the server, after the drain. */
   readonly signal: AbortSignal;
   /** Called once all listeners are bound. */
-  readonly ready?: (listening: { fronts: readonly Front[]; quic: Deno.NetAddr }) => void;
+  readonly ready?: (listening: { fronts: readonly Front[]; quic: Authority }) => void;
   /** Records what happens. */
   readonly monitor?: Monitor;
   /**

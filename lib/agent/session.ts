@@ -16,16 +16,13 @@ import { connectResultOf, type Monitor, type TunnelRecord } from "../observe/mon
 import { drain } from "../tunnel/drain.ts";
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
 import { type Control, startControl } from "../qrht/control.ts";
+import { identityOf, type QuicStream } from "../quic/mod.ts";
 import {
-  identityOf,
-  type PathOptions,
-  pathOptions,
-  type QuicConnection,
-  QuicEndpoint,
-  type QuicStream,
-  type TlsIdentity,
-  type TlsSource,
-} from "../quic/mod.ts";
+  type ConnectOptions,
+  MAX_STREAMS,
+  type OpenConnection,
+  openConnection,
+} from "./open_connection.ts";
 import type { Resolver } from "../net/resolver.ts";
 import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import { TaskGroup } from "../task_group.ts";
@@ -34,22 +31,15 @@ import { startTunnelSpan } from "../observe/trace.ts";
 import { acceptTunnel, type IncomingTunnel, openFields } from "../qrht/tunnel.ts";
 import type { Failure } from "../tunnel/failure.ts";
 
-export interface AgentConfig extends TunnelTimeouts, TcpKeepaliveOptions, PathOptions {
+export interface AgentConfig extends TunnelTimeouts, TcpKeepaliveOptions, ConnectOptions {
   /** QUIC addresses of the servers: IP addresses, or names, which stand for all their addresses. */
   readonly servers: readonly Authority[];
-  /** Name that the server's certificate must have; sent as SNI. */
-  readonly serverName: string;
-  /** Asked at each connect. */
-  readonly tls: TlsIdentity | TlsSource;
-  readonly alpn: readonly string[];
   /** Time that connecting to a target may take. */
   readonly dialTimeoutMs: number;
   /** Time a client has for the head of its CONNECT request. @default {10000} */
   readonly headTimeoutMs?: number;
   /** How long open tunnels may continue after a stop signal; 0 for not at all. */
   readonly drainTimeoutMs: number;
-  /** Tunnels of one connection at a time. @default {10000} */
-  readonly maxStreams?: number;
   /**
    * How long a connection to a draining server may have no tunnel until this end closes it, if the
    * server does not.
@@ -94,14 +84,6 @@ export interface AgentSessionOptions {
 }
 
 /**
- * Interval of the PINGs that keep the connection, and a NAT's mapping, alive. A server that was
- * killed and started anew is noticed by the next one.
- */
-const KEEPALIVE_MS = 600;
-
-const MAX_STREAMS = 10_000;
-
-/**
  * How long a replaced connection in the raw dialect may have no tunnel until it is closed. The raw
  * dialect cannot announce that, so a stream opened just then is lost for its client. A server that
  * has run out of stream credit opens none.
@@ -118,7 +100,7 @@ const MAX_CUT_SHARE = 0.5;
 export class AgentSession extends ConnectedPeer {
   /** Address of the server. */
   override readonly name: string;
-  readonly #endpoint: QuicEndpoint;
+  readonly #opened: OpenConnection;
   readonly #config: AgentConfig;
   readonly #options: AgentSessionOptions;
   readonly #fields: Readonly<Record<string, unknown>>;
@@ -134,17 +116,16 @@ export class AgentSession extends ConnectedPeer {
   #control: Control | undefined;
 
   private constructor(
-    endpoint: QuicEndpoint,
-    connection: QuicConnection,
+    opened: OpenConnection,
     address: Authority,
     config: AgentConfig,
     options: AgentSessionOptions,
   ) {
-    super(connection);
-    this.#endpoint = endpoint;
+    super(opened.connection);
+    this.#opened = opened;
     this.#config = config;
     this.#options = options;
-    const { number, id: cid } = connection;
+    const { number, id: cid } = opened.connection;
     this.name = formatAuthority(address);
     this.#fields = { server: this.name, connection: number, cid };
   }
@@ -163,28 +144,16 @@ export class AgentSession extends ConnectedPeer {
     signal: AbortSignal,
   ): Promise<AgentSession> {
     options.log.debug("dialing quic server", { server: formatAuthority(address) });
-    const { alpn, serverName, maxStreams = MAX_STREAMS } = config;
     const tls = identityOf(config.tls);
-    const endpoint = new QuicEndpoint({
-      hostname: address.hostname.includes(":") ? "::" : "0.0.0.0",
-      port: 0,
-    });
     try {
-      const connection = await endpoint.connect(address, serverName, {
-        tls: config.tls,
-        alpn,
-        keepAliveMs: KEEPALIVE_MS,
-        maxStreams,
-        ...pathOptions(config),
-      }, signal);
+      const opened = await openConnection(address, config, signal);
       options.monitor.notify((observer) => observer.handshake?.("ok"));
-      return new AgentSession(endpoint, connection, address, config, options);
+      return new AgentSession(opened, address, config, options);
     } catch (error) {
       if (!signal.aborted) {
         options.monitor.notify((observer) => observer.handshake?.(connectResultOf(error)));
       }
-      await endpoint.close();
-      throw explainConnectError(error, tls, serverName);
+      throw explainConnectError(error, tls, config.serverName);
     }
   }
 
@@ -230,7 +199,7 @@ export class AgentSession extends ConnectedPeer {
     this.#replaceable.resolve();
     await this.#tunnels.ended();
     await leaving;
-    await this.#endpoint.close(CloseCode.AgentLeaves);
+    await this.#opened.close(CloseCode.AgentLeaves);
   }
 
   async #leave(): Promise<void> {

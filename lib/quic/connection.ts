@@ -6,6 +6,7 @@ import { sleep } from "../wait.ts";
 import { type ConnectionStats, connectionStats } from "./connection_stats.ts";
 import { EarlyTimer } from "./early_timer.ts";
 import { type CloseInfo, ConnectionClosedError, TlsAlert, transportCodeOf } from "./errors.ts";
+import type { DatagramSocket, PeerLocation } from "./datagram_socket.ts";
 import { CONNECTION_ID_BYTES, hasLongHeader, isAddressedTo } from "./handshake/packet.ts";
 import { HandshakeProgress } from "./handshake/progress.ts";
 import { isForAddress } from "./handshake/server_address.ts";
@@ -22,16 +23,16 @@ import type { HostPort, NativeConnection } from "./quiche/native.ts";
 import { nothingInFlight } from "./quiche/in_flight.ts";
 import type { QuicStream } from "./stream.ts";
 import { ConnectionStreams, type StreamsHost } from "./streams.ts";
-import type { UdpSocket } from "./udp/socket.ts";
 
 /** What a connection needs of its endpoint. */
 export interface ConnectionHost {
-  readonly socket: UdpSocket;
   /**
    * Runs {@linkcode QuicConnection.flush} once, after everything else that this turn of the event
    * loop has.
    */
   schedule(connection: QuicConnection): void;
+  /** Schedules it when a socket has room again. */
+  starved(connection: QuicConnection, socket: DatagramSocket): void;
   /** The handshake is over; for a server this means that the client's certificate was accepted. */
   established(connection: QuicConnection): void;
   /** The connection has closed and is of no more use. Its last packets may still be answered. */
@@ -109,6 +110,8 @@ export class QuicConnection implements StreamsHost {
   #receivedAt = this.#startedAt;
   readonly #keepAlive: KeepAlive;
   readonly #doubt: PeerDoubt;
+  /** When the connection is over, unless another carrier takes the place of the one that is gone. */
+  #detachedUntil = Infinity;
   /** Serves loss detection, idling, the handshake and keepalive. */
   readonly #timer = new EarlyTimer(() => this.#onTimer());
 
@@ -120,7 +123,7 @@ export class QuicConnection implements StreamsHost {
     settings: TransportSettings;
     /** As quiche knows them. */
     addresses: { readonly from: HostPort; readonly to: HostPort };
-    peer: Authority;
+    peer: PeerLocation;
     maxDatagramBytes: number;
     /** IP address that the server's certificate must have; quiche verifies names only. */
     serverAddress?: string | undefined;
@@ -137,10 +140,10 @@ export class QuicConnection implements StreamsHost {
     this.#doubt = new PeerDoubt(options.role === "server");
     this.#sender = new PacketSender({
       native: options.native,
-      socket: options.host.socket,
       peer: this.#peer,
       path: this.path,
       more: () => this.#host.schedule(this),
+      starved: (socket) => this.#host.starved(this, socket),
     });
     this.#keepAlive = new KeepAlive(options.settings.keepAliveMs, this.#startedAt);
     this.#idleTimeoutMs = options.settings.idleTimeoutMs;
@@ -162,8 +165,13 @@ export class QuicConnection implements StreamsHost {
   }
 
   /** Address the peer sends from; a NAT may change it while the connection goes on. */
-  get remoteAddr(): Authority {
+  get remoteAddr(): PeerLocation {
     return this.#peer.current;
+  }
+
+  /** Whether a carrier takes the place of UDP. */
+  get isCarried(): boolean {
+    return this.#peer.current.socket.isCarrier;
   }
 
   /** How the connection ended, once it has. */
@@ -204,9 +212,9 @@ export class QuicConnection implements StreamsHost {
     return performance.now() - this.#receivedAt;
   }
 
-  /** Whether the peer may be gone, and has not answered the first probe in time. */
+  /** Whether the peer may be gone: it has not answered the first probe in time, or its carrier is. */
   get isDoubted(): boolean {
-    return this.#doubt.isUnanswered;
+    return this.#doubt.isUnanswered || this.#detachedUntil < Infinity;
   }
 
   /** The peer's certificates, DER, leaf first; null before it has shown any. */
@@ -305,6 +313,20 @@ export class QuicConnection implements StreamsHost {
     this.#raiseDoubt("successor");
   }
 
+  /** @internal The carrier to the peer is gone, and another one takes its place soon or never. */
+  detached(socket: DatagramSocket, waitMs: number): void {
+    if (this.#closeInfo || this.#peer.current.socket !== socket) return;
+    this.#detachedUntil = performance.now() + waitMs;
+    this.#host.schedule(this);
+  }
+
+  /** @internal Another carrier has taken the place of the one before: the peer is to notice. */
+  reattached(): void {
+    if (this.#closeInfo || !this.#handshake.isEstablished) return;
+    this.#native.sendAckEliciting();
+    this.wake();
+  }
+
   /**
    * @internal No program receives what is sent to the peer, its system says.
    *
@@ -316,7 +338,8 @@ export class QuicConnection implements StreamsHost {
   }
 
   #raiseDoubt(cause: "successor" | "refused"): void {
-    if (this.#closeInfo) return;
+    // A carrier that stalls delays the answer; its end is known.
+    if (this.#closeInfo || this.isCarried) return;
     const { dueAt } = this.#doubt;
     this.#doubt.raise(cause, performance.now(), this.#native);
     if (this.#doubt.dueAt < dueAt) this.#host.schedule(this);
@@ -333,7 +356,7 @@ export class QuicConnection implements StreamsHost {
   }
 
   /** @internal A datagram for this connection. */
-  receive(bytes: Uint8Array, from: Authority): void {
+  receive(bytes: Uint8Array, from: Authority, socket: DatagramSocket): void {
     this.#receivedAt = performance.now();
     this.path.heard(this.#receivedAt);
     if (this.#handshake.receive(bytes.length)) {
@@ -341,7 +364,7 @@ export class QuicConnection implements StreamsHost {
     }
     // A client's server stays where it is.
     const mayMove = this.#handshake.isEstablished && this.role === "server" &&
-      this.#peer.concerns(from);
+      this.#peer.concerns(from, socket);
     const isLarger = bytes.length > this.path.largestReceived;
     const count = mayMove || isLarger || !this.#handshake.isConfirmed;
     const before = count ? this.#native.stats().recv : 0;
@@ -351,10 +374,13 @@ export class QuicConnection implements StreamsHost {
       // quiche has closed the connection with the fitting code, and #noticeState tells so.
     }
     const authentic = count && this.#native.stats().recv > before;
-    if (mayMove && authentic && this.#peer.authentic(from, bytes.length, this.#receivedAt)) {
+    if (
+      mayMove && authentic && this.#peer.authentic(from, socket, bytes.length, this.#receivedAt)
+    ) {
       // Its answer proves the address.
       this.#native.sendAckEliciting();
       this.#ack.news();
+      this.#detachedUntil = Infinity;
     }
     if (authentic && isLarger) this.path.received(bytes.length);
     if (!this.#handshake.isConfirmed && authentic) this.#noticeHandshake(bytes);
@@ -434,7 +460,7 @@ export class QuicConnection implements StreamsHost {
       }
       const id = this.role === "server" ? this.#native.sourceId() : this.#native.destinationId();
       this.#id = id.subarray(0, ID_BYTES).toHex();
-      if (this.#settings.mtu === 0) this.path.search(this.#native.maxSendUdpPayloadSize());
+      if (this.#mustDiscover()) this.path.search(this.#native.maxSendUdpPayloadSize());
       this.#host.established(this);
       if (this.role === "server") this.#confirm();
     } else if (
@@ -442,6 +468,14 @@ export class QuicConnection implements StreamsHost {
     ) {
       this.#confirm();
     }
+  }
+
+  /** Whether it must be found out how large the datagrams are that the path carries. */
+  #mustDiscover(): boolean {
+    const { socket } = this.#peer.current;
+    return socket.isCarrier
+      ? socket.maxDatagramBytes(this.#peer.current) === undefined
+      : this.#settings.mtu === 0;
   }
 
   #isServerAddressRight(): boolean {
@@ -535,6 +569,7 @@ export class QuicConnection implements StreamsHost {
         this.#doubt.dueAt,
         this.#streams.dueAt(now),
         this.#peer.movingUntil,
+        this.#detachedUntil,
       );
     }
     this.#timer.fireBy(at, now);
@@ -546,10 +581,10 @@ export class QuicConnection implements StreamsHost {
     if (this.#native.timeout() === 0) {
       this.#native.onTimeout();
       this.#sender.late();
-      this.#host.socket.noticeErrors();
+      this.#peer.current.socket.noticeErrors();
     }
     // With each packet that is sent, quiche puts its timer for acknowledgements off.
-    if (this.maySpare && !this.#nothingInFlight(now)) this.#doubt.inFlight(now, this.#receivedAt);
+    if (this.#mayDoubt && !this.#nothingInFlight(now)) this.#doubt.inFlight(now, this.#receivedAt);
     const { idleTimeoutMs } = this.#settings;
     if (this.#closeInfo) {
       // Only its last packets are still to be answered.
@@ -559,20 +594,27 @@ export class QuicConnection implements StreamsHost {
       // quiche counts from what this end has sent last, if nothing was heard since (RFC 9000
       // §10.1).
       this.#timeOut({ reason: this.#silence });
+    } else if (now >= this.#detachedUntil) {
+      this.#timeOut({ reason: "the carrier is gone, and no other one has come" });
     } else this.#probe(now);
     this.dispatch();
     this.flush();
     if (now - this.#closedAt >= MAX_DRAIN_MS) this.#drain();
   }
 
+  /** Whether a peer that leaves something unanswered may be given up early. */
+  get #mayDoubt(): boolean {
+    return this.maySpare !== undefined && !this.isCarried;
+  }
+
   /** Sends a PING if it is time for one, or gives up a peer that has not answered the last ones. */
   #probe(now: number): void {
-    const maySpare = () => this.maySpare?.() === true;
+    const maySpare = () => this.#mayDoubt && this.maySpare!();
     const verdict = this.#doubt.look(now, this.#receivedAt, this.#native, maySpare);
     if (verdict === "lost") return this.#timeOut(this.#doubt.ending);
     if (verdict === "probe") {
       this.#sender.late();
-      this.#host.socket.noticeErrors();
+      this.#peer.current.socket.noticeErrors();
     }
     if (!this.#handshake.isEstablished) return;
     if (verdict === "probe" || this.#keepAlive.isDue(now, this.#native, this.#receivedAt)) {

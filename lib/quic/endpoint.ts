@@ -7,6 +7,7 @@ import type { Authority } from "../net/authority.ts";
 import { isIpAddress } from "../net/ip_address.ts";
 import { type ConnectionHost, QuicConnection } from "./connection.ts";
 import { type DropReason, type EndpointStats, noDrops } from "./endpoint_stats.ts";
+import type { DatagramSocket, OpenDatagramSocket, PeerLocation } from "./datagram_socket.ts";
 import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
 import {
   CONNECTION_ID_BYTES,
@@ -26,7 +27,7 @@ import {
 } from "./options.ts";
 import { BASE_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 import { type HostPort, hostPort, type NativeConnection, quiche } from "./quiche/native.ts";
-import { headerBytes, routePayloadBytes, sourceHostname } from "./udp/batch.ts";
+import { headerBytes, sourceHostname } from "./udp/batch.ts";
 import { UdpSocket } from "./udp/socket.ts";
 
 export interface BindOptions {
@@ -38,20 +39,30 @@ export interface BindOptions {
   readonly listen?: ListenOptions;
 }
 
+/** For an endpoint whose connections all go through one carrier. */
+export interface CarrierOptions {
+  /** Opens the carrier. */
+  readonly carrier: OpenDatagramSocket;
+}
+
 /**
- * One UDP socket with any number of connections, told apart by connection id.
+ * One UDP socket with any number of connections, told apart by connection id; they may come through
+ * carriers as well.
  *
  * Datagrams that arrive in one turn of the event loop are all handed in first; then streams learn
  * what they have, and at the end of the turn each connection concerned sends once.
  */
 export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposable {
   /** @internal */
-  readonly socket: UdpSocket;
+  readonly socket: DatagramSocket;
+  readonly #carriers = new Set<DatagramSocket>();
   readonly #local: HostPort;
   readonly #connections = new Map<string, QuicConnection>();
   readonly #keys = new Map<QuicConnection, string>();
   readonly #received = new Set<QuicConnection>();
   readonly #dirty = new Set<QuicConnection>();
+  /** Those that wait for room, by the socket. */
+  readonly #starved = new Map<DatagramSocket, Set<QuicConnection>>();
   readonly #listener: Listener | undefined;
   readonly #dropped = noDrops();
   #receivedCount = 0;
@@ -63,31 +74,77 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
    *
    * @throws {Error} when the address cannot be bound, or certificates or key cannot be used
    */
-  constructor(options: BindOptions) {
-    if (options.listen) this.#listener = new Listener(options.listen, this);
-    this.socket = new UdpSocket(
-      {
-        hostname: options.hostname,
-        port: options.port,
-        maxDatagramBytes: MAX_RECEIVED_DATAGRAM_BYTES,
-      },
-      {
-        datagram: (bytes, from) => this.#datagram(bytes, from),
-        sendError: () => this.drop("send-error"),
-        refused: (bytes) => {
-          for (const connection of this.#keys.keys()) connection.refused(bytes);
-        },
-        writable: () => {
-          for (const connection of this.#keys.keys()) this.schedule(connection);
-        },
-      },
-    );
+  constructor(options: BindOptions | CarrierOptions) {
+    if ("carrier" in options) this.socket = this.#open(options.carrier, 0);
+    else {
+      const { hostname, port, listen } = options;
+      if (listen) this.#listener = new Listener(listen, this);
+      const maxDatagramBytes = MAX_RECEIVED_DATAGRAM_BYTES;
+      this.socket = this.#open((events) =>
+        new UdpSocket({ hostname, port, maxDatagramBytes }, events)
+      );
+    }
     this.#local = hostPort(this.addr);
   }
 
   /** Address the socket is bound to. */
-  get addr(): Deno.NetAddr {
+  get addr(): Authority {
     return this.socket.addr;
+  }
+
+  /**
+   * Adds a carrier, through which clients may connect, and go on if the one before is gone. It
+   * leaves by itself when it is lost.
+   *
+   * @param open opens the carrier, whose datagrams come from the address of the client
+   */
+  attach(open: OpenDatagramSocket): DatagramSocket {
+    const carrier = this.#open(open, MAX_DETACHED_MS);
+    this.#carriers.add(carrier);
+    return carrier;
+  }
+
+  /** Whether a connection of a client that has authenticated itself goes through a carrier. */
+  isInUse(carrier: DatagramSocket): boolean {
+    return this.#through(carrier).some(({ isEstablished, closeInfo }) =>
+      isEstablished && !closeInfo
+    );
+  }
+
+  /**
+   * Opens a socket that reports to this endpoint.
+   *
+   * @param waitMs how long connections wait for another carrier when this one is gone
+   */
+  #open(open: OpenDatagramSocket, waitMs = 0): DatagramSocket {
+    const socket: DatagramSocket = open({
+      datagram: (bytes, from) => this.#datagram(bytes, from, socket),
+      sendError: () => this.drop("send-error"),
+      refused: (bytes) => {
+        for (const connection of this.#keys.keys()) connection.refused(bytes);
+      },
+      writable: () => this.#writable(socket),
+      replaced: () => {
+        for (const connection of this.#through(socket)) connection.reattached();
+      },
+      lost: () => {
+        this.#carriers.delete(socket);
+        this.#starved.delete(socket);
+        for (const connection of this.#through(socket)) connection.detached(socket, waitMs);
+      },
+    });
+    return socket;
+  }
+
+  #through(socket: DatagramSocket): QuicConnection[] {
+    return [...this.#keys.keys()].filter(({ remoteAddr }) => remoteAddr.socket === socket);
+  }
+
+  #writable(socket: DatagramSocket): void {
+    const starved = this.#starved.get(socket);
+    if (!starved) return;
+    this.#starved.delete(socket);
+    for (const connection of starved) this.schedule(connection);
   }
 
   get stats(): EndpointStats {
@@ -150,7 +207,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     const connection = this.start(
       "client",
       scid,
-      peer,
+      { ...peer, socket: this.socket },
       settings,
       (local, peer, maxDatagramBytes) =>
         quiche.Connection.connect(
@@ -195,7 +252,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     this.#listener?.close(new ConnectionClosedError(ENDPOINT_CLOSED));
     for (const connection of [...this.#keys.keys()]) connection.destroy(ENDPOINT_CLOSED.reason);
     clearImmediate(this.#turn);
-    await this.socket.close();
+    await Promise.all([this.socket, ...this.#carriers].map((socket) => socket.close()));
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -206,6 +263,13 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
   schedule(connection: QuicConnection): void {
     this.#dirty.add(connection);
     this.#turn ??= setImmediate(() => this.#endTurn());
+  }
+
+  /** @internal */
+  starved(connection: QuicConnection, socket: DatagramSocket): void {
+    const starved = this.#starved.get(socket);
+    if (starved) starved.add(connection);
+    else this.#starved.set(socket, new Set([connection]));
   }
 
   #endTurn(): void {
@@ -230,6 +294,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
   /** @internal */
   drained(connection: QuicConnection): void {
     this.#dirty.delete(connection);
+    for (const starved of this.#starved.values()) starved.delete(connection);
     this.#received.delete(connection);
     this.#connections.delete(this.#keys.get(connection)!);
     this.#keys.delete(connection);
@@ -244,7 +309,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
   start(
     role: "client" | "server",
     cid: Uint8Array,
-    peer: Authority,
+    peer: PeerLocation,
     settings: TransportSettings,
     open: (local: HostPort, peer: HostPort, maxDatagramBytes: number) => NativeConnection,
     serverAddress?: string,
@@ -273,13 +338,13 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     this.#dropped[reason]++;
   }
 
-  #datagram(bytes: Uint8Array, from: Authority): void {
+  #datagram(bytes: Uint8Array, from: Authority, socket: DatagramSocket): void {
     this.#receivedCount++;
-    const connection = this.#route(bytes, from);
+    const connection = this.#route(bytes, from, socket);
     if (!connection) return;
-    const reason = this.#listener?.refusal(connection, bytes.length, from);
+    const reason = this.#listener?.refusal(connection, bytes.length, from, socket);
     if (reason) return this.drop(reason);
-    connection.receive(bytes, from);
+    connection.receive(bytes, from, socket);
     if (this.#received.size === 0) queueMicrotask(() => this.#dispatch());
     this.#received.add(connection);
   }
@@ -290,26 +355,30 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     for (const connection of received) connection.dispatch();
   }
 
-  #route(bytes: Uint8Array, from: Authority): QuicConnection | undefined {
+  #route(
+    bytes: Uint8Array,
+    from: Authority,
+    socket: DatagramSocket,
+  ): QuicConnection | undefined {
     if (bytes.length === 0) return this.drop("invalid");
     if (!hasLongHeader(bytes)) {
       if (bytes.length <= CONNECTION_ID_BYTES) return this.drop("invalid");
       return this.#connections.get(connectionIdKey(bytes, 1, CONNECTION_ID_BYTES)) ??
-        this.#unknown(bytes, from);
+        this.#unknown(bytes, from, socket);
     }
     const header = parseLongHeader(bytes);
     if (!header) return this.drop("invalid");
     const known = this.find(header.dcid);
     if (known) return known;
     return this.#listener
-      ? this.#listener.begin(bytes, header, from)
+      ? this.#listener.begin(bytes, header, locate(from, socket))
       : this.drop("unknown-connection");
   }
 
   /** Takes notice of a packet that leads to no connection, as after the end of either program. */
-  #unknown(bytes: Uint8Array, from: Authority): undefined {
+  #unknown(bytes: Uint8Array, from: Authority, socket: DatagramSocket): undefined {
     this.drop("unknown-connection");
-    if (this.#listener) return this.#listener.reset(bytes, from);
+    if (this.#listener) return this.#listener.reset(bytes, locate(from, socket));
     for (const connection of this.#keys.keys()) connection.receiveReset(bytes);
   }
 
@@ -317,7 +386,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
   localAddr(peer: Authority): Authority | undefined {
     const { hostname, port } = this.addr;
     if (!isUnspecified(hostname)) return { hostname, port };
-    const source = this.socket.isBatching ? sourceHostname(peer) : undefined;
+    const source = sourceHostname(peer);
     return source === undefined ? undefined : { hostname: source, port };
   }
 
@@ -325,19 +394,25 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
    * What may be sent to a peer at most. Where the system would cut datagrams to pieces, nothing is
    * tried.
    */
-  #maxDatagramBytes(peer: Authority, { mtu }: TransportSettings): number {
-    const route = mtu > 0
+  #maxDatagramBytes({ socket, ...peer }: PeerLocation, { mtu }: TransportSettings): number {
+    const bytes = mtu > 0 && !socket.isCarrier
       ? mtu - headerBytes(peer)
-      : this.socket.isBatching
-      ? routePayloadBytes(peer)
-      : undefined;
-    const bytes = route ?? BASE_DATAGRAM_BYTES;
+      : socket.maxDatagramBytes(peer) ?? BASE_DATAGRAM_BYTES;
     return Math.min(Math.max(bytes, MIN_DATAGRAM_BYTES), MAX_DATAGRAM_BYTES);
   }
 }
 
+/** How long a client may take to come back through another carrier when its own is gone. */
+const MAX_DETACHED_MS = 2_000;
+
 /** Interval of looks whether the port of a server is closed. */
 const NOTICE_ERRORS_MS = 50;
+
+const locate = ({ hostname, port }: Authority, socket: DatagramSocket): PeerLocation => ({
+  hostname,
+  port,
+  socket,
+});
 
 const isUnspecified = (hostname: string) => ["0.0.0.0", "::"].includes(hostname);
 

@@ -3,6 +3,7 @@
 
 import type { Authority } from "../net/authority.ts";
 import type { QuicConnection } from "./connection.ts";
+import type { DatagramSocket, PeerLocation } from "./datagram_socket.ts";
 import type { DropReason } from "./endpoint_stats.ts";
 import type { CloseInfo, ConnectionClosedError } from "./errors.ts";
 import { HalfOpen } from "./handshake/half_open.ts";
@@ -26,14 +27,13 @@ import {
   transportSettings,
 } from "./options.ts";
 import { BASE_DATAGRAM_BYTES } from "./path/path_mtu.ts";
-import { isSameAddress } from "./path/peer_address.ts";
+import { isAt } from "./path/peer_address.ts";
 import {
   type HostPort,
   type NativeConfig,
   type NativeConnection,
   quiche,
 } from "./quiche/native.ts";
-import type { UdpSocket } from "./udp/socket.ts";
 
 /** How an endpoint takes connections. */
 export interface ListenOptions extends TransportOptions {
@@ -96,16 +96,18 @@ const defaults = {
 /** Room for an answer to a packet that belongs to no connection. */
 const MAX_ANSWER_BYTES = 1500;
 
+/** In place of the addresses of clients that come through a carrier. */
+const CARRIER: Authority = { hostname: "carrier", port: 0 };
+
 /** What a listener needs of its endpoint. */
 export interface ListenerHost {
-  readonly socket: Pick<UdpSocket, "reserve" | "commit" | "flush">;
   /** The connection that a connection id leads to. */
   find(cid: Uint8Array): QuicConnection | undefined;
   /** Makes the connection of a client, which its connection id leads to from then on. */
   start(
     role: "server",
     cid: Uint8Array,
-    peer: Authority,
+    peer: PeerLocation,
     settings: TransportSettings,
     open: (local: HostPort, peer: HostPort, maxDatagramBytes: number) => NativeConnection,
   ): QuicConnection;
@@ -213,9 +215,14 @@ export class Listener {
    * told of one address, and takes the bytes of every other one for this one's: they would add to
    * what may be sent there unproven, and to what others see as its share.
    */
-  refusal(connection: QuicConnection, bytes: number, from: Authority): DropReason | undefined {
+  refusal(
+    connection: QuicConnection,
+    bytes: number,
+    from: Authority,
+    socket: DatagramSocket,
+  ): DropReason | undefined {
     if (connection.isEstablished || connection.role === "client") return undefined;
-    if (!isSameAddress(from, connection.remoteAddr)) return "other-address";
+    if (!isAt(connection.remoteAddr, from, socket)) return "other-address";
     return this.#halfOpen.receive(connection, bytes) ? undefined : "address-limit";
   }
 
@@ -223,7 +230,7 @@ export class Listener {
    * The connection that a packet for an unknown connection id begins, or belongs to by its first
    * id.
    */
-  begin(bytes: Uint8Array, header: LongHeader, from: Authority): QuicConnection | undefined {
+  begin(bytes: Uint8Array, header: LongHeader, from: PeerLocation): QuicConnection | undefined {
     if (this.#closed) return this.#host.drop("unknown-connection");
     if (bytes.length < MIN_INITIAL_DATAGRAM_BYTES || header.version === 0) {
       return this.#host.drop("invalid");
@@ -271,7 +278,7 @@ export class Listener {
    * Answers a packet with a short header for an unknown connection id: if a server was killed at
    * this address, its client learns that the connection is gone (stateless reset, RFC 9000 §10.3).
    */
-  reset(bytes: Uint8Array, from: Authority): undefined {
+  reset(bytes: Uint8Array, from: PeerLocation): undefined {
     const length = resetBytes(bytes.length);
     if (length === undefined || this.#closed || !this.#resets.take()) return;
     const cid = bytes.subarray(1, 1 + CONNECTION_ID_BYTES);
@@ -283,9 +290,12 @@ export class Listener {
     });
   }
 
-  #resetToken(cid: Uint8Array, peer: Authority): Uint8Array | undefined {
+  #resetToken(cid: Uint8Array, peer: PeerLocation): Uint8Array | undefined {
+    const { key } = identityOf(this.#options.tls);
+    // A client comes back through another carrier, from another port.
+    if (peer.socket.isCarrier) return resetToken(key, { cid, local: CARRIER, peer: CARRIER });
     const local = this.#host.localAddr(peer);
-    return local && resetToken(identityOf(this.#options.tls).key, { cid, local, peer });
+    return local && resetToken(key, { cid, local, peer });
   }
 
   /**
@@ -303,12 +313,12 @@ export class Listener {
     return config;
   }
 
-  #negotiateVersion(header: LongHeader, to: Authority): undefined {
+  #negotiateVersion(header: LongHeader, to: PeerLocation): undefined {
     if (!this.#answers.take()) return this.#host.drop("answer-limit");
     this.#answer(to, (out) => quiche.negotiateVersion(header.scid, header.dcid, out));
   }
 
-  #retry(header: LongHeader, cid: Uint8Array, to: Authority): undefined {
+  #retry(header: LongHeader, cid: Uint8Array, to: PeerLocation): undefined {
     if (!this.#answers.take()) return this.#host.drop("answer-limit");
     this.#retries++;
     const token = this.#validator.mint(to, cid, header.dcid);
@@ -319,8 +329,8 @@ export class Listener {
   }
 
   /** Sends a stateless answer, if there is room for it. */
-  #answer(to: Authority, write: (out: Uint8Array) => number): void {
-    const { socket } = this.#host;
+  #answer(to: PeerLocation, write: (out: Uint8Array) => number): void {
+    const { socket } = to;
     const buffer = socket.reserve(MAX_ANSWER_BYTES);
     if (!buffer) return;
     try {

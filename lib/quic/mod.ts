@@ -4,7 +4,13 @@
 /** QUIC (RFC 9000) with mutual TLS, on the native layer of `@matrixai/quic`. */
 export { QuicConnection } from "./connection.ts";
 export type { ConnectionStats } from "./connection_stats.ts";
-export { type BindOptions, QuicEndpoint } from "./endpoint.ts";
+export type {
+  DatagramEvents,
+  DatagramSocket,
+  OpenDatagramSocket,
+  PeerLocation,
+} from "./datagram_socket.ts";
+export { type BindOptions, type CarrierOptions, QuicEndpoint } from "./endpoint.ts";
 export { type DropReason, dropReasons, type EndpointStats } from "./endpoint_stats.ts";
 export {
   type CloseInfo,

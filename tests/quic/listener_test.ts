@@ -5,6 +5,7 @@
 
 import { assertEquals, assertGreater, assertLessOrEqual } from "@std/assert";
 import { deadline } from "@std/async/deadline";
+import type { Authority } from "../../lib/net/authority.ts";
 import { hostPort, quiche } from "../../lib/quic/quiche/native.ts";
 import { nativeConfig, transportSettings } from "../../lib/quic/options.ts";
 import { Attacker, authenticate, randomBytes } from "../support/attacker.ts";
@@ -23,7 +24,7 @@ function listenerTest(name: string, fn: () => Promise<void>): void {
 }
 
 /** The first datagram of a client that is never heard of again. */
-function clientHello(from: Deno.NetAddr, to: Deno.NetAddr): Uint8Array {
+function clientHello(from: Authority, to: Authority): Uint8Array {
   const config = nativeConfig(transportSettings({ tls: clientTls, alpn: ALPN }));
   const native = quiche.Connection.connect(
     "quic-tunnel-server",
@@ -52,7 +53,7 @@ for (const other of ["127.0.0.3", "127.0.0.2"]) {
         for await (const [bytes] of victim) got += bytes.length;
       })();
       const hello = clientHello(victim.addr as Deno.NetAddr, endpoint.addr);
-      await victim.send(hello, endpoint.addr);
+      await victim.send(hello, { transport: "udp", ...endpoint.addr });
       await eventually("the handshake has begun", () => endpoint.stats.halfOpen === 1);
       let sent = 0;
       // As long as the handshake may take, which is when the server sends again what it has sent.

@@ -2,35 +2,51 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assert, assertEquals } from "@std/assert";
+import type { DatagramSocket } from "../../lib/quic/datagram_socket.ts";
 import { KeepAlive } from "../../lib/quic/path/keep_alive.ts";
 import { PacketSender } from "../../lib/quic/path/packet_sender.ts";
 import { PathMtu } from "../../lib/quic/path/path_mtu.ts";
 import { PeerAddress } from "../../lib/quic/path/peer_address.ts";
 import type { NativeConnection } from "../../lib/quic/quiche/native.ts";
 
-const home = { hostname: "192.0.2.1", port: 1000 };
-const away = { hostname: "192.0.2.1", port: 2000 };
-const stranger = { hostname: "198.51.100.1", port: 3000 };
+const socket = fakeSocket();
+const home = { hostname: "192.0.2.1", port: 1000, socket };
+const away = { hostname: "192.0.2.1", port: 2000, socket };
+const stranger = { hostname: "198.51.100.1", port: 3000, socket };
+
+/** A socket that has room for some datagrams. */
+function fakeSocket({ room = Infinity, sent = [] as number[] } = {}): DatagramSocket {
+  return {
+    addr: { hostname: "192.0.2.2", port: 4000 },
+    isCarrier: false,
+    maxDatagramBytes: () => undefined,
+    reserve: (bytes) => sent.length < room ? new Uint8Array(bytes) : undefined,
+    commit: (bytes) => void sent.push(bytes),
+    flush: () => {},
+    noticeErrors: () => {},
+    close: () => Promise.resolve(),
+  };
+}
 
 Deno.test("PeerAddress follows a peer that moves, and trusts the address from its second packet on", () => {
   const address = new PeerAddress(home);
-  assert(!address.concerns(home));
-  assert(address.concerns(away));
-  assert(address.authentic(away, 100, 0));
+  assert(!address.concerns(home, socket));
+  assert(address.concerns(away, socket));
+  assert(address.authentic(away, socket, 100, 0));
   assertEquals([address.current, address.previous], [away, home]);
   assertEquals(address.maxPacketBytes, 300);
   address.sent(280);
   assertEquals(address.maxPacketBytes, 0);
-  assert(!address.authentic(away, 50, 10));
+  assert(!address.authentic(away, socket, 50, 10));
   assertEquals(address.maxPacketBytes, Infinity);
   address.settle(address.movingUntil);
   assertEquals([address.current, address.previous], [away, undefined]);
-  assert(!address.concerns(away));
+  assert(!address.concerns(away, socket));
 });
 
 Deno.test("PeerAddress goes back when the new address does not prove itself", () => {
   const address = new PeerAddress(home);
-  address.authentic(stranger, 1200, 0);
+  address.authentic(stranger, socket, 1200, 0);
   address.settle(address.movingUntil - 1);
   assertEquals(address.current, stranger);
   address.settle(address.movingUntil);
@@ -40,23 +56,25 @@ Deno.test("PeerAddress goes back when the new address does not prove itself", ()
 
 Deno.test("PeerAddress goes back at once, without a limit, when the old address speaks", () => {
   const address = new PeerAddress(home);
-  address.authentic(stranger, 1200, 0);
-  assert(!address.authentic(home, 40, 1));
+  address.authentic(stranger, socket, 1200, 0);
+  assert(!address.authentic(home, socket, 40, 1));
   assertEquals([address.current, address.maxPacketBytes], [home, Infinity]);
 });
 
 Deno.test("PeerAddress keeps the last proven address through several moves", () => {
   const address = new PeerAddress(home);
-  address.authentic(away, 100, 0);
-  address.authentic(stranger, 100, 1);
+  address.authentic(away, socket, 100, 0);
+  address.authentic(stranger, socket, 100, 1);
   assertEquals([address.current, address.previous], [stranger, home]);
   address.settle(address.movingUntil);
   assertEquals(address.current, home);
 });
 
 /** A sender whose connection has packets of these sizes, cut to the room that there is, and the datagrams it sends. */
-function senderOf(packets: number[], { room = Infinity, peer = new PeerAddress(home) } = {}) {
-  const sent: number[] = [];
+function senderOf(packets: number[], { room = Infinity, sent = [] as number[] } = {}) {
+  const socket = fakeSocket({ room, sent });
+  const peer = new PeerAddress({ ...home, socket });
+  const starved: DatagramSocket[] = [];
   let turns = 0;
   const sender = new PacketSender({
     native: {
@@ -65,16 +83,12 @@ function senderOf(packets: number[], { room = Infinity, peer = new PeerAddress(h
         return next === undefined ? null : [Math.min(next, buffer.length), {} as never];
       },
     },
-    socket: {
-      reserve: (bytes: number) => sent.length < room ? new Uint8Array(bytes) : undefined,
-      commit: (bytes: number) => void sent.push(bytes),
-      flush: () => {},
-    },
     peer,
     path: new PathMtu(1400),
     more: () => turns++,
+    starved: (socket) => starved.push(socket),
   });
-  return { sender, sent, turns: () => turns };
+  return { sender, sent, peer, socket, starved, turns: () => turns };
 }
 
 Deno.test("PacketSender sends until there is nothing more, and tells the largest", () => {
@@ -96,14 +110,24 @@ Deno.test("PacketSender is cut where the socket has no room, or the peer's addre
   const full = senderOf([1000, 1000, 1000], { room: 2 });
   full.sender.send(0);
   assertEquals([full.sent.length, full.sender.isCut, full.turns()], [2, true, 0]);
-  const peer = new PeerAddress(home);
-  peer.authentic(stranger, 100, 0);
-  const unproven = senderOf([1000, 1000], { peer });
+  assertEquals(full.starved, [full.socket]);
+  const unproven = senderOf([1000, 1000]);
+  unproven.peer.authentic(stranger, unproven.socket, 100, 0);
   unproven.sender.tryOne(301);
   assertEquals(unproven.sent, []);
   unproven.sender.send(0);
   // And once more to the address that it had before.
   assertEquals([unproven.sent, unproven.sender.isCut], [[300, 300], true]);
+  assertEquals(unproven.starved, []);
+});
+
+Deno.test("PacketSender sends to a peer that comes through another carrier by both", () => {
+  const { sender, sent, peer } = senderOf([1000, 1000]);
+  const other: number[] = [];
+  peer.authentic(home, fakeSocket({ sent: other }), 1000, 0);
+  sender.send(0);
+  assertEquals([other, sent], [[1000, 1000], [1000, 1000]]);
+  peer.settle(peer.movingUntil);
 });
 
 Deno.test("PacketSender sends small datagrams once when an acknowledgement is missing", () => {

@@ -124,7 +124,10 @@ resetTest(
       for await (const _ of client) answers++;
     })();
     for (const length of [...Array(20).fill(21), ...Array(20).fill(30)]) {
-      await client.send(new Uint8Array(length).fill(0x40), target.endpoint.addr);
+      await client.send(new Uint8Array(length).fill(0x40), {
+        transport: "udp",
+        ...target.endpoint.addr,
+      });
     }
     await eventually(
       "all have come",

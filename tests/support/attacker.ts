@@ -34,7 +34,7 @@ export class Attacker implements AsyncDisposable {
   /** @param hostname address of its own */
   constructor(target: QuicEndpoint, hostname = "127.0.0.1") {
     this.#target = target;
-    this.#to = target.addr;
+    this.#to = { transport: "udp", ...target.addr };
     this.#socket = Deno.listenDatagram({ transport: "udp", hostname, port: 0 });
   }
 

@@ -3,19 +3,20 @@
 
 import type { NativeConnection } from "../quiche/native.ts";
 import { MIN_DATAGRAM_BYTES, type PathMtu } from "./path_mtu.ts";
+import type { DatagramSocket } from "../datagram_socket.ts";
 import type { PeerAddress } from "./peer_address.ts";
-import type { UdpSocket } from "../udp/socket.ts";
 
 /** Packets sent in one go; then what came in meanwhile gets its turn. */
 const MAX_BURST_PACKETS = 64;
 
 export interface PacketSenderOptions {
   readonly native: Pick<NativeConnection, "send">;
-  readonly socket: Pick<UdpSocket, "reserve" | "commit" | "flush">;
   readonly peer: PeerAddress;
   readonly path: PathMtu;
   /** Is called when there was more than one turn may send. */
   more(): void;
+  /** Is called when there was no room: there is something left to send once there is. */
+  starved(socket: DatagramSocket): void;
 }
 
 /** Sends what a connection has to send, in datagrams as large as the path carries. */
@@ -49,15 +50,17 @@ export class PacketSender {
    * @returns the largest datagram, 0 for none
    */
   send(now: number, mustLeave = false): number {
-    const { socket, peer, path, more } = this.#options;
+    const { peer, path, more, starved } = this.#options;
     const datagramBytes = this.#isLate
       ? Math.min(path.datagramBytes, MIN_DATAGRAM_BYTES)
       : path.datagramBytes;
     let probeBytes: number | undefined;
     let largestBytes = 0;
     this.#isCut = false;
+    const { current, previous } = peer;
+    const { socket } = current;
     for (let packets = 0;; packets++) {
-      const { current, previous, maxPacketBytes } = peer;
+      const { maxPacketBytes } = peer;
       const isBurst = packets === MAX_BURST_PACKETS;
       const buffer = isBurst || maxPacketBytes === 0
         ? undefined
@@ -65,6 +68,7 @@ export class PacketSender {
       if (!buffer) {
         this.#isCut = true;
         if (isBurst) more();
+        else if (maxPacketBytes > 0) starved(socket);
         break;
       }
       const bytes = this.#fill(buffer);
@@ -75,14 +79,15 @@ export class PacketSender {
       // Whoever fills a datagram may fill a larger one.
       probeBytes = bytes === datagramBytes && !this.#isLate ? path.probe(now) : undefined;
       socket.commit(bytes, current);
-      const copy = previous && socket.reserve(bytes);
+      const copy = previous?.socket.reserve(bytes);
       if (copy) {
         copy.set(buffer.subarray(0, bytes));
-        socket.commit(bytes, previous);
+        previous!.socket.commit(bytes, previous!);
       }
     }
     this.#isLate = false;
     socket.flush();
+    previous?.socket.flush();
     return largestBytes;
   }
 
@@ -91,7 +96,8 @@ export class PacketSender {
    * is sent next.
    */
   tryOne(maxBytes: number): void {
-    const { socket, peer } = this.#options;
+    const { peer } = this.#options;
+    const { socket } = peer.current;
     const buffer = peer.maxPacketBytes < maxBytes ? undefined : socket.reserve(maxBytes);
     const bytes = buffer ? this.#fill(buffer) : 0;
     if (bytes === 0) return;

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Authority } from "../../net/authority.ts";
+import type { DatagramSocket, PeerLocation } from "../datagram_socket.ts";
 
 /**
  * What may be sent to an address that has not proven itself, for each byte that came from it (RFC
@@ -16,7 +17,8 @@ const MIN_PACKET_BYTES = 48;
 const MOVING_MS = 3_000;
 
 /**
- * The address that a peer is reached at, which a NAT on the way may change (RFC 9000 §9.3).
+ * The address that a peer is reached at, which a NAT on the way may change, or a carrier that takes
+ * the place of another one (RFC 9000 §9.3).
  *
  * It follows the newest authentic packet. A new address is unproven until a second packet comes
  * from it, in answer to what was sent there. Until then it gets at most three times the bytes that
@@ -28,28 +30,28 @@ const MOVING_MS = 3_000;
  * new address is a small one. So it is not told of addresses.
  */
 export class PeerAddress {
-  #current: Authority;
+  #current: PeerLocation;
   /** The last address that was proven, while the peer moves. */
-  #previous: Authority | undefined;
+  #previous: PeerLocation | undefined;
   #movingUntil = Infinity;
   #allowance = Infinity;
 
-  constructor(address: Authority) {
-    this.#current = { ...address };
+  constructor(peer: PeerLocation) {
+    this.#current = peer;
   }
 
-  get current(): Authority {
+  get current(): PeerLocation {
     return this.#current;
   }
 
   /** Where everything has to go as well. */
-  get previous(): Authority | undefined {
+  get previous(): PeerLocation | undefined {
     return this.#previous;
   }
 
   /** Whether {@linkcode authentic} wants to know about a packet. */
-  concerns(from: Authority): boolean {
-    return this.#previous !== undefined || !isSameAddress(from, this.#current);
+  concerns(from: Authority, socket: DatagramSocket): boolean {
+    return this.#previous !== undefined || !isAt(this.#current, from, socket);
   }
 
   /**
@@ -57,14 +59,14 @@ export class PeerAddress {
    *
    * @returns whether something has to be sent, for an answer that proves its address
    */
-  authentic(from: Authority, bytes: number, now: number): boolean {
-    if (isSameAddress(from, this.#current)) {
+  authentic(from: Authority, socket: DatagramSocket, bytes: number, now: number): boolean {
+    if (isAt(this.#current, from, socket)) {
       this.#allowance = Infinity;
       return false;
     }
-    const isBack = this.#previous !== undefined && isSameAddress(from, this.#previous);
+    const isBack = this.#previous !== undefined && isAt(this.#previous, from, socket);
     if (this.#allowance === Infinity) this.#previous = this.#current;
-    this.#current = { ...from };
+    this.#current = { hostname: from.hostname, port: from.port, socket };
     this.#allowance = isBack ? Infinity : AMPLIFICATION_FACTOR * bytes;
     this.#movingUntil = now + MOVING_MS;
     return !isBack;
@@ -93,7 +95,7 @@ export class PeerAddress {
   }
 }
 
-/** Whether it is one address and port. */
-export function isSameAddress(a: Authority, b: Authority): boolean {
-  return a.port === b.port && a.hostname === b.hostname;
+/** Whether what has come from an address to a socket has come from there. */
+export function isAt(peer: PeerLocation, from: Authority, socket: DatagramSocket): boolean {
+  return peer.socket === socket && peer.port === from.port && peer.hostname === from.hostname;
 }

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Authority } from "../../net/authority.ts";
-import { UdpBatch } from "./batch.ts";
+import type { DatagramEvents, DatagramSocket } from "../datagram_socket.ts";
+import { routePayloadBytes, UdpBatch } from "./batch.ts";
 
 /**
  * Receive calls under way at a time, where one call takes one datagram: what one turn of the event
@@ -22,20 +23,10 @@ const MAPPED = "::ffff:";
 /** Pause after a receive call that failed, so that a socket that always fails does not spin. */
 const RECEIVE_RETRY_MS = 20;
 
-export interface UdpSocketEvents {
-  /** A datagram, valid during the call only. */
-  datagram(bytes: Uint8Array, from: Authority): void;
-  /** A send failed; the datagram is lost. */
-  sendError(error: unknown): void;
-  /**
-   * No program receives what was sent to an address, its system says (ICMP "port unreachable").
-   *
-   * @param datagram the first bytes of what was sent, valid during the call only
-   */
-  refused?(datagram: Uint8Array): void;
-  /** There is room for sends again after {@linkcode UdpSocket.reserve} had none. */
-  writable(): void;
-}
+/** What a UDP socket reports. */
+export type UdpSocketEvents =
+  & Pick<DatagramEvents, "datagram" | "sendError" | "writable">
+  & Partial<Pick<DatagramEvents, "refused">>;
 
 export interface UdpSocketOptions {
   readonly hostname: string;
@@ -48,11 +39,9 @@ export interface UdpSocketOptions {
 
 /**
  * A UDP socket that hands out what it receives in batches and never throws for a datagram's sake.
- *
- * A datagram to be sent is written where {@linkcode reserve} says, and committed; what was
- * committed is on its way after {@linkcode flush} at the latest.
  */
-export class UdpSocket {
+export class UdpSocket implements DatagramSocket {
+  readonly isCarrier = false;
   readonly #socket: Deno.DatagramConn;
   readonly #batch: UdpBatch | undefined;
   /** Whether addresses of IPv4 are IPv4-mapped to the system. */
@@ -105,12 +94,10 @@ export class UdpSocket {
     return this.#batch !== undefined;
   }
 
-  /**
-   * Where the next datagram is to be written, up to a number of bytes; undefined when there is no
-   * room now, and `writable` is called once there is.
-   *
-   * @param mustLeave it waits for room here if it has to; for few
-   */
+  maxDatagramBytes(to: Authority): number | undefined {
+    return this.isBatching ? routePayloadBytes(to) : undefined;
+  }
+
   reserve(bytes: number, mustLeave = false): Uint8Array | undefined {
     // With a call for many, others wait for none that has to wait: they would overtake it.
     if (!mustLeave && this.#sending >= (this.#batch ? 1 : MAX_SENDS)) {
@@ -121,7 +108,6 @@ export class UdpSocket {
     return this.#outgoing.subarray(this.#end, this.#end + bytes);
   }
 
-  /** The datagram that was written where {@linkcode reserve} said last is to be sent. */
   commit(bytes: number, to: Authority): void {
     const isOther = this.#segments > 0 &&
       (bytes > this.#segmentBytes || to.port !== this.#to!.port ||
@@ -137,7 +123,6 @@ export class UdpSocket {
     if (bytes < this.#segmentBytes || this.#segments >= max) this.#sendOutgoing();
   }
 
-  /** Sends what was committed. */
   flush(): void {
     this.#sendOutgoing();
     this.#start = this.#end = 0;
@@ -191,7 +176,6 @@ export class UdpSocket {
     }
   }
 
-  /** Looks whether anything was refused; else that is noticed when a send fails, or a receive. */
   noticeErrors(): void {
     if (!this.#closed) this.#batch?.readErrors();
   }
