@@ -22,6 +22,10 @@ export abstract class ConnectedPeer implements Peer {
     return formatAuthority(this.connection.remoteAddr);
   }
 
+  get transport(): "udp" | "tcp" {
+    return this.connection.isCarried ? "tcp" : "udp";
+  }
+
   get isResponsive(): boolean {
     return !this.connection.isDoubted && this.connection.silentForMs < RESPONSIVE_MS;
   }

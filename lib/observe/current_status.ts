@@ -41,7 +41,8 @@ export function currentStatus(monitor: Monitor, history: History, now = new Date
 }
 
 function statusOfPeer(peer: Peer, history: History): StatusPeer {
-  const { name, address, groups, alpn, since, isDraining, isResponsive } = peer;
+  const { name, address, groups, transport, alpn, since, isDraining, isResponsive } = peer;
+  const { nextUdpTrialAt } = peer;
   const { streams, streamCredit, rttMs, lostPackets, sentPackets, sentBytes, receivedBytes } = peer
     .stats();
   const rates = history.ratesOf(peer);
@@ -49,6 +50,10 @@ function statusOfPeer(peer: Peer, history: History): StatusPeer {
     name,
     address,
     state: isDraining ? "draining" : isResponsive ? "serving" : "silent",
+    transport,
+    nextUdpTrialAt: nextUdpTrialAt === undefined
+      ? undefined
+      : new Date(nextUdpTrialAt).toISOString(),
     groups,
     alpn,
     since: new Date(since).toISOString(),

@@ -315,6 +315,16 @@ export class Metrics implements Observer {
   /** What both ends have. */
   #addState(): void {
     const [metrics, monitor] = [this.#metrics, this.#monitor];
+    metrics.gauges(
+      "transport_connections",
+      `Connections to ${monitor.isServer ? "agents" : "servers"}, by what carries their datagrams.`,
+      "transport",
+      () =>
+        (["udp", "tcp"] as const).map((transport) => [
+          transport,
+          [...monitor.peers].filter((peer) => peer.transport === transport).length,
+        ]),
+    );
     metrics.gauge("ready", "1 while /readyz returns 200, else 0.", () => {
       const checks = readinessOf(monitor);
       return checks.every(({ problem }) => problem === undefined) ? 1 : 0;

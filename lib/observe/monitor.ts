@@ -29,8 +29,12 @@ export const RESPONSIVE_MS = 3_000;
 export interface Peer {
   /** Its name in the log. */
   readonly name: string;
-  /** Its IP address and UDP port now. */
+  /** Its IP address and port now. */
   readonly address: string;
+  /** What carries the datagrams of the connection. */
+  readonly transport: "udp" | "tcp";
+  /** When UDP is to be tried again, in ms since 1970, by an agent that does so. */
+  readonly nextUdpTrialAt?: number | undefined;
   readonly alpn: string;
   /** When it connected, in ms since 1970. */
   readonly since: number;

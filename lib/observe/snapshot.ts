@@ -16,7 +16,7 @@ export function logSnapshot({ peers, tunnels, groups, established }: Monitor): v
     log.info("group", { name, agents: ofGroup.length, waiting });
   }
   for (const peer of peers) {
-    const { name, address, alpn, isDraining, isResponsive } = peer;
+    const { name, address, transport, nextUdpTrialAt, alpn, isDraining, isResponsive } = peer;
     const { streams, rttMs, lostPackets, sentPackets } = peer.stats();
     const age = secondsSince(peer.since);
     const state = isDraining ? "draining" : isResponsive ? "serving" : "silent";
@@ -25,6 +25,8 @@ export function logSnapshot({ peers, tunnels, groups, established }: Monitor): v
       address,
       alpn,
       state,
+      transport,
+      nextUdpTrialS: nextUdpTrialAt === undefined ? undefined : -secondsSince(nextUdpTrialAt),
       ageS: age,
       streams,
       rttMs,

@@ -49,6 +49,10 @@ export interface StatusPeer {
   readonly name: string;
   readonly address: string;
   readonly state: "serving" | "draining" | "silent";
+  /** What carries the datagrams of the connection. */
+  readonly transport: "udp" | "tcp";
+  /** When an agent tries UDP again. */
+  readonly nextUdpTrialAt?: string | undefined;
   /** Groups that an agent belongs to, where a server has several. */
   readonly groups?: readonly string[] | undefined;
   readonly alpn: string;
@@ -60,7 +64,7 @@ export interface StatusPeer {
   /** Packets that were lost, of those sent. */
   readonly lostPackets: number;
   readonly sentPackets: number;
-  /** UDP payload to and from the peer, since it connected. */
+  /** Datagrams to and from the peer, since it connected. */
   readonly sentBytes: number;
   readonly receivedBytes: number;
   /** The same per second, over the last interval of the history. */

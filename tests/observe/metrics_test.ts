@@ -375,6 +375,15 @@ Deno.test("Metrics have each number of a connection under its own name", async (
   });
 });
 
+Deno.test("Metrics count connections by what carries them", async () => {
+  const scrapes = new Scrapes("proxy-agent");
+  scrapes.monitor.peers.add(fakePeer("a"));
+  for (const name of ["b", "c"]) {
+    scrapes.monitor.peers.add(Object.assign(fakePeer(name), { transport: "tcp" as const }));
+  }
+  assertEquals(await scrapes.by("transport", "transport_connections"), { udp: 1, tcp: 2 });
+});
+
 Deno.test("Metrics sum the connections of one name, and never count back while there is one", async () => {
   const gauges = new Scrapes("proxy-server");
   const { peers } = gauges.monitor;

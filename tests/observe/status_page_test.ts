@@ -289,3 +289,10 @@ test("statusPageHeaders() allow nothing but what has the nonce, and requests of 
     "cache-control": "no-store",
   });
 });
+
+test("statusPage() shows what carries each connection, and when an agent tries UDP again", () => {
+  assertStringIncludes(pageText(busyStatus("proxy-agent")), "TCP UDP tried in 1 min 15 s");
+  const ofServer = pageText(busyStatus("proxy-server"));
+  assertStringIncludes(ofServer, "TCP");
+  assertEquals(ofServer.includes("UDP tried"), false);
+});

@@ -24,6 +24,7 @@ export function fakePeer(name: string, stats: Partial<ConnectionStats> = {}) {
   const peer = {
     name,
     address: "192.0.2.1:8888",
+    transport: "udp" as "udp" | "tcp",
     alpn: "qrht/1",
     since: Date.now(),
     isDraining: false,

@@ -54,6 +54,8 @@ function peers(program: Status["program"]): StatusPeer[] {
     name: `${word}-${index + 1}.example`,
     address: index === 1 ? "[2001:db8:85a3::8a2e:370:7334]:40123" : `192.0.2.${index + 1}:40123`,
     state,
+    transport: index === 1 ? "tcp" : "udp",
+    nextUdpTrialAt: index === 1 && program !== "proxy-server" ? time(-75) : undefined,
     alpn: index === 2 ? "quic-echo-example" : "qrht/1",
     since: time(7_405 * (index + 1) ** 3),
     streams: 12 - index * 5,

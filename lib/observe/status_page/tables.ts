@@ -90,6 +90,7 @@ export function peerTable({ program, peers, at }: Status): Element {
       { name: word, cell: ({ name }) => nameOf(name) },
       { name: "State", cell: ({ state }) => mark(state) },
       { name: "Address", cell: ({ address }) => nameOf(address) },
+      { name: "Transport", cell: (peer) => transportOf(peer, at) },
       { name: "Connected for", isNumber: true, cell: ({ since }) => ageOf(since, at) },
       { name: "Streams", isNumber: true, cell: streamsOf },
       { name: "Round trip", isNumber: true, cell: ({ rttMs }) => formatLatency(rttMs) },
@@ -243,6 +244,13 @@ function mark(
 function ageOf(since: string, at: string): Element {
   const age = formatDuration(Date.parse(at) - Date.parse(since));
   return element("time", { datetime: since, title: formatTime(since) }, age);
+}
+
+function transportOf({ transport, nextUdpTrialAt }: StatusPeer, at: string): Contents {
+  if (nextUdpTrialAt === undefined) return transport.toUpperCase();
+  const leftMs = Date.parse(nextUdpTrialAt) - Date.parse(at);
+  const note = ` UDP tried in ${formatDuration(leftMs)}`;
+  return [transport.toUpperCase(), element("small", { class: "muted" }, note)];
 }
 
 function streamsOf({ streams, streamCredit }: StatusPeer): Contents {
