@@ -85,7 +85,7 @@ export class Report {
       .map(([words, count]) => [words, String(count)]);
     const sorted = this.#firstBytesMs.sort((a, b) => a - b);
     const at = (share: number) =>
-      (sorted[Math.floor(share * (sorted.length - 1))] ?? NaN).toFixed(0);
+      sorted[Math.floor(share * (sorted.length - 1))]?.toFixed(0) ?? "-";
     const tables = [
       alignColumns([
         ["tunnels", "all", "right", "failed as allowed", "WRONG"],

@@ -76,6 +76,7 @@ export class Trial {
   /** From now on, looks at all scenes again and again, and at the memory of the programs of some. */
   watch(scenes: readonly Scene[]): void {
     const memory = this.#memory = new MemoryTable(scenes.flatMap(({ site }) => site.programs));
+    void memory.sample();
     this.#looking = setInterval(() => {
       void memory.sample();
       for (const scene of this.#scenes.values()) scene.check();
@@ -91,6 +92,8 @@ export class Trial {
   /** Ends all load and says how everything went. Returns whether everything held. */
   async conclude(): Promise<boolean> {
     clearInterval(this.#looking);
+    // A short run may be over before the first look.
+    await this.#memory?.sample();
     await Promise.all(Array.from(this.#scenes.values(), (scene) => scene.end()));
     this.#judge.judge(true);
     for (const violation of this.#memory?.violations ?? []) this.#ledger.violated(violation);
