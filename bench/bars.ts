@@ -33,7 +33,7 @@ const compared = (compare: Compare, a: string, b: string) => (figures: Figures) 
 
 /** CPU time that both programs together take for a GB. */
 const bothEnds = (id: string) => (figures: Figures) =>
-  figures.get(id)?.cpu.map(({ server, agent }) => server + agent) ?? [];
+  figures.get(id)?.cpu.map(({ server, agent }) => server + (agent ?? 0)) ?? [];
 
 /** The same of one program that is both ends and never waits. */
 const allOfOneCore = (id: string) => (figures: Figures) =>
@@ -146,8 +146,12 @@ export const bars: readonly Bar[] = [
     ...toCompare,
   },
   {
+    ...ratio("GET p50 / TCP relays'", "gets/tunnel/p50", "gets/relays/p50"),
+    ...atMost(1.5),
+  },
+  {
     ...ratio("GET p99 / its p50", "gets/tunnel/p99", "gets/tunnel/p50"),
-    ...atMost(4),
+    ...atMost(3),
   },
   {
     ...ratio("GET p99 under load / p50 without", "gets/loaded/tunnel/p99", "gets/tunnel/p50"),
@@ -158,11 +162,27 @@ export const bars: readonly Bar[] = [
     ...toCompare,
   },
   {
-    ...ratio("1 000 at once / direct", "clients/tunnel/at-once", "clients/direct/at-once"),
+    ...ratio(
+      "200 at once / TCP relays'",
+      "clients/tunnel/at-once/200",
+      "clients/relays/at-once/200",
+    ),
+    ...atMost(1.2),
+  },
+  {
+    ...ratio(
+      "1 000 at once / direct",
+      "clients/tunnel/at-once/1000",
+      "clients/direct/at-once/1000",
+    ),
     ...atMost(5),
   },
   {
-    ...ratio("TCP relays: 1 000 at once", "clients/relays/at-once", "clients/direct/at-once"),
+    ...ratio(
+      "TCP relays: 1 000 at once",
+      "clients/relays/at-once/1000",
+      "clients/direct/at-once/1000",
+    ),
     ...toCompare,
   },
   ...ends.map((end) => ({
@@ -172,6 +192,10 @@ export const bars: readonly Bar[] = [
   ...ends.map((end) => ({
     ...above(`${end} after load above that`, `memory/loaded/${end}`, `memory/rest/${end}`),
     ...atMost(60),
+  })),
+  ...ends.map((end) => ({
+    ...own(`${end} after load`, " MiB", `memory/loaded/${end}`),
+    ...atMost(90),
   })),
   ...ends.map((end) => ({
     ...own(`an idle tunnel at the ${end}`, " KiB", `memory/each/${end}`),

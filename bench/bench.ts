@@ -21,11 +21,12 @@ import { measureIdle } from "./idle.ts";
 import { measureLossy } from "./lossy.ts";
 import { measureMemory } from "./memory.ts";
 import { HELP, parseOptions, type RowName, rowNames } from "./options.ts";
-import { benchProgram } from "./program.ts";
+import { startPeers } from "./peers.ts";
 import { barTable, figureTable } from "./report.ts";
 import { measureRestart } from "./restart.ts";
 import type { Row } from "./row.ts";
 import { measureTls } from "./tls.ts";
+import { startOrigin } from "./tunnels.ts";
 
 /** Everything together is given up after this. */
 const TOTAL_MS = 600_000;
@@ -44,7 +45,7 @@ const rows: Readonly<Record<RowName, { readonly title: string; readonly measure:
 
 /** Runs the benchmark; the result is the exit code. */
 async function main(args: string[], signal: AbortSignal): Promise<number> {
-  const { isShort, rows: names, json, fails, help } = parseOptions(args);
+  const { isShort, rows: names, peers: specs, json, fails, help } = parseOptions(args);
   if (help) {
     console.log(HELP);
     return 0;
@@ -56,16 +57,17 @@ async function main(args: string[], signal: AbortSignal): Promise<number> {
   const certificates = await Deno.makeTempDir({ prefix: "qrht-bench-" });
   try {
     await writeCerts(certificates);
-    await using program = benchProgram("origin.ts");
-    const [, transfers, http] = await program.said(/transfers (\d+), http (\d+)/, signal);
-    const origin = { transfers: Number(transfers), http: Number(http) };
+    await using started = await startOrigin(signal);
+    const origin = started.port;
+    await using compared = await startPeers(specs, origin, signal);
+    const { peers } = compared;
     using progress = startProgress(names.length);
     for (const [i, name] of names.entries()) {
       const { title, measure } = rows[name];
       if (Deno.stderr.isTerminal()) progress.show(i, title);
       else console.error(`${name} ...`);
       try {
-        await measure({ certificates, origin, isShort, figures, signal, note });
+        await measure({ certificates, origin, peers, isShort, figures, signal, note });
       } catch (error) {
         signal.throwIfAborted();
         broken.push(`${name}: ${messageOf(error)}`);

@@ -8,9 +8,10 @@
 import { cpuTimes, quiet } from "./cpu.ts";
 import type { CpuPerGb } from "./figures.ts";
 import { flagArguments, type Flags } from "../tools/project_program.ts";
+import { Attempts } from "./peers.ts";
 import { benchProgram, projectProgram } from "./program.ts";
 import type { Bench } from "./row.ts";
-import { type Direction, transferMany, WrongBytesError } from "./transfer.ts";
+import { type Direction, transferMany } from "./transfer.ts";
 import { startTunnel, through, type Tunnel, type TunnelOptions } from "./tunnels.ts";
 import { straight, type Way } from "./way.ts";
 
@@ -21,9 +22,6 @@ const SHORT_RUNS = { most: 3, least: 2, startedWithinMs: 8_000 };
 /** Of a run, the part that is moved once before any. */
 const WARM_UP = 0.2;
 
-/** What the QUIC classes of the binding may fail and be repeated, all runs together. */
-const MAX_FAILED = 2;
-
 interface Subject {
   readonly id: string;
   readonly name: string;
@@ -31,7 +29,10 @@ interface Subject {
   readonly bytes: number;
   readonly loads: readonly (readonly [Direction, number])[];
   readonly way: Way;
-  readonly tunnel?: Tunnel;
+  /** Processes in the place of the server, and of the agent. */
+  readonly pids: readonly number[];
+  /** Whether it is allowed to fail. */
+  readonly isForeign: boolean;
 }
 
 const everyLoad = [["down", 1], ["up", 1], ["down", 8], ["up", 8]] as const;
@@ -40,7 +41,7 @@ const everyLoad = [["down", 1], ["up", 1], ["down", 8], ["up", 8]] as const;
 const inMemory = { 1350: "in memory, 1350 bytes", 16376: "in memory, 16376 bytes" };
 
 export async function measureBulk(bench: Bench): Promise<void> {
-  const { certificates, origin, isShort, signal } = bench;
+  const { certificates, origin, peers, isShort, signal } = bench;
   const bytes = isShort ? 100e6 : 200e6;
   await using started = new AsyncDisposableStack();
   const tunnel = async (options: Partial<TunnelOptions> = {}) =>
@@ -53,12 +54,16 @@ export async function measureBulk(bench: Bench): Promise<void> {
     });
   const subjects: Subject[] = [];
   const add = (
-    { way, tunnel, ...rest }: Partial<Subject> & Pick<Subject, "id" | "name" | "loads">,
+    { tunnel, ...rest }: Partial<Subject> & Pick<Subject, "id" | "name" | "loads"> & {
+      readonly tunnel?: Tunnel;
+    },
   ) => {
-    const other = tunnel ? { tunnel, way: way ?? through(tunnel, origin.transfers) } : {};
-    subjects.push({ bytes, way: way ?? straight(origin.transfers), ...other, ...rest });
+    const way = tunnel ? through(tunnel, origin) : straight(origin);
+    const pids = tunnel ? [tunnel.server.pid, tunnel.agent.pid] : [];
+    subjects.push({ bytes, way, pids, isForeign: false, ...rest });
   };
   add({ id: "direct", name: "no tunnel", loads: everyLoad });
+  for (const peer of peers) add({ ...peer, loads: everyLoad });
   add({
     id: "1500",
     name: "tunnel, path of 1500",
@@ -80,7 +85,7 @@ export async function measureBulk(bench: Bench): Promise<void> {
     startAgent: (flags) =>
       benchProgram(
         "binding_agent.ts",
-        flagArguments({ ...flags, upstream: `127.0.0.1:${origin.transfers}` }),
+        flagArguments({ ...flags, upstream: `127.0.0.1:${origin}` }),
       ),
   });
   add({
@@ -91,13 +96,17 @@ export async function measureBulk(bench: Bench): Promise<void> {
     loads: [["down", 1]],
     tunnel: binding,
     way: straight(binding.ports.tcp),
+    isForeign: true,
   });
+  const attempts = new Attempts(bench);
   for (const subject of subjects) {
-    await move(subject, "down", 1, subject.bytes * WARM_UP, signal);
+    await attempts.by(subject, async () => {
+      await move(subject, "down", 1, subject.bytes * WARM_UP, signal);
+    });
   }
   const runs = isShort ? SHORT_RUNS : RUNS;
   const since = performance.now();
-  for (let run = 0, failed = 0; run < runs.most; run++) {
+  for (let run = 0; run < runs.most; run++) {
     if (run >= runs.least && performance.now() - since > runs.startedWithinMs) break;
     if (!await quiet()) bench.note(`bulk: the machine was busy in run ${run + 1}`);
     for (const [size, name] of Object.entries(inMemory)) {
@@ -106,21 +115,12 @@ export async function measureBulk(bench: Bench): Promise<void> {
         await limit(size, bench),
       );
     }
-    for (const subject of subjects) {
-      try {
-        await measure(subject, bench);
-      } catch (error) {
-        const isOurs = subject.id !== "binding" || error instanceof WrongBytesError;
-        if (isOurs || signal.aborted || ++failed > MAX_FAILED) throw error;
-        bench.note(`${subject.name}: ${(error as Error).message}`);
-      }
-    }
+    for (const subject of subjects) await attempts.by(subject, () => measure(subject, bench));
   }
 }
 
 async function measure(subject: Subject, { figures, signal }: Bench): Promise<void> {
-  const { id, name, bytes, loads, tunnel } = subject;
-  const pids = tunnel ? [tunnel.server.pid, tunnel.agent.pid] : [];
+  const { id, name, bytes, loads, pids } = subject;
   for (const [direction, count] of loads) {
     const before = await cpuTimes(pids);
     // As many more bytes for many tunnels that they have something to share.
@@ -128,9 +128,13 @@ async function measure(subject: Subject, { figures, signal }: Bench): Promise<vo
     const seconds = await move(subject, direction, count, amount, signal);
     const after = await cpuTimes(pids);
     let cpu: CpuPerGb | undefined;
-    if (before && after && tunnel) {
+    if (before && after && pids.length > 0) {
       const [server, agent] = after.processes.map((end, i) => end - before.processes[i]!);
-      cpu = { server: server! / (amount / 1e9), agent: agent! / (amount / 1e9) };
+      const perGb = (seconds: number) => seconds / (amount / 1e9);
+      cpu = {
+        server: perGb(server!),
+        ...(agent === undefined ? {} : { agent: perGb(agent) }),
+      };
     }
     figures.add(
       {

@@ -4,49 +4,60 @@
 /** How many clients get on at once: requests on kept connections, and many new connections in one moment. */
 import { delay } from "@std/async/delay";
 import { get, HttpClient } from "./http_client.ts";
+import { Attempts } from "./peers.ts";
 import type { Bench } from "./row.ts";
-import { startRelays, startTunnel, through } from "./tunnels.ts";
+import { startTunnel, through } from "./tunnels.ts";
 import { straight, type Way } from "./way.ts";
 
 const CLIENTS = [1, 64, 1_000];
-const AT_ONCE = 1_000;
+const AT_ONCE = [200, 1_000];
 /** Connections that are opened at a time where that is not what is measured. */
 const BATCH = 50;
 /** Time for what a run has left behind. */
 const PAUSE_MS = 300;
 
-export async function measureClients(
-  { certificates, origin, isShort, figures, signal }: Bench,
-): Promise<void> {
+export async function measureClients(bench: Bench): Promise<void> {
+  const { certificates, origin, peers, isShort, figures, signal } = bench;
   await using tunnel = await startTunnel({ certificates, signal });
-  await using relays = await startRelays(signal);
-  const ways = {
-    direct: straight(origin.http),
-    relays: through(relays, origin.http),
-    tunnel: through(tunnel, origin.http),
-  };
-  for (const way of Object.values(ways)) await requestsPerSecond(way, BATCH, PAUSE_MS, signal);
+  const own = { isForeign: false };
+  const subjects = [
+    { id: "direct", name: "direct", way: straight(origin), ...own },
+    ...peers,
+    { id: "tunnel", name: "tunnel", way: through(tunnel, origin), ...own },
+  ];
+  const attempts = new Attempts(bench);
+  for (const subject of subjects) {
+    await attempts.by(subject, async () => {
+      await requestsPerSecond(subject.way, BATCH, PAUSE_MS, signal);
+    });
+  }
   for (let run = 0; run < (isShort ? 1 : 3); run++) {
     for (const count of CLIENTS) {
-      for (const [id, way] of Object.entries(ways)) {
-        const name = `${id}, requests of ${count} clients`;
-        const rate = await requestsPerSecond(way, count, isShort ? 500 : 1_500, signal);
-        figures.add({ id: `clients/${id}/${count}`, name, unit: "1/s" }, rate);
+      for (const subject of subjects) {
+        const { id, way } = subject;
+        await attempts.by(subject, async () => {
+          const name = `${id}, requests of ${count} clients`;
+          const rate = await requestsPerSecond(way, count, isShort ? 500 : 1_500, signal);
+          figures.add({ id: `clients/${id}/${count}`, name, unit: "1/s" }, rate);
+        });
         await delay(PAUSE_MS);
       }
     }
   }
   for (let run = 0; run < (isShort ? 2 : 5); run++) {
-    for (const [id, way] of Object.entries(ways)) {
-      signal.throwIfAborted();
-      const since = performance.now();
-      const results = await Promise.allSettled(Array.from({ length: AT_ONCE }, () => get(way)));
-      const ms = performance.now() - since;
-      const errors = results.filter(({ status }) => status === "rejected").length;
-      const name = `${id}, ${AT_ONCE} connections at once`;
-      figures.add({ id: `clients/${id}/at-once`, name, unit: "ms" }, ms);
-      figures.add({ id: `clients/${id}/errors`, name: `${name}, failed`, unit: "" }, errors);
-      await delay(PAUSE_MS);
+    for (const count of AT_ONCE) {
+      for (const { id, way } of subjects) {
+        signal.throwIfAborted();
+        const since = performance.now();
+        const results = await Promise.allSettled(Array.from({ length: count }, () => get(way)));
+        const ms = performance.now() - since;
+        const failed = results.filter(({ status }) => status === "rejected").length;
+        const name = `${id}, ${count} connections at once`;
+        figures.add({ id: `clients/${id}/at-once/${count}`, name, unit: "ms" }, ms);
+        const errors = { id: `clients/${id}/errors/${count}`, name: `${name}, failed`, unit: "" };
+        figures.add(errors, failed);
+        await delay(PAUSE_MS);
+      }
     }
   }
 }

@@ -30,7 +30,7 @@ export async function measureFairness(bench: Bench): Promise<void> {
     started.use(await startTunnel({ certificates, signal, flags }));
   const subjects: Subject[] = [];
   const add = (id: string, name: string, loads: Subject["loads"], passage: Passage) =>
-    subjects.push({ id, name, loads, way: through(passage, origin.transfers) });
+    subjects.push({ id, name, loads, way: through(passage, origin) });
   add("tunnels/auto", "loopback's size", pairsAndMore, await start());
   add("tunnels/1500", "path of 1500", pairsAndMore, await start({ mtu: "1500" }));
   const shared = await start();

@@ -4,7 +4,8 @@
 /** CPU time that a run took of each program, in seconds for a GB (1e9 bytes). */
 export interface CpuPerGb {
   readonly server: number;
-  readonly agent: number;
+  /** Absent where there is one program only. */
+  readonly agent?: number;
 }
 
 /** Something that was measured, in some runs. */

@@ -5,10 +5,11 @@
 import { delay } from "@std/async/delay";
 import { get } from "./http_client.ts";
 import type { Load } from "./load.ts";
+import { Attempts } from "./peers.ts";
 import { benchProgram } from "./program.ts";
 import type { Bench } from "./row.ts";
 import { percentile } from "./statistics.ts";
-import { startRelays, startTunnel, through } from "./tunnels.ts";
+import { startOrigin, startTunnel, through } from "./tunnels.ts";
 import { straight, type Way } from "./way.ts";
 
 const COUNT = 500;
@@ -23,35 +24,39 @@ const LOADED_MS = 20_000;
 const RAMP_MS = 500;
 
 export async function measureGets(bench: Bench): Promise<void> {
-  const { certificates, origin, isShort, figures, signal } = bench;
+  const { certificates, origin, peers, isShort, figures, signal } = bench;
   await using tunnel = await startTunnel({ certificates, signal });
-  await using relays = await startRelays(signal);
-  const ways = {
-    direct: { name: "direct", way: straight(origin.http) },
-    relays: { name: "two TCP relays", way: through(relays, origin.http) },
-    tunnel: { name: "tunnel", way: through(tunnel, origin.http) },
-  };
+  const own = { isForeign: false };
+  const subjects = [
+    { id: "direct", name: "direct", way: straight(origin), ...own },
+    ...peers,
+    { id: "tunnel", name: "tunnel", way: through(tunnel, origin), ...own },
+  ];
+  const attempts = new Attempts(bench);
   const record = (id: string, name: string, times: readonly number[]) => {
     for (const percent of [50, 99]) {
       const figure = { id: `gets/${id}/p${percent}`, name: `${name}, p${percent}`, unit: "ms" };
       figures.add(figure, percentile(times, percent));
     }
   };
-  for (const { way } of Object.values(ways)) await getMany(way, WARM_UP, signal);
+  for (const subject of subjects) {
+    await attempts.by(subject, async () => void await getMany(subject.way, WARM_UP, signal));
+  }
   for (let run = 0; run < (isShort ? 1 : 5); run++) {
-    for (const [id, { name, way }] of Object.entries(ways)) {
-      record(id, name, await getMany(way, COUNT, signal));
+    for (const subject of subjects) {
+      await attempts.by(subject, async () => {
+        record(subject.id, subject.name, await getMany(subject.way, COUNT, signal));
+      });
     }
   }
   // Of its own, so that its work delays no answer.
-  await using other = benchProgram("origin.ts");
-  const transfers = Number((await other.said(/transfers (\d+)/, signal))[1]);
-  const loaded = [["relays", relays], ["tunnel", tunnel]] as const;
+  await using other = await startOrigin(signal);
+  // Others may connect all clients to one origin.
+  const loaded = subjects.filter(({ way, isForeign }) => way.target !== undefined && !isForeign);
   for (let run = 0; run < (isShort ? 1 : 3); run++) {
-    for (const [id, passage] of loaded) {
-      const { name, way } = ways[id];
+    for (const { id, name, way } of loaded) {
       const load = {
-        way: through(passage, transfers),
+        way: { ...way, target: `127.0.0.1:${other.port}` },
         transfers: TRANSFERS,
         bytes: TRANSFER_BYTES,
       };

@@ -23,7 +23,6 @@ export async function get(way: Way): Promise<number> {
 export class HttpClient implements Disposable {
   readonly #connection: WayConn;
   readonly #buffer = new Uint8Array(1024);
-  #late: ReturnType<typeof setTimeout> | undefined;
 
   private constructor(connection: WayConn) {
     this.#connection = connection;
@@ -35,7 +34,11 @@ export class HttpClient implements Disposable {
 
   /** @throws {Error} when the answer is wrong, or does not come */
   async get(): Promise<void> {
-    this.#late = setTimeout(() => this[Symbol.dispose](), TIMEOUT_MS);
+    let isLate = false;
+    const late = setTimeout(() => {
+      isLate = true;
+      this[Symbol.dispose]();
+    }, TIMEOUT_MS);
     try {
       await writeAll(this.#connection, REQUEST);
       for (let text = ""; !isComplete(text);) {
@@ -43,8 +46,10 @@ export class HttpClient implements Disposable {
         if (n === null) throw new Error("the connection ended before a response");
         text += decoder.decode(this.#buffer.subarray(0, n));
       }
+    } catch (error) {
+      throw isLate ? new Error(`no response within ${TIMEOUT_MS / 1_000} s`) : error;
     } finally {
-      clearTimeout(this.#late);
+      clearTimeout(late);
     }
   }
 

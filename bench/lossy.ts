@@ -9,7 +9,7 @@ import type { Flags } from "../tools/project_program.ts";
 import { benchProgram, projectProgram } from "./program.ts";
 import type { Bench } from "./row.ts";
 import { transfer, type Transferred, WrongBytesError } from "./transfer.ts";
-import { startTunnel, through } from "./tunnels.ts";
+import { startOrigin, startTunnel, through } from "./tunnels.ts";
 import type { Way } from "./way.ts";
 
 const DELAY_MS = 25;
@@ -85,11 +85,7 @@ async function measureLink(
 ): Promise<void> {
   const { certificates, signal } = bench;
   const { near, far } = link;
-  const start = async () => {
-    const origin = benchProgram("origin.ts", [far.hostname], far.under);
-    const [, port] = await origin.said(/transfers (\d+)/, signal);
-    return { origin, port: Number(port) };
-  };
+  const start = () => startOrigin(signal, { hostname: far.hostname, port: 0 }, far.under);
   {
     await using tunnel = await startTunnel({
       certificates,
@@ -98,22 +94,17 @@ async function measureLink(
       startServer: (flags) => projectProgram("server", flags, { under: near.under }),
       startAgent: (flags) => projectProgram("agent", flags, { under: far.under }),
     });
-    const { origin, port } = await start();
-    await using _origin = origin;
-    const way = { ...through(tunnel, port), target: `${far.hostname}:${port}` };
+    await using origin = await start();
+    const target = `${far.hostname}:${origin.port}`;
+    const way = { ...through(tunnel, origin.port), target };
     const moved = await download(way, near.under, TUNNEL_LIMIT_MS, signal);
     record(bench, "tunnel", "tunnel", percent, moved);
   }
   const plain = async (subject: "tcp" | "bbr", algorithm: string) => {
     await link.useTcp(algorithm);
-    const { origin, port } = await start();
-    await using _origin = origin;
-    const moved = await download(
-      { hostname: far.hostname, port },
-      near.under,
-      TCP_LIMIT_MS,
-      signal,
-    );
+    await using origin = await start();
+    const way = { hostname: far.hostname, port: origin.port };
+    const moved = await download(way, near.under, TCP_LIMIT_MS, signal);
     record(bench, subject, `TCP, ${algorithm}`, percent, moved);
   };
   await plain("tcp", usual.find((name) => algorithms.includes(name)) ?? algorithms[0]!);
@@ -155,7 +146,7 @@ async function measureRelayed(bench: Bench): Promise<void> {
         });
       };
       const tunnel = started.use(await startTunnel({ certificates, signal, startAgent }));
-      const way = through(tunnel, origin.transfers);
+      const way = through(tunnel, origin);
       const moved = await transfer({ way, bytes: BYTES, timeLimitMs: TUNNEL_LIMIT_MS, signal });
       record(bench, "tunnel", "tunnel over a relay", percent, moved);
     }

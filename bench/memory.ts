@@ -6,6 +6,7 @@ import { delay } from "@std/async/delay";
 import { commandOutput } from "../tools/command_output.ts";
 import { lookAt } from "../tools/process_look.ts";
 import { get } from "./http_client.ts";
+import { Attempts } from "./peers.ts";
 import { benchProgram, type Program } from "./program.ts";
 import type { Bench } from "./row.ts";
 import { transferMany } from "./transfer.ts";
@@ -35,9 +36,17 @@ const ends = ["server", "agent"] as const;
 
 export async function measureMemory(bench: Bench): Promise<void> {
   if (Deno.build.os !== "linux") return bench.note("memory: not measured without /proc");
-  const { certificates, isShort, signal } = bench;
+  const { certificates, origin, isShort, peers, signal } = bench;
   await using tunnel = await startTunnel({ certificates, signal });
-  const load = await carryMuch(bench, tunnel);
+  const attempts = new Attempts(bench);
+  const loaded: { readonly name: string; readonly pids: readonly number[] }[] = [];
+  for (const peer of peers.filter(({ isForeign, pids }) => isForeign && pids.length > 0)) {
+    await attempts.by(peer, async () => {
+      await carryMuch(bench, peer.way);
+      loaded.push(peer);
+    });
+  }
+  const load = await carryMuch(bench, through(tunnel, origin));
   const loadedAt = performance.now();
   await delay(SETTLE_MS);
   await record(bench, tunnel, "busy", `after ${load}`);
@@ -46,6 +55,12 @@ export async function measureMemory(bench: Bench): Promise<void> {
   const restMs = isShort ? REST_MS.short : REST_MS.full;
   await delay(Math.max(0, loadedAt + restMs - performance.now()));
   await record(bench, tunnel, "loaded", `${restMs / 1_000} s after ${load}`);
+  for (const { name: peer, pids } of loaded) {
+    for (const [i, pid] of pids.entries()) {
+      const name = `${peer}, process ${i + 1}, after the same`;
+      bench.figures.add({ id: `memory/${peer}/${i + 1}`, name, unit: "MiB" }, await rssOf({ pid }));
+    }
+  }
 }
 
 async function measureEmpty({ figures, signal }: Bench): Promise<void> {
@@ -68,7 +83,7 @@ async function measureIdle(bench: Bench): Promise<void> {
     bench.note(`memory: the limit of ${files} open files allows ${count} idle tunnels`);
   }
   using opened = new DisposableStack();
-  const way = through(tunnel, origin.transfers);
+  const way = through(tunnel, origin);
   await inBatches(count, signal, async () => {
     opened.use(await openWay(way));
   });
@@ -82,10 +97,8 @@ async function measureIdle(bench: Bench): Promise<void> {
   }
 }
 
-/** Has a tunnel's programs work; returns what they did, in words. */
-async function carryMuch({ origin, isShort, signal }: Bench, tunnel: Tunnel): Promise<string> {
-  const way = through(tunnel, origin.transfers);
-  const http = through(tunnel, origin.http);
+/** Has programs work; returns what they did, in words. */
+async function carryMuch({ isShort, signal }: Bench, way: Way): Promise<string> {
   const wanted = isShort ? LOAD_BYTES.short : LOAD_BYTES.full;
   const since = performance.now();
   let bytes = 0;
@@ -94,7 +107,7 @@ async function carryMuch({ origin, isShort, signal }: Bench, tunnel: Tunnel): Pr
     bytes += ROUND_BYTES;
   }
   const tunnels = isShort ? TUNNELS.short : TUNNELS.full;
-  await inBatches(tunnels, signal, () => askOnce(http));
+  await inBatches(tunnels, signal, () => askOnce(way));
   return `${bytes / 1e9} GB, ${tunnels} tunnels`;
 }
 
@@ -128,7 +141,7 @@ async function record(
 }
 
 /** Resident memory, in MiB. */
-async function rssOf({ pid }: Program): Promise<number> {
+async function rssOf({ pid }: Pick<Program, "pid">): Promise<number> {
   const look = (await lookAt([pid])).get(pid);
   if (!look) throw new Error(`cannot read the memory of process ${pid}`);
   return look.rssKib / 1024;

@@ -37,7 +37,8 @@ export function figureTable(title: string, figures: readonly Figure[]): string {
 }
 
 function medianCell(cpu: readonly CpuPerGb[], end: keyof CpuPerGb): string {
-  return cpu.length === 0 ? "-" : spreadOf(cpu.map((run) => run[end])).median.toFixed(2);
+  const values = cpu.flatMap((run) => run[end] ?? []);
+  return values.length === 0 ? "-" : spreadOf(values).median.toFixed(2);
 }
 
 /** The ratios and what else there is a bar for, side by side with it. */

@@ -42,7 +42,7 @@ async function restart(
   name: string,
 ): Promise<void> {
   await using tunnel = await startTunnel({ certificates, signal });
-  const way = through(tunnel, origin.http);
+  const way = through(tunnel, origin);
   await get(way);
   const since = performance.now();
   if (how === "killed") await tunnel.server.end("SIGKILL", 0);

@@ -2,13 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Figures } from "./figures.ts";
+import type { Peer } from "./peers.ts";
 
 /** What the rows of the benchmark have in common. */
 export interface Bench {
   /** Folder with the certificates of both ends. */
   readonly certificates: string;
-  /** Ports of the origin, on loopback. */
-  readonly origin: { readonly transfers: number; readonly http: number };
+  /** Port of the origin, on loopback. */
+  readonly origin: number;
+  /** What else bytes and requests are sent through: two relays, and what the command line names. */
+  readonly peers: readonly Peer[];
   readonly isShort: boolean;
   readonly figures: Figures;
   readonly signal: AbortSignal;

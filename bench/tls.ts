@@ -89,7 +89,7 @@ async function measure(subject: Subject, bench: Bench, isShort: boolean): Promis
   for (const direction of ["down", "up"] as const) {
     const all = [...pids, tunnel.agent.pid];
     const before = await cpuTimes(all);
-    const target = `127.0.0.1:${origin.transfers}`;
+    const target = `127.0.0.1:${origin}`;
     const { seconds } = await transfer({ way: { ...way, target }, direction, bytes, signal });
     const after = await cpuTimes(all);
     const spent = after?.processes.map((end, i) => (end - before!.processes[i]!) / (bytes / 1e9));
@@ -111,7 +111,7 @@ async function connections(
   { origin, signal }: Bench,
   ms: number,
 ): Promise<{ perSecond: number; cpuMs: number | undefined }> {
-  const target = `127.0.0.1:${origin.http}`;
+  const target = `127.0.0.1:${origin}`;
   let count = 0;
   const before = await cpuTimes(pids);
   const since = performance.now();

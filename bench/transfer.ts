@@ -62,20 +62,24 @@ export interface Transferred {
   readonly seconds: number;
 }
 
-/** Serves one connection of a client. */
-export async function serveTransfer(connection: Deno.TcpConn): Promise<void> {
-  using _connection = connection;
-  const request = new DataView(new ArrayBuffer(REQUEST_BYTES));
-  for (let n = 0; n < REQUEST_BYTES;) {
-    const read = await connection.read(new Uint8Array(request.buffer, n));
+/**
+ * Serves one connection of a client.
+ *
+ * @param first the bytes that were read already
+ */
+export async function serveTransfer(connection: Deno.TcpConn, first: Uint8Array): Promise<void> {
+  const request = Buffer.alloc(Math.max(REQUEST_BYTES, first.length));
+  request.set(first);
+  for (let n = first.length; n < REQUEST_BYTES;) {
+    const read = await connection.read(request.subarray(n));
     if (read === null) return;
     n += read;
   }
-  const bytes = Number(request.getBigInt64(0));
+  const bytes = Number(request.readBigInt64BE());
   if (Math.abs(bytes) > MAX_TRANSFER_BYTES) return;
   if (bytes < 0) {
     // Whoever sent wrong bytes gets no answer.
-    await receive(connection, -bytes);
+    await receive(connection, -bytes, request.subarray(REQUEST_BYTES));
     await writeAll(connection, Uint8Array.of(1));
   } else await send(connection, bytes);
   await connection.closeWrite();
@@ -96,17 +100,22 @@ async function send(
 async function receive(
   connection: WayConn,
   bytes: number,
+  first: Uint8Array,
   onProgress: (received: number) => void = () => {},
 ): Promise<void> {
   const buffer = Buffer.alloc(CHUNK_BYTES);
-  for (let received = 0; received < bytes; onProgress(received)) {
-    const n = await connection.read(buffer);
-    if (n === null) throw new Error(`${received} of ${bytes} bytes, then the end of the stream`);
-    if (!patternAt(received, n).equals(buffer.subarray(0, n))) {
+  let received = 0;
+  const take = (chunk: Uint8Array) => {
+    if (!patternAt(received, chunk.length).equals(chunk)) {
       throw new WrongBytesError(`wrong bytes after ${received} of ${bytes}`);
     }
-    received += n;
+    received += chunk.length;
     if (received > bytes) throw new WrongBytesError(`${received} bytes instead of ${bytes}`);
+  };
+  for (take(first); received < bytes; onProgress(received)) {
+    const n = await connection.read(buffer);
+    if (n === null) throw new Error(`${received} of ${bytes} bytes, then the end of the stream`);
+    take(buffer.subarray(0, n));
   }
 }
 
@@ -160,7 +169,7 @@ export async function transfer(options: TransferOptions): Promise<Transferred> {
       await send(connection, bytes, onProgress);
       const answer = await connection.read(new Uint8Array(1));
       if (answer === null) throw new WrongBytesError(`not all of ${bytes} bytes arrived unchanged`);
-    } else await receive(connection, bytes, onProgress);
+    } else await receive(connection, bytes, new Uint8Array(), onProgress);
     last = performance.now();
     await expectEnd(connection);
   } catch (error) {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Tunnels: a server and an agent, in a process each. */
+import type { Authority } from "../lib/net/authority.ts";
 import { agentFlags, type Flags, serverFlags } from "../tools/project_program.ts";
 import { benchProgram, type Program, projectProgram } from "./program.ts";
 import { straight, type Way } from "./way.ts";
@@ -93,19 +94,52 @@ export async function startTunnel(options: TunnelOptions): Promise<Tunnel> {
   return { server, agent, ports, [Symbol.asyncDispose]: () => keep.disposeAsync() };
 }
 
+/** Where requests and transfers end, in a process of its own. */
+export interface Origin extends AsyncDisposable {
+  readonly port: number;
+}
+
+/**
+ * Starts an origin, and waits until it listens.
+ *
+ * @param address where it listens. @default {any port on loopback}
+ * @param under a command that runs it, such as one that enters a namespace
+ * @throws {Error} when it cannot listen there
+ */
+export async function startOrigin(
+  signal: AbortSignal,
+  { hostname, port }: Authority = { hostname: "127.0.0.1", port: 0 },
+  under: readonly string[] = [],
+): Promise<Origin> {
+  const program = benchProgram("origin.ts", [hostname, `${port}`], under);
+  return await orEnd(program, async () => {
+    const [, port] = await program.said(/origin on [\d.]+:(\d+)/, signal);
+    return { port: Number(port), [Symbol.asyncDispose]: () => program[Symbol.asyncDispose]() };
+  });
+}
+
 /** What passes on clients at a port, as a tunnel's server does. */
 export interface Passage {
   readonly ports: { readonly tcp: number };
 }
 
 /** Starts two relays by TCP in the place of a server and an agent. */
-export async function startRelays(signal: AbortSignal): Promise<Passage & AsyncDisposable> {
+export async function startRelays(
+  signal: AbortSignal,
+): Promise<Passage & { readonly pids: readonly [number, number] } & AsyncDisposable> {
   await using started = new AsyncDisposableStack();
-  const relay = async (...args: string[]) =>
-    (await started.use(benchProgram("relay.ts", args)).said(/relay on (\d+)/, signal))[1]!;
-  const port = await relay(await relay());
+  const relay = async (...args: string[]) => {
+    const program = started.use(benchProgram("relay.ts", args));
+    return { pid: program.pid, port: (await program.said(/relay on (\d+)/, signal))[1]! };
+  };
+  const second = await relay();
+  const first = await relay(second.port);
   const keep = started.move();
-  return { ports: { tcp: Number(port) }, [Symbol.asyncDispose]: () => keep.disposeAsync() };
+  return {
+    ports: { tcp: Number(first.port) },
+    pids: [first.pid, second.pid],
+    [Symbol.asyncDispose]: () => keep.disposeAsync(),
+  };
 }
 
 /** The way through a tunnel to a port on loopback. */

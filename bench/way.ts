@@ -18,6 +18,8 @@ export type WayConn = Deno.TcpConn | Deno.TlsConn;
 
 /** What nobody listens with longer than. */
 const MAX_HEAD_BYTES = 4096;
+/** A proxy answers within this time. */
+const TIMEOUT_MS = 15_000;
 
 /** The way to a port on loopback. */
 export function straight(port: number): Way {
@@ -33,13 +35,21 @@ export async function openWay({ hostname, port, target, tls }: Way): Promise<Way
   const connection = tls
     ? await Deno.connectTls({ hostname, port, ...tls })
     : await Deno.connect({ hostname, port });
+  let isLate = false;
+  const timer = setTimeout(() => {
+    isLate = true;
+    connection.close();
+  }, TIMEOUT_MS);
   try {
     if ("setNoDelay" in connection) connection.setNoDelay(true);
     if (target !== undefined) await askProxy(connection, target);
     return connection;
   } catch (error) {
+    if (isLate) throw new Error(`no response to CONNECT within ${TIMEOUT_MS / 1_000} s`);
     connection.close();
     throw error;
+  } finally {
+    clearTimeout(timer);
   }
 }
 

@@ -1,16 +1,20 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { bars, judge } from "../../bench/bars.ts";
 import { Figures } from "../../bench/figures.ts";
 import { parseOptions, rowNames } from "../../bench/options.ts";
 import { barTable, figureTable } from "../../bench/report.ts";
 import { differenceOf, percentile, ratioOf, spreadOf } from "../../bench/statistics.ts";
+import { get } from "../../bench/http_client.ts";
+import { Attempts, MAX_PEERS, parsePeers, startPeers } from "../../bench/peers.ts";
+import { transfer } from "../../bench/transfer.ts";
+import { startOrigin, startRelays } from "../../bench/tunnels.ts";
 import { UsageError } from "../../lib/errors.ts";
 import { alignColumns } from "../../tools/columns.ts";
 
-function test(name: string, fn: () => void): void {
+function test(name: string, fn: () => void | Promise<void>): void {
   Deno.test({ name, permissions: "none", fn });
 }
 
@@ -168,6 +172,7 @@ test("parseOptions() takes some rows, in the order in which they are measured", 
   assertEquals(parseOptions([]), {
     isShort: false,
     rows: rowNames,
+    peers: [],
     json: undefined,
     fails: false,
     help: false,
@@ -181,4 +186,95 @@ test("parseOptions() refuses what it does not know", () => {
   for (const args of [["--only", "bulk,other"], ["--only="], ["--unknown"], ["more"]]) {
     assertThrows(() => parseOptions(args), UsageError);
   }
+});
+
+const at = (port: number) => ({ hostname: "127.0.0.1", port });
+
+test("parsePeers() reads where a peer is, where it connects clients, and its processes", () => {
+  const go = "go=127.0.0.1:9201,127.0.0.1:9100,connect,12,34";
+  assertEquals(parsePeers([go, "frp=127.0.0.1:9202,127.0.0.1:9101,pass"]), [
+    { name: "go", entry: at(9201), origin: at(9100), mode: "connect", pids: [12, 34] },
+    { name: "frp", entry: at(9202), origin: at(9101), mode: "pass", pids: [] },
+  ]);
+});
+
+test("parsePeers() names what is wrong with a peer", () => {
+  const origin = "127.0.0.1:9100";
+  const wrong = {
+    "go": "is not of the form NAME=host:port,origin,mode",
+    [`go=127.0.0.1:1,${origin}`]: "is not of the form NAME=host:port,origin,mode",
+    [`=127.0.0.1:1,${origin},pass`]: "the name is not 1 to 20 letters",
+    [`a/b=127.0.0.1:1,${origin},pass`]: "the name is not 1 to 20 letters",
+    [`tunnel=127.0.0.1:1,${origin},pass`]: 'the name "tunnel" is taken',
+    [`go=127.0.0.1:1,${origin},socks`]: 'the mode "socks" is neither "connect" nor "pass"',
+    [`go=127.0.0.1,${origin},pass`]: 'invalid address "127.0.0.1": no port',
+    [`go=127.0.0.1:1,127.0.0.1:0,pass`]: "the port is not in 1 to 65535",
+    [`go=example.com:1,${origin},pass`]: '"example.com:1" is not at 127.0.0.1',
+    [`go=127.0.0.1:1,${origin},pass,x`]: '"x" is not a process ID',
+    [`go=127.0.0.1:1,${origin},pass,1,2,3`]: "it has 3 process IDs, at most 2",
+  };
+  for (const [spec, message] of Object.entries(wrong)) {
+    const error = assertThrows(() => parsePeers([spec]), UsageError, message);
+    assertEquals(error.message.startsWith(`invalid --peer "${spec}": `), true, error.message);
+  }
+});
+
+test("parsePeers() refuses too many peers, and two of a name", () => {
+  const spec = (name: string) => `${name}=127.0.0.1:1,127.0.0.1:2,pass`;
+  const many = Array.from({ length: MAX_PEERS + 1 }, (_, i) => spec(`p${i}`));
+  assertEquals(parsePeers(many.slice(1)).length, MAX_PEERS);
+  assertThrows(() => parsePeers(many), UsageError, "9 times --peer, at most 8");
+  assertThrows(() => parsePeers([spec("a"), spec("a")]), UsageError, 'are called "a"');
+});
+
+function freePort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return listener.addr.port;
+}
+
+Deno.test("startPeers() sends requests and transfers through the relays and a peer that was started", async () => {
+  const { signal } = new AbortController();
+  await using origin = await startOrigin(signal);
+  await using other = await startRelays(signal);
+  const spec = `other=127.0.0.1:${other.ports.tcp},127.0.0.1:${freePort()},connect`;
+  const started = await startPeers(parsePeers([`${spec},${other.pids}`]), origin.port, signal);
+  await using _started = started;
+  assertEquals(started.peers.map(({ id, pids }) => [id, pids.length]), [["relays", 2], [
+    "other",
+    2,
+  ]]);
+  for (const { way } of started.peers) {
+    assert(await get(way) > 0);
+    for (const direction of ["down", "up"] as const) {
+      const { bytes } = await transfer({ way, bytes: 1_000_000, direction, signal });
+      assertEquals(bytes, 1_000_000);
+    }
+  }
+});
+
+Deno.test("startPeers() names a peer that does not answer, and an origin whose port is taken", async () => {
+  const { signal } = new AbortController();
+  await using origin = await startOrigin(signal);
+  const entry = `127.0.0.1:${freePort()}`;
+  const fails = (spec: string, message: string) =>
+    assertRejects(() => startPeers(parsePeers([spec]), origin.port, signal), UsageError, message);
+  const refused = `peer "gone" at ${entry} does not connect a client: Connection refused`;
+  await fails(`gone=${entry},127.0.0.1:${freePort()},connect`, refused);
+  const taken = `127.0.0.1:${origin.port}`;
+  await fails(`gone=${entry},${taken},pass`, `the origin of --peer cannot listen on ${taken}`);
+});
+
+test("Attempts notes what a foreign peer fails, and leaves it out if that goes on", async () => {
+  const notes: string[] = [];
+  const { signal } = new AbortController();
+  const attempts = new Attempts({ signal, note: (text) => void notes.push(text) });
+  const fail = () => Promise.reject(new Error("broken"));
+  const foreign = { id: "go", name: "Go", isForeign: true };
+  for (let i = 0; i < 4; i++) await attempts.by(foreign, fail);
+  assertEquals(notes, ["Go: broken", "Go: broken"]);
+  await assertRejects(
+    () => attempts.by({ ...foreign, id: "x", isForeign: false }, fail),
+    Error,
+    "broken",
+  );
 });

@@ -132,6 +132,7 @@ const TOOL_FLAGS: Readonly<Record<string, string>> = {
   minutes: "tests/chaos/chaos.ts",
   once: "demo/main.ts",
   only: "bench/options.ts",
+  peer: "bench/options.ts",
   push: "release/docker_images.ts",
   seed: "tests/chaos/chaos.ts",
   short: "bench/options.ts",
