@@ -185,6 +185,24 @@ export const bars: readonly Bar[] = [
     ),
     ...toCompare,
   },
+  ...([["server", "relay 1"], ["agent", "relay 2"]] as const).flatMap(([end, relay]) => [
+    {
+      ...own(`datagrams of the ${end} for a tunnel`, "", `counts/datagrams sent/${end}`),
+      ...atMost(3.3),
+    },
+    ...["getsockname", "getpeername"].map((call) => ({
+      ...own(`${call} of the ${end} for a tunnel`, "", `counts/${call}/${end}`),
+      ...atMost(1),
+    })),
+    {
+      ...ratio(
+        `CPU of the ${end} for a tunnel / relay's`,
+        `counts/CPU time/${end}`,
+        `counts/CPU time/${relay}`,
+      ),
+      ...atMost(1.8),
+    },
+  ]),
   ...ends.map((end) => ({
     ...above(`${end} at rest above an empty program`, `memory/rest/${end}`, "memory/empty"),
     ...atMost(30),

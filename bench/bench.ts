@@ -14,6 +14,7 @@ import { startProgress } from "../tools/progress.ts";
 import { judge } from "./bars.ts";
 import { measureBulk } from "./bulk.ts";
 import { measureClients } from "./clients.ts";
+import { countColumns, measureCounts } from "./counts.ts";
 import { measureFairness } from "./fairness.ts";
 import { Figures } from "./figures.ts";
 import { measureGets } from "./gets.ts";
@@ -22,7 +23,7 @@ import { measureLossy } from "./lossy.ts";
 import { measureMemory } from "./memory.ts";
 import { HELP, parseOptions, type RowName, rowNames } from "./options.ts";
 import { startPeers } from "./peers.ts";
-import { barTable, figureTable } from "./report.ts";
+import { barTable, crossTable, figureTable } from "./report.ts";
 import { measureRestart } from "./restart.ts";
 import type { Row } from "./row.ts";
 import { measureTls } from "./tls.ts";
@@ -31,11 +32,23 @@ import { startOrigin } from "./tunnels.ts";
 /** Everything together is given up after this. */
 const TOTAL_MS = 600_000;
 
-const rows: Readonly<Record<RowName, { readonly title: string; readonly measure: Row }>> = {
+interface RowKind {
+  readonly title: string;
+  readonly measure: Row;
+  /** What shows its figures. @default {figureTable} */
+  readonly table?: typeof figureTable;
+}
+
+const rows: Readonly<Record<RowName, RowKind>> = {
   bulk: { title: "bytes through tunnels", measure: measureBulk },
   fairness: { title: "concurrent tunnels", measure: measureFairness },
   gets: { title: "a new connection and a GET", measure: measureGets },
   clients: { title: "many clients", measure: measureClients },
+  counts: {
+    title: "each of some tunnels",
+    measure: measureCounts,
+    table: (title, figures) => crossTable(title, figures, countColumns),
+  },
   memory: { title: "resident memory", measure: measureMemory },
   idle: { title: "CPU at rest", measure: measureIdle },
   restart: { title: "starts", measure: measureRestart },
@@ -63,7 +76,7 @@ async function main(args: string[], signal: AbortSignal): Promise<number> {
     const { peers } = compared;
     using progress = startProgress(names.length);
     for (const [i, name] of names.entries()) {
-      const { title, measure } = rows[name];
+      const { title, measure, table = figureTable } = rows[name];
       if (Deno.stderr.isTerminal()) progress.show(i, title);
       else console.error(`${name} ...`);
       try {
@@ -73,7 +86,7 @@ async function main(args: string[], signal: AbortSignal): Promise<number> {
         broken.push(`${name}: ${messageOf(error)}`);
       }
       const measured = figures.list(name);
-      if (measured.length > 0) progress.write(`${figureTable(title, measured)}\n`);
+      if (measured.length > 0) progress.write(`${table(title, measured)}\n`);
       for (const note of notes) progress.write(note);
       if (notes.length > 0) progress.write("");
       notes.length = 0;

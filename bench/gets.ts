@@ -67,7 +67,7 @@ export async function measureGets(bench: Bench): Promise<void> {
 }
 
 /** Times of requests in milliseconds, one after the other, for some time at most. */
-async function getMany(
+export async function getMany(
   way: Way,
   count: number,
   signal: AbortSignal,

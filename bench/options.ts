@@ -11,6 +11,7 @@ export const rowNames = [
   "fairness",
   "gets",
   "clients",
+  "counts",
   "memory",
   "idle",
   "restart",
@@ -37,7 +38,7 @@ Usage: deno task bench [options]
 
   --short        fewer measurements, about a minute
   --only ROWS    only these rows, comma-separated: ${rowNames.join(",")}
-  --peer SPEC    also measure another program in bulk, gets, clients and memory; up to
+  --peer SPEC    also measure another program in bulk, gets, clients, counts and memory; up to
                  ${MAX_PEERS} times. SPEC is ${PEER_FORM}:
                  clients connect to host:port; mode "connect" asks there for the origin with HTTP
                  CONNECT, mode "pass" expects to be connected to it. The benchmark itself listens at

@@ -133,7 +133,7 @@ export async function startPeers(
 ): Promise<Peers> {
   await using started = new AsyncDisposableStack();
   const relays = started.use(await startRelays(signal));
-  const { pids } = relays;
+  const pids = relays.programs.map(({ pid }) => pid);
   const way = through(relays, origin);
   const peers: Peer[] = [
     { id: "relays", name: "two TCP relays", way, pids, isForeign: false },

@@ -41,6 +41,35 @@ function medianCell(cpu: readonly CpuPerGb[], end: keyof CpuPerGb): string {
   return values.length === 0 ? "-" : spreadOf(values).median.toFixed(2);
 }
 
+/**
+ * Figures that belong side by side, by the last part of their ids: medians alone.
+ *
+ * @param columns the order of the first of them
+ */
+export function crossTable(
+  title: string,
+  figures: readonly Figure[],
+  first: readonly string[],
+): string {
+  const columnOf = ({ id }: Figure) => id.slice(id.lastIndexOf("/") + 1);
+  const there = new Set(figures.map(columnOf));
+  const columns = new Set([...first.filter((column) => there.has(column)), ...there]);
+  const rows = new Map<string, Map<string, number>>();
+  for (const figure of figures) {
+    const { name, unit, values } = figure;
+    const key = [name, unit].filter((part) => part !== "").join(", ");
+    const row = rows.get(key) ?? new Map<string, number>();
+    rows.set(key, row.set(columnOf(figure), spreadOf(values).median));
+  }
+  return alignColumns([
+    [title, ...columns],
+    ...Array.from(rows, ([key, row]) => [
+      key,
+      ...Array.from(columns, (column) => row.get(column)?.toFixed(2) ?? "-"),
+    ]),
+  ]);
+}
+
 /** The ratios and what else there is a bar for, side by side with it. */
 export function barTable(judged: readonly Judged[]): string {
   const rows = judged.map(({ name, unit, spread, bar, isLeast, missedBy }) => {

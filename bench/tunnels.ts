@@ -123,21 +123,31 @@ export interface Passage {
   readonly ports: { readonly tcp: number };
 }
 
-/** Starts two relays by TCP in the place of a server and an agent. */
+/** Two relays by TCP in the place of a server and an agent. */
+export interface Relays extends Passage, AsyncDisposable {
+  readonly programs: readonly [Program, Program];
+}
+
+/**
+ * Starts two relays, and waits until they listen.
+ *
+ * @param start starts one. @default {with the permissions of the benchmark's programs}
+ */
 export async function startRelays(
   signal: AbortSignal,
-): Promise<Passage & { readonly pids: readonly [number, number] } & AsyncDisposable> {
+  start = (args: readonly string[]) => benchProgram("relay.ts", args),
+): Promise<Relays> {
   await using started = new AsyncDisposableStack();
   const relay = async (...args: string[]) => {
-    const program = started.use(benchProgram("relay.ts", args));
-    return { pid: program.pid, port: (await program.said(/relay on (\d+)/, signal))[1]! };
+    const program = started.use(start(args));
+    return { program, port: (await program.said(/relay on (\d+)/, signal))[1]! };
   };
   const second = await relay();
   const first = await relay(second.port);
   const keep = started.move();
   return {
     ports: { tcp: Number(first.port) },
-    pids: [first.pid, second.pid],
+    programs: [first.program, second.program],
     [Symbol.asyncDispose]: () => keep.disposeAsync(),
   };
 }

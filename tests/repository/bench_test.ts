@@ -5,10 +5,11 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { bars, judge } from "../../bench/bars.ts";
 import { Figures } from "../../bench/figures.ts";
 import { parseOptions, rowNames } from "../../bench/options.ts";
-import { barTable, figureTable } from "../../bench/report.ts";
+import { barTable, crossTable, figureTable } from "../../bench/report.ts";
 import { differenceOf, percentile, ratioOf, spreadOf } from "../../bench/statistics.ts";
 import { get } from "../../bench/http_client.ts";
 import { Attempts, MAX_PEERS, parsePeers, startPeers } from "../../bench/peers.ts";
+import { parseCounts } from "../../bench/system_calls.ts";
 import { transfer } from "../../bench/transfer.ts";
 import { startOrigin, startRelays } from "../../bench/tunnels.ts";
 import { UsageError } from "../../lib/errors.ts";
@@ -150,6 +151,45 @@ test("figureTable() has columns for the CPU time where there was any", () => {
   );
 });
 
+test("crossTable() has figures of one name in a row, in the columns that are there", () => {
+  const figures = new Figures();
+  const add = (id: string, unit: string, ...values: number[]) => {
+    for (const value of values) {
+      figures.add({ id: `counts/${id}`, name: id.split("/")[0]!, unit }, value);
+    }
+  };
+  add("sent/agent", "", 3);
+  add("sent/server", "", 4, 5, 9);
+  add("time/other", "ms", 0.5);
+  assertEquals(
+    crossTable("each", figures.list(), ["server", "agent", "relay"]),
+    [
+      "each      server  agent  other",
+      "sent        5.00   3.00      -",
+      "time, ms       -      -   0.50",
+    ]
+      .join("\n"),
+  );
+});
+
+test("parseCounts() reads the table of strace, with the calls that failed and without the sum", () => {
+  const table = `strace: Process 7 attached with 3 threads
+% time     seconds  usecs/call     calls    errors syscall
+------ ----------- ----------- --------- --------- ----------------
+ 61.50    0.001234          12       949       325 recvfrom
+  0.00    0.000000           0       200           sendmsg
+------ ----------- ----------- --------- --------- ----------------
+100.00    0.002006           1      1149       325 total`;
+  assertEquals(parseCounts(table.split("\n")), [
+    { name: "recvfrom", calls: 949, errors: 325 },
+    { name: "sendmsg", calls: 200, errors: 0 },
+  ]);
+  assertEquals(
+    parseCounts(["strace: attach: ptrace(PTRACE_SEIZE, 7): Operation not permitted"]),
+    [],
+  );
+});
+
 test("barTable() shows each bar beside what was measured", () => {
   const spread = { median: 2, min: 1, max: 3 };
   const judged = [
@@ -237,7 +277,11 @@ Deno.test("startPeers() sends requests and transfers through the relays and a pe
   await using origin = await startOrigin(signal);
   await using other = await startRelays(signal);
   const spec = `other=127.0.0.1:${other.ports.tcp},127.0.0.1:${freePort()},connect`;
-  const started = await startPeers(parsePeers([`${spec},${other.pids}`]), origin.port, signal);
+  const started = await startPeers(
+    parsePeers([`${spec},${other.programs.map(({ pid }) => pid)}`]),
+    origin.port,
+    signal,
+  );
   await using _started = started;
   assertEquals(started.peers.map(({ id, pids }) => [id, pids.length]), [["relays", 2], [
     "other",
