@@ -7,48 +7,35 @@ import { clientTlsFiles, loadClientTls, loadTls, serverTlsFiles } from "./lib/cl
 import { refuseWithoutMakeCerts } from "./lib/cli/program_flags.ts";
 import { serverInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
-import { messageOf } from "./lib/errors.ts";
 import { logger } from "./lib/log.ts";
+import { LogThrottle, tunnelThrottle } from "./lib/log_throttle.ts";
 import { acceptEach } from "./lib/net/accept.ts";
 import { type Authority, formatAuthority, formatSocketAddress } from "./lib/net/authority.ts";
 import { libc } from "./lib/net/libc.ts";
 import { logTcpKeepalive } from "./lib/net/tcp_keepalive.ts";
-import { logLargeDatagrams } from "./lib/observe/large_datagrams.ts";
 import { Monitor } from "./lib/observe/monitor.ts";
 import { CloseCode } from "./lib/qrht/codes.ts";
-import { startControl } from "./lib/qrht/control.ts";
-import {
-  ConnectionClosedError,
-  describeClose,
-  pathOptions,
-  type QuicConnection,
-  type QuicEndpoint,
-  type QuicStream,
-} from "./lib/quic/mod.ts";
-import { rejectionOf } from "./lib/server/admission.ts";
-import type { ServerConfig } from "./lib/server/config.ts";
-import { ConnectedAgent } from "./lib/server/connected_agent.ts";
-import { failedHandshakeLog } from "./lib/server/handshake_log.ts";
+import { pathOptions, type QuicEndpoint, type QuicStream } from "./lib/quic/mod.ts";
 import { answerTo, giveAnswer } from "./lib/server/answer.ts";
-import { AGENT_WAIT_MS, type Front, type FrontClient, type FrontMode } from "./lib/server/front.ts";
+import type { ServerConfig } from "./lib/server/config.ts";
+import type { ConnectedAgent } from "./lib/server/connected_agent.ts";
+import { drainClients } from "./lib/server/drain_clients.ts";
+import type { Front, FrontClient } from "./lib/server/front.ts";
+import { AgentGroups } from "./lib/server/groups.ts";
+import { failedHandshakeLog } from "./lib/server/handshake_log.ts";
 import {
   agentsOfFronts,
-  changeFronts,
   clientsWithin,
-  haveSameAddresses,
   listenForAgents,
   openFronts,
 } from "./lib/server/listeners.ts";
-import { AgentGroups } from "./lib/server/groups.ts";
-import { type ClientService, serveClient } from "./lib/server/serve_client.ts";
-import { LogThrottle, timesOf, tunnelThrottle, warnOrDebug } from "./lib/log_throttle.ts";
-import type { TcpAddress } from "./lib/server/front.ts";
+import { changeTo, live, type LiveConfig } from "./lib/server/reload.ts";
+import { policiesOf, type RunningServer } from "./lib/server/running_server.ts";
+import { acceptAgents } from "./lib/server/serve_agents.ts";
+import { serveClient } from "./lib/server/serve_client.ts";
 import { TaskGroup } from "./lib/task_group.ts";
-import { listNames } from "./lib/tls/certificate.ts";
-import { sleep } from "./lib/wait.ts";
-import { drain } from "./lib/tunnel/drain.ts";
-import type { TunnelTimeouts } from "./lib/tunnel/pipe.ts";
 import { NotConnectedError } from "./lib/tunnel/failure.ts";
+import { sleep } from "./lib/wait.ts";
 
 export interface ServerOptions {
   /** Stops the server, after the drain. */
@@ -62,38 +49,6 @@ export interface ServerOptions {
    * `UsageError`, and changes nothing, when that contradicts itself.
    */
   readonly follow?: (change: (changes: LiveConfig) => void) => void;
-}
-
-/** What may change while a server runs. The addresses of listeners stay. */
-type LiveConfig =
-  & Pick<
-    ServerConfig,
-    | "listenTcp"
-    | "routes"
-    | "agentNames"
-    | "agentWaitMs"
-    | "connectTimeoutMs"
-    | "maxAttempts"
-    | "retryOn"
-    | "drainTimeoutMs"
-  >
-  & TunnelTimeouts;
-
-/** What the parts of a running server share. */
-interface Server extends ClientService {
-  config: ServerConfig;
-  routePolicies: ClientService["routePolicies"];
-  timeouts: TunnelTimeouts;
-  readonly fronts: readonly Front[];
-  /** Clients at a time, within what there are file descriptors for. */
-  readonly maxConnections: number;
-  /** All connected agents. Those that accept tunnels are in the registry. */
-  readonly agents: Set<ConnectedAgent>;
-  readonly clients: TaskGroup;
-  /** Clients that are told that there are too many. */
-  readonly turnedAway: TaskGroup;
-  /** Rate limit of lines about too many clients. */
-  readonly throttle: LogThrottle;
 }
 
 /** Time in which clients are accepted that have come before a listener is closed. */
@@ -134,7 +89,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   options.ready?.({ fronts, quic: endpoint.addr });
 
   const ended = new AbortController();
-  const server: Server = {
+  const server: RunningServer = {
     config,
     fronts,
     maxConnections,
@@ -189,60 +144,9 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
   log.info("server stopped");
 }
 
-function policiesOf(config: ServerConfig): ClientService["routePolicies"] {
-  const policyOf = (mode: FrontMode) => ({
-    ...config,
-    agentWaitMs: config.agentWaitMs ?? AGENT_WAIT_MS[mode],
-  });
-  return { raw: policyOf("raw"), "http-connect": policyOf("http-connect") };
-}
-
-/**
- * Takes a configuration over for new clients and agents. Agents that it leaves nothing get no
- * further tunnels, and go when those that they have are over.
- *
- * @throws {UsageError} when it contradicts itself: then nothing has changed
- */
-function changeTo(config: ServerConfig, server: Server): void {
-  const { groups, fronts, agents, monitor, stopping } = server;
-  if (stopping.aborted) return;
-  const { agentNames } = config;
-  groups.change(
-    { routes: config.routes, fronts: agentsOfFronts(config) },
-    (agent) => agent.isAdmittedBy(agentNames),
-  );
-  changeFronts(fronts, config);
-  server.config = config;
-  server.routePolicies = policiesOf(config);
-  server.timeouts = config;
-  monitor.readFrom({ groups: groups.factsWith(fronts) });
-  for (const agent of agents) {
-    const ofAgent = agent.isAdmittedBy(agentNames) ? groups.ofAgent(agent) : [];
-    agent.groups = ofAgent.flatMap(({ name }) => name ?? []);
-    if (ofAgent.length === 0 && !agent.isDraining) void sendAway(agent);
-  }
-}
-
-/** How often it is looked whether an agent that is sent away has tunnels. */
-const SENT_AWAY_MS = 1_000;
-
-/** Closes the connection of an agent when it has no tunnel any more. Never rejects. */
-async function sendAway(agent: ConnectedAgent): Promise<void> {
-  const { connection, fields } = agent;
-  log.warn("agent is no longer admitted", { ...fields, tunnels: connection.streamCount });
-  agent.isDraining = true;
-  agent.control?.drain();
-  let isClosed = false;
-  connection.closed.then(() => isClosed = true);
-  while (!isClosed && connection.streamCount > 0) {
-    await Promise.race([sleep(SENT_AWAY_MS), connection.closed]);
-  }
-  connection.close(CloseCode.NotAdmitted, "no longer admitted");
-}
-
 /** Tells the monitor that the server listens, of its limits, and of the datagrams that come. */
 function report(
-  { monitor, groups, fronts, maxConnections, config: { maxAgents, maxPending } }: Server,
+  { monitor, groups, fronts, maxConnections, config: { maxAgents, maxPending } }: RunningServer,
   endpoint: QuicEndpoint,
 ): void {
   monitor.isListening = true;
@@ -259,100 +163,8 @@ function report(
   });
 }
 
-/** Takes agents until the endpoint is closed. */
-async function acceptAgents(endpoint: QuicEndpoint, server: Server): Promise<void> {
-  const { groups, agents, monitor, stopping } = server;
-  const rejections = tunnelThrottle();
-  log.info("waiting for new quic client session");
-  for (;;) {
-    let connection: QuicConnection;
-    try {
-      connection = await endpoint.accept();
-    } catch (error) {
-      if (error instanceof ConnectionClosedError) return;
-      throw error;
-    }
-    const { agentNames, maxAgents } = server.config;
-    const agent = new ConnectedAgent(connection, agentNames);
-    agent.doubtPredecessors(agents);
-    const ofAgent = groups.ofAgent(agent);
-    agent.groups = ofAgent.flatMap(({ name }) => name ?? []);
-    const rejection = rejectionOf(agent, {
-      maxAgents,
-      active: groups.size,
-      isOfUse: ofAgent.length > 0,
-      connected: agents.size,
-      isStopping: stopping.aborted,
-    });
-    const result = rejection?.result ?? "ok";
-    monitor.notify((observer) => observer.handshake?.(result));
-    if (rejection === undefined) serveAgent(agent, server);
-    else {
-      const { code, reason, hint } = rejection;
-      const times = rejections.pass();
-      log[warnOrDebug(times)]("agent refused", {
-        ...agent.fields,
-        names: listNames(agent.names),
-        reason,
-        hint,
-        times: timesOf(times),
-      });
-      connection.close(code, reason);
-    }
-  }
-}
-
-/** Offers an agent clients until it drains or its connection ends. */
-function serveAgent(agent: ConnectedAgent, server: Server): void {
-  const { groups, agents, monitor } = server;
-  const { connection, fields, alpn } = agent;
-  agents.add(agent);
-  connection.maySpare = () => groups.hasAnother(agent);
-  monitor.peers.add(agent);
-  groups.add(agent);
-  const { length } = agent.groups;
-  const groupFields = length > 0 && { groups: listNames(agent.groups) };
-  log.info("agent connected", { ...fields, alpn, ...groupFields, agents: groups.size });
-  listenTo(agent, server);
-  logLargeDatagrams(connection, log, fields);
-  connection.closed.then((info) => {
-    agents.delete(agent);
-    monitor.peers.delete(agent);
-    groups.remove(agent);
-    log.info("agent disconnected", {
-      ...agent.fields,
-      reason: describeClose(info),
-      agents: groups.size,
-    });
-  });
-}
-
-/** Handles an agent's control stream. */
-function listenTo(
-  agent: ConnectedAgent,
-  { groups, fronts, config: { name, mode } }: Server,
-): void {
-  const answers = mode === undefined &&
-    fronts.some((front) => front.mode === "http-connect" && groups.reaches(front.group, agent));
-  agent.control = startControl(agent.connection, { program: "proxy-server", name }, {
-    hello: (hello) => {
-      log.info("hello from agent", { ...agent.fields, ...hello });
-      if (!answers || hello.program !== "proxy-passthrough") return;
-      const hint = "set --mode=raw, or http-connect if the upstream speaks CONNECT";
-      log.warn("passthrough agent behind a front for CONNECT", { ...agent.fields, hint });
-    },
-    drain: () => {
-      agent.isDraining = true;
-      groups.remove(agent);
-      log.info("agent is draining", { ...agent.fields, agents: groups.size });
-    },
-    violated: (error) =>
-      log.error("agent violates the protocol", { ...agent.fields, error: messageOf(error) }),
-  });
-}
-
 /** Serves a client, unless there are too many. */
-function takeClient(connection: FrontClient, front: Front, server: Server): void {
+function takeClient(connection: FrontClient, front: Front, server: RunningServer): void {
   const { clients, turnedAway, throttle, monitor, maxConnections, ended } = server;
   monitor.notify((observer) => observer.accepted?.(front.kind));
   if (clients.size < maxConnections) return clients.add(serveClient(connection, front, server));
@@ -370,29 +182,6 @@ function takeClient(connection: FrontClient, front: Front, server: Server): void
 }
 
 /**
- * Tells the agents to drain, and lets open tunnels continue for a time. Clients are accepted until no
- * tunnel is open, or the last part of the drain begins, as long as agents are there to serve them.
- */
-async function drainClients(server: Server, closeFronts: () => Promise<void>): Promise<void> {
-  const { config, groups, agents, clients, monitor } = server;
-  const { drainTimeoutMs } = config;
-  if (drainTimeoutMs === 0) return;
-  if (clients.size === 0) await closeFronts();
-  if (clients.size === 0) return;
-  log.info("draining", { tunnels: clients.size, drainTimeoutMs });
-  const unserved = groups.seal();
-  for (const agent of agents) agent.control?.drain();
-  const isDrained = await drain(clients, {
-    timeoutMs: drainTimeoutMs,
-    settled: (ms) => Promise.all(Array.from(agents, ({ connection }) => connection.settled(ms))),
-    cutSilent: (ms) => monitor.cutSilent(ms),
-    accepting: { unserved, stop: closeFronts },
-  });
-  if (isDrained) return;
-  log.warn("resetting tunnels after the drain timeout", { tunnels: clients.size, drainTimeoutMs });
-}
-
-/**
  * Gives up the permission to write files, which only a Unix socket needs: to be bound, and without
  * the C library to be removed.
  */
@@ -401,20 +190,6 @@ function stopWriting(): void {
 }
 
 if (import.meta.main) {
-  const live = {
-    listenTcp: (from: unknown, to: unknown) =>
-      haveSameAddresses(from as readonly TcpAddress[], to as readonly TcpAddress[]),
-    routes: true,
-    agentNames: true,
-    agentWaitMs: true,
-    connectTimeoutMs: true,
-    maxAttempts: true,
-    retryOn: true,
-    drainTimeoutMs: true,
-    halfOpenTimeoutMs: true,
-    idleTimeoutMs: true,
-    writeTimeoutMs: true,
-  } as const satisfies Record<keyof LiveConfig, unknown>;
   await runProgram({
     ...serverInfo,
     check: checkServer,
