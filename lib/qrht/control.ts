@@ -11,9 +11,13 @@ import {
   decodeArrived,
   decodeDrain,
   decodeHello,
+  decodePing,
+  decodePong,
   encodeArrived,
   encodeDrain,
   encodeHello,
+  encodePing,
+  encodePong,
   type Hello,
 } from "./messages.ts";
 
@@ -34,6 +38,15 @@ export interface ControlConnection {
     /** The peer has received a datagram of this size. */
     confirmed(bytes: number): void;
   };
+  /** Bidirectional streams open now. */
+  readonly streamCount: number;
+  /** For a connection that must ask whether the peer is there, and what has arrived. */
+  readonly heartbeat?: {
+    /** The peer answers PING. @param ask sends it */
+    start(ask: () => void): void;
+    /** It has. @param streams tunnel streams that it has open */
+    answered(streams: number): void;
+  };
 }
 
 /** What arrives on the peer's control stream. */
@@ -48,6 +61,7 @@ export interface ControlEvents {
 /** Optional features, which HELLO announces. */
 const DRAIN_FEATURE = "drain";
 const ARRIVED_FEATURE = "arrived";
+const PING_FEATURE = "ping";
 
 const READ_BYTES = 2048;
 
@@ -64,6 +78,8 @@ export class Control {
   #peer: Hello | undefined;
   #drains = false;
   #peerDrains = false;
+  /** Whether an answer to PING waits to be sent: one is enough for several. */
+  #answers = false;
 
   /** Sends HELLO, and listens until the connection ends. */
   constructor(
@@ -74,10 +90,8 @@ export class Control {
     this.#connection = connection;
     this.#events = events;
     this.#stream = openStream(connection);
-    this.#send(
-      FrameType.Hello,
-      encodeHello({ ...hello, features: [DRAIN_FEATURE, ARRIVED_FEATURE] }),
-    );
+    const features = [DRAIN_FEATURE, ...(connection.path ? [ARRIVED_FEATURE] : []), PING_FEATURE];
+    this.#send(FrameType.Hello, encodeHello({ ...hello, features }));
     void this.#listen();
   }
 
@@ -97,10 +111,21 @@ export class Control {
     path.allowProbes();
   }
 
-  #send(type: number, payload: Uint8Array): void {
+  #answerPing(): void {
+    if (this.#answers) return;
+    this.#answers = true;
+    this.#send(FrameType.Pong, () => {
+      this.#answers = false;
+      return encodePong(this.#connection.streamCount);
+    });
+  }
+
+  /** @param payload of then, or what makes it when it is sent */
+  #send(type: number, payload: Uint8Array | (() => Uint8Array)): void {
     const stream = this.#stream;
     if (!stream) return;
-    this.#sent = this.#sent.then(() => writeAll(stream, encodeFrame(type, payload)))
+    const bytes = () => typeof payload === "function" ? payload() : payload;
+    this.#sent = this.#sent.then(() => writeAll(stream, encodeFrame(type, bytes())))
       // The peer has stopped the stream, or the connection has ended; tunnels do not depend on it.
       .catch(() => {});
   }
@@ -140,6 +165,9 @@ export class Control {
         this.#events.hello(this.#peer);
         if (this.#peer.features.includes(ARRIVED_FEATURE)) this.#reportArrivals();
         if (this.#drains) this.drain();
+        if (this.#peer.features.includes(PING_FEATURE)) {
+          this.#connection.heartbeat?.start(() => this.#send(FrameType.Ping, encodePing()));
+        }
         return;
       }
       case FrameType.Drain:
@@ -150,6 +178,14 @@ export class Control {
       case FrameType.Arrived: {
         const bytes = decodeArrived(payload);
         this.#connection.path?.confirmed(bytes);
+        return;
+      }
+      case FrameType.Ping:
+        decodePing(payload);
+        return this.#answerPing();
+      case FrameType.Pong: {
+        const streams = decodePong(payload);
+        this.#connection.heartbeat?.answered(streams);
         return;
       }
       default:

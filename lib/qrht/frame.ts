@@ -14,6 +14,8 @@ export const FrameType = {
   Hello: 0x10,
   Drain: 0x11,
   Arrived: 0x12,
+  Ping: 0x13,
+  Pong: 0x14,
 } as const;
 
 /** Longest payload of a frame that is not DATA, in bytes. */

@@ -172,6 +172,29 @@ export function decodeArrived(payload: Uint8Array): number {
   return bytes;
 }
 
+/** The payload of a PING frame. */
+export function encodePing(): Uint8Array {
+  return NO_BYTES;
+}
+
+/** @throws {ProtocolError} when the payload is none of a PING frame */
+export function decodePing(payload: Uint8Array): void {
+  new Reader("PING", payload).fields({});
+}
+
+/** The payload of a PONG frame. @param streams tunnel streams that the sender has open */
+export function encodePong(streams: number): Uint8Array {
+  return Uint8Array.from(encodeVarint(streams));
+}
+
+/** @throws {ProtocolError} when the payload is none of a PONG frame */
+export function decodePong(payload: Uint8Array): number {
+  const reader = new Reader("PONG", payload);
+  const streams = reader.varint();
+  reader.fields({});
+  return streams;
+}
+
 function writeField(to: number[], type: number, value: ArrayLike<number>): void {
   to.push(...encodeVarint(type), ...encodeVarint(value.length), ...Array.from(value));
 }

@@ -4,6 +4,7 @@
 import { NO_BYTES } from "../bytes.ts";
 import { clearImmediate, setImmediate } from "node:timers";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
+import { TunnelError } from "../tunnel/errors.ts";
 import { StreamCode } from "./codes.ts";
 import {
   encodeFrame,
@@ -31,23 +32,24 @@ type FirstFrame = typeof FrameType.Open | typeof FrameType.Result;
  */
 const MAX_COPIED_BYTES = 4096;
 
+/** Longest time that a first frame is held back by {@linkcode Hold.briefly}. */
+const HOLD_MS = 2;
+
 /**
  * How long a first frame is held back, so that one packet can carry it together with the first
  * bytes of the tunnel. Each calls `send` when that time is over, and returns a function that
  * cancels this.
  */
 export const Hold = {
-  /** Until the end of this turn of the event loop. */
+  /** Until the event loop has read what has arrived already. */
   forTurn(send: () => void): () => void {
     const turn = setImmediate(send);
     return () => clearImmediate(turn);
   },
-  /** For a time. */
-  for(ms: number): (send: () => void) => () => void {
-    return (send) => {
-      const timer = setTimeout(send, ms);
-      return () => clearTimeout(timer);
-    };
+  /** For 2 ms. */
+  briefly(send: () => void): () => void {
+    const timer = setTimeout(send, HOLD_MS);
+    return () => clearTimeout(timer);
   },
 } as const;
 
@@ -159,14 +161,16 @@ export class TunnelStream implements Duplex {
     }
   }
 
-  /** @throws {ProtocolError} when the peer violates the dialect, or ends the stream without END */
+  /** @throws {ProtocolError} when the peer violates the dialect
+   * @throws {TunnelError} when it ends the stream without END
+   */
   async read(buffer: Uint8Array): Promise<number | null> {
     if (this.#awaitsFirst) throw new TypeError(`frame ${this.#first} has not been received`);
     if (this.#violation) throw this.#violation;
     if (buffer.length === 0) return 0;
     while (!this.#ended) {
       const n = await this.#fill(buffer);
-      if (n === null) throw this.#reset(new ProtocolError("the stream ends without END"));
+      if (n === null) throw this.#cutOff();
       const kept = this.parseOrReset(() => this.#unframe(buffer.subarray(0, n)));
       if (kept > 0) return kept;
     }
@@ -287,6 +291,13 @@ export class TunnelStream implements Duplex {
     } catch (error) {
       throw this.#reset(error);
     }
+  }
+
+  /** FIN in place of END: all that an end without RESET_STREAM can do. */
+  #cutOff(): unknown {
+    this.#violation ??= new TunnelError(undefined, "reset", "the stream ends without END");
+    this.abort(StreamCode.Aborted);
+    return this.#violation;
   }
 
   #reset(violation: unknown): unknown {

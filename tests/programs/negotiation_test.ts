@@ -138,7 +138,7 @@ for (
       else net.passthrough(server, 1, config);
       await eventually("both have heard it", () => linesWith(lines, "hello from ").length === 2);
       const says = (who: string) =>
-        ` program=${who} version=${version}${name} features=drain,arrived`;
+        ` program=${who} version=${version}${name} features=drain,arrived,ping`;
       const [atServer] = linesWith(lines, ' INF server "hello from agent" ');
       assert(atServer!.endsWith(says(`proxy-${program}`)), atServer);
       assertMatch(
@@ -166,7 +166,7 @@ test("the programs send HELLO, first and alone, on one unidirectional stream", a
         program: ["proxy-server", "proxy-agent"][i]!,
         version,
         name: ["s", "a"][i]!,
-        features: ["drain", "arrived"],
+        features: ["drain", "arrived", "ping"],
       }),
     );
     const buffer = new Uint8Array(1000);

@@ -7,7 +7,13 @@ import fc from "fast-check";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { Control, type ControlConnection } from "../../lib/qrht/control.ts";
 import { encodeFrame, FrameParser, FrameType, ProtocolError } from "../../lib/qrht/frame.ts";
-import { decodeHello, encodeHello, type Hello } from "../../lib/qrht/messages.ts";
+import {
+  decodeHello,
+  decodePong,
+  encodeHello,
+  encodePong,
+  type Hello,
+} from "../../lib/qrht/messages.ts";
 import { eventually } from "../support/eventually.ts";
 import {
   carrierPair,
@@ -31,6 +37,15 @@ class FakeConnection implements ControlConnection {
   readonly events: Event[] = [];
   /** Far ends of the streams that were opened by this end. */
   readonly opened: MemoryCarrier[] = [];
+  streamCount = 0;
+  /** Whether its QUIC tells what arrives, and nothing needs to be asked. */
+  path?: NonNullable<ControlConnection["path"]> = {
+    largestReceived: 0,
+    onLargerReceived: undefined,
+    allowProbes: () => {},
+    confirmed: () => {},
+  };
+  heartbeat?: NonNullable<ControlConnection["heartbeat"]>;
   readonly #queue: Pick<MemoryCarrier, "read">[] = [];
   #changed = Promise.withResolvers<void>();
   #hasEnded = false;
@@ -136,7 +151,7 @@ test("Control sends HELLO first, on one stream that it keeps open", async () => 
     program: "proxy-agent",
     version: "1.2.3",
     name: "a",
-    features: ["drain", "arrived"],
+    features: ["drain", "arrived", "ping"],
   });
   assertEquals(connection.events, []);
   connection.end();
@@ -351,3 +366,62 @@ test("Control closes the connection once at most, whatever the peer sends", asyn
     { numRuns: 60 },
   );
 });
+
+const PING = encodeFrame(FrameType.Ping, empty);
+
+test("Control does not list ARRIVED where the connection does not tell what arrives", async () => {
+  const connection = new FakeConnection();
+  delete connection.path;
+  connection.control();
+  const frames = connection.listen();
+  await eventually("HELLO has come", () => frames.length === 1);
+  assertEquals(decodeHello(frames[0]!.payload).features, ["drain", "ping"]);
+  connection.end();
+});
+
+test("Control answers PING with the streams that are open when it does, once for those that wait", async () => {
+  // There is no room for an answer before somebody listens.
+  const connection = new FakeConnection(5);
+  const [far] = connection.peerOpens();
+  connection.control();
+  connection.streamCount = 1;
+  await writeAll(far, Uint8Array.from([...hello(), ...PING, ...PING, ...PING]));
+  await eventually("the peer's HELLO has come", () => connection.events.length === 1);
+  await settled();
+  connection.streamCount = 7;
+  const frames = connection.listen();
+  await eventually("HELLO and an answer have come", () => frames.length === 2);
+  await writeAll(far, PING);
+  await eventually("the next answer has come", () => frames.length === 3);
+  assertEquals(frames.slice(1).map(({ type }) => type), [FrameType.Pong, FrameType.Pong]);
+  assertEquals(frames.slice(1).map(({ payload }) => decodePong(payload)), [7, 7]);
+  connection.end();
+});
+
+for (const features of [["drain"], ["drain", "ping"]]) {
+  const asks = features.includes("ping");
+  test(`Control ${asks ? "lets" : "does not let"} a heartbeat ask a peer with ${features}`, async () => {
+    const connection = new FakeConnection();
+    const answers: number[] = [];
+    let ask: (() => void) | undefined;
+    connection.heartbeat = {
+      start: (how) => ask = how,
+      answered: (streams) => answers.push(streams),
+    };
+    const [far] = connection.peerOpens();
+    connection.control();
+    await writeAll(far, hello({ features }));
+    await eventually("the peer's HELLO has come", () => connection.events.length === 1);
+    assertEquals(ask !== undefined, asks);
+    if (ask) {
+      ask();
+      const frames = connection.listen();
+      await eventually("PING has come", () => frames.length === 2);
+      assertEquals(frames[1]!.type, FrameType.Ping);
+      await writeAll(far, encodeFrame(FrameType.Pong, encodePong(3)));
+      await eventually("the answer has come", () => answers.length === 1);
+      assertEquals(answers, [3]);
+    }
+    connection.end();
+  });
+}

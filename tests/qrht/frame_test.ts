@@ -33,11 +33,15 @@ import {
   decodeDrain,
   decodeHello,
   decodeOpen,
+  decodePing,
+  decodePong,
   decodeResult,
   encodeArrived,
   encodeDrain,
   encodeHello,
   encodeOpen,
+  encodePing,
+  encodePong,
   encodeResult,
   resultNumbers,
 } from "../../lib/qrht/messages.ts";
@@ -406,6 +410,8 @@ const decoders = {
   HELLO: { decode: decodeHello, prefix: [1] },
   DRAIN: { decode: decodeDrain, prefix: [...encodeDrain()] },
   ARRIVED: { decode: decodeArrived, prefix: [...encodeArrived(1_280)] },
+  PING: { decode: decodePing, prefix: [...encodePing()] },
+  PONG: { decode: decodePong, prefix: [...encodePong(300)] },
 } as const;
 
 for (const [frame, { decode, prefix }] of Object.entries(decoders)) {

@@ -15,11 +15,15 @@ import {
   decodeDrain,
   decodeHello,
   decodeOpen,
+  decodePing,
+  decodePong,
   decodeResult,
   encodeArrived,
   encodeDrain,
   encodeHello,
   encodeOpen,
+  encodePing,
+  encodePong,
   encodeResult,
   type Hello,
   type Open,
@@ -44,7 +48,9 @@ type Frame =
   | { readonly data: string }
   | { readonly end: true }
   | { readonly drain: true }
-  | { readonly arrived: number };
+  | { readonly arrived: number }
+  | { readonly ping: true }
+  | { readonly pong: number };
 
 interface Vector {
   readonly name: string;
@@ -135,6 +141,8 @@ function encode(frame: Frame): Uint8Array {
   if ("result" in frame) return encodeFrame(FrameType.Result, encodeResult(frame.result));
   if ("hello" in frame) return encodeFrame(FrameType.Hello, encodeHello(frame.hello));
   if ("arrived" in frame) return encodeFrame(FrameType.Arrived, encodeArrived(frame.arrived));
+  if ("ping" in frame) return encodeFrame(FrameType.Ping, encodePing());
+  if ("pong" in frame) return encodeFrame(FrameType.Pong, encodePong(frame.pong));
   if ("drain" in frame) return encodeFrame(FrameType.Drain, encodeDrain());
   if ("data" in frame) return encodeFrame(FrameType.Data, fromHex(frame.data));
   return encodeFrame(FrameType.End, new Uint8Array(0));
@@ -152,6 +160,10 @@ function decode(type: number, payload: Uint8Array): Frame {
       return (decodeDrain(payload), { drain: true });
     case FrameType.Arrived:
       return { arrived: decodeArrived(payload) };
+    case FrameType.Ping:
+      return (decodePing(payload), { ping: true });
+    case FrameType.Pong:
+      return { pong: decodePong(payload) };
     default:
       assertEquals([type, payload.length], [FrameType.End, 0]);
       return { end: true };
@@ -208,7 +220,12 @@ async function readControl(chunks: Uint8Array[]): Promise<Outcome> {
   const accepted = [carrier];
   new Control(
     {
-      openUniStream: () => undefined,
+      openUniStream: () => ({
+        write(bytes) {
+          if (bytes[0] === FrameType.Pong) frames.push({ ping: true });
+          return Promise.resolve(bytes.length);
+        },
+      }),
       acceptUniStream() {
         const next = accepted.shift();
         return next ? Promise.resolve(next) : Promise.reject(new Error("no other streams"));
@@ -220,6 +237,8 @@ async function readControl(chunks: Uint8Array[]): Promise<Outcome> {
         allowProbes: () => {},
         confirmed: (arrived) => void frames.push({ arrived }),
       },
+      streamCount: 0,
+      heartbeat: { start: () => {}, answered: (pong) => void frames.push({ pong }) },
     },
     {},
     {
@@ -229,7 +248,11 @@ async function readControl(chunks: Uint8Array[]): Promise<Outcome> {
     },
   );
   const error = await Promise.race([violated.promise, carrier.drained]);
-  if (!error) return { frames };
+  if (!error) {
+    // What is answered is sent a little later.
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    return { frames };
+  }
   assertEquals(await closed.promise, [CloseCode.ProtocolError, error.message]);
   return { frames, error: error.message };
 }
@@ -273,7 +296,7 @@ test("the vectors of docs/protocol.md are complete and have names of their own",
   // Each type of frame is in one of them, and each stream has something that is wrong with it.
   const kinds = all.flatMap(({ frames }) => frames ?? []).flatMap((frame) => Object.keys(frame));
   const distinct = (values: string[]) => [...new Set(values)].sort().join(" ");
-  assertEquals(distinct(kinds), "arrived data drain end hello open result");
+  assertEquals(distinct(kinds), "arrived data drain end hello open ping pong result");
   const wrong = all.filter(({ error }) => error).map(({ stream }) => stream);
   assertEquals(distinct(wrong), "agent control server");
 });
@@ -333,6 +356,13 @@ test("Control names the features of the document's table", async () => {
       openUniStream: () => carrier,
       acceptUniStream: () => Promise.reject(new Error("closed")),
       close: () => {},
+      streamCount: 0,
+      path: {
+        largestReceived: 0,
+        onLargerReceived: undefined,
+        allowProbes: () => {},
+        confirmed: () => {},
+      },
     },
     { program: "p" },
     { hello: () => {}, drain: () => {}, violated: () => {} },
