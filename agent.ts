@@ -15,6 +15,7 @@ import { keepConnected } from "./lib/agent/keep_connected.ts";
 import { connectAndCarry, endingOfFailure, type TunnelService } from "./lib/agent/serve.ts";
 import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
 import { checkAgent } from "./lib/cli/check/programs.ts";
+import { chosenLibrary } from "./lib/cli/quic_library.ts";
 import { agentTlsFiles, loadTls, serversOf } from "./lib/cli/program_tls.ts";
 import { agentInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
@@ -187,12 +188,13 @@ if (import.meta.main) {
     ...agentInfo,
     check: checkAgent,
     async run(values, surroundings) {
-      const tls = await loadTls(agentTlsFiles(values), surroundings.monitor);
+      const { quicLibrary, tryOut } = chosenLibrary(values);
+      const tls = await loadTls(agentTlsFiles(values), surroundings.monitor, tryOut);
       void tls.watch(surroundings);
       surroundings.ready();
       const { ownListeners } = surroundings;
       const servers = serversOf(values, tls.server);
-      await runAgent({ ...values, servers, tls, ownListeners }, {
+      await runAgent({ ...values, quicLibrary, servers, tls, ownListeners }, {
         ...surroundings,
         follow: (change) => surroundings.follow({ live, apply: change }),
       });

@@ -6,6 +6,7 @@ import { keepConnected } from "./lib/agent/keep_connected.ts";
 import { connectAndCarry, endingOfFailure, type TunnelService } from "./lib/agent/serve.ts";
 import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
 import { checkPassthrough } from "./lib/cli/check/programs.ts";
+import { chosenLibrary } from "./lib/cli/quic_library.ts";
 import { agentTlsFiles, loadTls, serversOf } from "./lib/cli/program_tls.ts";
 import { passthroughInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
@@ -141,11 +142,12 @@ if (import.meta.main) {
     ...passthroughInfo,
     check: checkPassthrough,
     async run(values, surroundings) {
-      const tls = await loadTls(agentTlsFiles(values), surroundings.monitor);
+      const { quicLibrary, tryOut } = chosenLibrary(values);
+      const tls = await loadTls(agentTlsFiles(values), surroundings.monitor, tryOut);
       void tls.watch(surroundings);
       surroundings.ready();
       const servers = serversOf(values, tls.server);
-      await runPassthrough({ ...values, servers, tls }, {
+      await runPassthrough({ ...values, quicLibrary, servers, tls }, {
         ...surroundings,
         follow: (change) => surroundings.follow({ live, apply: change }),
       });

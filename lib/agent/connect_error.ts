@@ -7,6 +7,7 @@ import { hintForAgent } from "../observe/hints.ts";
 import { CloseCode } from "../qrht/codes.ts";
 import { ConnectionClosedError, tlsAlertOf, type TlsIdentity } from "../quic/mod.ts";
 import { reasonsOf, serverCertificateFaults } from "../tls/faults.ts";
+import { serverFaultsInWords } from "../tls/rustls_faults.ts";
 
 /** A connection to a server that was not established, or that ended during `--check`. */
 export class ConnectError extends Error {
@@ -35,9 +36,11 @@ export function explainConnectError(error: unknown, tls: TlsIdentity, serverName
   if (!(error instanceof ConnectionClosedError)) return error;
   const { info, peerCertificates } = error;
   const isOwnVerdict = info.by === "local" && tlsAlertOf(info) !== undefined;
-  const faults = isOwnVerdict
+  const faults = !isOwnVerdict
+    ? []
+    : peerCertificates
     ? serverCertificateFaults(peerCertificates, tls.ca, serverName, undefined, tls.leftOutCa)
-    : [];
+    : serverFaultsInWords(info.reason, serverName);
   const reasons = reasonsOf(faults);
   const message = reasons ? `${error.message}: ${reasons}` : reasonOf(error);
   return new ConnectError(message, hintForAgent(info, faults), { cause: error });

@@ -2,13 +2,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Authority } from "../net/authority.ts";
+import { QRHT_ALPN } from "../qrht/dialect.ts";
 import {
+  type AgentConnection,
+  ConnectionClosedError,
+  DenoQuicEndpoint,
   type PathOptions,
   pathOptions,
-  type QuicConnection,
   QuicEndpoint,
+  type QuicLibraryChoice,
+  quicLibraryOf,
+  tlsAlertOf,
   type TlsIdentity,
   type TlsSource,
+  type TransportOptions,
 } from "../quic/mod.ts";
 
 /** How an agent connects to a server. */
@@ -18,13 +25,15 @@ export interface ConnectOptions extends PathOptions {
   /** Asked at each connect. */
   readonly tls: TlsIdentity | TlsSource;
   readonly alpn: readonly string[];
+  /** What makes the connections. Deno's own QUIC speaks `qrht/1` only. @default {"auto"} */
+  readonly quicLibrary?: QuicLibraryChoice;
   /** Tunnels of one connection at a time. @default {10000} */
   readonly maxStreams?: number;
 }
 
 /** A connection to a server, and what it takes. */
-export interface OpenConnection {
-  readonly connection: QuicConnection;
+export interface OpenConnection<Connection extends AgentConnection = AgentConnection> {
+  readonly connection: Connection;
   /** Closes the connection, and frees what it takes. */
   close(code: number): Promise<void>;
 }
@@ -38,6 +47,9 @@ const KEEPALIVE_MS = 600;
 /** Tunnels of one connection at a time, by default. */
 export const MAX_STREAMS = 10_000;
 
+/** Those of Deno's own QUIC, by the address that they are bound to. */
+const denoEndpoints = new Map<string, DenoQuicEndpoint>();
+
 /**
  * Connects to a server.
  *
@@ -50,20 +62,52 @@ export async function openConnection(
   options: ConnectOptions,
   signal: AbortSignal,
 ): Promise<OpenConnection> {
-  const { tls, alpn, serverName, maxStreams = MAX_STREAMS } = options;
+  const { tls, alpn, serverName, maxStreams = MAX_STREAMS, quicLibrary = "auto" } = options;
   const hostname = address.hostname.includes(":") ? "::" : "0.0.0.0";
+  const transport = { tls, alpn, keepAliveMs: KEEPALIVE_MS, maxStreams, ...pathOptions(options) };
+  if (quicLibraryOf(quicLibrary) === "deno") {
+    return await openDenoConnection(hostname, address, serverName, transport, signal);
+  }
   const endpoint = new QuicEndpoint({ hostname, port: 0 });
   try {
-    const connection = await endpoint.connect(address, serverName, {
-      tls,
-      alpn,
-      keepAliveMs: KEEPALIVE_MS,
-      maxStreams,
-      ...pathOptions(options),
-    }, signal);
+    const connection = await endpoint.connect(address, serverName, transport, signal);
     return { connection, close: (code) => endpoint.close(code) };
   } catch (error) {
     await endpoint.close();
     throw error;
   }
+}
+
+/** @throws {ConnectionClosedError} when the handshake fails */
+async function openDenoConnection(
+  hostname: string,
+  address: Authority,
+  serverName: string,
+  transport: TransportOptions,
+  signal: AbortSignal,
+): Promise<OpenConnection> {
+  const endpoint = denoEndpoints.get(hostname) ?? new DenoQuicEndpoint(hostname);
+  denoEndpoints.set(hostname, endpoint);
+  try {
+    // It cannot reset streams, and in the raw dialect nothing else tells that one was cut off.
+    const options = { ...transport, alpn: [QRHT_ALPN] };
+    const connection = await endpoint.connect(address, serverName, options, signal);
+    return {
+      connection,
+      close: (code) => Promise.resolve(connection.close(code)),
+    };
+  } catch (error) {
+    if (isOfEndpoint(error)) {
+      denoEndpoints.delete(hostname);
+      await endpoint.close();
+    }
+    throw error;
+  }
+}
+
+/** Whether it may be the endpoint's socket that has failed, so that another one is needed. */
+function isOfEndpoint(error: unknown): boolean {
+  if (!(error instanceof ConnectionClosedError)) return false;
+  const { info } = error;
+  return info.by === "local" && !info.application && tlsAlertOf(info) === undefined;
 }

@@ -16,7 +16,7 @@ import { connectResultOf, type Monitor, type TunnelRecord } from "../observe/mon
 import { drain } from "../tunnel/drain.ts";
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
 import { type Control, startControl } from "../qrht/control.ts";
-import { identityOf, type QuicStream } from "../quic/mod.ts";
+import { type AgentStream, identityOf, type QuicLibrary } from "../quic/mod.ts";
 import {
   type ConnectOptions,
   MAX_STREAMS,
@@ -100,6 +100,7 @@ const MAX_CUT_SHARE = 0.5;
 export class AgentSession extends ConnectedPeer {
   /** Address of the server. */
   override readonly name: string;
+  override readonly library: QuicLibrary;
   readonly #opened: OpenConnection;
   readonly #config: AgentConfig;
   readonly #options: AgentSessionOptions;
@@ -125,7 +126,8 @@ export class AgentSession extends ConnectedPeer {
     this.#opened = opened;
     this.#config = config;
     this.#options = options;
-    const { number, id: cid } = opened.connection;
+    const { number, id: cid, library } = opened.connection;
+    this.library = library;
     this.name = formatAuthority(address);
     this.#fields = { server: this.name, connection: number, cid };
   }
@@ -170,7 +172,8 @@ export class AgentSession extends ConnectedPeer {
   async serve(): Promise<void> {
     const { log, signal, monitor } = this.#options;
     monitor.peers.add(this);
-    log.info("connected to quic server", { ...this.#fields, alpn: this.alpn });
+    const other = this.library === "deno" ? { library: this.library } : {};
+    log.info("connected to quic server", { ...this.#fields, alpn: this.alpn, ...other });
     logLargeDatagrams(this.connection, log, this.#fields);
     let leaving: Promise<void> | undefined;
     const leave = () => leaving = this.#leave();
@@ -269,7 +272,7 @@ export class AgentSession extends ConnectedPeer {
     }
   }
 
-  async #serveStream(stream: QuicStream): Promise<void> {
+  async #serveStream(stream: AgentStream): Promise<void> {
     const { log, monitor, signal, serve, refuse } = this.#options;
     const own = { stream: stream.id, cid: this.connection.id };
     const record = monitor.begin({ id: `${stream.id}`, peer: this.name });

@@ -11,7 +11,7 @@ import { checkAgentName } from "../tls/agent_names.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { balances } from "../server/balance.ts";
 import { AGENT_WAIT_MS, DEFAULT_LISTEN_TCP, frontModes } from "../server/front.ts";
-import { congestionControls } from "../quic/mod.ts";
+import { congestionControls, quicLibraryChoices } from "../quic/mod.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../qrht/dialect.ts";
 import { durationFlag, formatDuration } from "./duration.ts";
 import {
@@ -356,6 +356,11 @@ const sessionFlags = {
     ...JOINED,
     valueName: "path",
     help: "private key of --cert-file, PEM",
+  }),
+  quicLibrary: choiceFlag("quic-library", quicLibraryChoices, {
+    default: "auto",
+    help:
+      "what makes the QUIC connections: binding, deno (Deno's own QUIC, for qrht/1 only), or auto: the binding, and Deno's where there is no build of it, as on arm64",
   }),
   dialTimeoutMs: durationFlag("dial-timeout", {
     default: "10s",

@@ -5,7 +5,7 @@
 import type { Monitor } from "../observe/monitor.ts";
 import { UsageError } from "../errors.ts";
 import type { TlsIdentity } from "../quic/mod.ts";
-import type { TlsFiles } from "../tls/files.ts";
+import type { TlsFiles, TryOut } from "../tls/files.ts";
 import { ReloadingTls } from "../tls/reloading_tls.ts";
 import { asksClients, ServerContext } from "../tls/tls_carrier.ts";
 import type { Authority } from "../net/authority.ts";
@@ -82,10 +82,15 @@ export function serversOf(
  * Reads the files. To be read again when they change, they have to be watched as well.
  *
  * @param monitor knows from now on which certificates are in use
+ * @param tryOut has the TLS library of QUIC load them. @default {the binding's}
  * @throws {UsageError} when a file cannot be read, or is of no use
  */
-export async function loadTls(files: TlsFiles, monitor: Monitor): Promise<ReloadingTls> {
-  const tls = await ReloadingTls.load(files);
+export async function loadTls(
+  files: TlsFiles,
+  monitor: Monitor,
+  tryOut?: TryOut,
+): Promise<ReloadingTls> {
+  const tls = await ReloadingTls.load(files, tryOut && { tryOut });
   monitor.readFrom({ certificates: () => tls.current.certificates });
   return tls;
 }

@@ -2,19 +2,26 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { formatAuthority } from "../net/authority.ts";
-import { type ConnectionStats, MAX_UNI_STREAMS, type QuicConnection } from "../quic/mod.ts";
+import {
+  type AgentConnection,
+  MAX_UNI_STREAMS,
+  type PeerStats,
+  type QuicLibrary,
+} from "../quic/mod.ts";
 import { speaksQrht } from "../qrht/dialect.ts";
 import { type Peer, RESPONSIVE_MS } from "./monitor.ts";
 
 /** The peer at the other end of a QUIC connection that is established. */
-export abstract class ConnectedPeer implements Peer {
+export abstract class ConnectedPeer<Connection extends AgentConnection = AgentConnection>
+  implements Peer {
   abstract readonly name: string;
   abstract readonly isDraining: boolean;
   readonly groups?: readonly string[];
   readonly since = Date.now();
   readonly alpn: string;
+  readonly library?: QuicLibrary;
 
-  constructor(readonly connection: QuicConnection) {
+  constructor(readonly connection: Connection) {
     this.alpn = connection.alpn;
   }
 
@@ -39,7 +46,7 @@ export abstract class ConnectedPeer implements Peer {
     return !speaksQrht(this.alpn) && this.connection.uniCredit > MAX_UNI_STREAMS;
   }
 
-  stats(): ConnectionStats {
+  stats(): PeerStats {
     return this.connection.stats();
   }
 }

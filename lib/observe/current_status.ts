@@ -41,7 +41,7 @@ export function currentStatus(monitor: Monitor, history: History, now = new Date
 }
 
 function statusOfPeer(peer: Peer, history: History): StatusPeer {
-  const { name, address, groups, transport, alpn, since, isDraining, isResponsive } = peer;
+  const { name, address, groups, transport, alpn, library, since, isDraining, isResponsive } = peer;
   const { nextUdpTrialAt } = peer;
   const { streams, streamCredit, rttMs, lostPackets, sentPackets, sentBytes, receivedBytes } = peer
     .stats();
@@ -56,6 +56,7 @@ function statusOfPeer(peer: Peer, history: History): StatusPeer {
       : new Date(nextUdpTrialAt).toISOString(),
     groups,
     alpn,
+    library,
     since: new Date(since).toISOString(),
     streams,
     streamCredit,
@@ -64,8 +65,8 @@ function statusOfPeer(peer: Peer, history: History): StatusPeer {
     sentPackets,
     sentBytes,
     receivedBytes,
-    sentBytesPerSecond: rates.sent,
-    receivedBytesPerSecond: rates.received,
+    sentBytesPerSecond: rates?.sent,
+    receivedBytesPerSecond: rates?.received,
   };
 }
 

@@ -81,6 +81,7 @@ export class History implements Observer {
     this.#rates = new Map();
     for (const peer of peers) {
       const { sentBytes: sent, receivedBytes: received } = peer.stats();
+      if (sent === undefined || received === undefined) continue;
       const before = this.#peers.get(peer) ?? { sent: 0, received: 0 };
       totals.set(peer, { sent, received });
       this.#rates.set(peer, {
@@ -95,8 +96,9 @@ export class History implements Observer {
     this.#times = [];
   }
 
-  /** Of the last interval. */
-  ratesOf(peer: Peer): PeerRates {
+  /** Of the last interval; undefined of a peer whose bytes are not known. */
+  ratesOf(peer: Peer): PeerRates | undefined {
+    if (peer.stats().sentBytes === undefined) return undefined;
     return this.#rates.get(peer) ?? { sent: 0, received: 0 };
   }
 

@@ -25,7 +25,7 @@ import {
   type TunnelRecord,
 } from "./monitor.ts";
 import { labelOf, PeerTotals } from "./peer_totals.ts";
-import type { ConnectionStats } from "../quic/mod.ts";
+import type { PeerStats } from "../quic/mod.ts";
 import { addProcessMetrics } from "./process_metrics.ts";
 import { readinessOf } from "./readiness.ts";
 import { usabilityOf } from "../tls/usability.ts";
@@ -102,7 +102,7 @@ export class Metrics implements Observer {
   readonly #byProtocol: Counter<"via"> | undefined;
   readonly #peerTotals = new PeerTotals();
   /** The connections at the last scrape, those to peers of one name together. */
-  #peers: ReadonlyMap<string, ConnectionStats> = new Map();
+  #peers: ReadonlyMap<string, PeerStats> = new Map();
 
   constructor(monitor: Monitor) {
     const { isServer } = monitor;
@@ -310,6 +310,15 @@ export class Metrics implements Observer {
       "Connections to targets.",
       () => monitor.established,
     );
+    metrics.gauges(
+      "quic_library",
+      "Connections to servers, by what makes them: binding or deno.",
+      "library",
+      () => {
+        const counts = Map.groupBy(monitor.peers, ({ library }) => library ?? "binding");
+        return Array.from(counts, ([library, peers]) => [library, peers.length] as const);
+      },
+    );
   }
 
   /** What both ends have. */
@@ -366,11 +375,13 @@ export class Metrics implements Observer {
 
   /** The connections, those to peers of one name together. */
   #addConnections(label: "agent" | "server"): void {
-    const read = (of: keyof ConnectionStats, unit = 1) => () =>
-      Array.from(this.#peers, ([name, stats]) => [name, stats[of] * unit] as const);
-    const gauge = (name: string, help: string, of: keyof ConnectionStats, unit?: number) =>
+    const read = (of: keyof PeerStats, unit = 1) => () =>
+      [...this.#peers].flatMap(([name, { [of]: value }]) =>
+        value === undefined ? [] : [[name, value * unit] as const]
+      );
+    const gauge = (name: string, help: string, of: keyof PeerStats, unit?: number) =>
       this.#metrics.gauges(`quic_${name}`, help, label, read(of, unit));
-    const counter = (name: string, help: string, of: keyof ConnectionStats) =>
+    const counter = (name: string, help: string, of: keyof PeerStats) =>
       this.#metrics.counters(`quic_${name}_total`, help, label, read(of));
     gauge("smoothed_rtt_seconds", "Smoothed round-trip time.", "rttMs", 1 / 1_000);
     gauge("congestion_window_bytes", "Congestion window.", "congestionWindowBytes");

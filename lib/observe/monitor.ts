@@ -12,8 +12,9 @@ import type { Ending } from "./ending.ts";
 import {
   type CloseInfo,
   ConnectionClosedError,
-  type ConnectionStats,
   type EndpointStats,
+  type PeerStats,
+  type QuicLibrary,
   tlsAlertOf,
 } from "../quic/mod.ts";
 import type { TracedEnding, TunnelSpan } from "./trace.ts";
@@ -47,7 +48,9 @@ export interface Peer {
   readonly isResponsive: boolean;
   /** Names of the groups that an agent belongs to, where a server has several. */
   readonly groups?: readonly string[];
-  stats(): ConnectionStats;
+  /** What makes its connection. */
+  readonly library?: QuicLibrary;
+  stats(): PeerStats;
 }
 
 /** Agents of a server that serve the same clients: one of several groups. */

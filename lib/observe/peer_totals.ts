@@ -3,7 +3,7 @@
 
 import type { Peer } from "./monitor.ts";
 import { escapeUnseen } from "../printable.ts";
-import type { ConnectionStats } from "../quic/mod.ts";
+import type { PeerStats } from "../quic/mod.ts";
 
 /** Names in certificates may have any length; labels are truncated to so many characters. */
 const MAX_LABEL_LENGTH = 128;
@@ -16,17 +16,17 @@ const MAX_LABEL_LENGTH = 128;
  * Prometheus takes for a reset, and the remaining sum would be counted twice.
  */
 export class PeerTotals {
-  #seen: ReadonlyMap<Peer, ConnectionStats> = new Map();
-  #ended = new Map<string, ConnectionStats>();
+  #seen: ReadonlyMap<Peer, PeerStats> = new Map();
+  #ended = new Map<string, PeerStats>();
 
   /** The sums by label, as they are now. */
-  take(peers: Iterable<Peer>): ReadonlyMap<string, ConnectionStats> {
+  take(peers: Iterable<Peer>): ReadonlyMap<string, PeerStats> {
     const seen = new Map(Array.from(peers, (peer) => [peer, peer.stats()]));
     const ended = this.#ended;
     for (const [peer, stats] of this.#seen) if (!seen.has(peer)) add(ended, peer, countsOf(stats));
     this.#seen = seen;
 
-    const sums = new Map<string, ConnectionStats>();
+    const sums = new Map<string, PeerStats>();
     for (const [peer, stats] of seen) add(sums, peer, stats);
     this.#ended = new Map([...ended].filter(([label]) => sums.has(label)));
     for (const [label, stats] of this.#ended) sums.set(label, sum(sums.get(label)!, stats));
@@ -34,7 +34,7 @@ export class PeerTotals {
   }
 }
 
-function add(to: Map<string, ConnectionStats>, { name }: Peer, stats: ConnectionStats): void {
+function add(to: Map<string, PeerStats>, { name }: Peer, stats: PeerStats): void {
   const label = labelOf(name);
   const before = to.get(label);
   to.set(label, before ? sum(before, stats) : stats);
@@ -50,21 +50,31 @@ export function labelOf(name: string): string {
 }
 
 /** What remains of a connection that has ended. */
-function countsOf(stats: ConnectionStats): ConnectionStats {
-  return { ...stats, rttMs: 0, congestionWindowBytes: 0, streams: 0, streamCredit: 0 };
+function countsOf(stats: PeerStats): PeerStats {
+  const none = undefined;
+  return { ...stats, rttMs: none, congestionWindowBytes: none, streams: 0, streamCredit: none };
 }
 
-function sum(a: ConnectionStats, b: ConnectionStats): ConnectionStats {
+function sum(a: PeerStats, b: PeerStats): PeerStats {
   return {
-    rttMs: Math.max(a.rttMs, b.rttMs),
-    congestionWindowBytes: a.congestionWindowBytes + b.congestionWindowBytes,
-    sentPackets: a.sentPackets + b.sentPackets,
-    receivedPackets: a.receivedPackets + b.receivedPackets,
-    lostPackets: a.lostPackets + b.lostPackets,
-    sentBytes: a.sentBytes + b.sentBytes,
-    receivedBytes: a.receivedBytes + b.receivedBytes,
-    lostBytes: a.lostBytes + b.lostBytes,
+    rttMs: either(a.rttMs, b.rttMs, Math.max),
+    congestionWindowBytes: either(a.congestionWindowBytes, b.congestionWindowBytes),
+    sentPackets: either(a.sentPackets, b.sentPackets),
+    receivedPackets: either(a.receivedPackets, b.receivedPackets),
+    lostPackets: either(a.lostPackets, b.lostPackets),
+    sentBytes: either(a.sentBytes, b.sentBytes),
+    receivedBytes: either(a.receivedBytes, b.receivedBytes),
+    lostBytes: either(a.lostBytes, b.lostBytes),
     streams: a.streams + b.streams,
-    streamCredit: a.streamCredit + b.streamCredit,
+    streamCredit: either(a.streamCredit, b.streamCredit),
   };
+}
+
+/** Of numbers that may be missing. */
+function either(
+  a: number | undefined,
+  b: number | undefined,
+  both = (a: number, b: number) => a + b,
+): number | undefined {
+  return a === undefined || b === undefined ? a ?? b : both(a, b);
 }

@@ -16,7 +16,8 @@ export function logSnapshot({ peers, tunnels, groups, established }: Monitor): v
     log.info("group", { name, agents: ofGroup.length, waiting });
   }
   for (const peer of peers) {
-    const { name, address, transport, nextUdpTrialAt, alpn, isDraining, isResponsive } = peer;
+    const { name, address, transport, nextUdpTrialAt, alpn, library, isDraining, isResponsive } =
+      peer;
     const { streams, rttMs, lostPackets, sentPackets } = peer.stats();
     const age = secondsSince(peer.since);
     const state = isDraining ? "draining" : isResponsive ? "serving" : "silent";
@@ -24,6 +25,7 @@ export function logSnapshot({ peers, tunnels, groups, established }: Monitor): v
       name,
       address,
       alpn,
+      library: library === "deno" ? library : undefined,
       state,
       transport,
       nextUdpTrialS: nextUdpTrialAt === undefined ? undefined : -secondsSince(nextUdpTrialAt),

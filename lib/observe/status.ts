@@ -3,6 +3,7 @@
 
 /** What the status page shows, as `/status.json` gives it. Times are RFC 3339, sizes bytes. */
 import type { ProgramName } from "../version.ts";
+import type { QuicLibrary } from "../quic/mod.ts";
 import type { FrontKind } from "./monitor.ts";
 
 export interface Status {
@@ -56,20 +57,22 @@ export interface StatusPeer {
   /** Groups that an agent belongs to, where a server has several. */
   readonly groups?: readonly string[] | undefined;
   readonly alpn: string;
+  /** What makes an agent's connection; the following are missing where that does not tell. */
+  readonly library?: QuicLibrary | undefined;
   readonly since: string;
   readonly streams: number;
-  readonly streamCredit: number;
+  readonly streamCredit?: number | undefined;
   /** Smoothed round-trip time, in ms. */
-  readonly rttMs: number;
+  readonly rttMs?: number | undefined;
   /** Packets that were lost, of those sent. */
-  readonly lostPackets: number;
-  readonly sentPackets: number;
+  readonly lostPackets?: number | undefined;
+  readonly sentPackets?: number | undefined;
   /** Datagrams to and from the peer, since it connected. */
-  readonly sentBytes: number;
-  readonly receivedBytes: number;
+  readonly sentBytes?: number | undefined;
+  readonly receivedBytes?: number | undefined;
   /** The same per second, over the last interval of the history. */
-  readonly sentBytesPerSecond: number;
-  readonly receivedBytesPerSecond: number;
+  readonly sentBytesPerSecond?: number | undefined;
+  readonly receivedBytesPerSecond?: number | undefined;
 }
 
 export interface StatusGroup {

@@ -23,7 +23,7 @@ export interface TracedTunnel {
   readonly tunnelId?: Uint8Array | undefined;
   readonly client?: SocketAddress | undefined;
   /** The connection and the stream that it has, once it has some, as logs have them. */
-  readonly cid?: string;
+  readonly cid?: string | undefined;
   readonly stream?: number;
 }
 

@@ -3,6 +3,7 @@
 
 import type { Authority } from "../net/authority.ts";
 import { sleep } from "../wait.ts";
+import type { AgentConnection } from "./agent_connection.ts";
 import { type ConnectionStats, connectionStats } from "./connection_stats.ts";
 import { EarlyTimer } from "./early_timer.ts";
 import { type CloseInfo, ConnectionClosedError, TlsAlert, transportCodeOf } from "./errors.ts";
@@ -66,7 +67,8 @@ const decoder = new TextDecoder();
 let lastNumber = 0;
 
 /** A QUIC connection (RFC 9000 §5) whose both ends have shown certificates. */
-export class QuicConnection implements StreamsHost {
+export class QuicConnection implements AgentConnection, StreamsHost {
+  readonly library = "binding";
   /** Number of the connection in this process, from 1. */
   readonly number = ++lastNumber;
   readonly role: "client" | "server";

@@ -2,6 +2,15 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** QUIC (RFC 9000) with mutual TLS, on the native layer of `@matrixai/quic`. */
+export {
+  type AgentConnection,
+  type AgentStream,
+  type PeerStats,
+  type QuicLibrary,
+  type QuicLibraryChoice,
+  quicLibraryChoices,
+  quicLibraryOf,
+} from "./agent_connection.ts";
 export { QuicConnection } from "./connection.ts";
 export type { ConnectionStats } from "./connection_stats.ts";
 export type {
@@ -10,6 +19,7 @@ export type {
   OpenDatagramSocket,
   PeerLocation,
 } from "./datagram_socket.ts";
+export { checkDenoIdentity, DenoQuicEndpoint } from "./deno/endpoint.ts";
 export { type BindOptions, type CarrierOptions, QuicEndpoint } from "./endpoint.ts";
 export { type DropReason, dropReasons, type EndpointStats } from "./endpoint_stats.ts";
 export {

@@ -10,7 +10,7 @@ import { ConnectedPeer } from "../observe/connected_peer.ts";
 import type { Agent } from "./registry.ts";
 
 /** An agent that is connected to this server. */
-export class ConnectedAgent extends ConnectedPeer implements Agent<QuicStream> {
+export class ConnectedAgent extends ConnectedPeer<QuicConnection> implements Agent<QuicStream> {
   /** Those in its certificate: DNS names, URIs, common names and IP addresses. */
   readonly names: readonly string[];
   /** Those of them that say which groups it belongs to. */

@@ -2,11 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { messageOf } from "../errors.ts";
-import { ignoreNewClients } from "../net/tcp_listener.ts";
+import { ignoreNewClients } from "../net/tcp_reset.ts";
 import { formatAuthority } from "../net/authority.ts";
 import { socketAddressOf } from "../net/ip_address.ts";
-import type { Duplex } from "../tunnel/duplex.ts";
-import { acceptedTcpDuplexes } from "../tunnel/tcp_duplex.ts";
+import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
 import type { Front, FrontClient, FrontMode, FrontService } from "./front.ts";
 
 /** A front for plain TCP. */
@@ -15,14 +14,14 @@ export class TcpFront implements Front {
   readonly address: string;
   readonly addr: Deno.NetAddr;
   readonly #listener: Deno.TcpListener;
-  readonly #toDuplex: (connection: Deno.TcpConn) => Duplex;
+  readonly #keepaliveMs: number;
   #service: FrontService;
 
   /** @param keepaliveMs idle time until a client is probed, 0 for no probes */
   constructor(listener: Deno.TcpListener, service: FrontService, keepaliveMs: number) {
     this.#listener = listener;
     this.#service = service;
-    this.#toDuplex = acceptedTcpDuplexes(listener, keepaliveMs);
+    this.#keepaliveMs = keepaliveMs;
     this.addr = listener.addr as Deno.NetAddr;
     this.address = formatAuthority(this.addr);
   }
@@ -43,7 +42,7 @@ export class TcpFront implements Front {
     const connection = await this.#listener.accept();
     try {
       return {
-        carrier: this.#toDuplex(connection),
+        carrier: tcpDuplex(connection, this.#keepaliveMs),
         remote: socketAddressOf(connection.remoteAddr),
         local: socketAddressOf(connection.localAddr),
       };

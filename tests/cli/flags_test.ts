@@ -670,6 +670,7 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
     serverName: "quic-tunnel-server",
     caFile: "a",
     dialTimeoutMs: 10_000,
+    quicLibrary: "auto" as const,
   };
   const agentArgs = [...files, "-ca-file", "a"];
   assertEquals(valuesOf(agentFlags, agentArgs), {

@@ -241,6 +241,8 @@ test("runAgent() does not run out of streams by those that clients leave in the 
     for (let n = 0; n < 10; n++) await soon("more of the flood", client.read(buffer));
     client.abort();
   }
+  // Deno's QUIC loses none of them.
+  if (net.isOnDeno) return assertEquals(replaced(), []);
   assert(replaced().length >= 2, lines.join("\n"));
   assertMatch(
     replaced()[0]!,

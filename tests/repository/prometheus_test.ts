@@ -300,6 +300,7 @@ Deno.test("dashboard.json shows metrics that there are, by their labels, and all
     "quic_tunnel_agent_quic_congestion_window_bytes",
     "quic_tunnel_agent_quic_stream_credit",
     "quic_tunnel_agent_quic_received_packets_total",
+    "quic_tunnel_agent_quic_library",
   ];
   assertEquals([...exposed.keys()].filter((name) => !shown.has(name)).sort(), left.sort());
 });

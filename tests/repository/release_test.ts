@@ -123,7 +123,8 @@ pureTest("nativeLibraryError() names the machines that there are libraries for",
   const known = platforms.map(({ target }) => target).join(", ");
   assertEquals(
     message,
-    `the QUIC library has no build for aarch64-unknown-linux-gnu, only for ${known}`,
+    `the QUIC library has no build for aarch64-unknown-linux-gnu, only for ${known}: ` +
+      "proxy-server does not run here, and agents need --quic-library=deno",
   );
   assertEquals(unsupported("aarch64-apple-darwin"), undefined);
 });

@@ -12,7 +12,7 @@ import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import { configureLog, resetLog } from "../../lib/log.ts";
 import { Monitor } from "../../lib/observe/monitor.ts";
-import { live } from "../../lib/quic/mod.ts";
+import { live, type QuicLibrary } from "../../lib/quic/mod.ts";
 import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
 import { runServer } from "../../server.ts";
 import type { ServerConfig } from "../../lib/server/config.ts";
@@ -86,6 +86,8 @@ export interface Target {
 export interface Dialects {
   readonly server: readonly string[];
   readonly agent: readonly string[];
+  /** What makes the agent's connections. @default {"auto"} */
+  readonly library?: QuicLibrary;
 }
 
 /** ALPN names of an end that knows this project's dialect as well as the raw one. */
@@ -95,6 +97,7 @@ const RAW = [RAW_ALPN];
 /** Every combination of ends that know this project's dialect with ends that do not, as the Go programs. */
 export const combinations: Readonly<Record<string, Dialects>> = {
   "qrht/1": { server: OWN, agent: OWN },
+  "qrht/1, the agent on Deno's QUIC": { server: OWN, agent: OWN, library: "deno" },
   "raw by the server": { server: RAW, agent: OWN },
   "raw by the agent": { server: OWN, agent: RAW },
   "raw": { server: RAW, agent: RAW },
@@ -119,14 +122,19 @@ export function agentConfig(
 export class Network implements AsyncDisposable {
   /** What server and agents that follow the combination speak. */
   readonly isRaw: boolean;
+  /** Whether agents that follow the combination are on Deno's own QUIC. */
+  readonly isOnDeno: boolean;
   readonly #programs: Running[] = [];
   readonly #ends: Duplex[] = [];
   readonly #listeners: Deno.TcpListener[] = [];
   readonly #serving: Promise<void>[] = [];
   readonly #dialects: Dialects;
+  readonly #library: { readonly quicLibrary?: QuicLibrary };
 
   constructor(dialects: Dialects) {
     this.#dialects = dialects;
+    this.isOnDeno = dialects.library === "deno";
+    this.#library = dialects.library ? { quicLibrary: dialects.library } : {};
     this.isRaw = [dialects.server, dialects.agent].includes(RAW);
   }
 
@@ -167,7 +175,10 @@ export class Network implements AsyncDisposable {
     monitor = new Monitor("proxy-agent"),
   ): Running {
     return this.#start((signal) =>
-      runAgent({ ...agentConfig(server, this.#dialects.agent), ...config }, { signal, monitor })
+      runAgent({ ...agentConfig(server, this.#dialects.agent), ...this.#library, ...config }, {
+        signal,
+        monitor,
+      })
     );
   }
 
@@ -179,7 +190,12 @@ export class Network implements AsyncDisposable {
   ): Running {
     const upstream = loopback(upstreamPort);
     return this.#start((signal) =>
-      runPassthrough({ ...agentConfig(server, this.#dialects.agent), upstream, ...config }, {
+      runPassthrough({
+        ...agentConfig(server, this.#dialects.agent),
+        ...this.#library,
+        upstream,
+        ...config,
+      }, {
         signal,
         monitor,
       })

@@ -5,11 +5,16 @@
 import { type Certificate, hostNamesOf, listNames } from "../../tls/certificate.ts";
 import type { Authority } from "../../net/authority.ts";
 import { quote } from "../../printable.ts";
-import { checkTlsFiles, readTlsFiles, type TlsFiles, type TlsMaterial } from "../../tls/files.ts";
+import {
+  checkTlsFiles,
+  readTlsFiles,
+  type TlsFiles,
+  type TlsMaterial,
+  type TryOut,
+} from "../../tls/files.ts";
 import { DAY_MS, expiryOf } from "../../tls/expiry.ts";
 import { invalidity, isForHost } from "../../tls/faults.ts";
 import { usabilityOf } from "../../tls/usability.ts";
-import { tryOutTls } from "../program_tls.ts";
 import { DEFAULT_SERVER_NAME } from "../program_flags.ts";
 import { type Found, type Report, StepError } from "./report.ts";
 
@@ -19,12 +24,14 @@ const MAX_LEFT_OUT = 5;
  * Reads and checks the files of one side.
  *
  * @param side `tls`: those of a server's TLS listener for clients
+ * @param tryOut has the TLS library load them. @default {that of the binding}
  * @returns what is in them if all is well, and the server's address if a bundle has it
  */
 export async function checkCertificates(
   report: Report,
   files: TlsFiles,
   side: "server" | "client" | "tls",
+  tryOut?: TryOut,
 ): Promise<{ tls?: TlsMaterial | undefined; server?: Authority | undefined }> {
   const step = (name: string) => side === "tls" ? `tls ${name}` : name;
   const contents = await report.step(step("files"), async () => {
@@ -38,7 +45,6 @@ export async function checkCertificates(
   });
   const now = new Date();
   const material = await report.after(contents, step("certificates"), (contents) => {
-    const tryOut = side === "tls" ? tryOutTls : undefined;
     const value = checkTlsFiles(contents, { now, tryOut });
     const subject = value.info.subject ? quote(value.info.subject) : "the certificate";
     const found = `${subject} matches its key and is valid`;

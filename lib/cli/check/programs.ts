@@ -6,7 +6,14 @@ import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { formatIp } from "../../net/ip_address.ts";
 import type { AgentFlagValues, PassthroughFlagValues, ServerFlagValues } from "../program_flags.ts";
 import type { TlsMaterial } from "../../tls/files.ts";
-import { agentTlsFiles, clientTlsFiles, serversOf, serverTlsFiles } from "../program_tls.ts";
+import {
+  agentTlsFiles,
+  clientTlsFiles,
+  serversOf,
+  serverTlsFiles,
+  tryOutTls,
+} from "../program_tls.ts";
+import { chosenLibrary, type LibraryFlagValues } from "../quic_library.ts";
 import { checkCertificates } from "./certificates.ts";
 import { checkTcpAddress, checkUdpAddress, checkUnixSocket } from "./listeners.ts";
 import { Report, type ReportOutput } from "./report.ts";
@@ -32,7 +39,7 @@ export async function checkServer(
       const value = clientTlsFiles(values)!;
       return { found: "all files are set, and this runtime asks clients for certificates", value };
     });
-    if (files) await checkCertificates(report, files, "tls");
+    if (files) await checkCertificates(report, files, "tls", tryOutTls);
   }
   if (reusePort) {
     await report.step("reuse-port flag", () => {
@@ -85,7 +92,14 @@ export async function checkPassthrough(
 
 type SessionFlagValues = Pick<
   AgentFlagValues,
-  "join" | "caFile" | "certFile" | "certKey" | "servers" | "serverName" | "alpn" | "name"
+  | "join"
+  | "caFile"
+  | "certFile"
+  | "certKey"
+  | "servers"
+  | "serverName"
+  | "name"
+  | keyof LibraryFlagValues
 >;
 
 async function checkServers(
@@ -93,9 +107,15 @@ async function checkServers(
   program: string,
   values: SessionFlagValues,
 ): Promise<void> {
-  const { tls, server } = await checkCertificates(report, agentTlsFiles(values), "client");
+  const { quicLibrary, tryOut } = chosenLibrary(values);
+  const files = agentTlsFiles(values);
+  const { tls, server } = await checkCertificates(report, files, "client", tryOut);
   for (const address of serversOf(values, server)) {
-    await checkServerAt(report, address, tls && sessionOf(program, values, tls));
+    await checkServerAt(
+      report,
+      address,
+      tls && sessionOf(program, { ...values, quicLibrary }, tls),
+    );
   }
 }
 
@@ -119,6 +139,6 @@ async function checkServerAt(
 }
 
 function sessionOf(program: string, values: SessionFlagValues, tls: TlsMaterial) {
-  const { name, serverName, alpn } = values;
-  return { program, name, serverName, alpn, tls };
+  const { name, serverName, alpn, quicLibrary } = values;
+  return { program, name, serverName, alpn, quicLibrary, tls };
 }

@@ -5,6 +5,7 @@
 import type { Authority } from "../../net/authority.ts";
 import { CloseCode } from "../../qrht/codes.ts";
 import { ConnectError, explainConnectError } from "../../agent/connect_error.ts";
+import { type OpenConnection, openConnection } from "../../agent/open_connection.ts";
 import { AnchorChoice } from "../../tls/anchor_choice.ts";
 import type { TlsMaterial } from "../../tls/files.ts";
 import { certificateFields, describeCertificate } from "../../tls/certificate.ts";
@@ -15,10 +16,12 @@ import { largeDatagramsArrive } from "./large_datagrams.ts";
 import { startControl } from "../../qrht/control.ts";
 import type { Hello } from "../../qrht/messages.ts";
 import {
+  type AgentConnection,
+  congestionControls,
   ConnectionClosedError,
   MIN_DATAGRAM_BYTES,
-  type QuicConnection,
-  QuicEndpoint,
+  QuicConnection,
+  type QuicLibraryChoice,
 } from "../../quic/mod.ts";
 import { sleep } from "../../wait.ts";
 import { type Found, type Report, StepError } from "./report.ts";
@@ -29,6 +32,7 @@ export interface SessionCheck {
   readonly name: string | undefined;
   readonly serverName: string;
   readonly alpn: readonly string[];
+  readonly quicLibrary: QuicLibraryChoice;
   readonly tls: TlsMaterial;
 }
 
@@ -41,9 +45,6 @@ const HELLO_TIMEOUT_MS = 3_000;
  */
 const RAW_JUDGEMENT_MS = 100;
 const RAW_JUDGEMENT_ROUND_TRIPS = 3;
-
-/** Interval of PINGs, which reveal losses soon. */
-const KEEPALIVE_MS = 500;
 
 /** Time to deliver the last packets. */
 const SETTLE_MS = 500;
@@ -63,12 +64,10 @@ export async function checkSession(
   label: string,
   options: SessionCheck | undefined,
 ): Promise<void> {
-  const hostname = address?.hostname.includes(":") ? "::" : "0.0.0.0";
-  await using endpoint = new QuicEndpoint({ hostname, port: 0 });
   const connected = await report.after(
     address && options,
     `handshake with ${label}`,
-    (options) => connect(endpoint, address!, options),
+    (options) => connect(address!, options),
   );
   const isIn = await report.after(
     connected,
@@ -80,30 +79,35 @@ export async function checkSession(
     await report.after(undefined, way, checkLarge);
     return;
   }
-  if (isIn && !speaksQrht(connected.alpn)) report.skip(way, "not supported in the raw dialect");
-  else await report.after(isIn && connected, way, checkLarge);
-  await connected.settled(SETTLE_MS);
-  connected.close(CloseCode.AgentLeaves, CHECKED);
+  const { connection, close } = connected;
+  if (!(connection instanceof QuicConnection)) report.skip(way, "not known on Deno's QUIC");
+  else if (isIn && !speaksQrht(connection.alpn)) {
+    report.skip(way, "not supported in the raw dialect");
+  } else await report.after(isIn && connection, way, checkLarge);
+  await connection.settled(SETTLE_MS);
+  connection.close(CloseCode.AgentLeaves, CHECKED);
+  await close(CloseCode.AgentLeaves);
 }
 
 /** A connection, or why the server closed it right after the handshake. */
-type Connected = QuicConnection | StepError;
+type Connected = OpenConnection | StepError;
 
 async function connect(
-  endpoint: QuicEndpoint,
   address: Authority,
-  { tls, serverName, alpn }: SessionCheck,
+  { tls, serverName, alpn, quicLibrary }: SessionCheck,
 ): Promise<Found<Connected>> {
   try {
-    const value = await endpoint.connect(address, serverName, {
+    const value = await openConnection(address, {
+      serverName,
       tls: new AnchorChoice(tls),
       alpn,
-      keepAliveMs: KEEPALIVE_MS,
+      quicLibrary,
+      mtu: 0,
+      congestionControl: congestionControls[0],
       // Without stream credit, the server can send no clients, in either dialect.
       maxStreams: 0,
-    });
-    const { rttMs } = value.stats();
-    return { found: `${value.alpn}, round trip ${rttMs} ms, ${describeServer(value)}`, value };
+    }, new AbortController().signal);
+    return { found: describeConnection(value.connection), value };
   } catch (error) {
     const value = stepError(explainConnectError(error, tls, serverName));
     const wasJudged = error instanceof ConnectionClosedError && error.info.by === "peer" &&
@@ -113,17 +117,23 @@ async function connect(
   }
 }
 
-function describeServer({ peerCertificates }: QuicConnection): string {
-  const { subject, notAfter } = certificateFields(describeCertificate(peerCertificates![0]!));
-  return `certificate of ${quote(subject)}, valid until ${notAfter}`;
+function describeConnection(connection: AgentConnection): string {
+  const { alpn, library, peerCertificates } = connection;
+  const { rttMs } = connection.stats();
+  if (!peerCertificates) return `${alpn}, library ${library}`;
+  const { subject, notAfter } = certificateFields(describeCertificate(peerCertificates[0]!));
+  return `${alpn}, round trip ${rttMs} ms, certificate of ${
+    quote(subject)
+  }, valid until ${notAfter}`;
 }
 
 /** Checks that the server does not close the connection after verifying this end. */
 async function checkAdmission(
-  connection: Connected,
+  connected: Connected,
   { program, name, tls, serverName }: SessionCheck,
 ): Promise<Found> {
-  if (connection instanceof StepError) throw connection;
+  if (connected instanceof StepError) throw connected;
+  const { connection } = connected;
   const hello = Promise.withResolvers<Hello>();
   let drains = false;
   const control = startControl(connection, { program, name }, {
@@ -140,7 +150,7 @@ async function checkAdmission(
   });
   try {
     if (!control) {
-      const { rttMs } = connection.stats();
+      const { rttMs = 0 } = connection.stats();
       const ms = RAW_JUDGEMENT_MS + RAW_JUDGEMENT_ROUND_TRIPS * rttMs;
       await Promise.race([closed, sleep(ms, over.signal)]);
       return { found: "admitted, as far as the raw dialect shows", value: true };

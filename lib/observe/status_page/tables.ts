@@ -76,6 +76,9 @@ export function table<Row>(
   );
 }
 
+/** Of what the library of a connection does not tell. */
+const UNKNOWN = "–";
+
 /** What a program calls its peers. */
 export function peerWord(program: Status["program"]): "Agent" | "Server" {
   return program === "proxy-server" ? "Agent" : "Server";
@@ -93,7 +96,11 @@ export function peerTable({ program, peers, at }: Status): Element {
       { name: "Transport", cell: (peer) => transportOf(peer, at) },
       { name: "Connected for", isNumber: true, cell: ({ since }) => ageOf(since, at) },
       { name: "Streams", isNumber: true, cell: streamsOf },
-      { name: "Round trip", isNumber: true, cell: ({ rttMs }) => formatLatency(rttMs) },
+      {
+        name: "Round trip",
+        isNumber: true,
+        cell: ({ rttMs }) => rttMs === undefined ? UNKNOWN : formatLatency(rttMs),
+      },
       { name: "Lost", isNumber: true, cell: lossOf },
       {
         name: "Sending",
@@ -106,7 +113,7 @@ export function peerTable({ program, peers, at }: Status): Element {
         cell: ({ receivedBytesPerSecond, receivedBytes }) =>
           rateOf(receivedBytesPerSecond, receivedBytes),
       },
-      { name: "Protocol", cell: ({ alpn }) => nameOf(alpn) },
+      { name: "Protocol", cell: protocolOf },
     ],
     peers,
     {
@@ -254,18 +261,24 @@ function transportOf({ transport, nextUdpTrialAt }: StatusPeer, at: string): Con
 }
 
 function streamsOf({ streams, streamCredit }: StatusPeer): Contents {
-  return [
-    formatNumber(streams),
-    element("small", { class: "muted" }, ` ${formatNumber(streamCredit)} free`),
-  ];
+  const credit = streamCredit === undefined ? "" : ` ${formatNumber(streamCredit)} free`;
+  return [formatNumber(streams), element("small", { class: "muted" }, credit)];
 }
 
-function lossOf({ lostPackets, sentPackets }: StatusPeer): Element {
+function protocolOf({ alpn, library }: StatusPeer): Contents {
+  return library === "deno"
+    ? [nameOf(alpn), element("small", { class: "muted" }, " on Deno's QUIC")]
+    : nameOf(alpn);
+}
+
+function lossOf({ lostPackets, sentPackets }: StatusPeer): Contents {
+  if (lostPackets === undefined || sentPackets === undefined) return UNKNOWN;
   const title = `${formatNumber(lostPackets)} of ${formatNumber(sentPackets)} packets`;
   return element("span", { title }, formatPercent(lostPackets, sentPackets));
 }
 
-function rateOf(bytesPerSecond: number, bytes: number): Contents {
+function rateOf(bytesPerSecond: number | undefined, bytes: number | undefined): Contents {
+  if (bytesPerSecond === undefined || bytes === undefined) return UNKNOWN;
   return [
     formatRate(bytesPerSecond),
     element("small", { class: "muted" }, ` ${formatBytes(bytes)} total`),

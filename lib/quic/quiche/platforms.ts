@@ -21,5 +21,6 @@ export const platforms: readonly Platform[] = [
 export function unsupported(target: string): string | undefined {
   if (platforms.some((platform) => platform.target === target)) return undefined;
   const names = platforms.map((platform) => platform.target).join(", ");
-  return `the QUIC library has no build for ${target}, only for ${names}`;
+  return `the QUIC library has no build for ${target}, only for ${names}: ` +
+    "proxy-server does not run here, and agents need --quic-library=deno";
 }
