@@ -3,6 +3,7 @@
 
 /** How good the figures ought to be, each in terms of another one of the same run. */
 import type { Figures } from "./figures.ts";
+import { curvesOf } from "./growth.ts";
 import { differenceOf, ratioOf, type Spread, spreadOf } from "./statistics.ts";
 
 interface Bar {
@@ -203,6 +204,16 @@ export const bars: readonly Bar[] = [
       ...atMost(1.8),
     },
   ]),
+  {
+    name: "costs of a connection or of bytes that grow",
+    unit: "",
+    spread: (figures) => {
+      const curves = curvesOf(figures.list("growth"));
+      if (curves.length === 0) return undefined;
+      return spreadOf([curves.filter(({ grows }) => grows).length]);
+    },
+    ...atMost(0),
+  },
   ...ends.map((end) => ({
     ...above(`${end} at rest above an empty program`, `memory/rest/${end}`, "memory/empty"),
     ...atMost(30),

@@ -18,6 +18,7 @@ import { countColumns, measureCounts } from "./counts.ts";
 import { measureFairness } from "./fairness.ts";
 import { Figures } from "./figures.ts";
 import { measureGets } from "./gets.ts";
+import { growthTable, measureGrowth } from "./growth.ts";
 import { measureIdle } from "./idle.ts";
 import { measureLossy } from "./lossy.ts";
 import { measureMemory } from "./memory.ts";
@@ -48,6 +49,11 @@ const rows: Readonly<Record<RowName, RowKind>> = {
     title: "each of some tunnels",
     measure: measureCounts,
     table: (title, figures) => crossTable(title, figures, countColumns),
+  },
+  growth: {
+    title: "growth: in brackets, the ratios to the first",
+    measure: measureGrowth,
+    table: growthTable,
   },
   memory: { title: "resident memory", measure: measureMemory },
   idle: { title: "CPU at rest", measure: measureIdle },

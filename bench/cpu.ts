@@ -42,6 +42,20 @@ export async function cpuTimes(pids: readonly number[] = []): Promise<CpuTimes |
   }
 }
 
+/**
+ * CPU time so far of the main threads of some processes, in milliseconds and to the microsecond. Undefined where the
+ * kernel does not tell it.
+ */
+export async function mainThreadMs(pids: readonly number[]): Promise<number[] | undefined> {
+  if (Deno.build.os !== "linux") return undefined;
+  const { stdout, success } = await commandOutput(
+    "cat",
+    pids.map((pid) => `/proc/${pid}/schedstat`),
+  );
+  if (!success) return undefined;
+  return stdout.trimEnd().split("\n").map((line) => Number(line.split(" ")[0]) / 1e6);
+}
+
 /** Lets programs finish what they do after their last byte, and shows what else the machine does. */
 const PAUSE_MS = 300;
 const MAX_PAUSES = 8;

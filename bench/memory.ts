@@ -3,9 +3,9 @@
 
 /** How much memory the programs take: at rest, with many idle tunnels, and after much work. */
 import { delay } from "@std/async/delay";
-import { commandOutput } from "../tools/command_output.ts";
 import { lookAt } from "../tools/process_look.ts";
 import { get } from "./http_client.ts";
+import { inBatches, withinFiles } from "./many.ts";
 import { Attempts } from "./peers.ts";
 import { benchProgram, type Program } from "./program.ts";
 import type { Bench } from "./row.ts";
@@ -15,10 +15,6 @@ import { openWay, type Way } from "./way.ts";
 
 /** As many as an agent takes, or fewer. */
 const TUNNELS = { full: 10_000, short: 1_000 };
-/** Tunnels that are opened at a time. */
-const BATCH = 50;
-/** Files that each process needs beside those of tunnels. */
-const OTHER_FILES = 500;
 
 /** Until a program has settled. */
 const SETTLE_MS = 1_500;
@@ -76,9 +72,8 @@ async function measureIdle(bench: Bench): Promise<void> {
   await using tunnel = await startTunnel({ certificates, signal });
   await delay(SETTLE_MS);
   const rest = await record(bench, tunnel, "rest", "at rest");
-  const files = await fileLimit();
   const wanted = isShort ? TUNNELS.short : TUNNELS.full;
-  const count = Math.min(wanted, files - OTHER_FILES);
+  const { count, files } = await withinFiles(wanted);
   if (count < wanted) {
     bench.note(`memory: the limit of ${files} open files allows ${count} idle tunnels`);
   }
@@ -115,18 +110,6 @@ async function askOnce(way: Way): Promise<void> {
   await get(way);
 }
 
-/** Does something a number of times, some of them at a time. */
-async function inBatches(
-  count: number,
-  signal: AbortSignal,
-  work: () => Promise<void>,
-): Promise<void> {
-  for (let done = 0; done < count; done += BATCH) {
-    signal.throwIfAborted();
-    await Promise.all(Array.from({ length: Math.min(BATCH, count - done) }, work));
-  }
-}
-
 async function record(
   { figures }: Bench,
   tunnel: Tunnel,
@@ -145,11 +128,4 @@ async function rssOf({ pid }: Pick<Program, "pid">): Promise<number> {
   const look = (await lookAt([pid])).get(pid);
   if (!look) throw new Error(`cannot read the memory of process ${pid}`);
   return look.rssKib / 1024;
-}
-
-/** Files that a process may have open: Deno raises what is allowed to what is possible. */
-async function fileLimit(): Promise<number> {
-  const { stdout } = await commandOutput("sh", ["-c", "ulimit -Hn"]);
-  const limit = Number(stdout);
-  return Number.isFinite(limit) ? limit : Infinity;
 }

@@ -12,6 +12,7 @@ export const rowNames = [
   "gets",
   "clients",
   "counts",
+  "growth",
   "memory",
   "idle",
   "restart",
@@ -36,7 +37,7 @@ export const HELP =
 
 Usage: deno task bench [options]
 
-  --short        fewer measurements, about a minute
+  --short        fewer measurements, about two minutes
   --only ROWS    only these rows, comma-separated: ${rowNames.join(",")}
   --peer SPEC    also measure another program in bulk, gets, clients, counts and memory; up to
                  ${MAX_PEERS} times. SPEC is ${PEER_FORM}:

@@ -7,6 +7,7 @@ import { Figures } from "../../bench/figures.ts";
 import { parseOptions, rowNames } from "../../bench/options.ts";
 import { barTable, crossTable, figureTable } from "../../bench/report.ts";
 import { differenceOf, percentile, ratioOf, spreadOf } from "../../bench/statistics.ts";
+import { curvesOf, growthTable } from "../../bench/growth.ts";
 import { get } from "../../bench/http_client.ts";
 import { Attempts, MAX_PEERS, parsePeers, startPeers } from "../../bench/peers.ts";
 import { parseCounts } from "../../bench/system_calls.ts";
@@ -170,6 +171,38 @@ test("crossTable() has figures of one name in a row, in the columns that are the
     ]
       .join("\n"),
   );
+});
+
+test("growthTable() compares costs with the first one, or with one measured at the same time", () => {
+  const figures = new Figures();
+  const add = (series: string, what: string, level: string, value: number) => {
+    const id = `growth/${series}/${what}/${level}`;
+    figures.add({ id, name: `${series}: ${what}`, unit: "ms" }, value);
+  };
+  add("rate", "cost", "1", 2);
+  add("rate", "cost", "64", 1);
+  for (const [level, alone, value] of [["9", 1, 1.2], ["90", 2, 3]] as const) {
+    add("agents", "server, CPU at rest", `${level}/alone`, alone);
+    add("agents", "server, CPU at rest", level, value * 10);
+    add("agents", "cost", `${level}/alone`, alone);
+    add("agents", "cost", level, value);
+  }
+  assertEquals(
+    growthTable("growth", figures.list()).replace(/ +/g, " "),
+    `growth
+
+rate 1 64
+cost, ms 2.00 (1.00) 1.00 (0.50)
+
+agents alone 9 90
+server, CPU at rest, ms 1.50 12.00 (12.00) 30.00 (15.00)
+cost, ms 1.50 1.20 (1.20) 3.00 (1.50)
+
+not flat: agents: cost, 1.50 times at 90`,
+  );
+  assertEquals(curvesOf(figures.list()).map(({ grows }) => grows), [false, false, true]);
+  const bar = judge(figures).find(({ name }) => name.startsWith("costs"))!;
+  assertEquals([bar.spread!.median, bar.missedBy], [1, 1]);
 });
 
 test("parseCounts() reads the table of strace, with the calls that failed and without the sum", () => {
