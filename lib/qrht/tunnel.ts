@@ -75,6 +75,13 @@ const OPEN_TIMEOUT_MS = 10_000;
 /** Time in which the server must take what the agent answers by itself. */
 export const ANSWER_TIMEOUT_MS = 10_000;
 
+/**
+ * Time that OPEN waits for the client's first bytes, which most clients send together with their
+ * acknowledgement of the connection, and RESULT for those of the target.
+ */
+const OPEN_HOLD_MS = 1;
+const RESULT_HOLD_MS = 2;
+
 const CONNECTED = encodeResult({ code: "connected", text: "" });
 
 /** The server's end of a stream that it has just opened. */
@@ -85,7 +92,7 @@ export function openTunnel(stream: BidiStream, alpn: string, open: Open): Outgoi
   }
   const carrier = new TunnelStream(stream, FrameType.Result);
   const result = (async () => {
-    await carrier.holdFirst(FrameType.Open, encodeOpen(open), Hold.forTurn);
+    await carrier.holdFirst(FrameType.Open, encodeOpen(open), Hold.for(OPEN_HOLD_MS));
     const payload = await carrier.receiveFirst();
     if (!payload) throw new Error("the agent ended the stream without a result");
     return carrier.parseOrReset(() => decodeResult(payload));
@@ -142,7 +149,7 @@ function framedTunnel(carrier: TunnelStream, open: Open): IncomingTunnel {
       if (hasResult) return;
       hasResult = true;
       // When this fails, so does the next write.
-      carrier.holdFirst(FrameType.Result, CONNECTED, Hold.briefly).catch(() => {});
+      carrier.holdFirst(FrameType.Result, CONNECTED, Hold.for(RESULT_HOLD_MS)).catch(() => {});
     },
     async sendConnected() {
       if (hasResult) return;

@@ -32,24 +32,23 @@ type FirstFrame = typeof FrameType.Open | typeof FrameType.Result;
  */
 const MAX_COPIED_BYTES = 4096;
 
-/** Longest time that a first frame is held back by {@linkcode Hold.briefly}. */
-const HOLD_MS = 2;
-
 /**
  * How long a first frame is held back, so that one packet can carry it together with the first
  * bytes of the tunnel. Each calls `send` when that time is over, and returns a function that
  * cancels this.
  */
 export const Hold = {
-  /** Until the event loop has read what has arrived already. */
+  /** Until the end of this turn of the event loop. */
   forTurn(send: () => void): () => void {
     const turn = setImmediate(send);
     return () => clearImmediate(turn);
   },
-  /** For 2 ms. */
-  briefly(send: () => void): () => void {
-    const timer = setTimeout(send, HOLD_MS);
-    return () => clearTimeout(timer);
+  /** For a time. */
+  for(ms: number): (send: () => void) => () => void {
+    return (send) => {
+      const timer = setTimeout(send, ms);
+      return () => clearTimeout(timer);
+    };
   },
 } as const;
 
