@@ -7,7 +7,7 @@
  * `--allow-ffi`.
  */
 import type { Logger } from "../log.ts";
-import { libc, setOption } from "./libc.ts";
+import { libc, setOption, SOL_SOCKET } from "./libc.ts";
 import { descriptorOf } from "./tcp_reset.ts";
 
 export interface TcpKeepaliveOptions {
@@ -18,7 +18,8 @@ export interface TcpKeepaliveOptions {
   readonly tcpKeepaliveMs: number;
 }
 
-/** tcp(7) */
+/** socket(7), tcp(7) */
+const SO_KEEPALIVE = 9;
 const IPPROTO_TCP = 6;
 const TCP_KEEPIDLE = 4;
 const TCP_KEEPINTVL = 5;
@@ -29,9 +30,15 @@ const PROBES = 9;
 
 /** Sets the keepalive of a connection that was accepted, or comes from `connectTcp`. */
 export function setTcpKeepalive(connection: Deno.TcpConn, ms: number): void {
-  connection.setKeepAlive(ms > 0);
   const fd = ms > 0 ? descriptorOf(connection) : undefined;
-  if (fd === undefined) return;
+  if (fd === undefined) connection.setKeepAlive(ms > 0);
+  else setKeepaliveOptions(fd, ms);
+}
+
+/** Sets the keepalive of a descriptor. */
+export function setKeepaliveOptions(fd: number, ms: number): void {
+  setOption(fd, SOL_SOCKET, SO_KEEPALIVE, ms > 0 ? 1 : 0);
+  if (ms === 0) return;
   const seconds = Math.ceil(ms / 1_000);
   setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds);
   setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, seconds);

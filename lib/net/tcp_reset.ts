@@ -10,37 +10,31 @@
  */
 import { equals } from "@std/bytes/equals";
 import { firstReserved, TooManyFilesError } from "./descriptors.ts";
-import { formatIp, ipBytes } from "./ip_address.ts";
-import {
-  getOption,
-  libc,
-  nextDescriptor,
-  readSocketAddress,
-  setOption,
-  SOL_SOCKET,
-} from "./libc.ts";
+import { ipBytes } from "./ip_address.ts";
+import { libc, nextDescriptor, readSocketAddress, setOption, SOL_SOCKET } from "./libc.ts";
 
 /** `struct sockaddr` of the family AF_UNSPEC. */
 const NO_ADDRESS = new Uint8Array(16);
 
 /** socket(7) */
 const SO_LINGER = 13;
-const SO_ATTACH_FILTER = 26;
-const SO_ACCEPTCONN = 30;
-
-/** `struct sock_filter`: one instruction of BPF, "return 0", which drops each packet. */
-const DROP_ALL = Uint8Array.of(0x06, 0, 0, 0, 0, 0, 0, 0);
-
-/** Listeners are opened at the start, and have low descriptors. */
-const MAX_DESCRIPTOR = 1_024;
 
 /**
  * Descriptors that may have been opened between the look at the next one and a connection's own.
  */
 const OPENED_MEANWHILE = 1024;
 
-/** Descriptors of open connections. Reading the addresses of a descriptor has shown whose it is. */
+/**
+ * Descriptors of open connections that come from {@linkcode connectTcp}. Reading the addresses of a
+ * descriptor has shown whose it is.
+ */
 const descriptors = new WeakMap<Deno.TcpConn, number>();
+
+/** Connections that are about to be closed: their descriptors are soon those of others. */
+const over = new WeakSet<Deno.TcpConn>();
+
+/** Whether what Deno tells of accepted connections is known to be their descriptor. */
+let areAcceptedKnown = false;
 
 /** No descriptor of a connection that was opened here is higher than this and a few. */
 let highest = 0;
@@ -68,7 +62,7 @@ export async function connectTcp(options: Deno.ConnectOptions): Promise<Deno.Tcp
  */
 export function resetTcp(connection: Deno.TcpConn): boolean {
   const fd = descriptorOf(connection);
-  descriptors.delete(connection);
+  over.add(connection);
   return fd !== undefined && libc!.connect(fd, NO_ADDRESS, NO_ADDRESS.length) === 0;
 }
 
@@ -79,29 +73,14 @@ export function resetTcp(connection: Deno.TcpConn): boolean {
  */
 export function resetTcpAtExit(connection: Deno.TcpConn, reset: boolean): void {
   const fd = descriptorOf(connection);
-  if (!reset) descriptors.delete(connection);
-  // struct linger: on, and for 0 s.
-  if (fd !== undefined) setOption(fd, SOL_SOCKET, SO_LINGER, reset ? 1 : 0, 0);
+  if (!reset) over.add(connection);
+  if (fd !== undefined) setLinger(fd, reset);
 }
 
-/**
- * Has the system answer no further clients of a listener that is to be closed, which resets the
- * connections in its queue; those can still be accepted. A socket filter does that (socket(7)).
- * The others try again after about 1 s (RFC 6298, Section 2), and are refused if the listener is
- * closed by then. Without the C library, nothing happens.
- */
-export function ignoreNewClients({ addr }: Deno.TcpListener): void {
-  if (!libc) return;
-  const { hostname, port } = addr as Deno.NetAddr;
-  for (let fd = 0; fd < MAX_DESCRIPTOR; fd++) {
-    const own = readSocketAddress(fd, "socket");
-    if (own?.port !== port || formatIp(own.ip) !== hostname) continue;
-    if (getOption(fd, SOL_SOCKET, SO_ACCEPTCONN) !== 1) continue;
-    // struct sock_fprog
-    const at = Deno.UnsafePointer.value(Deno.UnsafePointer.of(DROP_ALL));
-    const program = BigUint64Array.of(1n, BigInt(at));
-    libc.setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, program, program.byteLength);
-  }
+/** Whether a close of a descriptor, by whoever, resets its connection. */
+export function setLinger(fd: number, reset: boolean): void {
+  // struct linger: on, and for 0 s.
+  setOption(fd, SOL_SOCKET, SO_LINGER, reset ? 1 : 0, 0);
 }
 
 /**
@@ -118,10 +97,21 @@ export function isTcpReset(connection: Deno.TcpConn): boolean {
  * {@linkcode connectTcp}; undefined where it is not known.
  */
 export function descriptorOf(connection: Deno.TcpConn): number | undefined {
+  if (over.has(connection)) return undefined;
   const known = descriptors.get(connection);
   if (known !== undefined) return known;
   const fd = libc && acceptedDescriptorOf(connection);
-  return fd !== undefined && isOf(connection, fd) ? fd : undefined;
+  if (fd === undefined) return undefined;
+  areAcceptedKnown ||= hasAddresses(connection, fd);
+  return areAcceptedKnown ? fd : undefined;
+}
+
+/**
+ * Makes sure that the descriptor of a connection that has just been accepted is known when it ends:
+ * then its addresses may be gone.
+ */
+export function learnDescriptor(connection: Deno.TcpConn): void {
+  if (!areAcceptedKnown) descriptorOf(connection);
 }
 
 /** What Deno tells of a connection that was accepted. */
@@ -148,10 +138,13 @@ function search(connection: Deno.TcpConn, next: number): void {
  * reset.
  */
 function isOf(connection: Deno.TcpConn, fd: number): boolean {
-  const isIt = hasAddress(fd, "socket", connection.localAddr) &&
-    hasAddress(fd, "peer", connection.remoteAddr);
+  const isIt = hasAddresses(connection, fd);
   if (isIt) descriptors.set(connection, fd);
   return isIt;
+}
+
+function hasAddresses({ localAddr, remoteAddr }: Deno.TcpConn, fd: number): boolean {
+  return hasAddress(fd, "socket", localAddr) && hasAddress(fd, "peer", remoteAddr);
 }
 
 function hasAddress(fd: number, of: "socket" | "peer", { hostname, port }: Deno.NetAddr): boolean {

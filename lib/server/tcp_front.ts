@@ -2,10 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { messageOf } from "../errors.ts";
-import { ignoreNewClients } from "../net/tcp_reset.ts";
+import { ignoreNewClients } from "../net/tcp_listener.ts";
 import { formatAuthority } from "../net/authority.ts";
 import { socketAddressOf } from "../net/ip_address.ts";
-import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
+import type { Duplex } from "../tunnel/duplex.ts";
+import { acceptedTcpDuplexes } from "../tunnel/tcp_duplex.ts";
 import type { Front, FrontClient, FrontMode, FrontService } from "./front.ts";
 
 /** A front for plain TCP. */
@@ -14,14 +15,14 @@ export class TcpFront implements Front {
   readonly address: string;
   readonly addr: Deno.NetAddr;
   readonly #listener: Deno.TcpListener;
-  readonly #keepaliveMs: number;
+  readonly #toDuplex: (connection: Deno.TcpConn) => Duplex;
   #service: FrontService;
 
   /** @param keepaliveMs idle time until a client is probed, 0 for no probes */
   constructor(listener: Deno.TcpListener, service: FrontService, keepaliveMs: number) {
     this.#listener = listener;
     this.#service = service;
-    this.#keepaliveMs = keepaliveMs;
+    this.#toDuplex = acceptedTcpDuplexes(listener, keepaliveMs);
     this.addr = listener.addr as Deno.NetAddr;
     this.address = formatAuthority(this.addr);
   }
@@ -42,7 +43,7 @@ export class TcpFront implements Front {
     const connection = await this.#listener.accept();
     try {
       return {
-        carrier: tcpDuplex(connection, this.#keepaliveMs),
+        carrier: this.#toDuplex(connection),
         remote: socketAddressOf(connection.remoteAddr),
         local: socketAddressOf(connection.localAddr),
       };

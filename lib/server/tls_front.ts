@@ -5,7 +5,7 @@ import { messageOf } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { LogThrottle, timesOf } from "../log_throttle.ts";
 import { acceptEach } from "../net/accept.ts";
-import { ignoreNewClients } from "../net/tcp_reset.ts";
+import { ignoreNewClients } from "../net/tcp_listener.ts";
 import { formatAuthority, formatSocketAddress } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
 import { maxTunnels } from "../net/descriptors.ts";
@@ -18,7 +18,7 @@ import { reasonsOf } from "../tls/faults.ts";
 import type { TlsMaterial } from "../tls/files.ts";
 import { acceptTls, HandshakeError, ServerContext } from "../tls/tls_carrier.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
-import { tcpDuplex } from "../tunnel/tcp_duplex.ts";
+import { acceptedTcpDuplexes } from "../tunnel/tcp_duplex.ts";
 import type { Front, FrontClient, FrontMode } from "./front.ts";
 import { identifyClient, ProxyHeaderError } from "./identify_client.ts";
 
@@ -85,6 +85,7 @@ export class TlsFront implements Front {
   readonly address: string;
   readonly #listener: Deno.TcpListener;
   readonly #options: TlsFrontOptions;
+  readonly #toDuplex: (connection: Deno.TcpConn) => Duplex;
   readonly #judge: ClientJudge;
   readonly #handshakes: HalfOpen<Duplex>;
   /** The oldest first. */
@@ -103,6 +104,7 @@ export class TlsFront implements Front {
     this.#listener = listener;
     this.#options = options;
     this.address = formatAuthority(listener.addr as Deno.NetAddr);
+    this.#toDuplex = acceptedTcpDuplexes(listener, options.tcpKeepaliveMs);
     this.#judge = new ClientJudge(options.clientNames);
     const byDescriptors = Math.max(2, Math.floor(maxTunnels() * DESCRIPTOR_SHARE));
     const { maxHandshakes = Math.min(MAX_HANDSHAKES, byDescriptors) } = options;
@@ -150,7 +152,7 @@ export class TlsFront implements Front {
         remote: socketAddressOf(connection.remoteAddr),
         local: socketAddressOf(connection.localAddr),
       };
-      carrier = tcpDuplex(connection, this.#options.tcpKeepaliveMs);
+      carrier = this.#toDuplex(connection);
     } catch {
       return connection.close(); // it is gone
     }

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { setAcceptedOptions } from "../net/tcp_listener.ts";
 import { setTcpKeepalive } from "../net/tcp_keepalive.ts";
-import { isTcpReset, resetTcp, resetTcpAtExit } from "../net/tcp_reset.ts";
+import { isTcpReset, learnDescriptor, resetTcp, resetTcpAtExit } from "../net/tcp_reset.ts";
 import type { Duplex } from "./duplex.ts";
 
 /**
@@ -16,6 +17,28 @@ export function tcpDuplex(connection: Deno.TcpConn, keepaliveMs = 0): Duplex {
   connection.setNoDelay(true);
   setTcpKeepalive(connection, keepaliveMs);
   resetTcpAtExit(connection, true);
+  return duplexOf(connection);
+}
+
+/**
+ * The same for all connections of a listener, whose options are set on it where the system can.
+ *
+ * @param keepaliveMs see {@linkcode tcpDuplex}
+ */
+export function acceptedTcpDuplexes(
+  listener: Deno.TcpListener,
+  keepaliveMs: number,
+): (connection: Deno.TcpConn) => Duplex {
+  if (!setAcceptedOptions(listener, keepaliveMs)) {
+    return (connection) => tcpDuplex(connection, keepaliveMs);
+  }
+  return (connection) => {
+    learnDescriptor(connection);
+    return duplexOf(connection);
+  };
+}
+
+function duplexOf(connection: Deno.TcpConn): Duplex {
   let closed = false;
   const close = (prepare: (connection: Deno.TcpConn) => void) => {
     if (closed) return;

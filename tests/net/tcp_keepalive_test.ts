@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { getOption, libc, SOL_SOCKET } from "../../lib/net/libc.ts";
+import { setAcceptedOptions } from "../../lib/net/tcp_listener.ts";
 import { logTcpKeepalive, setTcpKeepalive } from "../../lib/net/tcp_keepalive.ts";
 import { descriptorOf } from "../../lib/net/tcp_reset.ts";
 import { logger } from "../../lib/log.ts";
@@ -10,7 +11,9 @@ import { logLines } from "../support/network.ts";
 import { tcpPair } from "../support/tcp_pair.ts";
 
 const SO_KEEPALIVE = 9;
+const SO_LINGER = 13;
 const IPPROTO_TCP = 6;
+const TCP_NODELAY = 1;
 /** Idle time, interval and count: tcp(7). */
 const TIMES = [4, 5, 6];
 
@@ -50,6 +53,35 @@ Deno.test({
       assertEquals(getOption(fd, SOL_SOCKET, SO_KEEPALIVE), 0);
       connection.close();
     }
+  },
+});
+
+Deno.test({
+  name: "setAcceptedOptions() sets the options of the connections that a listener accepts",
+  ignore,
+  async fn() {
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    assert(setAcceptedOptions(listener, 15_000));
+    const { port } = listener.addr as Deno.NetAddr;
+    const [peer, own] = await Promise.all([
+      Deno.connect({ hostname: "127.0.0.1", port }),
+      listener.accept(),
+    ]);
+    const fd = descriptorOf(own)!;
+    const options = [TCP_NODELAY, ...TIMES].map((name) => getOption(fd, IPPROTO_TCP, name));
+    assertEquals(options, [1, 15, 15, 9]);
+    assertEquals([SO_KEEPALIVE, SO_LINGER].map((name) => getOption(fd, SOL_SOCKET, name)), [1, 1]);
+    own.close();
+    peer.close();
+  },
+});
+
+Deno.test({
+  name: "setAcceptedOptions() reports that options cannot be set on a listener",
+  ignore: !ignore,
+  fn() {
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    assert(!setAcceptedOptions(listener, 15_000));
   },
 });
 

@@ -69,7 +69,7 @@ const reserved: readonly {
   },
   {
     what: "use Deno or Node, of the rooms whose files are mostly values in, values out",
-    code: /\bDeno\.(?!\w*(?:Conn|Addr|Options)\b)/,
+    code: /\bDeno\.(?!\w*(?:Conn|Listener|Addr|Options)\b)/,
     imports: /^node:/,
     except: ["lib", "lib/net", "lib/tunnel", "lib/qrht", "lib/server", "lib/agent"],
     users: [
@@ -79,6 +79,7 @@ const reserved: readonly {
       "lib/net/libc.ts",
       "lib/net/listen_on.ts",
       "lib/net/resolver.ts",
+      "lib/net/tcp_listener.ts",
       "lib/net/tcp_reset.ts",
       "lib/net/unix_listener.ts",
       "lib/qrht/tunnel_stream.ts",
