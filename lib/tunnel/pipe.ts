@@ -196,6 +196,7 @@ class Pipe implements PipeUnderWay {
   #firstEnd: Side | undefined;
   #isDone = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #timerAt = Infinity;
 
   constructor(a: Duplex, b: Duplex, options: PipeOptions) {
     this.#timeouts = options.timeouts ?? NO_TIMEOUTS;
@@ -340,19 +341,21 @@ class Pipe implements PipeUnderWay {
   }
 
   /**
-   * Starts the one timer of the pipe, if a timeout can expire. Bytes do not restart it: it checks
-   * when it fires.
+   * Starts the one timer of the pipe, if a timeout can expire. Bytes do not restart it, nor does a
+   * timeout that expires later: it checks when it fires.
    */
   #arm(): void {
-    clearTimeout(this.#timer);
     if (this.#end || this.#isDone) return;
     const now = performance.now();
     const at = this.#isLingering ? this.#movedAt + LINGER_MS : this.#nextTimeout(now).at;
-    if (at === Infinity) return;
+    if (at >= this.#timerAt) return;
+    clearTimeout(this.#timer);
+    this.#timerAt = at;
     this.#timer = setTimeout(() => this.#look(), Math.min(Math.max(0, at - now), MAX_TIMER_MS));
   }
 
   #look(): void {
+    this.#timerAt = Infinity;
     const now = performance.now();
     if (this.#isLingering) {
       if (now >= this.#movedAt + LINGER_MS) return this.#lingered.resolve();
