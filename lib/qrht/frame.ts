@@ -3,7 +3,7 @@
 
 import { NO_BYTES } from "../bytes.ts";
 import { TunnelError } from "../tunnel/errors.ts";
-import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
+import { decodeVarint, encodeVarint, varintLength } from "../varint.ts";
 
 /** What every stream of the dialect is made of (docs/protocol.md, "Frames"). */
 export const FrameType = {

@@ -6,7 +6,7 @@ import { NO_BYTES } from "../bytes.ts";
 import { type SocketAddress, unmapIp } from "../net/ip_address.ts";
 import { type FailureCode, failureCodes, failures } from "../tunnel/failure.ts";
 import { ProtocolError } from "./frame.ts";
-import { decodeVarint, encodeVarint, varintLength } from "./varint.ts";
+import { decodeVarint, encodeVarint, varintLength } from "../varint.ts";
 
 /** Version of OPEN and HELLO that this end speaks; there is no other. */
 const VERSION = 1;

@@ -45,12 +45,7 @@ import {
   encodeResult,
   resultNumbers,
 } from "../../lib/qrht/messages.ts";
-import {
-  decodeVarint,
-  encodeVarint,
-  MAX_WRITTEN_VARINT,
-  varintLength,
-} from "../../lib/qrht/varint.ts";
+import { decodeVarint, encodeVarint, MAX_WRITTEN_VARINT, varintLength } from "../../lib/varint.ts";
 import { runs } from "../support/fuzz.ts";
 import { cut } from "../support/memory_carrier.ts";
 import { pureTest as test } from "../support/pure_test.ts";

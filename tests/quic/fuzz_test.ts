@@ -6,7 +6,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
-import { encodeVarint, MAX_WRITTEN_VARINT } from "../../lib/qrht/varint.ts";
+import { encodeVarint, MAX_WRITTEN_VARINT } from "../../lib/varint.ts";
 import type { QuicConnection } from "../../lib/quic/mod.ts";
 import { parseLongHeader } from "../../lib/quic/handshake/packet.ts";
 import { Attacker, authenticate, InitialForger } from "../support/attacker.ts";

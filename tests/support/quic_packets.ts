@@ -4,7 +4,7 @@
 /** QUIC packets of a test's own making, with any frames in them: what no honest end sends. */
 
 import { createCipheriv, createHmac } from "node:crypto";
-import { encodeVarint } from "../../lib/qrht/varint.ts";
+import { encodeVarint } from "../../lib/varint.ts";
 import { concat } from "./bytes.ts";
 
 /** Keys of one direction (RFC 9001 §5.1), for AES-128-GCM. */

@@ -28,9 +28,14 @@ export function varintLength(firstByte: number): number {
   return 1 << (firstByte >> 6);
 }
 
-/** The integer at the front of `bytes`, which hold all of it. Above 2^53 it is rounded. */
-export function decodeVarint(bytes: Uint8Array): number {
-  let value = bytes[0]! & 0x3f;
-  for (let i = 1; i < varintLength(bytes[0]!); i++) value = value * 256 + bytes[i]!;
+/**
+ * The integer in `bytes`, which hold all of it. Above 2^53 it is rounded.
+ *
+ * @param offset of its first byte
+ */
+export function decodeVarint(bytes: Uint8Array, offset = 0): number {
+  const end = offset + varintLength(bytes[offset]!);
+  let value = bytes[offset]! & 0x3f;
+  for (let i = offset + 1; i < end; i++) value = value * 256 + bytes[i]!;
   return value;
 }
