@@ -16,7 +16,7 @@ export class NotParsedError extends Error {
   override readonly name = "NotParsedError";
 
   constructor(
-    kind: "address" | "network" | "rule" | "route" | "agent name",
+    kind: "address" | "network" | "rule" | "route" | "agent name" | "proxy" | "URI template",
     text: string,
     problem: string,
   ) {

@@ -13,7 +13,7 @@ const rooms: readonly (readonly string[])[] = [
   ["lib/net"],
   ["lib/tunnel"],
   ["lib/quic", "lib/qrht"],
-  ["lib/tls"],
+  ["lib/tls", "lib/connect_udp"],
   ["lib/certs"],
   ["lib/observe"],
   ["lib/server", "lib/agent"],
@@ -71,9 +71,18 @@ const reserved: readonly {
     what: "use Deno or Node, of the rooms whose files are mostly values in, values out",
     code: /\bDeno\.(?!\w*(?:Conn|Listener|Addr|Options)\b)/,
     imports: /^node:/,
-    except: ["lib", "lib/net", "lib/tunnel", "lib/qrht", "lib/server", "lib/agent"],
+    except: [
+      "lib",
+      "lib/net",
+      "lib/tunnel",
+      "lib/qrht",
+      "lib/connect_udp",
+      "lib/server",
+      "lib/agent",
+    ],
     users: [
       "lib/version.ts",
+      "lib/connect_udp/dial_carrier.ts",
       "lib/net/accept.ts",
       "lib/net/http_listener.ts",
       "lib/net/libc.ts",
@@ -137,12 +146,15 @@ test("has imports stay in their room, or go down", () => {
   assertEquals(wrong, []);
 });
 
-test("has quic/ take nothing but types of the tunnel", () => {
-  const wrong = sourcesBelow("lib/quic/").filter((path) =>
-    /^import \{[^}]*\} from "[^"]*\/tunnel\//m.test(read(path).replaceAll(/type \w+,?/g, ""))
-  );
-  assertEquals(wrong, []);
-});
+for (const [room, below] of [["quic", "tunnel"], ["connect_udp", "quic"]] as const) {
+  test(`has ${room}/ take nothing but types of ${below}/`, () => {
+    const imported = new RegExp(`^import \\{[^}]*\\} from "[^"]*\\/${below}\\/`, "m");
+    const wrong = sourcesBelow(`lib/${room}/`).filter((path) =>
+      imported.test(read(path).replaceAll(/type \w+,?/g, ""))
+    );
+    assertEquals(wrong, []);
+  });
+}
 
 test("has no circles", () => {
   const circles: string[] = [];

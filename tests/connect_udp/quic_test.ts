@@ -1,0 +1,119 @@
+// SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
+// SPDX-License-Identifier: Apache-2.0
+
+/** QUIC connections through carriers over TLS on loopback. */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { CarrierSocket } from "../../lib/connect_udp/carrier_socket.ts";
+import { dialCarrier } from "../../lib/connect_udp/dial_carrier.ts";
+import { RedialingSocket } from "../../lib/connect_udp/redialing_socket.ts";
+import type { Authority } from "../../lib/net/authority.ts";
+import { QuicEndpoint } from "../../lib/quic/mod.ts";
+import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { assertSameBytes, pattern } from "../support/bytes.ts";
+import { carrierListener, close } from "../support/carrier_server.ts";
+import { eventually } from "../support/eventually.ts";
+import { readToEnd } from "../support/memory_duplex.ts";
+import { loopback, soon, text } from "../support/network.ts";
+import { ALPN, assertNothingLive, clientTls, listen } from "../support/quic.ts";
+
+const peer: Authority = { hostname: "192.0.2.1", port: 443 };
+
+/** An endpoint that carriers lead to, and a client's endpoint with one. */
+async function carried() {
+  const listening = listen();
+  const { endpoint: server } = listening;
+  const listener = carrierListener((carrier) =>
+    server.attach((events) => new CarrierSocket(carrier, events)) as CarrierSocket
+  );
+  const dial = (signal: AbortSignal) =>
+    dialCarrier({
+      server: loopback(listener.port),
+      resolve: () => Promise.resolve([]),
+      serverName: "quic-tunnel-server",
+      caCerts: [text.decode(clientTls.ca)],
+      target: peer,
+    }, signal);
+  const first = await dial(new AbortController().signal);
+  const broken: unknown[] = [];
+  const endpoint = new QuicEndpoint({
+    carrier: (events) =>
+      new RedialingSocket(first, { dial, peer, broken: (error) => broken.push(error) }, events),
+  });
+  const tls = clientTls;
+  const [client, accepted] = await Promise.all([
+    endpoint.connect(peer, "quic-tunnel-server", { tls, alpn: ALPN, keepAliveMs: 600 }),
+    server.accept(),
+  ]);
+  return {
+    listener,
+    broken,
+    client,
+    server: accepted,
+    async [Symbol.asyncDispose]() {
+      await endpoint.close();
+      await eventually(
+        "the carriers are closed",
+        () => listener.ended === listener.connections.length,
+      );
+      await listener[Symbol.asyncDispose]();
+      await listening[Symbol.asyncDispose]();
+    },
+  };
+}
+
+type Carried = Awaited<ReturnType<typeof carried>>;
+
+/** Sends bytes from the client to the server, and all of them back. */
+async function echo({ client, server }: Carried, bytes: number, meanwhile?: () => void) {
+  const sent = pattern(bytes);
+  const stream = server.openStream();
+  const writing = (async () => {
+    await writeAll(stream, sent);
+    await stream.closeWrite();
+  })();
+  const received = await client.acceptStream();
+  const half = new Uint8Array(bytes / 2);
+  for (let at = 0; at < half.length;) at += (await received.read(half.subarray(at)))!;
+  meanwhile?.();
+  const [rest] = await Promise.all([soon("all of it", readToEnd(received)), writing]);
+  await received.closeWrite();
+  assertSameBytes(half, sent.subarray(0, half.length));
+  assertSameBytes(rest, sent.subarray(half.length));
+}
+
+Deno.test("QuicConnection through a carrier over TLS carries bytes in large datagrams", async () => {
+  {
+    await using both = await carried();
+    await echo(both, 32 << 20);
+    assertEquals(both.client.path.largestReceived, 16_376);
+    assertEquals([both.listener.connections.length, both.broken], [1, []]);
+  }
+  assertNothingLive();
+});
+
+Deno.test("QuicConnection goes on when its carrier is lost and dialled again", async () => {
+  {
+    await using both = await carried();
+    for (let carriers = 1; carriers < 4; carriers++) {
+      await echo(both, 8 << 20, () => close(both.listener.connections.at(-1)!));
+      await eventually("another carrier", () => both.listener.connections.length === carriers + 1);
+    }
+    assertEquals([both.client.closeInfo, both.server.closeInfo], [undefined, undefined]);
+    assertEquals(both.broken.length, 3);
+    assertMatch(`${both.broken[0]}`, /ended|eof|reset/i);
+  }
+  assertNothingLive();
+});
+
+Deno.test("QuicConnection learns that no carrier takes the place of its own", async () => {
+  {
+    await using both = await carried();
+    const { listener, client } = both;
+    await listener[Symbol.asyncDispose]();
+    const { by } = await soon("the end", client.closed);
+    assertEquals(by, "timeout");
+    assert(both.broken.length > 0);
+  }
+  assertNothingLive();
+});
