@@ -12,13 +12,11 @@ import { firstToSucceed, interleaveFamilies } from "../net/happy_eyeballs.ts";
 import { formatIp, ipBytes } from "../net/ip_address.ts";
 import { connectTcp, resetTcp } from "../net/tcp_reset.ts";
 import { onAbort } from "../on_abort.ts";
-import { quote } from "../printable.ts";
-import { type Duplex, prepend, writeAll } from "../tunnel/duplex.ts";
-import { type ResponseHead, ResponseHeadParser } from "../tunnel/http/response_head.ts";
-import { MAX_DATAGRAM_BYTES } from "./capsule.ts";
+import { type Duplex, prepend } from "../tunnel/duplex.ts";
 import type { Carrier } from "./carrier_socket.ts";
-import type { HttpProxy } from "./http_proxy.ts";
-import { MAX_DATAGRAM_SIZE, PROTOCOL, tokensOf } from "./upgrade_request.ts";
+import { AnswerError } from "./exchange.ts";
+import { type HttpProxy, requestTunnel } from "./http_proxy.ts";
+import { upgrade } from "./upgrade.ts";
 import { DEFAULT_TEMPLATE, expandTemplate } from "./uri_template.ts";
 
 export interface DialCarrierOptions {
@@ -64,9 +62,6 @@ export class CarrierDialError extends Error {
 
 /** Most addresses of a name that are tried. */
 const MAX_ATTEMPTS = 16;
-
-/** Bytes of an answer that are read at a time. */
-const READ_BYTES = 4096;
 
 /**
  * Establishes a carrier.
@@ -220,110 +215,6 @@ function tlsDuplex(tls: Deno.TlsConn, tcp: Deno.TcpConn): Duplex {
     },
   };
 }
-
-/** An answer that ends a dial. */
-class AnswerError extends Error {
-  override readonly name = "AnswerError";
-  constructor(message: string, readonly hint?: string) {
-    super(message);
-  }
-}
-
-/** Has a proxy connect to the server. */
-async function requestTunnel(
-  tcp: Deno.TcpConn,
-  server: Authority,
-  proxy: HttpProxy,
-): Promise<void> {
-  const to = formatAuthority(server);
-  const { authorization } = proxy;
-  const fields = [["Host", to], ...(authorization ? [["Proxy-Authorization", authorization]] : [])];
-  await writeHead(tcp, `CONNECT ${to} HTTP/1.1`, fields);
-  const { head, rest } = await readHead(tcp);
-  if (head.status < 200 || head.status > 299) {
-    throw new AnswerError(`${quotedStatus(head)} to CONNECT ${to}`, hintForProxy(head, proxy));
-  }
-  if (rest.length > 0) throw new AnswerError("bytes of its own after the answer to CONNECT");
-}
-
-function hintForProxy({ status, fields }: ResponseHead, { user }: HttpProxy): string | undefined {
-  if (status === 403) return "the proxy does not allow CONNECT to this host and port";
-  if (status !== 407) return undefined;
-  if (user === undefined) {
-    return "the proxy wants a user name and password: http://user:password@host:port";
-  }
-  const schemes = fields.filter(([name]) => name.toLowerCase() === "proxy-authenticate")
-    .map(([, value]) => value.split(" ", 1)[0]!.toLowerCase());
-  return schemes.length === 0 || schemes.includes("basic")
-    ? "the proxy does not accept the user name and password"
-    : `the proxy does not take Basic authentication, but ${schemes.join(", ")}`;
-}
-
-/** Upgrades to capsules, which follow. */
-async function upgrade(
-  duplex: Duplex,
-  server: Authority,
-  path: string,
-): Promise<{ rest: Uint8Array; maxDatagramBytes: number | undefined }> {
-  await writeHead(duplex, `GET ${path} HTTP/1.1`, [
-    ["Host", formatAuthority(server)],
-    ["Connection", "Upgrade"],
-    ["Upgrade", PROTOCOL],
-    ["Capsule-Protocol", "?1"],
-  ]);
-  const { head, rest } = await readHead(duplex);
-  if (head.status !== 101) {
-    const hint = "does the address belong to a server that serves CONNECT-UDP?";
-    throw new AnswerError(`${quotedStatus(head)} to the upgrade to ${PROTOCOL}`, hint);
-  }
-  // RFC 9298 §3.3
-  const protocols = tokensOf(head.fields, "upgrade");
-  const isUpgrade = tokensOf(head.fields, "connection").includes("upgrade");
-  if (!isUpgrade || protocols.length !== 1 || protocols[0] !== PROTOCOL) {
-    throw new AnswerError(`an upgrade to ${quote(protocols.join(", "))}, not to ${PROTOCOL}`);
-  }
-  return { rest, maxDatagramBytes: maxDatagramBytesOf(head) };
-}
-
-function maxDatagramBytesOf({ fields }: ResponseHead): number | undefined {
-  const [value] = tokensOf(fields, MAX_DATAGRAM_SIZE.toLowerCase());
-  const isSize = value !== undefined && /^[0-9]{4,5}$/.test(value);
-  // Smaller ones are nothing that QUIC could use (RFC 9000 §14).
-  return isSize && Number(value) >= 1_200 ? Math.min(Number(value), MAX_DATAGRAM_BYTES) : undefined;
-}
-
-async function writeHead(
-  to: Pick<Duplex, "write">,
-  startLine: string,
-  fields: readonly (readonly string[])[],
-): Promise<void> {
-  const lines = [startLine, ...fields.map(([name, value]) => `${name}: ${value}`)];
-  await writeAll(to, new TextEncoder().encode(`${lines.join("\r\n")}\r\n\r\n`));
-}
-
-/** Reads the head of a final response, or a 101, and what has come behind it. */
-async function readHead(
-  from: Pick<Duplex, "read">,
-): Promise<{ head: ResponseHead; rest: Uint8Array }> {
-  const buffer = new Uint8Array(READ_BYTES);
-  let parser = new ResponseHeadParser();
-  for (let rest = buffer.subarray(0, 0);;) {
-    if (rest.length === 0) {
-      const n = await from.read(buffer);
-      if (n === null) throw new AnswerError("the connection ends before the answer");
-      rest = buffer.subarray(0, n);
-    }
-    const parsed = parser.push(rest);
-    rest = rest.subarray(parsed?.length ?? rest.length);
-    if (!parsed) continue;
-    const { head } = parsed;
-    if (head.status >= 200 || head.status === 101) return { head, rest: rest.slice() };
-    parser = new ResponseHeadParser();
-  }
-}
-
-const quotedStatus = ({ status, reason }: ResponseHead) =>
-  `answered ${quote(`${status} ${reason}`.trim())}`;
 
 /** The cause in words, without those of the system that add nothing. */
 function reasonOf(error: unknown): string {

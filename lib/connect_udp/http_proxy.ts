@@ -3,6 +3,9 @@
 
 import { NotParsedError } from "../errors.ts";
 import { type Authority, formatAuthority, parseAuthority } from "../net/authority.ts";
+import type { Duplex } from "../tunnel/duplex.ts";
+import type { ResponseHead } from "../tunnel/http/response_head.ts";
+import { AnswerError, exchange, quotedStatus } from "./exchange.ts";
 
 /** An HTTP proxy, through which a carrier goes by CONNECT (RFC 9110 §9.3.6). */
 export class HttpProxy {
@@ -60,4 +63,38 @@ export function parseHttpProxy(text: string): HttpProxy {
     throw notParsed("a control character in user name or password");
   }
   return new HttpProxy(address, user, password);
+}
+
+/**
+ * Has a proxy connect to the server (RFC 9110 §9.3.6).
+ *
+ * @param connection to the proxy, which leads to the server after that
+ * @throws {AnswerError} when it does not
+ */
+export async function requestTunnel(
+  connection: Pick<Duplex, "read" | "write">,
+  server: Authority,
+  proxy: HttpProxy,
+): Promise<void> {
+  const to = formatAuthority(server);
+  const { authorization } = proxy;
+  const fields = [["Host", to], ...(authorization ? [["Proxy-Authorization", authorization]] : [])];
+  const { head, rest } = await exchange(connection, `CONNECT ${to} HTTP/1.1`, fields);
+  if (head.status < 200 || head.status > 299) {
+    throw new AnswerError(`${quotedStatus(head)} to CONNECT ${to}`, hintForProxy(head, proxy));
+  }
+  if (rest.length > 0) throw new AnswerError("bytes of its own after the answer to CONNECT");
+}
+
+function hintForProxy({ status, fields }: ResponseHead, { user }: HttpProxy): string | undefined {
+  if (status === 403) return "the proxy does not allow CONNECT to this host and port";
+  if (status !== 407) return undefined;
+  if (user === undefined) {
+    return "the proxy wants a user name and password: http://user:password@host:port";
+  }
+  const schemes = fields.filter(([name]) => name.toLowerCase() === "proxy-authenticate")
+    .map(([, value]) => value.split(" ", 1)[0]!.toLowerCase());
+  return schemes.length === 0 || schemes.includes("basic")
+    ? "the proxy does not accept the user name and password"
+    : `the proxy does not take Basic authentication, but ${schemes.join(", ")}`;
 }
