@@ -97,7 +97,7 @@ export async function loadTls(
 
 /** Has the TLS library of the listener for clients load certificates and key. */
 export function tryOutTls(identity: TlsIdentity): void {
-  new ServerContext(identity);
+  new ServerContext(identity, { asksClients: true });
 }
 
 /**

@@ -39,8 +39,12 @@ export interface HandshakeOptions {
   readonly context: ServerContext;
   /** Is told how many bytes have come. Throws to end the handshake. */
   readonly received: (bytes: number) => void;
-  /** Judges the client before it is sent anything more. Throws to refuse it. */
-  readonly judge: (presented: Presented) => void;
+  /**
+   * Judges the client before it is sent anything more. Throws to refuse it.
+   *
+   * @default {() => {}}
+   */
+  readonly judge?: (presented: Presented) => void;
 }
 
 /** The client has not begun, or not finished, a handshake of TLS. */
@@ -101,27 +105,33 @@ const PLAIN_HTTP_ANSWER = new TextEncoder().encode(
   "HTTP/1.0 400 Bad Request\r\nConnection: close\r\n\r\nthis port expects TLS\n",
 );
 
-/**
- * What all connections with the same certificates and key have in common.
- *
- * @throws {Error} when `node:tls` cannot use them
- */
+/** How clients are met. */
+export interface ServerContextOptions {
+  /** Whether they have to present a certificate. */
+  readonly asksClients: boolean;
+  /** ALPN protocol names, most wanted first (RFC 7301). @default {none are looked at} */
+  readonly alpn?: readonly string[];
+}
+
+/** What all connections with the same certificates and key have in common. */
 export class ServerContext {
   readonly #server: Server;
 
-  constructor({ ca, cert, key }: TlsIdentity) {
+  /** @throws {Error} when `node:tls` cannot use them */
+  constructor({ ca, cert, key }: TlsIdentity, { asksClients, alpn }: ServerContextOptions) {
     const text = (pem: Uint8Array) => new TextDecoder().decode(pem);
     this.#server = createServer({
-      ca: text(ca),
+      ...(asksClients && { ca: text(ca) }),
       cert: text(cert),
       key: text(key),
-      requestCert: true,
+      requestCert: asksClients,
+      ...(alpn && { ALPNProtocols: [...alpn] }),
       // No timer: it does not close the connection.
       handshakeTimeout: -1,
     });
     // A client without a certificate gets an alert. With `true`, one with a wrong certificate would
     // be gone before the certificate could be looked at; with `false`, there is no alert.
-    Object.assign(this.#server, { rejectUnauthorized: null });
+    if (asksClients) Object.assign(this.#server, { rejectUnauthorized: null });
     this.#tryOut();
   }
 
@@ -148,8 +158,7 @@ export class ServerContext {
 }
 
 /**
- * Does the server's part of a handshake on a connection, in which the client has to present a
- * certificate.
+ * Does the server's part of a handshake on a connection.
  *
  * Takes the connection over. When the handshake fails, it is closed; when the client is refused, it
  * is reset. Without a time limit: abort the connection to end it.
@@ -264,7 +273,7 @@ class Handshake {
       const socket = value as TLSSocket;
       const established = new TlsCarrier(carrier, transport, socket);
       try {
-        judge(presentedBy(socket));
+        judge?.(presentedBy(socket));
         this.carrier = established;
       } catch (error) {
         // Not even a session ticket may follow, which would let the client in next time.

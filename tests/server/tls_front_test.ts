@@ -38,7 +38,7 @@ function materialOf(ca: string, { certPem, keyPem }: Issued = server): TlsMateri
     ca: file("--tls-client-ca-file", ca),
     cert: file("--tls-cert-file", certPem),
     key: file("--tls-cert-key", keyPem),
-  }, { tryOut: (identity) => void new ServerContext(identity) });
+  }, { tryOut: (identity) => void new ServerContext(identity, { asksClients: true }) });
 }
 
 /** A certificate of a client, as `node:tls` takes it. */
