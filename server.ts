@@ -3,7 +3,13 @@
 
 /** proxy-server: forwards each TCP connection to a connected agent, over a QUIC stream. */
 import { checkServer } from "./lib/cli/check/programs.ts";
-import { clientTlsFiles, loadClientTls, loadTls, serverTlsFiles } from "./lib/cli/program_tls.ts";
+import {
+  clientTlsFiles,
+  loadClientTls,
+  loadTls,
+  serverTlsFiles,
+  tryOutFallback,
+} from "./lib/cli/program_tls.ts";
 import { refuseWithoutMakeCerts } from "./lib/cli/program_flags.ts";
 import { serverInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
@@ -20,6 +26,7 @@ import { answerTo, giveAnswer } from "./lib/server/answer.ts";
 import type { ServerConfig } from "./lib/server/config.ts";
 import type { ConnectedAgent } from "./lib/server/connected_agent.ts";
 import { drainClients } from "./lib/server/drain_clients.ts";
+import type { FallbackListener } from "./lib/server/fallback_listener.ts";
 import type { Front, FrontClient } from "./lib/server/front.ts";
 import { AgentGroups } from "./lib/server/groups.ts";
 import { failedHandshakeLog } from "./lib/server/handshake_log.ts";
@@ -27,6 +34,7 @@ import {
   agentsOfFronts,
   clientsWithin,
   listenForAgents,
+  openFallback,
   openFronts,
 } from "./lib/server/listeners.ts";
 import { changeTo, live, type LiveConfig } from "./lib/server/reload.ts";
@@ -41,7 +49,9 @@ export interface ServerOptions {
   /** Stops the server, after the drain. */
   readonly signal: AbortSignal;
   /** Called once all listeners are bound. */
-  readonly ready?: (listening: { fronts: readonly Front[]; quic: Authority }) => void;
+  readonly ready?: (
+    listening: { fronts: readonly Front[]; quic: Authority; fallback?: Authority | undefined },
+  ) => void;
   /** Records what happens. */
   readonly monitor?: Monitor;
   /**
@@ -84,9 +94,13 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     log.info("{front} listener on {address}", { front: kind, address, group, ...fields });
   }
   log.info("quic listener on {address}", { address: formatAuthority(endpoint.addr) });
+  const { listenFallback } = config;
+  using fallback = listenFallback &&
+    openFallback(listenFallback, config, endpoint, { log, monitor });
+  if (fallback) log.info("fallback listener on {address}", { address: fallback.address });
   logTcpKeepalive(log, config);
-  const maxConnections = clientsWithin(config.maxConnections, log);
-  options.ready?.({ fronts, quic: endpoint.addr });
+  const maxConnections = clientsWithin(config.maxConnections, fallback?.maxCarriers ?? 0, log);
+  options.ready?.({ fronts, quic: endpoint.addr, fallback: fallback?.addr });
 
   const ended = new AbortController();
   const server: RunningServer = {
@@ -107,7 +121,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     stopping: signal,
     ended: ended.signal,
   };
-  report(server, endpoint);
+  report(server, endpoint, fallback);
   options.follow?.((changes) => changeTo({ ...config, ...changes }, server));
   const closed = new AbortController();
   const closeFronts = async () => {
@@ -130,7 +144,9 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
     await accepting;
     server.groups.stopWaiting();
     ended.abort(new Error("the server stops"));
+    fallback?.close();
     await endpoint.close(CloseCode.ServerStopped, "server stopped");
+    await fallback?.ended();
     await server.clients.ended();
     await server.turnedAway.ended();
   };
@@ -148,6 +164,7 @@ export async function runServer(config: ServerConfig, options: ServerOptions): P
 function report(
   { monitor, groups, fronts, maxConnections, config: { maxAgents, maxPending } }: RunningServer,
   endpoint: QuicEndpoint,
+  fallback: FallbackListener | undefined,
 ): void {
   monitor.isListening = true;
   const limits = {
@@ -160,6 +177,7 @@ function report(
     groups: groups.factsWith(fronts),
     capacity: () => limits,
     datagrams: () => endpoint.stats,
+    carriers: () => fallback?.carriers ?? 0,
   });
 }
 
@@ -202,7 +220,8 @@ if (import.meta.main) {
       refuseWithoutMakeCerts(values);
       if (values.udsName === undefined) stopWriting();
       const { monitor } = surroundings;
-      const tls = await loadTls(serverTlsFiles(values), monitor);
+      const tryOut = values.listenFallback && tryOutFallback;
+      const tls = await loadTls(serverTlsFiles(values), monitor, tryOut);
       const clientFiles = clientTlsFiles(values);
       const clientTls = clientFiles && await loadClientTls(clientFiles, tls, monitor);
       const ready = () => {

@@ -218,6 +218,12 @@ export const serverFlags = {
     help:
       "UDP address that agents connect to, without a host on all interfaces; 0.0.0.0 is IPv4 alone; port 0 selects a free port",
   }),
+  listenFallback: addressFlag("listen-fallback", {
+    allowPortZero: true,
+    allowEmptyHost: true,
+    help:
+      "TCP address that agents connect to whose networks block UDP: QUIC over TLS, by CONNECT-UDP; off by default",
+  }),
   certFile: stringFlag("cert-file", {
     ...FOR_SERVER,
     valueName: "path",

@@ -4,10 +4,10 @@
 /** The files of certificates and keys that the flags of the programs name. */
 import type { Monitor } from "../observe/monitor.ts";
 import { UsageError } from "../errors.ts";
-import type { TlsIdentity } from "../quic/mod.ts";
+import { checkIdentity, type TlsIdentity } from "../quic/mod.ts";
 import type { TlsFiles, TryOut } from "../tls/files.ts";
 import { ReloadingTls } from "../tls/reloading_tls.ts";
-import { asksClients, ServerContext } from "../tls/tls_carrier.ts";
+import { ServerContext, servesStreams } from "../tls/tls_carrier.ts";
 import type { Authority } from "../net/authority.ts";
 import { type AgentFlagValues, DEFAULT_SERVER, type ServerFlagValues } from "./program_flags.ts";
 
@@ -42,7 +42,7 @@ export function clientTlsFiles(
     const missing = Object.entries(given).flatMap(([flag, file]) => file === undefined ? flag : []);
     throw new UsageError(`--listen-tls needs ${missing.join(", ")}`);
   }
-  if (!asksClients()) {
+  if (!servesStreams()) {
     throw new UsageError(
       `--listen-tls needs Deno 2.9 or newer: ${Deno.version.deno} does not ask clients for certificates`,
     );
@@ -98,6 +98,12 @@ export async function loadTls(
 /** Has the TLS library of the listener for clients load certificates and key. */
 export function tryOutTls(identity: TlsIdentity): void {
   new ServerContext(identity, { asksClients: true });
+}
+
+/** Has both TLS libraries of a server with `--listen-fallback` load certificates and key. */
+export function tryOutFallback(identity: TlsIdentity): void {
+  checkIdentity(identity);
+  new ServerContext(identity, { asksClients: false });
 }
 
 /**

@@ -36,6 +36,11 @@ export function setAcceptedOptions(listener: Deno.TcpListener, keepaliveMs: numb
   return fds.length > 0;
 }
 
+/** Turns Nagle's algorithm off for all connections of a listener for TLS, which have no call for it. */
+export function setNoDelay(listener: Deno.TlsListener): void {
+  for (const fd of descriptorsOf(listener)) setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
 /**
  * Has the system answer no further clients of a listener that is to be closed, which resets the
  * connections in its queue; those can still be accepted. A socket filter does that (socket(7)).
@@ -51,7 +56,7 @@ export function ignoreNewClients(listener: Deno.TcpListener): void {
   }
 }
 
-function descriptorsOf({ addr }: Deno.TcpListener): number[] {
+function descriptorsOf({ addr }: Deno.TcpListener | Deno.TlsListener): number[] {
   if (!libc) return [];
   const { hostname, port } = addr as Deno.NetAddr;
   return Array.from({ length: MAX_DESCRIPTOR }, (_, fd) => fd).filter((fd) => {

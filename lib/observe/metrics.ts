@@ -13,6 +13,8 @@ import type { Reason } from "../tunnel/errors.ts";
 import { failureCodes } from "../tunnel/failure.ts";
 import { MetricSet, type ReadLabelled } from "./metric_set.ts";
 import {
+  type CarrierRefusal,
+  carrierRefusals,
   type ConnectionRefusal,
   type FrontKind,
   frontKinds,
@@ -97,6 +99,7 @@ export class Metrics implements Observer {
   readonly #handshakes: Counter<"result">;
   readonly #accepted: Counter<"front"> | undefined;
   readonly #refused: Counter<"reason" | "front"> | undefined;
+  readonly #carriersRefused: Counter<"reason"> | undefined;
   /** Tunnels of each group that were not connected. */
   readonly #groupFailures = new Map<string, number>();
   readonly #byProtocol: Counter<"via"> | undefined;
@@ -166,6 +169,12 @@ export class Metrics implements Observer {
         ["reason", "front"],
         refusals,
       );
+      this.#carriersRefused = metrics.counter(
+        "refused_carriers_total",
+        "Connections to the fallback listener that no agent has come through, by reason.",
+        ["reason"],
+        carrierRefusals.map((reason) => ({ reason })),
+      );
     }
     if (monitor.program === "proxy-agent") {
       this.#byProtocol = metrics.counter(
@@ -218,6 +227,10 @@ export class Metrics implements Observer {
     this.#refused?.inc({ reason, front });
   }
 
+  carrierRefused(reason: CarrierRefusal): void {
+    this.#carriersRefused?.inc({ reason });
+  }
+
   handshake(result: HandshakeResult): void {
     this.#handshakes.inc({ result });
   }
@@ -251,6 +264,11 @@ export class Metrics implements Observer {
       () => monitor.established,
     );
     metrics.gauge("http_connections", "Open client connections.", () => tunnels.size);
+    metrics.gauge(
+      "carriers",
+      "Connections to the fallback listener, which carry QUIC in place of UDP.",
+      () => monitor.carriers,
+    );
     metrics.counters(
       "quic_dropped_datagrams_total",
       "UDP datagrams that the QUIC listener has dropped, by reason.",

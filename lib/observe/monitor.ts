@@ -103,6 +103,16 @@ export type ConnectionRefusal =
   | "certificate"
   | "not-admitted";
 
+/** Why a server has not taken a connection for a carrier of an agent. */
+export const carrierRefusals = [
+  "handshake",
+  "limit",
+  "request",
+  "proxy-header",
+  "health-check",
+] as const;
+export type CarrierRefusal = typeof carrierRefusals[number];
+
 /** How a handshake on QUIC has ended. */
 export type HandshakeResult = "ok" | "tls" | "timeout" | "not-admitted" | "refused" | "error";
 
@@ -126,6 +136,8 @@ export interface Observer {
   /** A connection of a client was accepted. */
   accepted?(front: FrontKind): void;
   refused?(reason: ConnectionRefusal, front: FrontKind): void;
+  /** A connection was refused that an agent may have wanted to use in place of UDP. */
+  carrierRefused?(reason: CarrierRefusal): void;
   handshake?(result: HandshakeResult): void;
 }
 
@@ -200,6 +212,8 @@ export interface Sources {
   readonly capacity?: () => Readonly<Partial<Record<Bounded, number>>>;
   /** Datagrams of a server's QUIC endpoint. */
   readonly datagrams?: () => EndpointStats;
+  /** Carriers of agents, where a server takes some. */
+  readonly carriers?: () => number;
   /** Log lines that were dropped because nobody reads them. */
   readonly droppedLogLines?: () => number;
 }
@@ -264,6 +278,10 @@ export class Monitor {
 
   get datagrams(): EndpointStats | undefined {
     return this.#sources.datagrams?.();
+  }
+
+  get carriers(): number {
+    return this.#sources.carriers?.() ?? 0;
   }
 
   get droppedLogLines(): number {

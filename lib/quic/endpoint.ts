@@ -104,11 +104,13 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     return carrier;
   }
 
-  /** Whether a connection of a client that has authenticated itself goes through a carrier. */
-  isInUse(carrier: DatagramSocket): boolean {
-    return this.#through(carrier).some(({ isEstablished, closeInfo }) =>
-      isEstablished && !closeInfo
-    );
+  /** Carriers that connections of clients go through which have authenticated themselves. */
+  get carriersInUse(): ReadonlySet<DatagramSocket> {
+    const inUse = new Set<DatagramSocket>();
+    for (const { isEstablished, closeInfo, remoteAddr: { socket } } of this.#keys.keys()) {
+      if (socket.isCarrier && isEstablished && !closeInfo) inUse.add(socket);
+    }
+    return inUse;
   }
 
   /**

@@ -48,6 +48,8 @@ export interface ServerConfig
   readonly agentWaitMs?: number | undefined;
   /** Where agents connect. */
   readonly listenQuic: Authority;
+  /** Where agents connect by TCP whose networks block UDP. */
+  readonly listenFallback?: Authority | undefined;
   /** Asked at the start of each handshake. */
   readonly tls: TlsIdentity | TlsSource;
   readonly alpn: readonly string[];

@@ -8,7 +8,9 @@ import { type Authority, formatAuthority } from "../net/authority.ts";
 import { descriptors, maxTunnels } from "../net/descriptors.ts";
 import { listenOn } from "../net/listen_on.ts";
 import { listenUnix, UnixSocketError } from "../net/unix_listener.ts";
-import { type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
+import { identityOf, type ListenOptions, QuicEndpoint } from "../quic/mod.ts";
+import { servesStreams } from "../tls/tls_carrier.ts";
+import { listenTls } from "../tls/tls_listener.ts";
 import type { ServerConfig } from "./config.ts";
 import { type AgentSet, nameOfAgents } from "./agent_set.ts";
 import {
@@ -18,12 +20,17 @@ import {
   modeOf,
   type TcpAddress,
 } from "./front.ts";
+import { FallbackListener, type FallbackOptions } from "./fallback_listener.ts";
+import { withinDescriptors } from "./strangers.ts";
 import { TcpFront } from "./tcp_front.ts";
 import { TlsFront, type TlsFrontOptions } from "./tls_front.ts";
 import { UnixFront } from "./unix_front.ts";
 
 /** Backlog of connections to accept. Clients beyond it retry after about a second (TCP SYN). */
 const TCP_BACKLOG = 4_096;
+
+/** Carriers through which no agent has connected yet. */
+const MAX_CARRIER_HANDSHAKES = 1_000;
 
 const TAKEN = "another program, perhaps a proxy-server: stop it, or choose another port";
 const NOT_SHARED = "a program without --reuse-port, or of another user, who cannot share it";
@@ -160,9 +167,13 @@ async function openUnixFront(
   }
 }
 
-/** `--max-connections`, or fewer if there are not enough file descriptors, which is logged. */
-export function clientsWithin(maxConnections: number, log: Logger): number {
-  const clients = Math.min(maxConnections, maxTunnels());
+/**
+ * `--max-connections`, or fewer if there are not enough file descriptors, which is logged.
+ *
+ * @param others descriptors that are left for carriers of agents
+ */
+export function clientsWithin(maxConnections: number, others: number, log: Logger): number {
+  const clients = Math.min(maxConnections, Math.max(1, maxTunnels() - others));
   if (clients < maxConnections) {
     const hint =
       "raise the limit of open files (LimitNOFILE=, ulimit -n), or lower --max-connections";
@@ -174,6 +185,56 @@ export function clientsWithin(maxConnections: number, log: Logger): number {
     });
   }
   return clients;
+}
+
+/**
+ * Refuses `--listen-fallback` where it cannot read PROXY headers.
+ *
+ * @throws {UsageError} with `--accept-proxy-protocol`, on runtimes that read nothing ahead of TLS
+ */
+export function refuseHeaders(
+  { acceptProxyProtocol }: Pick<ServerConfig, "acceptProxyProtocol">,
+  deno = Deno.version.deno,
+): void {
+  if (acceptProxyProtocol.length === 0 || servesStreams(deno)) return;
+  throw new UsageError(
+    `--listen-fallback with --accept-proxy-protocol needs Deno 2.9 or newer, and this is ${deno}`,
+  );
+}
+
+/**
+ * Opens the listener for carriers of agents.
+ *
+ * @throws {UsageError} when the address of `--listen-fallback` cannot be bound, and as
+ * {@linkcode refuseHeaders}
+ */
+export function openFallback(
+  address: Authority,
+  { tls, acceptProxyProtocol, maxAgents }: Pick<
+    ServerConfig,
+    "tls" | "acceptProxyProtocol" | "maxAgents"
+  >,
+  endpoint: QuicEndpoint,
+  observed: Pick<FallbackOptions, "log" | "monitor">,
+): FallbackListener {
+  refuseHeaders({ acceptProxyProtocol });
+  const { port } = address;
+  const identity = () => identityOf(tls);
+  const listener = bind(
+    "--listen-fallback",
+    address,
+    (hostname) => listenTls({ hostname, port, tcpBacklog: TCP_BACKLOG, identity }),
+    TAKEN,
+  );
+  const maxHandshakes = withinDescriptors(MAX_CARRIER_HANDSHAKES);
+  const maxCarriers = Math.min(maxAgents + MAX_CARRIER_HANDSHAKES, Math.ceil(maxTunnels() / 4));
+  return new FallbackListener(listener, {
+    endpoint,
+    acceptProxyProtocol,
+    maxCarriers,
+    maxHandshakes,
+    ...observed,
+  });
 }
 
 /** @throws {UsageError} when the address of `--listen-quic` cannot be bound */

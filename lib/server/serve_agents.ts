@@ -69,7 +69,8 @@ function serveAgent(agent: ConnectedAgent, server: RunningServer): void {
   groups.add(agent);
   const { length } = agent.groups;
   const groupFields = length > 0 && { groups: listNames(agent.groups) };
-  log.info("agent connected", { ...fields, alpn, ...groupFields, agents: groups.size });
+  const { transport } = agent;
+  log.info("agent connected", { ...fields, transport, alpn, ...groupFields, agents: groups.size });
   listenTo(agent, server);
   logLargeDatagrams(connection, log, fields);
   connection.closed.then((info) => {

@@ -81,13 +81,13 @@ const failures: Readonly<Record<string, HandshakeFailure>> = {
   ERR_SSL_TLSV1_ALERT_UNKNOWN_CA: "server-refused",
 };
 
-/** The first release of Deno whose `node:tls` asks clients for certificates. */
-const FIRST_ASKING = [2, 9];
+/** The first release of Deno whose `node:tls` can be the server on a stream. */
+const FIRST = [2, 9];
 
-/** Whether servers of this runtime ask clients for certificates. */
-export function asksClients(version = Deno.version.deno): boolean {
+/** Whether this runtime has servers of TLS on streams, which can ask clients for certificates. */
+export function servesStreams(version = Deno.version.deno): boolean {
   const [major, minor] = version.split(".").map(Number);
-  return major! > FIRST_ASKING[0]! || (major === FIRST_ASKING[0] && minor! >= FIRST_ASKING[1]!);
+  return major! > FIRST[0]! || (major === FIRST[0] && minor! >= FIRST[1]!);
 }
 
 /** Certificates of a client that are looked at. */

@@ -635,6 +635,7 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
     listenTcp: [],
     reusePort: false,
     routes: [],
+    listenFallback: undefined,
     listenTls: undefined,
     tlsCertFile: undefined,
     tlsCertKey: undefined,

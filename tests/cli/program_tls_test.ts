@@ -4,7 +4,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { clientTlsFiles } from "../../lib/cli/program_tls.ts";
 import { UsageError } from "../../lib/errors.ts";
-import { asksClients } from "../../lib/tls/tls_carrier.ts";
+import { servesStreams } from "../../lib/tls/tls_carrier.ts";
 import { pureTest as test } from "../support/pure_test.ts";
 
 const listenTls = { hostname: "", port: 8444 };
@@ -26,7 +26,7 @@ test("clientTlsFiles() needs all files, and none without --listen-tls", () => {
   });
 });
 
-test("asksClients() tells the releases of Deno that ask clients for certificates", () => {
+test("servesStreams() tells the releases of Deno that ask clients for certificates", () => {
   const releases = {
     "1.46.3": false,
     "2.7.11": false,
@@ -34,5 +34,7 @@ test("asksClients() tells the releases of Deno that ask clients for certificates
     "2.10.1": true,
     "3.0.0": true,
   };
-  for (const [release, asks] of Object.entries(releases)) assertEquals(asksClients(release), asks);
+  for (const [release, asks] of Object.entries(releases)) {
+    assertEquals(servesStreams(release), asks);
+  }
 });

@@ -134,12 +134,12 @@ carrierTest("QuicConnection ends 2 s after its carrier, if no other one comes", 
 });
 
 carrierTest(
-  "QuicEndpoint tells whether a carrier is in use",
+  "QuicEndpoint tells which carriers are in use",
   async ({ client, endpoint, server }) => {
     const { socket } = server.remoteAddr;
-    assert(endpoint.isInUse(socket));
+    assertEquals([...endpoint.carriersInUse], [socket]);
     client.close(0);
-    await eventually("it is not", () => !endpoint.isInUse(socket));
+    await eventually("none is", () => endpoint.carriersInUse.size === 0);
   },
 );
 

@@ -16,14 +16,14 @@ const MAYBE_RUNNING = "this is expected if a proxy-server is already running her
 const PROBE_MS = 500;
 
 /**
- * Whether the listener for clients can be bound.
+ * Whether a listener on TCP can be bound.
  *
  * @param isShared whether a server that shares it may be running. Even then, this does not share
  * it, which would take clients from that server, and can only warn of a port that is in use
  */
 export function checkTcpAddress(
   address: Authority,
-  flag: "--listen-tcp" | "--listen-tls" = "--listen-tcp",
+  flag: "--listen-tcp" | "--listen-tls" | "--listen-fallback" = "--listen-tcp",
   isShared = false,
 ): Found {
   try {

@@ -11,6 +11,7 @@ import {
   clientTlsFiles,
   serversOf,
   serverTlsFiles,
+  tryOutFallback,
   tryOutTls,
 } from "../program_tls.ts";
 import { chosenLibrary, type LibraryFlagValues } from "../quic_library.ts";
@@ -22,7 +23,12 @@ import { checkRoutes } from "./routes.ts";
 import { addressesOf, checkTarget } from "./target.ts";
 import { checkUdp } from "./udp.ts";
 import { nameOfAgents } from "../../server/agent_set.ts";
-import { agentsOfFronts, listenTcpOf, refuseReusePort } from "../../server/listeners.ts";
+import {
+  agentsOfFronts,
+  listenTcpOf,
+  refuseHeaders,
+  refuseReusePort,
+} from "../../server/listeners.ts";
 
 const RESOLVE_TIMEOUT_MS = 5_000;
 
@@ -33,7 +39,13 @@ export async function checkServer(
 ): Promise<boolean> {
   const report = new Report(output);
   const { listenQuic, listenTls, udsName, udsMode: mode, udsGroup: group, reusePort } = values;
-  await checkCertificates(report, serverTlsFiles(values), "server");
+  const { listenFallback } = values;
+  await checkCertificates(
+    report,
+    serverTlsFiles(values),
+    "server",
+    listenFallback && tryOutFallback,
+  );
   if (listenTls) {
     const files = await report.step("tls flags", () => {
       const value = clientTlsFiles(values)!;
@@ -65,6 +77,16 @@ export async function checkServer(
   await checkRoutes(report, { ...values, fronts: agentsOfFronts(values) });
   const udp = formatAuthority(listenQuic);
   await report.step(`udp address ${udp}`, () => checkUdpAddress(listenQuic));
+  if (listenFallback) {
+    const fallback = formatAuthority(listenFallback);
+    await report.step(
+      `fallback address ${fallback}`,
+      () => {
+        refuseHeaders(values);
+        return checkTcpAddress(listenFallback, "--listen-fallback");
+      },
+    );
+  }
   return report.end();
 }
 
