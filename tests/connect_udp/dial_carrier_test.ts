@@ -20,12 +20,22 @@ import {
   answering,
   carrierListener,
   proxyTo,
+  readHead,
   ScriptedListener,
   tcpListener,
   tlsListener,
 } from "../support/carrier_server.ts";
 import { eventually } from "../support/eventually.ts";
-import { loopback, soon, text, utf8 } from "../support/network.ts";
+import {
+  assertGivenUp,
+  combinations,
+  loopback,
+  Network,
+  silentTarget,
+  soon,
+  text,
+  utf8,
+} from "../support/network.ts";
 import { clientTls } from "../support/quic.ts";
 import { TestCa } from "../support/tls.ts";
 
@@ -289,6 +299,44 @@ for (const [step, open] of hangs) {
 }
 
 const ended = (at: ScriptedListener) => eventually("it is closed", () => at.ended === 1);
+
+Deno.test({
+  name: "dialCarrier() gives up an address that does not answer",
+  ignore: Deno.build.os !== "linux",
+  fn: async () => {
+    await using net = new Network(combinations.raw!);
+    const target = await silentTarget(net);
+    const options = optionsFor(target.port, { stepTimeoutMs: 100 });
+    await failureOf(options, "tcp", /^127\.0\.0\.1:\d+: no answer within 100 ms$/);
+    await assertGivenUp(net, target);
+  },
+});
+
+Deno.test("CarrierSocket resets a connection of TLS whose server does not read", async () => {
+  const close = Promise.withResolvers<void>();
+  await using server = tlsListener(async (connection) => {
+    await readHead(connection);
+    await connection.write(utf8.encode(
+      "HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: connect-udp\r\n\r\n",
+    ));
+    await close.promise;
+    await silent(connection);
+  });
+  const carrier = await dialCarrier(optionsFor(server.port), forever);
+  const socket = new CarrierSocket(carrier, { datagram() {}, writable() {}, lost() {} });
+  // The kernel's buffers take some, too.
+  for (let idle = 0; idle < 20; idle++) {
+    while (socket.reserve(16_376)) {
+      socket.commit(16_376);
+      socket.flush();
+      idle = 0;
+    }
+    await sleep(5);
+  }
+  await soon("its end", socket.close());
+  close.resolve();
+  await ended(server);
+});
 
 Deno.test("dialCarrier() ends a dial whose name is not resolved, or whose signal has aborted", async () => {
   const server = { hostname: "tunnel.example", port: 1 };
