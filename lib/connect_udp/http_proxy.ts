@@ -88,11 +88,12 @@ export async function requestTunnel(
 
 function hintForProxy({ status, fields }: ResponseHead, { user }: HttpProxy): string | undefined {
   if (status === 403) return "the proxy does not allow CONNECT to this host and port";
-  if (status !== 407) return undefined;
+  // tinyproxy answers a wrong password with 401.
+  if (status !== 407 && status !== 401) return undefined;
   if (user === undefined) {
     return "the proxy wants a user name and password: http://user:password@host:port";
   }
-  const schemes = fields.filter(([name]) => name.toLowerCase() === "proxy-authenticate")
+  const schemes = fields.filter(([name]) => /^(?:proxy|www)-authenticate$/i.test(name))
     .map(([, value]) => value.split(" ", 1)[0]!.toLowerCase());
   return schemes.length === 0 || schemes.includes("basic")
     ? "the proxy does not accept the user name and password"

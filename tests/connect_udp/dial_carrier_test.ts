@@ -178,6 +178,7 @@ const proxyAnswers: [answer: string, message: RegExp, hint?: RegExp, user?: stri
   ],
   [`${PROXY}407 No\r\nProxy-Authenticate: Basic realm=x\r\n\r\n`, /407 No/, /does not accept/, "u"],
   [`${PROXY}407 No\r\nProxy-Authenticate: Negotiate\r\n\r\n`, /407 No/, /but negotiate$/, "u"],
+  [`${PROXY}401 No\r\nWWW-Authenticate: Basic realm=x\r\n\r\n`, /401 No/, /does not accept/, "u"],
   [`${PROXY}403 Forbidden\r\n\r\n`, /answered "403 Forbidden"/, /does not allow CONNECT/],
   [`${PROXY}502 \x7fBad\r\n\r\n`, /no status line of HTTP\/1/],
   [`${PROXY}503 Unavailable\r\n\r\n`, /answered "503 Unavailable"/],
