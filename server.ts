@@ -55,10 +55,10 @@ export interface ServerOptions {
   /** Records what happens. */
   readonly monitor?: Monitor;
   /**
-   * Registers what takes another configuration over for new clients and agents. It throws a
+   * Registers what takes another configuration over for new clients and agents. It rejects with a
    * `UsageError`, and changes nothing, when that contradicts itself.
    */
-  readonly follow?: (change: (changes: LiveConfig) => void) => void;
+  readonly follow?: (change: (changes: LiveConfig) => Promise<void>) => void;
 }
 
 /** Time in which clients are accepted that have come before a listener is closed. */

@@ -7,6 +7,7 @@
  */
 import { UsageError } from "../errors.ts";
 import { oneLine, quote } from "../printable.ts";
+import { inSlices } from "../slices.ts";
 import { fileFault, readBounded } from "../tls/files.ts";
 import {
   addFrom,
@@ -52,7 +53,7 @@ export async function parseWithConfig<T extends FlagTable>(
   const parsed = parseFlags(lenient, args, environment);
   const path = parsed.kind === "run" ? parsed.values["config"] : undefined;
   if (typeof path !== "string") return parseFlags(flags, args, environment);
-  const file = configValues(await readConfig(path), path, flags, await yamlParser());
+  const file = await configValues(await readConfig(path), path, flags, await yamlParser());
   return parseFlags(flags, args, { ...environment, file });
 }
 
@@ -77,26 +78,28 @@ export async function yamlParser(): Promise<ParseYaml> {
  *
  * @throws {UsageError} when not all of it is right
  */
-export function configValues(
+export async function configValues(
   text: string,
   path: string,
   flags: FlagTable,
   parse: ParseYaml,
-): ReadonlyMap<string, unknown> {
+): Promise<ReadonlyMap<string, unknown>> {
   const table = new Map(
     Object.values(flags).filter(isConfigurable).map((flag) => [flag.name, flag]),
   );
-  return new Map(
-    settingsOf(text, path, parse).map(([name, value]) => {
-      const place = placeOf(name, text, path);
-      const flag = table.get(name);
-      if (!flag) throw new UsageError(`${place}: ${unknownKey(name, flags, table.keys())}`);
-      const source = `${name} in ${place}`;
-      const valueOf = (texts: readonly string[]) =>
-        texts.reduce((before, text) => addFrom(source, flag, text, before), flag.initial);
-      return [name, valueOf(textsOf(value, flag, place))];
-    }),
-  );
+  const values = new Map<string, unknown>();
+  for (const [name, setting] of settingsOf(text, path, parse)) {
+    const place = placeOf(name, text, path);
+    const flag = table.get(name);
+    if (!flag) throw new UsageError(`${place}: ${unknownKey(name, flags, table.keys())}`);
+    const source = `${name} in ${place}`;
+    let value = flag.initial;
+    for await (const text of inSlices(textsOf(setting, flag, place))) {
+      value = addFrom(source, flag, text, value);
+    }
+    values.set(name, value);
+  }
+  return values;
 }
 
 function settingsOf(text: string, path: string, parse: ParseYaml): [string, unknown][] {

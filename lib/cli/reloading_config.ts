@@ -5,6 +5,7 @@
 import { isDeepStrictEqual } from "node:util";
 import { messageOf } from "../errors.ts";
 import { logger } from "../log.ts";
+import { inSlices } from "../slices.ts";
 import { sleep } from "../wait.ts";
 import type { FlagTable, FlagValues } from "./flags.ts";
 
@@ -22,7 +23,7 @@ export interface Followed<T extends FlagTable> {
    *
    * @throws {UsageError} when they contradict each other: then it has taken over nothing
    */
-  apply(values: FlagValues<T>): void;
+  apply(values: FlagValues<T>): Promise<void> | void;
 }
 
 export interface ReloadingConfigOptions<T extends FlagTable> {
@@ -86,9 +87,10 @@ export class ReloadingConfig<T extends FlagTable> {
   async #reload({ live, apply }: Followed<T>, isAsked: boolean): Promise<void> {
     try {
       const next = await this.#read();
-      const changed = Object.keys(this.#flags).filter((key) =>
-        !isDeepStrictEqual(this.#values[key], next[key])
-      );
+      const changed: string[] = [];
+      for (const key of Object.keys(this.#flags)) {
+        if (!await isSame(this.#values[key], next[key])) changed.push(key);
+      }
       const isLive = (key: string) => {
         const can = live[key];
         return typeof can === "function" ? can(this.#values[key], next[key]) : can === true;
@@ -97,7 +99,7 @@ export class ReloadingConfig<T extends FlagTable> {
       if (followed.length > 0) {
         const taken = Object.fromEntries(followed.map((key) => [key, next[key]]));
         const values = { ...this.#values, ...taken };
-        apply(values);
+        await apply(values);
         this.#values = values;
       }
       if (followed.length > 0) log.info("config reloaded", { flags: this.#namesOf(followed) });
@@ -123,4 +125,13 @@ export class ReloadingConfig<T extends FlagTable> {
   #namesOf(keys: readonly string[]): string {
     return keys.map((key) => this.#flags[key]!.name).join(",");
   }
+}
+
+async function isSame(a: unknown, b: unknown): Promise<boolean> {
+  if (!Array.isArray(a) || !Array.isArray(b)) return isDeepStrictEqual(a, b);
+  if (a.length !== b.length) return false;
+  for await (const [i, item] of inSlices(a.entries())) {
+    if (!isDeepStrictEqual(item, b[i])) return false;
+  }
+  return true;
 }

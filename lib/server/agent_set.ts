@@ -6,8 +6,7 @@
  * commas, or `*` for all.
  */
 import { NotParsedError } from "../errors.ts";
-import { formatIp, ipBytes } from "../net/ip_address.ts";
-import { allowedName, checkAgentName } from "../tls/agent_names.ts";
+import { canonicalAgentName, checkAgentName } from "../tls/agent_names.ts";
 
 /** Stands for every agent that is admitted. */
 export const ALL_AGENTS = "*";
@@ -38,12 +37,14 @@ export function parseAgents(text: string): AgentSet {
     if (problem !== undefined) throw new NotParsedError("agent name", pattern, problem);
   }
   if (patterns.includes(ALL_AGENTS)) return [ALL_AGENTS];
-  return [...new Set(patterns.map(canonical))].sort();
+  return [...new Set(patterns.map(canonicalAgentName))].sort();
 }
 
 function problemOf(pattern: string): string | undefined {
   if (pattern === "") return "it is empty";
-  if (canonical(pattern) === DEFAULT_GROUP) return "it stands for the agents of no other group";
+  if (canonicalAgentName(pattern) === DEFAULT_GROUP) {
+    return "it stands for the agents of no other group";
+  }
   return checkAgentName(pattern);
 }
 
@@ -55,19 +56,4 @@ export function nameOfAgents(agents: AgentSet): string {
 /** The set of the agents of two. */
 export function unionOfAgents(a: AgentSet, b: AgentSet): AgentSet {
   return parseAgents(nameOfAgents([...a, ...b]));
-}
-
-/** Whether an agent with these names is in a set. */
-export function hasAgent(agents: AgentSet, names: readonly string[]): boolean {
-  return agents[0] === ALL_AGENTS || allowedName(names, agents) !== undefined;
-}
-
-/** Patterns that match the same names are the same. */
-function canonical(pattern: string): string {
-  const address = ipBytes(pattern);
-  if (address) return formatIp(address);
-  // Upper and lower case differ in URIs.
-  return pattern.includes(":")
-    ? pattern
-    : pattern.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
 }

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { NO_BYTES } from "../bytes.ts";
-import { allowedName } from "../tls/agent_names.ts";
 import { fingerprintOf, peerNamesOf } from "../tls/peer_name.ts";
 import type { Control } from "../qrht/control.ts";
 import type { QuicConnection, QuicStream } from "../quic/mod.ts";
@@ -40,11 +39,6 @@ export class ConnectedAgent extends ConnectedPeer<QuicConnection> implements Age
     this.isAllowed = isAllowed;
     this.name = name;
     this.fingerprint = fingerprintOf(certificate);
-  }
-
-  /** Whether its certificate has a name that these patterns admit; if there are none, it has. */
-  isAdmittedBy(allowed: readonly string[]): boolean {
-    return allowed.length === 0 || allowedName(this.names, allowed) !== undefined;
   }
 
   /**

@@ -2,22 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Groups: agents that serve the same clients. Their certificates decide, they claim nothing. */
-import { UsageError } from "../errors.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { formatRule } from "../net/target_rule.ts";
 import type { GroupFacts } from "../observe/monitor.ts";
 import { shorten } from "../printable.ts";
 import { TunnelError } from "../tunnel/errors.ts";
-import { type AgentSet, ALL_AGENTS, DEFAULT_GROUP, hasAgent, nameOfAgents } from "./agent_set.ts";
-import type { Front, FrontMode } from "./front.ts";
+import type { Front } from "./front.ts";
+import { type Entitled, GroupRules, type GroupRulesOptions, NAMELESS } from "./group_rules.ts";
 import { type Agent, AgentRegistry, type RegistryOptions } from "./registry.ts";
-import { RouteTable, type TargetRoute } from "./routes.ts";
-
-/** An agent that may belong to groups. */
-export interface Entitled {
-  /** Names in its certificate that say which. */
-  readonly entitled: readonly string[];
-}
 
 /** Some agents, and the clients that wait for them. */
 export interface Group<A extends Agent<Stream>, Stream> {
@@ -26,17 +18,7 @@ export interface Group<A extends Agent<Stream>, Stream> {
   readonly registry: AgentRegistry<A, Stream>;
 }
 
-interface Named<A extends Agent<Stream>, Stream> {
-  readonly agents: AgentSet;
-  readonly group: Group<A, Stream>;
-}
-
-export interface GroupsOptions extends RegistryOptions {
-  readonly routes: readonly TargetRoute[];
-  /** Agents of the fronts, undefined for those without a group. */
-  readonly fronts: readonly (AgentSet | undefined)[];
-  readonly mode?: FrontMode | undefined;
-}
+export interface GroupsOptions extends RegistryOptions, GroupRulesOptions {}
 
 /** No route leads to the target that a client asks for. */
 export class NoRouteError extends TunnelError {
@@ -50,137 +32,106 @@ const MAX_TARGET_LENGTH = 200;
 
 /** All groups of a server. */
 export class AgentGroups<A extends Agent<Stream> & Entitled, Stream> {
+  #rules: GroupRules;
   /** By name. */
-  #named = new Map<string, Named<A, Stream>>();
-  /** Of the agents that no other group names. */
-  #default: Group<A, Stream> | undefined;
-  #routes: RouteTable<Group<A, Stream>> | undefined;
-  #groupsOf = new WeakMap<Entitled, readonly Group<A, Stream>[]>();
+  #groups: ReadonlyMap<string, Group<A, Stream>> = new Map();
   readonly #active = new Set<A>();
-  readonly #options: GroupsOptions;
+  readonly #options: RegistryOptions;
 
   /** @throws {UsageError} when the options contradict each other */
   constructor(options: GroupsOptions) {
     this.#options = options;
-    this.#set(options);
+    this.#rules = new GroupRules(options);
+    this.#groups = this.#groupsOf(this.#rules);
   }
 
   /**
-   * Goes on with other groups. Those whose name stays keep their waiting clients; those of the
-   * others are refused. Agents move to what they are in now; in none, they get no more tunnels.
-   *
-   * @param isAdmitted whether an agent may be in any
-   * @throws {UsageError} when the options contradict each other: then nothing has changed
+   * Goes on by other rules. Groups whose name stays keep their waiting clients; those of the others
+   * are refused. Agents move to what they are in now; in none, they get no more tunnels.
    */
-  change(
-    options: Pick<GroupsOptions, "routes" | "fronts">,
-    isAdmitted: (agent: A) => boolean,
-  ): void {
-    const before = this.#all;
-    const moves = Array.from(this.#active, (agent) => ({ agent, from: this.ofAgent(agent) }));
-    this.#set(options);
-    const admitted = moves.filter(({ agent }) => isAdmitted(agent));
-    const stays = (agent: A, group: Group<A, Stream>) =>
-      isAdmitted(agent) && this.ofAgent(agent).includes(group);
+  change(rules: GroupRules): void {
+    const before = this.#groups;
+    const moves = Array.from(this.#active, (agent) => ({
+      agent,
+      from: this.#rules.ofAgent(agent),
+      to: rules.ofAgent(agent),
+    }));
+    this.#groups = this.#groupsOf(rules);
+    this.#rules = rules;
     // No client that waits gets an agent that is about to leave its group.
-    for (const { agent, from } of moves) {
-      for (const group of from) if (!stays(agent, group)) group.registry.remove(agent);
-      if (!isAdmitted(agent) || this.ofAgent(agent).length === 0) this.#active.delete(agent);
+    for (const { agent, from, to } of moves) {
+      for (const name of from) if (!to.includes(name)) before.get(name)!.registry.remove(agent);
+      if (to.length === 0) this.#active.delete(agent);
     }
-    for (const { agent, from } of admitted) {
-      for (const group of this.ofAgent(agent)) if (!from.includes(group)) group.registry.add(agent);
+    for (const { agent, from, to } of moves) {
+      for (const name of to) if (!from.includes(name)) this.#registryOf(name).add(agent);
     }
-    const after = this.#all;
-    for (const group of before) if (!after.includes(group)) group.registry.stopWaiting();
+    for (const [name, { registry }] of before) if (!this.#groups.has(name)) registry.stopWaiting();
   }
 
-  #set({ routes, fronts }: Pick<GroupsOptions, "routes" | "fronts">): void {
-    const hasOpen = fronts.includes(undefined);
-    if (routes.length > 0) {
-      if (!hasOpen) throw new UsageError("--route needs a listener without a group");
-      if (this.#options.mode === "raw") {
-        throw new UsageError("--route cannot be combined with --mode=raw");
-      }
-    }
-    const before = new Map(this.#all.map((group) => [group.name, group]));
-    const named = new Map<string, Named<A, Stream>>();
-    const create = (name: string | undefined): Group<A, Stream> =>
-      before.get(name) ??
-        { name, registry: new AgentRegistry({ ...this.#options, group: name }) };
-    const groupOf = (agents: AgentSet) => {
-      const name = nameOfAgents(agents);
-      const group = named.get(name)?.group ?? create(name);
-      named.set(name, { agents, group });
-      return group;
+  #groupsOf({ names }: GroupRules): ReadonlyMap<string, Group<A, Stream>> {
+    const create = (group: string): Group<A, Stream> => {
+      const name = group === NAMELESS ? undefined : group;
+      return { name, registry: new AgentRegistry({ ...this.#options, group: name }) };
     };
-    for (const agents of fronts) if (agents) groupOf(agents);
-    this.#routes = routes.length > 0 ? new RouteTable(routes, groupOf) : undefined;
-    this.#default = hasOpen && routes.length === 0
-      ? create(named.size > 0 ? DEFAULT_GROUP : undefined)
-      : undefined;
-    this.#named = named;
-    this.#groupsOf = new WeakMap();
+    return new Map(names.map((name) => [name, this.#groups.get(name) ?? create(name)]));
+  }
+
+  #registryOf(name: string): AgentRegistry<A, Stream> {
+    return this.#groups.get(name)!.registry;
   }
 
   /** Those with a name. */
   get named(): readonly Group<A, Stream>[] {
-    const named = Array.from(this.#named.values(), ({ group }) => group);
-    return this.#default?.name === undefined ? named : [...named, this.#default];
+    return [...this.#groups.values()].filter(({ name }) => name !== undefined);
   }
 
   /** @returns what tells the facts of the groups with a name, as they are then */
   factsWith(
     fronts: readonly Pick<Front, "address" | "group">[],
   ): () => readonly GroupFacts[] {
-    const listeners = Map.groupBy(fronts, ({ group }) => this.ofFront(group));
-    const routes = Map.groupBy(this.#routes?.entries ?? [], ({ value }) => value);
-    const groups = this.named.map((group) => ({
-      registry: group.registry,
-      name: group.name!,
-      listeners: (listeners.get(group) ?? []).map(({ address }) => address),
-      routes: (routes.get(group) ?? []).map(({ rule }) => formatRule(rule)),
-    }));
-    return () => groups.map(({ registry, ...facts }) => ({ ...facts, waiting: registry.pending }));
+    const { named } = this;
+    const rules = this.#rules;
+    const listenersOf = Map.groupBy(fronts, ({ group }) => rules.ofClient(group));
+    const find = () => {
+      const routesOf = Map.groupBy(rules.routes, ({ value }) => value);
+      return named.map(({ name, registry }) => ({
+        registry,
+        name: name!,
+        listeners: (listenersOf.get(name) ?? []).map(({ address }) => address),
+        routes: (routesOf.get(name!) ?? []).map(({ rule }) => formatRule(rule)),
+      }));
+    };
+    let groups: ReturnType<typeof find> | undefined;
+    return () =>
+      (groups ??= find()).map(({ registry, ...facts }) => ({
+        ...facts,
+        waiting: registry.pending,
+      }));
   }
 
-  get #all(): readonly Group<A, Stream>[] {
-    return this.#default && this.#default.name === undefined ? [this.#default] : this.named;
-  }
-
-  /** The group of a front, if all its clients have the same. */
-  ofFront(group: string | undefined): Group<A, Stream> | undefined {
-    return group === undefined ? this.#default : this.#named.get(group)!.group;
-  }
-
-  /** @throws {NoRouteError} when there is no route */
-  ofTarget(target: Authority): Group<A, Stream> {
-    const entry = this.#routes?.find(target);
-    if (!entry) throw new NoRouteError(target);
-    return entry.value;
+  /**
+   * The group of a client by the rules of now, if it has one yet.
+   *
+   * @param front the group of its front
+   * @param target what it asks for, if that is known
+   */
+  ofClient(front: string | undefined, target?: Authority): Group<A, Stream> | undefined {
+    const name = this.#rules.ofClient(front, target);
+    return name === undefined ? undefined : this.#groups.get(name);
   }
 
   /** Those that an agent belongs to, by its certificate. */
   ofAgent(agent: Entitled): readonly Group<A, Stream>[] {
-    const known = this.#groupsOf.get(agent);
-    if (known) return known;
-    const found = this.#find(agent);
-    this.#groupsOf.set(agent, found);
-    return found;
-  }
-
-  #find({ entitled }: Entitled): readonly Group<A, Stream>[] {
-    const groups = [...this.#named.values()].filter(({ agents }) => hasAgent(agents, entitled))
-      .map(({ group }) => group);
-    const isOther = groups.every(({ name }) => name === ALL_AGENTS);
-    return isOther && this.#default ? [...groups, this.#default] : groups;
+    return this.#rules.ofAgent(agent).map((name) => this.#groups.get(name)!);
   }
 
   /** Whether a front may lead to an agent. */
-  reaches(group: string | undefined, agent: Entitled): boolean {
-    const groups = this.ofAgent(agent);
-    const front = this.ofFront(group);
-    if (front) return groups.includes(front);
-    return this.#routes!.entries.some(({ value }) => groups.includes(value));
+  reaches(front: string | undefined, agent: Entitled): boolean {
+    const groups = this.#rules.ofAgent(agent);
+    const group = this.#rules.ofClient(front);
+    if (group !== undefined) return groups.includes(group);
+    return this.#rules.routes.some(({ value }) => groups.includes(value));
   }
 
   /** Agents that accept tunnels. */
@@ -190,31 +141,35 @@ export class AgentGroups<A extends Agent<Stream> & Entitled, Stream> {
 
   /** Clients that wait, of all groups. */
   get pending(): number {
-    return this.#all.reduce((sum, { registry }) => sum + registry.pending, 0);
+    return this.#registries.reduce((sum, { pending }) => sum + pending, 0);
   }
 
   add(agent: A): void {
     this.#active.add(agent);
-    for (const { registry } of this.ofAgent(agent)) registry.add(agent);
+    for (const name of this.#rules.ofAgent(agent)) this.#registryOf(name).add(agent);
   }
 
   remove(agent: A): void {
     this.#active.delete(agent);
-    for (const { registry } of this.ofAgent(agent)) registry.remove(agent);
+    for (const name of this.#rules.ofAgent(agent)) this.#registryOf(name).remove(agent);
   }
 
   /** Whether another agent could take a tunnel now, in all groups of this one. */
   hasAnother(than: A): boolean {
-    return this.ofAgent(than).every(({ registry }) => registry.hasAnother(than));
+    return this.#rules.ofAgent(than).every((name) => this.#registryOf(name).hasAnother(than));
   }
 
   /** See {@linkcode AgentRegistry.seal}. */
   seal(): Promise<unknown> {
-    return Promise.all(this.#all.map(({ registry }) => registry.seal()));
+    return Promise.all(this.#registries.map((registry) => registry.seal()));
   }
 
   /** See {@linkcode AgentRegistry.stopWaiting}. */
   stopWaiting(): void {
-    for (const { registry } of this.#all) registry.stopWaiting();
+    for (const registry of this.#registries) registry.stopWaiting();
+  }
+
+  get #registries(): readonly AgentRegistry<A, Stream>[] {
+    return Array.from(this.#groups.values(), ({ registry }) => registry);
   }
 }

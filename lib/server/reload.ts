@@ -4,7 +4,9 @@
 /** Another configuration for a server that runs. */
 import type { Logger } from "../log.ts";
 import { CloseCode } from "../qrht/codes.ts";
+import { inSlices } from "../slices.ts";
 import { sleep } from "../wait.ts";
+import { GroupRules } from "./group_rules.ts";
 import type { ServerConfig } from "./config.ts";
 import type { ConnectedAgent } from "./connected_agent.ts";
 import type { TcpAddress } from "./front.ts";
@@ -32,26 +34,27 @@ export const live = {
 export type LiveConfig = Pick<ServerConfig, keyof typeof live>;
 
 /**
- * Takes a configuration over for new clients and agents. Agents that it leaves nothing get no
- * further tunnels, and go when those that they have are over.
+ * Takes a configuration over for new clients and agents, all at one moment. Agents that it leaves
+ * nothing get no further tunnels, and go when those that they have are over.
+ *
+ * Tunnels go on meanwhile, however many routes and agents there are: what is needed at that moment
+ * has been found before, and nobody is told before it is over.
  *
  * @throws {UsageError} when it contradicts itself: then nothing has changed
  */
-export function changeTo(config: ServerConfig, server: RunningServer): void {
+export async function changeTo(config: ServerConfig, server: RunningServer): Promise<void> {
   const { groups, fronts, agents, monitor, stopping, log } = server;
+  const rules = new GroupRules({ ...config, fronts: agentsOfFronts(config) });
+  for await (const agent of inSlices(agents)) rules.ofAgent(agent);
   if (stopping.aborted) return;
-  const { agentNames } = config;
-  groups.change(
-    { routes: config.routes, fronts: agentsOfFronts(config) },
-    (agent) => agent.isAdmittedBy(agentNames),
-  );
+  groups.change(rules);
   changeFronts(fronts, config);
   server.config = config;
   server.routePolicies = policiesOf(config);
   server.timeouts = config;
   monitor.readFrom({ groups: groups.factsWith(fronts) });
-  for (const agent of agents) {
-    const ofAgent = agent.isAdmittedBy(agentNames) ? groups.ofAgent(agent) : [];
+  for await (const agent of inSlices(agents)) {
+    const ofAgent = groups.ofAgent(agent);
     agent.groups = ofAgent.flatMap(({ name }) => name ?? []);
     if (ofAgent.length === 0 && !agent.isDraining) void sendAway(agent, log);
   }
@@ -60,16 +63,20 @@ export function changeTo(config: ServerConfig, server: RunningServer): void {
 /** How often it is looked whether an agent that is sent away has tunnels. */
 const SENT_AWAY_MS = 1_000;
 
+/** Time that the last bytes of its tunnels have to arrive. */
+const SETTLE_MS = 5_000;
+
 /** Closes the connection of an agent when it has no tunnel any more. Never rejects. */
 async function sendAway(agent: ConnectedAgent, log: Logger): Promise<void> {
   const { connection, fields } = agent;
   log.warn("agent is no longer admitted", { ...fields, tunnels: connection.streamCount });
   agent.isDraining = true;
   agent.control?.drain();
-  let isClosed = false;
-  connection.closed.then(() => isClosed = true);
-  while (!isClosed && connection.streamCount > 0) {
-    await Promise.race([sleep(SENT_AWAY_MS), connection.closed]);
+  const closed = new AbortController();
+  connection.closed.then(() => closed.abort());
+  while (!closed.signal.aborted && connection.streamCount > 0) {
+    await sleep(SENT_AWAY_MS, closed.signal);
   }
+  await connection.settled(SETTLE_MS);
   connection.close(CloseCode.NotAdmitted, "no longer admitted");
 }

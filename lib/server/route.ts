@@ -30,6 +30,8 @@ export interface RoutePolicy {
 export interface RouteOptions {
   readonly policy: RoutePolicy;
   readonly registry: AgentRegistry<ConnectedAgent, QuicStream>;
+  /** Whether the agents of the registry are still those that the client is led to. */
+  readonly isCurrent: () => boolean;
   readonly log: Logger;
   /** Log fields of the client. */
   readonly fields: Readonly<Record<string, unknown>>;
@@ -96,8 +98,9 @@ export class Route {
   }
 
   async #retry(cause: RetryCause): Promise<OutgoingTunnel | undefined> {
-    const { retryOn, agentWaitMs } = this.#options.policy;
-    if (!retryOn.includes(cause)) return undefined;
+    const { policy: { retryOn, agentWaitMs }, isCurrent } = this.#options;
+    // By other rules, the next agent might be in another network.
+    if (!retryOn.includes(cause) || !isCurrent()) return undefined;
     return await this.#attempt(LEFT.includes(cause) ? agentWaitMs : 0);
   }
 

@@ -48,32 +48,38 @@ export function parseRoute(text: string): TargetRoute {
   return { agents, targets };
 }
 
+/** One target, with its text. */
+interface Keyed {
+  readonly key: string;
+  readonly rule: Rule;
+  readonly agents: AgentSet;
+}
+
 const ALL_PORTS = { first: 1, last: 65_535 };
 
 /** What a target leads to. A look-up takes as many steps with a thousand routes as with one. */
 export class RouteTable<T> {
   /** All targets, the most specific first. */
   readonly entries: readonly TableEntry<T>[];
-  readonly #hosts = new Map<string, PortTable<T>>();
+  readonly #hosts: ReadonlyMap<string, PortTable<T>>;
   /** Lengths of prefixes that there are, the longest first, by the bytes of an address. */
   readonly #lengths: Readonly<Record<number, readonly number[]>>;
 
   /** @param valueOf what a set of agents stands for */
   constructor(routes: readonly TargetRoute[], valueOf: (agents: AgentSet) => T) {
-    const byTarget = new Map<string, { rule: Rule; agents: AgentSet }>();
+    const byTarget = new Map<string, Keyed>();
     for (const { agents, targets } of routes) {
       for (const target of targets) {
         const rule = withoutAllPorts(target);
         const key = formatRule(rule);
         const before = byTarget.get(key)?.agents;
-        byTarget.set(key, { rule, agents: before ? unionOfAgents(before, agents) : agents });
+        byTarget.set(key, { key, rule, agents: before ? unionOfAgents(before, agents) : agents });
       }
     }
-    this.entries = [...byTarget.values()].toSorted((a, b) => bySpecificity(a.rule, b.rule))
-      .map((entry) => ({ ...entry, value: valueOf(entry.agents) }));
-    for (const [host, ofHost] of Map.groupBy(this.entries, ({ rule }) => keyOf(rule.host))) {
-      this.#hosts.set(host, new PortTable(ofHost));
-    }
+    this.entries = [...byTarget.values()].sort(bySpecificity)
+      .map(({ rule, agents }) => ({ rule, agents, value: valueOf(agents) }));
+    const ofHosts = Map.groupBy(this.entries, ({ rule }) => keyOf(rule.host));
+    this.#hosts = new Map(Array.from(ofHosts, ([host, entries]) => [host, new PortTable(entries)]));
     const lengthsOf = (bytes: number) => {
       const lengths = this.entries.flatMap(({ rule: { host } }) =>
         host.kind === "network" && host.cidr.network.length === bytes
@@ -212,10 +218,10 @@ function networkKey(address: Uint8Array, length: number): string {
   return `${masked.toHex()}/${length}`;
 }
 
-function bySpecificity(a: Rule, b: Rule): number {
+function bySpecificity({ rule: a, key }: Keyed, { rule: b, key: other }: Keyed): number {
   const [ofA, ofB] = [a.ports ?? ALL_PORTS, b.ports ?? ALL_PORTS];
   return rankOf(b.host) - rankOf(a.host) || ofA.last - ofA.first - (ofB.last - ofB.first) ||
-    ofA.first - ofB.first || (formatRule(a) < formatRule(b) ? -1 : 1);
+    ofA.first - ofB.first || (key < other ? -1 : 1);
 }
 
 /** Of hosts that match the same target, the more specific one has the higher rank. */

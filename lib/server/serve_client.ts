@@ -3,7 +3,7 @@
 
 import type { Logger } from "../log.ts";
 import { type LogThrottle, timesOf, warnOrDebug } from "../log_throttle.ts";
-import { formatSocketAddress } from "../net/authority.ts";
+import { type Authority, formatSocketAddress } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
 import { endingOf, summarize } from "../observe/ending.ts";
 import type { Monitor, TunnelRecord } from "../observe/monitor.ts";
@@ -46,9 +46,10 @@ const NO_AGENT_HINT =
 /** Finds an agent for a client and forwards its bytes until the end. Never rejects. */
 export async function serveClient(
   connection: FrontClient,
-  { kind: front, mode, group: groupOfFront }: Pick<Front, "kind" | "mode" | "group">,
+  cameTo: Pick<Front, "kind" | "mode" | "group">,
   service: ClientService,
 ): Promise<void> {
+  const { kind: front, mode } = cameTo;
   const { groups, monitor, log, stopping, ended: signal } = service;
   const since = performance.now();
   const tunnelId = crypto.getRandomValues(new Uint8Array(16));
@@ -58,8 +59,8 @@ export async function serveClient(
     front,
   };
   let record: TunnelRecord | undefined;
-  let group = groups.ofFront(groupOfFront);
-  const isRouted = group === undefined;
+  let group: ReturnType<typeof groups.ofClient>;
+  let target: Authority | undefined;
   let isAsked = false;
   const stopListening = onAbort(signal, () => carrier.abort());
   try {
@@ -71,11 +72,14 @@ export async function serveClient(
       const { via } = client;
       fields = { ...own, front, name: connection.name, via: via && formatSocketAddress(via) };
     }
-    if (isRouted && bytes) {
+    group = groups.ofClient(cameTo.group);
+    if (bytes && !group) {
       isAsked = true;
       const asking = await askedTarget(bytes);
       bytes = asking?.carrier;
-      group = asking && groups.ofTarget(asking.target);
+      target = asking?.target;
+      group = groups.ofClient(cameTo.group, target);
+      if (target && !group) throw new NoRouteError(target);
     }
     if (!bytes || !group) {
       monitor.notify((observer) => observer.refused?.("health-check", front));
@@ -91,8 +95,15 @@ export async function serveClient(
     const policy = service.routePolicies[mode];
     const ownAnswer = mode === "http-connect" ? new OwnAnswer(carrier) : undefined;
     const { span } = record;
-    const options = { policy, registry, log, fields, span, answer: ownAnswer?.make };
-    const route = new Route(open, options);
+    const route = new Route(open, {
+      policy,
+      registry,
+      isCurrent: () => groups.ofClient(cameTo.group, target) === group,
+      log,
+      fields,
+      span,
+      answer: ownAnswer?.make,
+    });
     const tunnel = await route.connect();
     const { connected } = tunnel;
     const { facts, watch } = record;

@@ -9,8 +9,8 @@
  *   of letters, digits, hyphens and underscores, as in the names of hosts, and is not an IP address.
  *   ASCII letters match in upper and lower case.
  * - `spiffe://cluster/ns/*`, `system:node:*`: with a colon in it, a pattern is for URIs and the
- *   like. `*` at its end, after a slash or colon, stands for whatever follows. Upper and lower case
- *   differ.
+ *   like. `*` at its end, after a slash or colon, stands for whatever follows, and is not an IP
+ *   address. Upper and lower case differ.
  * - `10.0.0.1`, `fd00::1`: an IP address, in any notation, matches that address.
  */
 
@@ -50,24 +50,73 @@ export function allowedName(
   names: readonly string[],
   patterns: readonly string[],
 ): string | undefined {
-  return names.find((name) => patterns.some((pattern) => matchesName(pattern, name)));
+  return names.find(nameFilter(patterns));
 }
 
-function matchesName(pattern: string, name: string): boolean {
-  const address = ipBytes(pattern);
-  if (address) return formatIp(address) === name;
-  if (pattern.includes(":")) {
-    const prefix = pattern.slice(0, -1);
-    return pattern.endsWith("*")
-      ? name.length > prefix.length && name.startsWith(prefix)
-      : name === pattern;
+/**
+ * The same for many certificates.
+ *
+ * @returns whether a name is one that the patterns match
+ */
+export function nameFilter(patterns: readonly string[]): (name: string) => boolean {
+  const table = new NameTable(patterns.map((pattern) => [pattern, true]));
+  return (name) => table.find(name).length > 0;
+}
+
+/** What patterns of names stand for. A look-up takes as many steps with a thousand as with one. */
+export class NameTable<T> {
+  readonly #exact = new Map<string, T[]>();
+  /** With `*`, under what is before it, `*`, and what is after it. */
+  readonly #open = new Map<string, T[]>();
+  /** Lengths of what is before `*`, in names and in what has a colon. */
+  readonly #lengths = { name: new Set<number>(), uri: new Set<number>() };
+
+  /** @param entries patterns without a fault that {@linkcode checkAgentName} knows */
+  constructor(entries: Iterable<readonly [pattern: string, value: T]>) {
+    for (const [pattern, value] of entries) {
+      const key = canonicalAgentName(pattern);
+      const end = key.lastIndexOf("*");
+      if (end >= 0) this.#lengths[kindOf(key)].add(end);
+      const table = end < 0 ? this.#exact : this.#open;
+      const before = table.get(key);
+      if (before) before.push(value);
+      else table.set(key, [value]);
+    }
   }
-  const [start, end] = lowerCase(pattern).split("*") as [string, string?];
-  const lower = lowerCase(name);
-  if (end === undefined) return lower === start;
-  const rest = lower.slice(start.length, lower.length - end.length);
-  return lower.startsWith(start) && lower.endsWith(end) && /^[\w-]+$/.test(rest) &&
-    !isIpAddress(name);
+
+  /** The values of all patterns that match a name of a certificate. */
+  find(name: string): readonly T[] {
+    const kind = kindOf(name);
+    const key = kind === "uri" ? name : lowerCase(name);
+    const lengths = this.#lengths[kind];
+    const found = [...this.#exact.get(key) ?? []];
+    if (lengths.size === 0 || isIpAddress(name)) return found;
+    const [label, rest] = kind === "uri" ? [key, ""] : firstLabelOf(key);
+    if (kind === "name" && !/^[\w-]+$/.test(label)) return found;
+    for (const length of lengths) {
+      if (length >= label.length) continue;
+      found.push(...this.#open.get(`${label.slice(0, length)}*${rest}`) ?? []);
+    }
+    return found;
+  }
+}
+
+/** What a name or a pattern is compared as: those that match the same are the same. */
+export function canonicalAgentName(name: string): string {
+  const address = ipBytes(name);
+  if (address) return formatIp(address);
+  // Upper and lower case differ in URIs.
+  return kindOf(name) === "uri" ? name : lowerCase(name);
+}
+
+/** The first label of a name, and the rest with its dot. */
+function firstLabelOf(name: string): [string, string] {
+  const dot = name.indexOf(".");
+  return dot < 0 ? [name, ""] : [name.slice(0, dot), name.slice(dot)];
+}
+
+function kindOf(name: string): "name" | "uri" {
+  return name.includes(":") ? "uri" : "name";
 }
 
 /** Of ASCII letters only: there are others whose lower case is an ASCII letter. */

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
+import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import fc from "fast-check";
 import { stringify } from "yaml";
 import { configValues, parseWithConfig, yamlParser } from "../../lib/cli/config_file.ts";
@@ -27,11 +27,11 @@ import { temporaryFolder } from "../support/temporary_folder.ts";
 const parse = await yamlParser();
 const of = (text: string, flags: FlagTable = serverFlags) =>
   configValues(text, "server.yaml", flags, parse);
-const faultOf = (text: string, flags?: FlagTable) =>
-  assertThrows(() => of(text, flags), UsageError).message;
+const faultOf = async (text: string, flags?: FlagTable) =>
+  (await assertRejects(() => of(text, flags), UsageError)).message;
 
-test("configValues() takes every scalar as the text that a flag would take", () => {
-  const values = of(
+test("configValues() takes every scalar as the text that a flag would take", async () => {
+  const values = await of(
     "uds-mode: 0640\nmtu: 1400\nname: 1:20\nidle-timeout: 0",
   );
   assertEquals(Object.fromEntries(values), {
@@ -40,65 +40,68 @@ test("configValues() takes every scalar as the text that a flag would take", () 
     name: "1:20",
     "idle-timeout": 0,
   });
-  assertEquals(of("").size, 0);
-  assertEquals(of("# nothing\n").size, 0);
+  assertEquals((await of("")).size, 0);
+  assertEquals((await of("# nothing\n")).size, 0);
 });
 
-test("configValues() takes lists, and texts with commas", () => {
-  const block = of("agent-name:\n  - a\n  - b\nretry-on: [gone, draining]");
-  assertEquals(block, of("agent-name: a,b\nretry-on: gone,draining"));
-  const [first] = of("listen-tcp: [':1@a', ':2@b']").get("listen-tcp") as unknown[];
+test("configValues() takes lists, and texts with commas", async () => {
+  const block = await of("agent-name:\n  - a\n  - b\nretry-on: [gone, draining]");
+  assertEquals(block, await of("agent-name: a,b\nretry-on: gone,draining"));
+  const [first] = (await of("listen-tcp: [':1@a', ':2@b']")).get("listen-tcp") as unknown[];
   assertEquals(first, { hostname: "", port: 1, agents: ["a"] });
 });
 
-test("configValues() names the line that is wrong, and the nearest key", () => {
+test("configValues() names the line that is wrong, and the nearest key", async () => {
   assertEquals(
-    faultOf("v: 0\nlisten-qiuc: :1"),
+    await faultOf("v: 0\nlisten-qiuc: :1"),
     'server.yaml:2: unknown key "listen-qiuc"; did you mean listen-quic?',
   );
-  assertEquals(faultOf("xyzzy: 1"), 'server.yaml:1: unknown key "xyzzy"; --help lists all flags');
   assertEquals(
-    faultOf("\n'mtu' : 7"),
+    await faultOf("xyzzy: 1"),
+    'server.yaml:1: unknown key "xyzzy"; --help lists all flags',
+  );
+  assertEquals(
+    await faultOf("\n'mtu' : 7"),
     'invalid value "7" for mtu in server.yaml:2: must be 0 or at least 1280',
   );
   assertEquals(
-    faultOf("route:\n  - '*=*'\n  - a=10.0.0.0/99"),
-    faultOf("route: ['*=*', a=10.0.0.0/99]"),
+    await faultOf("route:\n  - '*=*'\n  - a=10.0.0.0/99"),
+    await faultOf("route: ['*=*', a=10.0.0.0/99]"),
   );
-  assertStringIncludes(faultOf("route: a=10.0.0.0/99"), "route in server.yaml:1: ");
+  assertStringIncludes(await faultOf("route: a=10.0.0.0/99"), "route in server.yaml:1: ");
   assertEquals(
-    faultOf("v: 1\nv: 2"),
+    await faultOf("v: 1\nv: 2"),
     "server.yaml:2: Cannot store mapping pair: duplicated key",
   );
 });
 
-test("configValues() refuses what is no value of a flag", () => {
-  assertEquals(faultOf("name:"), "server.yaml:1: name has no value");
-  assertEquals(faultOf("name: [a]"), "server.yaml:1: name takes a single value");
-  assertEquals(faultOf("agent-name: []"), "server.yaml:1: agent-name is an empty list");
+test("configValues() refuses what is no value of a flag", async () => {
+  assertEquals(await faultOf("name:"), "server.yaml:1: name has no value");
+  assertEquals(await faultOf("name: [a]"), "server.yaml:1: name takes a single value");
+  assertEquals(await faultOf("agent-name: []"), "server.yaml:1: agent-name is an empty list");
   const list = "server.yaml:1: agent-name takes a value, or a list of values";
-  assertEquals(faultOf("agent-name: [[a]]"), list);
-  assertEquals(faultOf("agent-name: {a: b}"), list);
-  assertEquals(faultOf("- name"), "server.yaml:1: not a mapping of flags to values");
-  assertEquals(faultOf("name"), "server.yaml:1: not a mapping of flags to values");
+  assertEquals(await faultOf("agent-name: [[a]]"), list);
+  assertEquals(await faultOf("agent-name: {a: b}"), list);
+  assertEquals(await faultOf("- name"), "server.yaml:1: not a mapping of flags to values");
+  assertEquals(await faultOf("name"), "server.yaml:1: not a mapping of flags to values");
   for (const name of ["check", "make-certs", "config"]) {
-    assertEquals(faultOf(`${name}: a`), `server.yaml:1: ${name} cannot be set in a file`);
+    assertEquals(await faultOf(`${name}: a`), `server.yaml:1: ${name} cannot be set in a file`);
   }
 });
 
-test("configValues() shows nothing of a line that is no YAML", () => {
-  const fault = faultOf("join: 'secret\nv: [1", agentFlags);
+test("configValues() shows nothing of a line that is no YAML", async () => {
+  const fault = await faultOf("join: 'secret\nv: [1", agentFlags);
   assertEquals(fault.includes("secret"), false);
   assertEquals(fault.includes("\n"), false);
 });
 
-test("configValues() throws a UsageError for any text, or none", () => {
+test("configValues() throws a UsageError for any text, or none", async () => {
   const words = fc.constantFrom("v", "route", ":", " ", "\n", "- ", "[", "]", "{", "&a", "*a", "!");
   const text = fc.oneof(fc.string({ unit: "binary" }), fc.array(words).map((all) => all.join("")));
-  fc.assert(
-    fc.property(text, (text) => {
+  await fc.assert(
+    fc.asyncProperty(text, async (text) => {
       try {
-        of(text);
+        await of(text);
       } catch (error) {
         if (!(error instanceof UsageError)) throw error;
         assertEquals(/[\n\r]/.test(error.message), false);
@@ -122,7 +125,7 @@ const kinds: readonly ((name: string) => readonly [Flag<unknown>, fc.Arbitrary<s
   (name) => [ruleListFlag(name, { help: "" }), fc.constantFrom("*", "10.0.0.0/8:22", "*.a, ::1")],
 ];
 
-test("a file that says what flags say yields the same values, for any table", () => {
+test("a file that says what flags say yields the same values, for any table", async () => {
   const setting = fc.constantFrom(...kinds).chain((make) => {
     const [{ isRepeatable }, text] = make("x");
     const texts = fc.array(text, { minLength: 1, maxLength: isRepeatable ? 3 : 1 });
@@ -131,8 +134,8 @@ test("a file that says what flags say yields the same values, for any table", ()
   const names = fc.stringMatching(/^[a-z][a-z-]{0,8}$/)
     .filter((name) => !/^(?:no-|(?:h|help|version|completion|config)$)/.test(name));
   const settings = fc.dictionary(names, setting);
-  fc.assert(
-    fc.property(settings, fc.boolean(), (settings, isAlone) => {
+  await fc.assert(
+    fc.asyncProperty(settings, fc.boolean(), async (settings, isAlone) => {
       const entries = Object.entries(settings);
       const table = Object.fromEntries(entries.map(([name, { make }]) => [name, make(name)[0]]));
       const args = entries.flatMap(([name, { texts }]) => texts.map((text) => `--${name}=${text}`));
@@ -142,9 +145,10 @@ test("a file that says what flags say yields the same values, for any table", ()
       ]));
       const get = () => undefined;
       const ofFlags = parseFlags(table, args, { get });
-      assertEquals(parseFlags(table, [], { get, file: of(stringify(file), table) }), ofFlags);
+      const ofFile = await of(stringify(file), table);
+      assertEquals(parseFlags(table, [], { get, file: ofFile }), ofFlags);
       // Flags take precedence, so that nothing is added to what they say.
-      assertEquals(parseFlags(table, args, { get, file: of(stringify(file), table) }), ofFlags);
+      assertEquals(parseFlags(table, args, { get, file: ofFile }), ofFlags);
     }),
     runs(300),
   );

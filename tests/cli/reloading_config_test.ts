@@ -8,19 +8,20 @@ import { agentFlags } from "../../lib/cli/program_flags.ts";
 import { ReloadingConfig } from "../../lib/cli/reloading_config.ts";
 import { configureLog } from "../../lib/log.ts";
 import { UsageError } from "../../lib/errors.ts";
-import { pureTest as test } from "../support/pure_test.ts";
+import { eventually } from "../support/eventually.ts";
+import { pureTest as test, settled } from "../support/pure_test.ts";
 
 const parse = await yamlParser();
 const FILES = "ca-file: a\ncert-file: c\ncert-key: k\n";
 
 /** A config whose file is a text. */
-function setUp() {
+async function setUp() {
   const lines: string[] = [];
   configureLog(2, (line) => lines.push(line), { format: "json", color: false });
   const file = { text: "allow: '*'" };
   // Values are what the program has, beside the command line.
-  const read = () => {
-    const given = configValues(`${FILES}${file.text}`, "a.yaml", agentFlags, parse);
+  const read = async () => {
+    const given = await configValues(`${FILES}${file.text}`, "a.yaml", agentFlags, parse);
     const parsed = parseFlags(agentFlags, ["--idle-timeout=1s"], {
       get: () => undefined,
       file: given,
@@ -30,8 +31,8 @@ function setUp() {
   };
   const config = new ReloadingConfig({
     flags: agentFlags,
-    values: read(),
-    read: () => Promise.try(read),
+    values: await read(),
+    read,
   });
   const applied: unknown[] = [];
   const followed = {
@@ -41,7 +42,7 @@ function setUp() {
       servers: (from: unknown, to: unknown) =>
         (from as unknown[]).length === (to as unknown[]).length,
     },
-    apply(values: ReturnType<typeof read>) {
+    apply(values: Awaited<ReturnType<typeof read>>) {
       if (values.allow.length > 2) throw new UsageError("too many");
       applied.push([values.allow.length, values.mtu]);
     },
@@ -59,7 +60,7 @@ function setUp() {
 }
 
 test("ReloadingConfig takes over what may change, and names what needs a restart", async () => {
-  const { change, applied } = setUp();
+  const { change, applied } = await setUp();
   assertEquals(await change("allow: [a, b]\nmtu: 1400\nserver: h:1"), [
     "config reloaded: allow",
     "changed flags need a restart: server,mtu",
@@ -77,7 +78,7 @@ test("ReloadingConfig takes over what may change, and names what needs a restart
 });
 
 test("ReloadingConfig keeps what it has when the file is wrong, and says so once", async () => {
-  const { change, applied } = setUp();
+  const { change, applied } = await setUp();
   const fault = 'config not reloaded: a.yaml:5: unknown key "alow"; did you mean allow?';
   assertEquals(await change("allow: b\nalow: c"), [fault]);
   assertEquals(await change("allow: b\nalow: c"), []);
@@ -87,4 +88,28 @@ test("ReloadingConfig keeps what it has when the file is wrong, and says so once
   assertEquals(await change("allow: '*'"), ["config unchanged"]);
   assertEquals(await change("allow: b"), ["config reloaded: allow"]);
   assertEquals(applied, [[1, 0]]);
+});
+
+test("ReloadingConfig takes over one file after the other, however long that takes", async () => {
+  const { config, followed, file } = await setUp();
+  const applied: number[] = [];
+  const first = Promise.withResolvers<void>();
+  const slow = {
+    ...followed,
+    async apply({ allow }: { readonly allow: readonly unknown[] }) {
+      applied.push(allow.length);
+      if (applied.length === 1) await first.promise;
+    },
+  };
+  file.text = "allow: [a, b]";
+  const reloads = [config.reload(slow)];
+  await eventually("the first is under way", () => applied.length === 1);
+  file.text = "allow: [a, b, c]";
+  // Asked twice, and the second time nothing has changed.
+  reloads.push(config.reload(slow), config.reload(slow));
+  await settled();
+  assertEquals(applied, [2]);
+  first.resolve();
+  await Promise.all(reloads);
+  assertEquals(applied, [2, 3]);
 });

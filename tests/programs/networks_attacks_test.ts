@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What an agent with a certificate of one group can get hold of: nothing of another's. */
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
 import { encodeHello } from "../../lib/qrht/messages.ts";
 import { parseAgents } from "../../lib/server/agent_set.ts";
@@ -17,6 +17,7 @@ import {
   lineWith,
   logLines,
   loopback,
+  readUntilOver,
   requestFor,
   sendText,
   type Server,
@@ -30,6 +31,7 @@ import { TestCa } from "../support/tls.ts";
 const ca = await TestCa.create();
 const tls = await ca.server();
 const own = await ca.client({ commonName: "cluster-a", dnsNames: ["cluster-a"] });
+const renewed = await ca.client({ commonName: "node-2", dnsNames: ["cluster-a", "node-2"] });
 /** In `cluster-b` alone, whatever else is in it resembles `cluster-a`. */
 const foreign = await ca.client({
   commonName: "cluster-a",
@@ -44,28 +46,40 @@ interface Attack {
   readonly server: Server;
   readonly lines: readonly string[];
   /** An agent of the group that the client is of. */
-  agent(): Promise<ScriptedPeer>;
+  agent(tls?: typeof own): Promise<ScriptedPeer>;
   /** A client of it, that has sent its secret. */
   client(): Promise<Duplex>;
+  readonly moved: Partial<ServerConfig>;
+  readonly gone: Partial<ServerConfig>;
 }
 
-/** The ways in which a client may be of a group. */
-const ways: Readonly<Record<string, Partial<ServerConfig>>> = {
+const listeners = (...all: readonly string[]) =>
+  all.map((text) => ({ ...loopback(0), ...(text && { agents: parseAgents(text) }) }));
+const routes = (...all: readonly string[]) => all.map(parseRoute);
+
+/**
+ * The ways in which a client may be of a group, and what leads such clients to the other one: while
+ * agents of theirs are of use otherwise, and when they are not.
+ */
+const ways: Readonly<Record<string, Record<"config" | "moved" | "gone", Partial<ServerConfig>>>> = {
   listener: {
-    listenTcp: ["cluster-a", "cluster-b"].map((name) => ({
-      ...loopback(0),
-      agents: parseAgents(name),
-    })),
+    config: { listenTcp: listeners("cluster-a", "cluster-b", "cluster-a") },
+    moved: { listenTcp: listeners("cluster-b", "cluster-b", "cluster-a") },
+    gone: { listenTcp: listeners("cluster-b", "cluster-b", "cluster-b") },
   },
   route: {
-    routes: [parseRoute("cluster-a=10.0.0.0/8"), parseRoute("cluster-b=*")],
-    listenTcp: [loopback(0), { ...loopback(0), agents: parseAgents("cluster-b") }],
+    config: {
+      routes: routes("cluster-a=10.0.0.0/8", "cluster-b=*"),
+      listenTcp: listeners("", "cluster-b"),
+    },
+    moved: { routes: routes("cluster-b=10.0.0.0/8", "cluster-a=11.0.0.0/8") },
+    gone: { routes: routes("cluster-b=*") },
   },
 };
 
 /** Registers a test in which foreign agents are there from the start, and get nothing until its end. */
 function attackTest(name: string, fn: (attack: Attack) => Promise<void>): void {
-  for (const [way, config] of Object.entries(ways)) {
+  for (const [way, { config, moved, gone }] of Object.entries(ways)) {
     Deno.test(`an agent of another group gets nothing ${name} (by ${way})`, () =>
       withNetwork(new ScriptedNetwork(), async (net) => {
         using lines = logLines(0);
@@ -85,12 +99,14 @@ function attackTest(name: string, fn: (attack: Attack) => Promise<void>): void {
           net,
           server,
           lines,
-          agent: () => net.scriptedAgent(server, { tls: own }),
+          agent: (tls = own) => net.scriptedAgent(server, { tls }),
           client: async () => {
             const client = await net.client(server);
             await sendText(client, SECRET);
             return client;
           },
+          moved,
+          gone,
         });
         assertEquals(stolen.flat().length, 0);
         // They are no mere bystanders: what is theirs gets to them.
@@ -131,6 +147,48 @@ attackTest("in the middle of a retry, of which all others are gone", async ({ ag
   first.connection.close(0, "scripted");
   await first.closed();
   await assertServes(await agent(), asking);
+});
+
+attackTest("in the middle of a retry, when a reload leads its clients to them", async (attack) => {
+  const { agent, client, server, moved } = attack;
+  const [first, second] = [await agent(), await agent()];
+  const asking = await client();
+  const { stream } = await first.tunnel();
+  await server.change(moved);
+  const others = second.serve(() => Promise.resolve());
+  for (const frame of [frames.result("overloaded"), frames.data("no"), frames.end]) {
+    await writeAll(stream, frame);
+  }
+  await stream.closeWrite();
+  assertEquals(await soon("the first answer", readUntilOver(asking)), "no");
+  assertEquals(others, []);
+});
+
+attackTest("while a retry waits, when a reload leads its clients to them", async (attack) => {
+  const { agent, client, server, gone } = attack;
+  const first = await agent();
+  const asking = await client();
+  await first.tunnel();
+  first.connection.close(0, "scripted");
+  await lineWith(attack.lines, '"agent disconnected"', "agent=cluster-a");
+  await server.change(gone);
+  assertMatch(
+    await soon("its end", readUntilOver(asking)),
+    /^(HTTP\/1\.1 503 .*)?$/s,
+  );
+});
+
+attackTest("of a retry that a reload leaves to some agents of the group", async (attack) => {
+  const { agent, client, server } = attack;
+  const [first, second] = [await agent(), await agent()];
+  const asking = await client();
+  const { stream } = await first.tunnel();
+  const admitted = await agent(renewed);
+  await server.change({ agentNames: ["cluster-b", "node-*"] });
+  const others = second.serve(() => Promise.resolve());
+  await writeAll(stream, frames.result("overloaded"));
+  await assertServes(admitted, asking);
+  assertEquals(others, []);
 });
 
 attackTest("of a group whose agents drain", async ({ agent, client, lines }) => {

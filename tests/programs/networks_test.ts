@@ -11,11 +11,13 @@ import { eventually } from "../support/eventually.ts";
 import {
   ask,
   assertReads,
+  linesWith,
   lineWith,
   logLines,
   loopback,
   type Network,
   OK,
+  readText,
   readUntilOver,
   requestFor,
   sendText,
@@ -42,6 +44,9 @@ const named = (net: Network, name: string) =>
   net.servingTarget((connection) => sendText(connection, name));
 
 const grouped = (agents: string) => ({ ...loopback(0), agents: parseAgents(agents) });
+
+/** More than the network holds. */
+const LAST = "0123456789abcdef".repeat(1 << 16);
 
 const BOTH = ["qrht/1", "raw"];
 
@@ -210,3 +215,34 @@ test("runServer() has a group without agents keep nobody of another waiting", as
   server.abort();
   assertMatch(await answer, /^(HTTP\/1\.1 503 no agent of cluster-a is connected\r\n[^]*)?$/);
 }, BOTH);
+
+test("runServer() lets an agent that a reload no longer admits finish its tunnels", async (net) => {
+  using lines = logLines(0);
+  const server = await net.server({ tls, agentWaitMs: 0 });
+  agentOf(net, server, "stranger");
+  agentOf(net, server, "bastion");
+  await lineWith(lines, '"agent connected"', "agents=2");
+  const tunnels = [await net.tunnel(server), await net.tunnel(server)];
+  await server.change({ agentNames: ["cluster-a"] });
+  for (const name of ["stranger", "bastion"]) {
+    await lineWith(lines, '"agent is no longer admitted"', `agent=${name} `, "tunnels=1");
+  }
+  const target = named(net, "here");
+  assertEquals(await ask(net, server, requestFor(target.authority)), "");
+  agentOf(net, server, "cluster-a");
+  await eventually(
+    "the other agent serves",
+    async () => await ask(net, server, requestFor(target.authority)) === `${OK}here`,
+  );
+  for (const { client, atTarget } of tunnels) {
+    for (const [from, to] of [[client, atTarget], [atTarget, client]] as const) {
+      const sent = sendText(from, LAST).then(() => from.closeWrite());
+      assertEquals(await readText(to), LAST);
+      await sent;
+    }
+  }
+  for (const name of ["stranger", "bastion"]) {
+    await lineWith(lines, '"agent disconnected"', `agent=${name} `, "code 102");
+  }
+  assertEquals(linesWith(lines, '"tunnel ended"', "reason=reset"), []);
+});

@@ -38,7 +38,7 @@ Deno.test("the schemas of --config take the examples, as the programs do", async
   const yaml = await yamlParser();
   for (const [, text, name] of examples) {
     const { program, errorsOf } = schemaOf(name!);
-    configValues(text!, "example", program.flags, yaml);
+    await configValues(text!, "example", program.flags, yaml);
     assertEquals(errorsOf(parse(text!)), []);
   }
 });

@@ -5,7 +5,8 @@
 import { assertEquals } from "@std/assert";
 import { X509Certificate } from "node:crypto";
 import type { CertificateOptions } from "../../lib/certs/issue.ts";
-import { hasAgent, nameOfAgents, parseAgents, unionOfAgents } from "../../lib/server/agent_set.ts";
+import { nameOfAgents, parseAgents, unionOfAgents } from "../../lib/server/agent_set.ts";
+import { GroupRules } from "../../lib/server/group_rules.ts";
 import { peerNamesOf } from "../../lib/tls/peer_name.ts";
 import { pureTest } from "../support/pure_test.ts";
 import { TestCa } from "../support/tls.ts";
@@ -73,16 +74,19 @@ const cases: Record<string, Case> = {
   "an IP address": {
     certificate: { ipAddresses: ["10.0.0.1", "fd00::1"] },
     of: ["10.0.0.1", "FD00:0::1"],
-    notOf: ["10.0.0.10", "*.0.0.1", "10*.0.0.1"],
+    notOf: ["10.0.0.10", "*.0.0.1", "10*.0.0.1", "fd00:*"],
   },
 };
 
 for (const [what, { certificate, of, notOf }] of Object.entries(cases)) {
-  Deno.test(`hasAgent() with ${what}`, async () => {
+  Deno.test(`GroupRules.ofAgent() with ${what}`, async () => {
     const { cert } = await ca.client({ commonName: "", dnsNames: [], ...certificate });
     const der = new Uint8Array(new X509Certificate(cert as Uint8Array).raw);
-    const { entitled } = peerNamesOf(der, []);
-    const isIn = (agents: string) => hasAgent(parseAgents(agents), entitled);
+    const agent = peerNamesOf(der, []);
+    const isIn = (agents: string) => {
+      const rules = new GroupRules({ agentNames: [], routes: [], fronts: [parseAgents(agents)] });
+      return rules.ofAgent(agent).length > 0;
+    };
     assertEquals(of.filter((agents) => !isIn(agents)), []);
     assertEquals(notOf.filter(isIn), []);
   });

@@ -5,7 +5,8 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { UsageError } from "../../lib/errors.ts";
 import { parseAuthority } from "../../lib/net/authority.ts";
 import { type AgentSet, parseAgents } from "../../lib/server/agent_set.ts";
-import { AgentGroups, type GroupsOptions, NoRouteError } from "../../lib/server/groups.ts";
+import { GroupRules } from "../../lib/server/group_rules.ts";
+import { AgentGroups, type GroupsOptions } from "../../lib/server/groups.ts";
 import type { Agent } from "../../lib/server/registry.ts";
 import { NoAgentError } from "../../lib/server/registry.ts";
 import { parseRoute } from "../../lib/server/routes.ts";
@@ -15,14 +16,18 @@ class FakeAgent implements Agent<string> {
   readonly load = 0;
   readonly hasCredit = true;
   readonly isResponsive = true;
-  readonly entitled: readonly string[];
+  readonly names: readonly string[];
 
   constructor(...names: string[]) {
-    this.entitled = names;
+    this.names = names;
+  }
+
+  get entitled(): readonly string[] {
+    return this.names;
   }
 
   open(): string {
-    return this.entitled.join();
+    return this.names.join();
   }
 
   credit(): Promise<void> {
@@ -41,6 +46,7 @@ function groupsOf({ routes = [], fronts = [""], ...options }: Given) {
   return new AgentGroups<FakeAgent, string>({
     balance: "round-robin",
     maxPending: 1,
+    agentNames: [],
     ...options,
     routes: routes.map(parseRoute),
     fronts: fronts.map(agentsOf),
@@ -57,7 +63,7 @@ test("AgentGroups is one group without a name where there are no others", async 
   const agent = new FakeAgent();
   assertEquals(namesOf(groups.ofAgent(agent)), [undefined]);
   groups.add(agent);
-  const { registry } = groups.ofFront(undefined)!;
+  const { registry } = groups.ofClient(undefined)!;
   assertEquals((await registry.open(at)).agent, agent);
   await assertRejects(
     () => registry.open({ ...at, except: new Set([agent]) }),
@@ -76,7 +82,7 @@ test("AgentGroups keeps the agents of one front from the clients of others", asy
   ];
   for (const agent of [bastion, db, other]) groups.add(agent);
   assertEquals(groups.size, 3);
-  const agentOf = async (front?: string) => (await groups.ofFront(front)!.registry.open(at)).agent;
+  const agentOf = async (front?: string) => (await groups.ofClient(front)!.registry.open(at)).agent;
   assertEquals([await agentOf(), await agentOf("bastion"), await agentOf("db-*")], [
     other,
     bastion,
@@ -110,19 +116,19 @@ test("AgentGroups has no use for agents that no front or route leads to", () => 
   assert(routed.reaches("c", new FakeAgent("c")));
 });
 
-test("AgentGroups finds the group of a target, or tells that it has no route", () => {
+test("AgentGroups finds the group of a target, if it has a route", () => {
   const groups = groupsOf({ routes: ["a=10.0.0.0/8", "b=10.0.0.0/8,10.1.0.0/16"] });
-  assertEquals(groups.ofFront(undefined), undefined);
-  assertEquals(groups.ofTarget(parseAuthority("10.2.0.1:1")).name, "a,b");
-  assertEquals(groups.ofTarget(parseAuthority("10.1.0.1:1")).name, "b");
-  const target = parseAuthority("a.example:443");
-  assertThrows(() => groups.ofTarget(target), NoRouteError, "no route to a.example:443");
+  assertEquals(groups.ofClient(undefined), undefined);
+  const groupOf = (target: string) => groups.ofClient(undefined, parseAuthority(target))?.name;
+  assertEquals(groupOf("10.2.0.1:1"), "a,b");
+  assertEquals(groupOf("10.1.0.1:1"), "b");
+  assertEquals(groupOf("a.example:443"), undefined);
 });
 
 test("AgentGroups has waiting clients of one group take no place of another's", async () => {
   const groups = groupsOf({ fronts: ["a", "b"] });
   const wait = { agentWaitMs: 60_000, creditWaitMs: 0 };
-  const [a, b] = [groups.ofFront("a")!.registry, groups.ofFront("b")!.registry];
+  const [a, b] = [groups.ofClient("a")!.registry, groups.ofClient("b")!.registry];
   const waiting = a.open(wait);
   await assertRejects(() => a.open(wait), NoAgentError, "and 1 clients are already waiting");
   const other = b.open(wait);
@@ -146,7 +152,7 @@ test("AgentGroups takes no more steps for a group beside one where a thousand cl
     });
   const stepsWith = async (waiting: number) => {
     const groups = groupsOf({ fronts: ["a", "b"], maxPending: 1_000 });
-    const [a, b] = [groups.ofFront("a")!.registry, groups.ofFront("b")!.registry];
+    const [a, b] = [groups.ofClient("a")!.registry, groups.ofClient("b")!.registry];
     for (let i = 0; i < 5; i++) groups.add(counted("b"));
     const clients = Array.from(
       { length: waiting },
@@ -184,7 +190,7 @@ test("AgentGroups has another agent if all groups of one have", () => {
 test("AgentGroups tells what there is to show of the groups with a name", () => {
   const groups = groupsOf({ routes: ["a=x,10.0.0.0/8", "a,b=*"], fronts: ["", "a"] });
   const facts = groups.factsWith([{ address: ":1" }, { address: ":2", group: "a" }]);
-  const { registry } = groups.ofFront("a")!;
+  const { registry } = groups.ofClient("a")!;
   registry.open({ agentWaitMs: 60_000, creditWaitMs: 0 }).catch(() => {});
   assertEquals(facts(), [
     { name: "a", waiting: 1, listeners: [":2"], routes: ["x", "10.0.0.0/8"] },
@@ -202,30 +208,32 @@ test("AgentGroups refuses routes that no listener has, or with mode raw", () => 
   groupsOf({ routes, mode: "http-connect", fronts: ["", "a"] });
 });
 
-const changed = ({ routes = [], fronts = [""] }: Given) => ({
-  routes: routes.map(parseRoute),
-  fronts: fronts.map((text) => text ? parseAgents(text) : undefined),
-});
+const rulesOf = ({ routes = [], fronts = [""], agentNames = [] }: Given) =>
+  new GroupRules({
+    agentNames,
+    routes: routes.map(parseRoute),
+    fronts: fronts.map((text) => text ? parseAgents(text) : undefined),
+  });
 
 test("AgentGroups.change() moves agents, and keeps the clients that wait for groups that stay", async () => {
   const groups = groupsOf({ fronts: ["a", "b"] });
   const [a, b, both] = [new FakeAgent("a"), new FakeAgent("b"), new FakeAgent("b", "c")];
   const wait = { agentWaitMs: 60_000, creditWaitMs: 0 };
-  const ofA = groups.ofFront("a")!.registry;
-  const ofB = groups.ofFront("b")!.registry;
+  const ofA = groups.ofClient("a")!.registry;
+  const ofB = groups.ofClient("b")!.registry;
   const staying = ofA.open(wait);
   const leaving = assertRejects(() => ofB.open(wait), NoAgentError, "no agent of b");
-  groups.change(changed({ fronts: ["a", "c"] }), () => true);
+  groups.change(rulesOf({ fronts: ["a", "c"] }));
   await leaving;
   for (const agent of [both, a]) groups.add(agent);
   assertEquals((await staying).agent, a);
   assertEquals(namesOf(groups.named), ["a", "c"]);
   groups.add(b);
   assertEquals(namesOf(groups.ofAgent(b)), []);
-  assertEquals(await groups.ofFront("c")!.registry.open(at), { agent: both, stream: "b,c" });
+  assertEquals(await groups.ofClient("c")!.registry.open(at), { agent: both, stream: "b,c" });
   // What was in use goes on without the agents that have left it, such as for another attempt.
   await assertRejects(() => ofB.open(at), NoAgentError);
-  groups.change(changed({ fronts: ["a"] }), () => true);
+  groups.change(rulesOf({ fronts: ["a"] }));
   assertEquals(groups.size, 1);
 });
 
@@ -233,36 +241,30 @@ test("AgentGroups.change() gives no waiting client an agent that is leaving its 
   const groups = groupsOf({ fronts: ["a", "b"], maxPending: 2 });
   const [agent, other] = [new FakeAgent("a"), new FakeAgent("a", "b")];
   for (const each of [agent, other]) groups.add(each);
-  const { registry } = groups.ofFront("a")!;
+  const { registry } = groups.ofClient("a")!;
   const wait = { agentWaitMs: 60_000, creditWaitMs: 60_000 };
   const waiting = registry.open({ ...wait, except: new Set([agent, other]) });
-  groups.change(changed({ fronts: ["a", "b"] }), (each) => each !== agent);
+  groups.change(rulesOf({ fronts: ["a", "b"], agentNames: ["b"] }));
   assertEquals(groups.size, 1);
   assertEquals((await registry.open(at)).agent, other);
-  groups.change(changed({ fronts: ["a", "b"] }), () => false);
+  groups.change(rulesOf({ fronts: ["a", "b"], agentNames: ["c"] }));
   await assertRejects(() => registry.open(at), NoAgentError, "no agent of a is connected");
-  const third = new FakeAgent("a");
+  const third = new FakeAgent("a", "c");
   groups.add(third);
   assertEquals((await waiting).agent, third);
 });
 
-test("AgentGroups.change() leads targets by other routes, or changes nothing", async () => {
+test("AgentGroups.change() leads targets by other routes", async () => {
   const groups = groupsOf({ routes: ["a=10.0.0.0/8"] });
   const agent = new FakeAgent("a");
   groups.add(agent);
   const target = parseAuthority("10.0.0.1:1");
-  const before = groups.ofTarget(target);
-  assertThrows(
-    () => groups.change(changed({ routes: ["b=*"], fronts: ["x"] }), () => true),
-    UsageError,
-    "--route needs a listener without a group",
-  );
-  assertEquals(groups.ofTarget(target), before);
-  assertEquals((await before.registry.open(at)).agent, agent);
-  groups.change(changed({ routes: ["b=*", "a=10.0.0.1"] }), () => true);
-  assertEquals(groups.ofTarget(target).registry, before.registry);
-  assertEquals(groups.ofTarget(parseAuthority("10.0.0.2:1")).name, "b");
-  groups.change(changed({}), () => true);
-  assertThrows(() => groups.ofTarget(target), NoRouteError);
-  assertEquals((await groups.ofFront(undefined)!.registry.open(at)).agent, agent);
+  const before = groups.ofClient(undefined, target);
+  groups.change(rulesOf({ routes: ["b=*", "a=10.0.0.1"] }));
+  assertEquals(groups.ofClient(undefined, target), before);
+  assertEquals((await before!.registry.open(at)).agent, agent);
+  assertEquals(groups.ofClient(undefined, parseAuthority("10.0.0.2:1"))!.name, "b");
+  groups.change(rulesOf({}));
+  assertEquals(groups.ofClient(undefined, target)!.name, undefined);
+  assertEquals((await groups.ofClient(undefined)!.registry.open(at)).agent, agent);
 });

@@ -16,6 +16,7 @@ import { live, type QuicLibrary } from "../../lib/quic/mod.ts";
 import { type PassthroughConfig, runPassthrough } from "../../passthrough.ts";
 import { runServer } from "../../server.ts";
 import type { ServerConfig } from "../../lib/server/config.ts";
+import type { LiveConfig } from "../../lib/server/reload.ts";
 import { pattern } from "./bytes.ts";
 import { eventually } from "./eventually.ts";
 import { defaultsOf } from "./flag_defaults.ts";
@@ -73,6 +74,8 @@ export interface Server extends Running {
   /** Those of all plain listeners for clients, the first of which is `tcpPort`. */
   readonly tcpPorts: readonly number[];
   readonly quicPort: number;
+  /** Has it follow another configuration, as with `--config`. */
+  change(changes: Partial<LiveConfig>): Promise<void>;
 }
 
 export interface Target {
@@ -143,21 +146,24 @@ export class Network implements AsyncDisposable {
     monitor = new Monitor("proxy-server"),
   ): Promise<Server> {
     const ready = Promise.withResolvers<Pick<Server, "tcpPort" | "tcpPorts" | "quicPort">>();
+    const followed = Promise.withResolvers<(changes: LiveConfig) => Promise<void>>();
+    const values = {
+      ...defaultsOf(serverFlags),
+      listenTcp: [loopback(0)],
+      listenQuic: loopback(0),
+      tls: serverTls,
+      alpn: this.#dialects.server,
+      agentWaitMs: 20_000,
+      drainTimeoutMs: 0,
+      // Within the file descriptors of any machine.
+      maxConnections: 500,
+      ...config,
+    };
     const program = this.#start((signal) =>
-      runServer({
-        ...defaultsOf(serverFlags),
-        listenTcp: [loopback(0)],
-        listenQuic: loopback(0),
-        tls: serverTls,
-        alpn: this.#dialects.server,
-        agentWaitMs: 20_000,
-        drainTimeoutMs: 0,
-        // Within the file descriptors of any machine.
-        maxConnections: 500,
-        ...config,
-      }, {
+      runServer(values, {
         signal,
         monitor,
+        follow: followed.resolve,
         ready: ({ fronts, quic }) => {
           const tcpPorts = fronts.filter(({ kind }) => kind === "tcp")
             .map(({ address }) => Number(address.split(":").at(-1)));
@@ -166,7 +172,9 @@ export class Network implements AsyncDisposable {
       })
     );
     program.done.catch(ready.reject);
-    return Object.assign(program, await ready.promise);
+    const change = async (changes: Partial<LiveConfig>) =>
+      (await followed.promise)({ ...values, ...changes });
+    return Object.assign(program, await ready.promise, { change });
   }
 
   agent(

@@ -3,7 +3,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import fc from "fast-check";
-import { allowedName, checkAgentName } from "../../lib/tls/agent_names.ts";
+import { allowedName, checkAgentName, NameTable } from "../../lib/tls/agent_names.ts";
 import { pureTest as test } from "../support/pure_test.ts";
 
 const isFor = (pattern: string, name: string) => allowedName([name], [pattern]) === name;
@@ -79,6 +79,7 @@ const cases: Record<string, { yes: string[]; no: string[] }> = {
   },
   "10.0.0.1": { yes: ["10.0.0.1"], no: ["10.0.0.10", "10.0.0", "::ffff:a00:2"] },
   "FD00:0::1": { yes: ["fd00::1"], no: ["fd00::10", "FD00:0::1", "fd00::"] },
+  "fd00:*": { yes: ["fd00:a-name"], no: ["fd00::1", "FD00:0::1", "fd00:"] },
   "system:node:*": { yes: ["system:node:a"], no: ["system:node:", "system:nodes:a", "a"] },
 };
 
@@ -158,5 +159,24 @@ test("allowedName() lets nobody in by a pattern that is no fault, but for what b
     if (checkAgentName(pattern) !== undefined || !isFor(pattern, name)) return;
     const [start, end = ""] = pattern.toLowerCase().split("*") as [string, string?];
     assert(name.toLowerCase().startsWith(start) && name.toLowerCase().endsWith(end));
+  }));
+});
+
+test("NameTable finds the values of all patterns that are for a name, and no others", () => {
+  const part = fc.constantFrom("a", "b", "a-b", "db-1", "10.0.0.1", "fd00::1", "spiffe://a", "s:");
+  const name = fc.array(part, { minLength: 1, maxLength: 3 })
+    .chain((parts) => fc.constantFrom(".", "/", "-").map((sign) => parts.join(sign)));
+  const pattern = fc.oneof(
+    name,
+    name.map((name) => `*.${name}`),
+    name.map((name) => `${name}*`),
+    name.map((name) => name.replace(".", "*.")),
+  ).filter((text) => checkAgentName(text) === undefined);
+  fc.assert(fc.property(fc.array(pattern), name, (patterns, name) => {
+    const table = new NameTable(patterns.map((pattern) => [pattern, pattern]));
+    assertEquals(
+      table.find(name).toSorted(),
+      patterns.filter((pattern) => isFor(pattern, name)).toSorted(),
+    );
   }));
 });

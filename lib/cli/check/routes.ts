@@ -5,18 +5,18 @@
 import { UsageError } from "../../errors.ts";
 import { formatRule } from "../../net/target_rule.ts";
 import { nameOfAgents } from "../../server/agent_set.ts";
-import { AgentGroups, type GroupsOptions } from "../../server/groups.ts";
+import { GroupRules, type GroupRulesOptions } from "../../server/group_rules.ts";
 import { RouteTable } from "../../server/routes.ts";
 import { type Report, StepError } from "./report.ts";
 
 /** Reports the routing table as it is understood, the most specific targets first. */
-export async function checkRoutes(report: Report, options: GroupsOptions): Promise<void> {
+export async function checkRoutes(report: Report, options: GroupRulesOptions): Promise<void> {
   const isGrouped = options.routes.length > 0 || options.fronts.some((agents) => agents);
   if (!isGrouped) return;
   const named = await report.step("groups of agents", () => {
     try {
-      const value = new AgentGroups(options).named;
-      return { found: value.map(({ name }) => name).join("; "), value };
+      const value = new GroupRules(options).names;
+      return { found: value.join("; "), value };
     } catch (error) {
       if (!(error instanceof UsageError)) throw error;
       throw new StepError(error.message, error.message, { cause: error });
