@@ -23,7 +23,7 @@ import { HandshakeError } from "../tls/tls_carrier.ts";
 import type { TlsIncoming, TlsListener } from "../tls/tls_listener.ts";
 import { type Duplex, prepend, writeAll } from "../tunnel/duplex.ts";
 import { within } from "../wait.ts";
-import { type Client, identifyClient, ProxyHeaderError } from "./identify_client.ts";
+import { type Client, hostOf, identifyClient, ProxyHeaderError } from "./identify_client.ts";
 import { LateError, LimitError, type Stranger, Strangers } from "./strangers.ts";
 
 export interface FallbackOptions {
@@ -112,6 +112,11 @@ export class FallbackListener implements Disposable {
     return this.#carriers.size;
   }
 
+  /** Connections that no agent has connected through yet. */
+  get strangers(): number {
+    return this.#strangers.size;
+  }
+
   /** Stops listening. Carriers go on until the endpoint closes. Idempotent. */
   close(): void {
     if (this.#closed.signal.aborted) return;
@@ -134,13 +139,14 @@ export class FallbackListener implements Disposable {
   async #serve(incoming: TlsIncoming): Promise<void> {
     const { raw, remote, local } = incoming;
     const { acceptProxyProtocol, maxCarriers, log } = this.#options;
+    const host = hostOf(remote, acceptProxyProtocol);
     let client: Client | undefined;
     try {
       if (this.#carriers.size >= maxCarriers) {
         raw.abort();
         throw new LimitError(`${maxCarriers} carriers are already connected`, true);
       }
-      const carried = await this.#strangers.admit(raw, remote, async (stranger) => {
+      const carried = await this.#strangers.admit(raw, host, async (stranger) => {
         client = await identifyClient({ carrier: raw, remote, local }, acceptProxyProtocol);
         if (client?.via) stranger.isOf(client.address!);
         const duplex = client && await upgrade(client.carrier, incoming, stranger);

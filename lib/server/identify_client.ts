@@ -4,7 +4,8 @@
 /** Identifies clients: the peer of the connection, or the client that a load balancer names. */
 import { type Cidr, cidrContains } from "../net/cidr.ts";
 import { type Duplex, prepend } from "../tunnel/duplex.ts";
-import type { SocketAddress } from "../net/ip_address.ts";
+import { formatSocketAddress } from "../net/authority.ts";
+import { formatIp, type SocketAddress } from "../net/ip_address.ts";
 import { ProxyHeaderParser, type ProxyHeaderResult } from "../tunnel/proxy_protocol.ts";
 import { TunnelError } from "../tunnel/errors.ts";
 import { within } from "../wait.ts";
@@ -35,6 +36,18 @@ const READ_BYTES = 4096;
 const HEADER_TIMEOUT_MS = 5_000;
 
 /**
+ * The address that limits apply to before {@linkcode identifyClient} knows better: the connections
+ * of a load balancer are nobody's yet.
+ */
+export function hostOf(remote: SocketAddress, trusted: readonly Cidr[]): string {
+  return isTrusted(remote, trusted) ? formatSocketAddress(remote) : formatIp(remote.ip);
+}
+
+function isTrusted({ ip }: SocketAddress, trusted: readonly Cidr[]): boolean {
+  return trusted.some((network) => cidrContains(network, ip));
+}
+
+/**
  * Identifies the client of a connection.
  *
  * @param connection a connection without an address is none of a load balancer
@@ -49,7 +62,7 @@ export async function identifyClient(
   trusted: readonly Cidr[],
   timeoutMs = HEADER_TIMEOUT_MS,
 ): Promise<Client | undefined> {
-  if (!address || via || !trusted.some((network) => cidrContains(network, address.ip))) {
+  if (!address || via || !isTrusted(address, trusted)) {
     return { address, listener, ...(via && { via }), carrier };
   }
   const late = () => new ProxyHeaderError(`no PROXY header within ${timeoutMs} ms`);

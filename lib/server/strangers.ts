@@ -101,13 +101,14 @@ export class Strangers {
   /**
    * Serves a connection until its peer is known. The connection is aborted when that fails.
    *
+   * @param host its address, as {@linkcode hostOf} tells
    * @param serve does what it takes to know the peer
    * @throws {LimitError} when there are too many, or it sends too much or takes too long
    * @throws what `serve` throws
    */
   async admit<T>(
     carrier: Duplex,
-    remote: SocketAddress,
+    host: string,
     serve: (stranger: Stranger) => Promise<T>,
   ): Promise<T> {
     const { timeoutMs } = this.#options;
@@ -121,7 +122,7 @@ export class Strangers {
     const limits = this.#limits;
     let received = 0;
     try {
-      this.#begin(carrier, remote, performance.now(), giveUp);
+      this.#begin(carrier, host, performance.now(), giveUp);
       return await serve({
         get received() {
           return received;
@@ -132,10 +133,10 @@ export class Strangers {
             throw new LimitError(`more than ${received - bytes} bytes in a handshake`);
           }
         },
-        isOf: (address) => {
+        isOf: ({ ip }) => {
           const since = this.#open.get(carrier)?.since ?? performance.now();
           this.#end(carrier);
-          this.#begin(carrier, address, since, giveUp);
+          this.#begin(carrier, formatIp(ip), since, giveUp);
         },
       });
     } catch (error) {
@@ -152,8 +153,7 @@ export class Strangers {
     for (const carrier of this.#open.keys()) carrier.abort();
   }
 
-  #begin(carrier: Duplex, { ip }: SocketAddress, since: number, giveUp: Entry["giveUp"]): void {
-    const host = formatIp(ip);
+  #begin(carrier: Duplex, host: string, since: number, giveUp: Entry["giveUp"]): void {
     const verdict = this.#limits.judge(host, 0);
     if (verdict !== "yes") this.#makeRoom(verdict === "too many" ? undefined : host);
     this.#limits.add(carrier, host);

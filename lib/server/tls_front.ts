@@ -18,7 +18,7 @@ import { acceptTls, HandshakeError, ServerContext } from "../tls/tls_carrier.ts"
 import type { Duplex } from "../tunnel/duplex.ts";
 import { acceptedTcpDuplexes } from "../tunnel/tcp_duplex.ts";
 import type { Front, FrontClient, FrontMode } from "./front.ts";
-import { type Client, identifyClient, ProxyHeaderError } from "./identify_client.ts";
+import { type Client, hostOf, identifyClient, ProxyHeaderError } from "./identify_client.ts";
 import { LateError, LimitError, type Stranger, Strangers, withinDescriptors } from "./strangers.ts";
 
 export interface TlsFrontOptions {
@@ -123,8 +123,9 @@ export class TlsFront implements Front {
   /** Serves a connection until its client is admitted, or refused. Never rejects. */
   async #admit(carrier: Duplex, remote: SocketAddress, local: SocketAddress): Promise<void> {
     const { acceptProxyProtocol } = this.#options;
+    const host = hostOf(remote, acceptProxyProtocol);
     try {
-      const client = await this.#strangers.admit(carrier, remote, async (stranger) => {
+      const client = await this.#strangers.admit(carrier, host, async (stranger) => {
         const client = await identifyClient({ carrier, remote, local }, acceptProxyProtocol);
         if (client?.via) stranger.isOf(client.address!);
         return client && await this.#handshake(client, stranger);

@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** A fallback listener on loopback before an endpoint that takes connections, and its clients. */
+import { assertStringIncludes } from "@std/assert";
 import { type Carrier, CarrierSocket } from "../../lib/connect_udp/carrier_socket.ts";
 import { dialCarrier } from "../../lib/connect_udp/dial_carrier.ts";
 import { RedialingSocket } from "../../lib/connect_udp/redialing_socket.ts";
+import type { Authority } from "../../lib/net/authority.ts";
 import { configureLog, logger, resetLog } from "../../lib/log.ts";
 import { Monitor } from "../../lib/observe/monitor.ts";
 import {
@@ -26,6 +28,11 @@ import { TestCa } from "./tls.ts";
 const ca = await TestCa.create("CA of the scene");
 const server = await ca.server({ dnsNames: ["quic-tunnel-server", "localhost"] });
 const identity = await ca.client();
+const DEFAULT_PATH = "/.well-known/masque/udp/quic-tunnel-server/443/";
+const upgradeTo = (path: string) =>
+  `GET ${path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: connect-udp\r\n\r\n`;
+export const UPGRADE = upgradeTo(DEFAULT_PATH);
+
 const forever = new AbortController().signal;
 
 /** An agent whose QUIC goes through carriers. */
@@ -74,9 +81,22 @@ export class FallbackScene implements AsyncDisposable {
 
   /** Connects an agent, by UDP as well if it is told to. */
   async connect(
-    { port = this.port, tls = identity }: { readonly port?: number; readonly tls?: TlsIdentity } =
-      {},
+    { port = this.port, tls = identity, from }: {
+      readonly port?: number;
+      readonly tls?: TlsIdentity;
+      /** Address that a load balancer tells. */
+      readonly from?: string;
+    } = {},
   ): Promise<CarriedAgent> {
+    if (from !== undefined) {
+      const relay = this.relay(headerOf(from));
+      const agent = await this.connect({ port: relay.port, tls });
+      const dispose = async () => {
+        await agent[Symbol.asyncDispose]();
+        await relay[Symbol.asyncDispose]();
+      };
+      return { ...agent, [Symbol.asyncDispose]: dispose };
+    }
     const dial = (signal: AbortSignal) => dialTo(port, signal);
     let latest = await dial(forever);
     const peer = { hostname: "192.0.2.99", port: 443 };
@@ -104,9 +124,8 @@ export class FallbackScene implements AsyncDisposable {
   }
 
   /** An agent that has not been asked to come by TCP. */
-  async connectByUdp(): Promise<CarriedAgent> {
+  async connectByUdp(peer: Authority = loopback(this.endpoint.addr.port)): Promise<CarriedAgent> {
     const own = new QuicEndpoint(loopback(0));
-    const peer = loopback(this.endpoint.addr.port);
     const [client, server] = await Promise.all([
       own.connect(peer, "quic-tunnel-server", { tls: identity, alpn: ALPN, keepAliveMs: 600 }),
       soon("the connection", this.endpoint.accept()),
@@ -129,6 +148,48 @@ export class FallbackScene implements AsyncDisposable {
       // deno-lint-ignore require-await
       async [Symbol.asyncDispose]() {
         tcp.close();
+      },
+    };
+  }
+
+  /**
+   * Somebody behind a load balancer, who has a connection and says nothing.
+   *
+   * @param from the address that the load balancer tells
+   * @param to up to where they say what they should
+   */
+  async stranger(from: string, to: "tcp" | "tls" | "carrier" = "tcp", path = DEFAULT_PATH) {
+    const tcp = await Deno.connect(loopback(this.port));
+    await writeAll(tcp, utf8.encode(headerOf(from))).catch(() => {});
+    const caCerts = [text.decode(ca.pem)];
+    const conn = to === "tcp" ? tcp : await Deno.startTls(tcp, { hostname: "localhost", caCerts });
+    if (to === "carrier") {
+      await writeAll(conn, utf8.encode(upgradeTo(path)));
+      const answer = new Uint8Array(1_000);
+      const n = await soon("the answer", conn.read(answer));
+      assertStringIncludes(text.decode(answer.subarray(0, n!)), "HTTP/1.1 101 ");
+    }
+    let isOpen = true;
+    const leave = () => {
+      if (isOpen) conn.close();
+      isOpen = false;
+    };
+    return {
+      send: (bytes: Uint8Array) => writeAll(conn, bytes),
+      leave,
+      /** Resolves when the server has ended it, with what came before. */
+      async ended(): Promise<string> {
+        let got = "";
+        const buffer = new Uint8Array(4_096);
+        try {
+          for (let n; (n = await conn.read(buffer)) !== null;) {
+            got += text.decode(buffer.subarray(0, n));
+          }
+        } catch {
+          // It was reset.
+        }
+        leave();
+        return got;
       },
     };
   }
@@ -180,6 +241,8 @@ export class FallbackScene implements AsyncDisposable {
   /** A relay that sends something first. */
   relay(header: string) {
     const listener = Deno.listen(loopback(0));
+    const { promise: going, resolve: go } = Promise.withResolvers<void>();
+    let isStopped = false;
     const serving = (async () => {
       for await (const from of listener) {
         const to = await Deno.connect(loopback(this.port));
@@ -188,6 +251,7 @@ export class FallbackScene implements AsyncDisposable {
           const buffer = new Uint8Array(64 << 10);
           for (let n; (n = await a.read(buffer)) !== null;) {
             await writeAll(b, buffer.subarray(0, n));
+            if (isStopped && a === to) await going;
           }
         };
         await Promise.allSettled([copy(from, to), copy(to, from)]);
@@ -196,7 +260,12 @@ export class FallbackScene implements AsyncDisposable {
     })();
     return {
       port: listener.addr.port,
+      /** Reads nothing more from the server. */
+      stop() {
+        isStopped = true;
+      },
       async [Symbol.asyncDispose]() {
+        go();
         listener.close();
         await serving;
       },
@@ -217,6 +286,13 @@ export class FallbackScene implements AsyncDisposable {
     await soon("the listener's end", this.listener.ended());
     resetLog();
   }
+}
+
+/** Header of the PROXY protocol. */
+export function headerOf(from: string): string {
+  return from.includes(":")
+    ? `PROXY TCP6 ${from} 2001:db8:1::1 5555 443\r\n`
+    : `PROXY TCP4 ${from} 192.0.2.9 5555 443\r\n`;
 }
 
 function dialTo(port: number, signal: AbortSignal): Promise<Carrier> {
