@@ -16,6 +16,7 @@ import { connectAndCarry, endingOfFailure, type TunnelService } from "./lib/agen
 import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
 import { checkAgent } from "./lib/cli/check/programs.ts";
 import { chosenLibrary } from "./lib/cli/quic_library.ts";
+import { proxyOf } from "./lib/cli/http_proxy.ts";
 import { agentTlsFiles, loadTls, serversOf } from "./lib/cli/program_tls.ts";
 import { agentInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
@@ -188,13 +189,14 @@ if (import.meta.main) {
     ...agentInfo,
     check: checkAgent,
     async run(values, surroundings) {
-      const { quicLibrary, tryOut } = chosenLibrary(values);
+      const { tryOut, ...library } = chosenLibrary(values);
       const tls = await loadTls(agentTlsFiles(values), surroundings.monitor, tryOut);
       void tls.watch(surroundings);
       surroundings.ready();
       const { ownListeners } = surroundings;
       const servers = serversOf(values, tls.server);
-      await runAgent({ ...values, quicLibrary, servers, tls, ownListeners }, {
+      const proxy = proxyOf({ ...values, ...library }, surroundings.env, log);
+      await runAgent({ ...values, ...library, ...proxy, servers, tls, ownListeners }, {
         ...surroundings,
         follow: (change) => surroundings.follow({ live, apply: change }),
       });

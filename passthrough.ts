@@ -7,6 +7,7 @@ import { connectAndCarry, endingOfFailure, type TunnelService } from "./lib/agen
 import type { AgentConfig, ServedTunnel } from "./lib/agent/session.ts";
 import { checkPassthrough } from "./lib/cli/check/programs.ts";
 import { chosenLibrary } from "./lib/cli/quic_library.ts";
+import { proxyOf } from "./lib/cli/http_proxy.ts";
 import { agentTlsFiles, loadTls, serversOf } from "./lib/cli/program_tls.ts";
 import { passthroughInfo } from "./lib/cli/programs.ts";
 import { runProgram } from "./lib/cli/run_program.ts";
@@ -142,12 +143,13 @@ if (import.meta.main) {
     ...passthroughInfo,
     check: checkPassthrough,
     async run(values, surroundings) {
-      const { quicLibrary, tryOut } = chosenLibrary(values);
+      const { tryOut, ...library } = chosenLibrary(values);
       const tls = await loadTls(agentTlsFiles(values), surroundings.monitor, tryOut);
       void tls.watch(surroundings);
       surroundings.ready();
       const servers = serversOf(values, tls.server);
-      await runPassthrough({ ...values, quicLibrary, servers, tls }, {
+      const proxy = proxyOf({ ...values, ...library }, surroundings.env, log);
+      await runPassthrough({ ...values, ...library, ...proxy, servers, tls }, {
         ...surroundings,
         follow: (change) => surroundings.follow({ live, apply: change }),
       });

@@ -16,7 +16,15 @@ export class NotParsedError extends Error {
   override readonly name = "NotParsedError";
 
   constructor(
-    kind: "address" | "network" | "rule" | "route" | "agent name" | "proxy" | "URI template",
+    kind:
+      | "address"
+      | "network"
+      | "rule"
+      | "route"
+      | "agent name"
+      | "proxy"
+      | "URI template"
+      | "fallback",
     text: string,
     problem: string,
   ) {

@@ -2,10 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** What an agent makes of a connection to a server that fails, or that has ended. */
+import { CarrierDialError } from "../connect_udp/dial_carrier.ts";
 import { messageOf } from "../errors.ts";
 import { hintForAgent } from "../observe/hints.ts";
 import { CloseCode } from "../qrht/codes.ts";
-import { ConnectionClosedError, tlsAlertOf, type TlsIdentity } from "../quic/mod.ts";
+import {
+  type CloseInfo,
+  ConnectionClosedError,
+  tlsAlertOf,
+  type TlsIdentity,
+} from "../quic/mod.ts";
 import { reasonsOf, serverCertificateFaults } from "../tls/faults.ts";
 import { serverFaultsInWords } from "../tls/rustls_faults.ts";
 
@@ -48,16 +54,37 @@ export function explainConnectError(error: unknown, tls: TlsIdentity, serverName
 
 /** Whether the port of the server is closed. */
 export function isRefused(error: unknown): boolean {
+  return closeInfoOf(error)?.isRefused === true;
+}
+
+/** Whether either end has decided that there is no connection, whatever it goes through. */
+export function isVerdict(error: unknown): boolean {
+  const by = closeInfoOf(error)?.by;
+  return by === "peer" || by === "local";
+}
+
+/**
+ * The error of an agent that can connect neither over UDP nor over TCP. Where both ports are closed,
+ * the server is not running, and it is that of UDP.
+ */
+export function neitherWay(udp: unknown, tcp: unknown): unknown {
+  if (isRefused(udp) && tcp instanceof CarrierDialError && tcp.isRefused) return udp;
+  const hint = [tcp, udp].map((error) =>
+    error instanceof ConnectError || error instanceof CarrierDialError ? error.hint : undefined
+  ).find((hint) => hint !== undefined);
+  const cause = udp instanceof ConnectError ? udp.cause : udp;
+  return new ConnectError(`${messageOf(udp)}; over TCP: ${messageOf(tcp)}`, hint, { cause });
+}
+
+function closeInfoOf(error: unknown): CloseInfo | undefined {
   const cause = error instanceof ConnectError ? error.cause : error;
-  return cause instanceof ConnectionClosedError && cause.info.isRefused === true;
+  return cause instanceof ConnectionClosedError ? cause.info : undefined;
 }
 
 /** Whether the server accepts no further agents now, perhaps because it drains. */
 export function isTurnedAway(error: unknown): boolean {
-  const cause = error instanceof ConnectError ? error.cause : error;
-  if (!(cause instanceof ConnectionClosedError)) return false;
-  const { by, application, code } = cause.info;
-  return by === "peer" && application && code === CloseCode.NoFurtherAgents;
+  const info = closeInfoOf(error);
+  return info?.by === "peer" && info.application && info.code === CloseCode.NoFurtherAgents;
 }
 
 /** Why a connection has ended, in words. */

@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { ConnectError, isRefused, isTurnedAway } from "./connect_error.ts";
-import { type AgentConfig, AgentSession, type AgentSessionOptions } from "./session.ts";
+import type { AgentConfig, AgentSession, AgentSessionOptions } from "./session.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { maxTunnels } from "../net/descriptors.ts";
 import { messageOf } from "../errors.ts";
 import { FailureStreak } from "./failure_streak.ts";
+import { ServerLink } from "./server_link.ts";
 import { ServerAddresses } from "./server_addresses.ts";
 import { ConnectionClosedError } from "../quic/mod.ts";
 import { reconnect } from "./reconnect.ts";
@@ -39,18 +40,29 @@ export async function keepConnected(
   const keepConnectedTo = async (address: Authority, signal: AbortSignal) => {
     const streak = new FailureStreak();
     const ownSessions = new TaskGroup();
+    const link = new ServerLink(address, config, options, sessions);
+    const start = (session: AgentSession) => {
+      const ended = session.serve();
+      for (const running of [sessions, ownSessions]) running.add(ended);
+      return ended;
+    };
     await reconnect<AgentSession>({
       signal,
       ...backoff,
-      maxPauseMs,
-      connect: (signal) => AgentSession.connect(address, config, options, signal),
+      maxPauseMs: (error) => maxPauseMs(error) ?? link.maxPauseMs,
+      connect: (signal) => link.connect(signal),
       async serve(session) {
         streak.end();
         const since = performance.now();
-        const ended = session.serve();
-        for (const running of [sessions, ownSessions]) running.add(ended);
-        await session.replaceable;
-        const { closeInfo } = session.connection;
+        let current = session;
+        let ended = start(current);
+        for (let next; (next = await link.successorOf(current, signal)) !== undefined;) {
+          ended = start(next);
+          current.replace();
+          current = next;
+        }
+        link.ended(current);
+        const { closeInfo } = current.connection;
         const error = closeInfo && new ConnectionClosedError(closeInfo);
         if (isTurnedAway(error)) throw error;
         addresses.refresh(address);

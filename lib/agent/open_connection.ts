@@ -7,6 +7,7 @@ import {
   type AgentConnection,
   ConnectionClosedError,
   DenoQuicEndpoint,
+  type OpenDatagramSocket,
   type PathOptions,
   pathOptions,
   QuicEndpoint,
@@ -34,8 +35,8 @@ export interface ConnectOptions extends PathOptions {
 /** A connection to a server, and what it takes. */
 export interface OpenConnection<Connection extends AgentConnection = AgentConnection> {
   readonly connection: Connection;
-  /** Closes the connection, and frees what it takes. */
-  close(code: number): Promise<void>;
+  /** Closes the connection, and frees what it takes. @param reason shown to the server */
+  close(code: number, reason?: string): Promise<void>;
 }
 
 /**
@@ -54,6 +55,7 @@ const denoEndpoints = new Map<string, DenoQuicEndpoint>();
  * Connects to a server.
  *
  * @param address its IP address and port
+ * @param carrier opens what takes the place of UDP
  * @throws {ConnectionClosedError} when the handshake fails
  * @throws the signal's reason when it aborts first
  */
@@ -61,17 +63,18 @@ export async function openConnection(
   address: Authority,
   options: ConnectOptions,
   signal: AbortSignal,
+  carrier?: OpenDatagramSocket,
 ): Promise<OpenConnection> {
   const { tls, alpn, serverName, maxStreams = MAX_STREAMS, quicLibrary = "auto" } = options;
   const hostname = address.hostname.includes(":") ? "::" : "0.0.0.0";
   const transport = { tls, alpn, keepAliveMs: KEEPALIVE_MS, maxStreams, ...pathOptions(options) };
-  if (quicLibraryOf(quicLibrary) === "deno") {
+  if (quicLibraryOf(quicLibrary) === "deno" && !carrier) {
     return await openDenoConnection(hostname, address, serverName, transport, signal);
   }
-  const endpoint = new QuicEndpoint({ hostname, port: 0 });
+  const endpoint = new QuicEndpoint(carrier ? { carrier } : { hostname, port: 0 });
   try {
     const connection = await endpoint.connect(address, serverName, transport, signal);
-    return { connection, close: (code) => endpoint.close(code) };
+    return { connection, close: (code, reason) => endpoint.close(code, reason) };
   } catch (error) {
     await endpoint.close();
     throw error;

@@ -17,12 +17,9 @@ import { drain } from "../tunnel/drain.ts";
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
 import { type Control, startControl } from "../qrht/control.ts";
 import { type AgentStream, identityOf, type QuicLibrary } from "../quic/mod.ts";
-import {
-  type ConnectOptions,
-  MAX_STREAMS,
-  type OpenConnection,
-  openConnection,
-} from "./open_connection.ts";
+import { type ConnectOptions, MAX_STREAMS, type OpenConnection } from "./open_connection.ts";
+import type { CarrierConfig } from "./carrier.ts";
+import type { TransportChoice, TransportPolicyOptions } from "./transport_policy.ts";
 import type { Resolver } from "../net/resolver.ts";
 import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import { TaskGroup } from "../task_group.ts";
@@ -31,7 +28,8 @@ import { startTunnelSpan } from "../observe/trace.ts";
 import { acceptTunnel, type IncomingTunnel, openFields } from "../qrht/tunnel.ts";
 import type { Failure } from "../tunnel/failure.ts";
 
-export interface AgentConfig extends TunnelTimeouts, TcpKeepaliveOptions, ConnectOptions {
+export interface AgentConfig
+  extends TunnelTimeouts, TcpKeepaliveOptions, ConnectOptions, CarrierConfig {
   /** QUIC addresses of the servers: IP addresses, or names, which stand for all their addresses. */
   readonly servers: readonly Authority[];
   /** Time that connecting to a target may take. */
@@ -49,6 +47,12 @@ export interface AgentConfig extends TunnelTimeouts, TcpKeepaliveOptions, Connec
   readonly drainedIdleMs?: number;
   /** Name of this agent in the server's log, in addition to its certificate's. */
   readonly name?: string | undefined;
+  /** What may carry the datagrams of the connections. */
+  readonly transport: TransportChoice;
+  /** Times of `auto`. @default those of {@linkcode TransportPolicyOptions} */
+  readonly transportTimes?: TransportPolicyOptions;
+  /** How long UDP has to work beside TCP until it takes its place. @default {5000} */
+  readonly udpTrialMs?: number;
   /** Resolves names of servers. @default {the system's} */
   readonly serverResolver?: Resolver;
   /** Time after which names of servers are resolved again. @default {30000} */
@@ -111,6 +115,8 @@ export class AgentSession extends ConnectedPeer {
   #streams = 0;
   #serverDrains = false;
   #isReplaced = false;
+  /** When UDP is to be tried again, in ms since 1970. */
+  override nextUdpTrialAt: number | undefined = undefined;
   /** Aborts when the connection has ended. */
   readonly #ended = new AbortController();
   readonly #replaceable = Promise.withResolvers<void>();
@@ -136,6 +142,7 @@ export class AgentSession extends ConnectedPeer {
    * Connects to a server.
    *
    * @param address its IP address and port
+   * @param open makes the connection
    * @throws with the cause in its message when that fails
    * @throws the signal's reason when it aborts first
    */
@@ -144,11 +151,12 @@ export class AgentSession extends ConnectedPeer {
     config: AgentConfig,
     options: AgentSessionOptions,
     signal: AbortSignal,
+    open: (signal: AbortSignal) => Promise<OpenConnection>,
   ): Promise<AgentSession> {
     options.log.debug("dialing quic server", { server: formatAuthority(address) });
     const tls = identityOf(config.tls);
     try {
-      const opened = await openConnection(address, config, signal);
+      const opened = await open(signal);
       options.monitor.notify((observer) => observer.handshake?.("ok"));
       return new AgentSession(opened, address, config, options);
     } catch (error) {
@@ -172,7 +180,10 @@ export class AgentSession extends ConnectedPeer {
   async serve(): Promise<void> {
     const { log, signal, monitor } = this.#options;
     monitor.peers.add(this);
-    const other = this.library === "deno" ? { library: this.library } : {};
+    const other = {
+      transport: this.transport === "udp" ? undefined : this.transport,
+      library: this.library === "deno" ? this.library : undefined,
+    };
     log.info("connected to quic server", { ...this.#fields, alpn: this.alpn, ...other });
     logLargeDatagrams(this.connection, log, this.#fields);
     let leaving: Promise<void> | undefined;
@@ -250,8 +261,14 @@ export class AgentSession extends ConnectedPeer {
     if (this.#isReplaced || this.#ended.signal.aborted || cutStreams < maxStreams * MAX_CUT_SHARE) {
       return;
     }
-    this.#isReplaced = true;
     log.info("replacing connection", { ...this.#fields, cutStreams, maxStreams });
+    this.replace();
+  }
+
+  /** Another connection takes the place of this one, which ends when it has no tunnel any more. */
+  replace(): void {
+    if (this.#isReplaced || this.#ended.signal.aborted) return;
+    this.#isReplaced = true;
     this.#control?.drain();
     this.#replaceable.resolve();
     void this.#leaveWhenIdle("the connection was replaced");

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Flags whose values are addresses, networks and rules. */
+import { type Fallback, parseFallback } from "../agent/fallback.ts";
+import { type HttpProxy, parseHttpProxy } from "../connect_udp/http_proxy.ts";
 import { NotParsedError, UsageError } from "../errors.ts";
 import { type Authority, parseAuthority, type ParseAuthorityOptions } from "../net/authority.ts";
 import { type Cidr, parseCidr } from "../net/cidr.ts";
@@ -96,6 +98,35 @@ export function routeFlag(
     valueName: "agents=targets",
     defaultText: undefined,
     parse: named(parseRoute),
+  });
+}
+
+/** `host:port` or an `https` URL, as `parseFallback()` takes it. */
+export function fallbackFlag(
+  name: string,
+  options: { readonly help: string },
+): Flag<Fallback | undefined> {
+  return makeFlag<Fallback, FlagOptions<string>>(name, options, {
+    kind: "address",
+    valueName: "host:port",
+    defaultText: undefined,
+    parse: named(parseFallback),
+  });
+}
+
+/** Written where no HTTP proxy is to be used. */
+export const NO_HTTP_PROXY = "none";
+
+/** An HTTP proxy, as `parseHttpProxy()` takes it, or `none`. Errors do not contain the password. */
+export function httpProxyFlag(
+  name: string,
+  options: { readonly help: string },
+): Flag<HttpProxy | typeof NO_HTTP_PROXY | undefined> {
+  return makeFlag<HttpProxy | typeof NO_HTTP_PROXY, FlagOptions<string>>(name, options, {
+    kind: "string",
+    valueName: "url",
+    defaultText: undefined,
+    parse: named((text) => text === NO_HTTP_PROXY ? text : parseHttpProxy(text)),
   });
 }
 

@@ -3,6 +3,7 @@
 
 /** The flags of the three programs. */
 
+import { transportChoices } from "../agent/transport_policy.ts";
 import { VALID_DAYS } from "../certs/valid_days.ts";
 import { UsageError } from "../errors.ts";
 import { CLIENT_PROTOCOLS } from "../tunnel/client_protocol.ts";
@@ -18,7 +19,9 @@ import {
   addressFlag,
   addressListFlag,
   cidrListFlag,
+  fallbackFlag,
   fileModeFlag,
+  httpProxyFlag,
   listenFlag,
   optionalAddressFlag,
   routeFlag,
@@ -342,6 +345,19 @@ const sessionFlags = {
     valueName: "name",
     help:
       "name or IP address that the server's certificate must have, independent of --server; a name is also sent as SNI",
+  }),
+  transport: choiceFlag("transport", transportChoices, {
+    default: "auto",
+    help:
+      "what carries QUIC to the servers: udp, tcp by the server's --listen-fallback, or auto: udp where it gets through, else tcp",
+  }),
+  fallback: fallbackFlag("fallback", {
+    help:
+      "TCP address of the server's --listen-fallback, or https URL of a load balancer or MASQUE proxy before it, which may be a template with {target_host} and {target_port}; by default host and port of --server",
+  }),
+  httpProxy: httpProxyFlag("proxy", {
+    help:
+      "HTTP proxy for connections over TCP, such as http://user:password@proxy.example:3128, or none; by default that of the environment: HTTPS_PROXY, except for hosts in NO_PROXY",
   }),
   join: stringFlag("join", {
     valueName: "bundle",

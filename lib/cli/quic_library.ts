@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The QUIC library of an agent, `--quic-library`. */
+import type { TransportChoice } from "../agent/transport_policy.ts";
 import { UsageError } from "../errors.ts";
 import { quote } from "../printable.ts";
 import { QRHT_ALPN, speaksQrht } from "../qrht/dialect.ts";
@@ -12,12 +13,14 @@ import type { AgentFlagValues } from "./program_flags.ts";
 /** The flags of an agent that concern it. */
 export type LibraryFlagValues = Pick<
   AgentFlagValues,
-  "quicLibrary" | "alpn" | "mtu" | "congestionControl"
+  "quicLibrary" | "transport" | "alpn" | "mtu" | "congestionControl"
 >;
 
 /** An agent's library, and how it is tried out with certificates and key. */
 export interface ChosenLibrary {
   readonly quicLibrary: QuicLibrary;
+  /** What there is of `--transport`. */
+  readonly transport: TransportChoice;
   /** Of the binding, which is the default, there is nothing to say. */
   readonly tryOut: TryOut | undefined;
 }
@@ -29,20 +32,23 @@ export interface ChosenLibrary {
  * @throws {UsageError} when it cannot do what other flags ask for
  */
 export function chosenLibrary(
-  { quicLibrary: choice, alpn, mtu, congestionControl }: LibraryFlagValues,
+  { quicLibrary: choice, transport, alpn, mtu, congestionControl }: LibraryFlagValues,
   target?: string,
 ): ChosenLibrary {
   const quicLibrary = quicLibraryOf(choice, target);
-  if (quicLibrary === "binding") return { quicLibrary, tryOut: undefined };
+  if (quicLibrary === "binding") return { quicLibrary, transport, tryOut: undefined };
   const on = "on Deno's QUIC, which --quic-library selects";
   if (!alpn.some(speaksQrht)) {
     throw new UsageError(
       `--alpn ${alpn.map((name) => quote(name)).join(",")}: only ${QRHT_ALPN} is spoken ${on}`,
     );
   }
+  if (transport === "tcp") {
+    throw new UsageError(`--transport tcp: datagrams go over UDP only ${on}`);
+  }
   if (mtu > 0) throw new UsageError(`--mtu ${mtu}: the MTU cannot be set ${on}`);
   if (congestionControl === "reno") {
     throw new UsageError(`--congestion-control reno: there are only bbr and cubic ${on}`);
   }
-  return { quicLibrary, tryOut: checkDenoIdentity };
+  return { quicLibrary, transport: "udp", tryOut: checkDenoIdentity };
 }

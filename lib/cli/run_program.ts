@@ -7,7 +7,7 @@ import { stepOutput } from "./check/spinner.ts";
 import { formatCompletion } from "./completion.ts";
 import { messageOf, UsageError } from "../errors.ts";
 import { parseWithConfig } from "./config_file.ts";
-import { ENV_PREFIX, type FlagTable, type FlagValues } from "./flags.ts";
+import { type Env, ENV_PREFIX, type FlagTable, type FlagValues } from "./flags.ts";
 import { formatHelp } from "./help.ts";
 import { LineWriter } from "./line_writer.ts";
 import { configureLog, type LogFormat, logger } from "../log.ts";
@@ -35,6 +35,8 @@ export interface Surroundings<T extends FlagTable = FlagTable> {
   readonly ready: () => void;
   /** IP addresses and ports that it listens on already. */
   readonly ownListeners: readonly Authority[];
+  /** Looks up a variable that other programs read as well; none that this one may not read. */
+  readonly env: Env;
   /** Has the program follow its `--config`, if it has one, until the signal aborts. */
   readonly follow: (followed: Followed<T>) => void;
 }
@@ -65,7 +67,7 @@ export interface Program<T extends FlagTable> extends ProgramInfo<T> {
    */
   makeCerts?(values: FlagValues<T>, write: (line: string) => void): Promise<void>;
   /** Runs start-up checks instead, for `--check`. Resolves with whether all have passed. */
-  check?(values: FlagValues<T>, output: ReportOutput): Promise<boolean>;
+  check?(values: FlagValues<T>, output: ReportOutput, env: Env): Promise<boolean>;
 }
 
 /**
@@ -113,7 +115,11 @@ export async function runProgram<
       return await exitAfter(stdout, 0);
     }
     if ("check" in values && values.check && program.check) {
-      const isWell = await program.check(values, stepOutput((line) => stdout.write(line)));
+      const isWell = await program.check(
+        values,
+        stepOutput((line) => stdout.write(line)),
+        sharedEnv,
+      );
       return await exitAfter(stdout, isWell ? 0 : FAILED);
     }
     configureLog(values.v, (line) => stderr.write(line), {
@@ -134,13 +140,26 @@ export async function runProgram<
       const config = new ReloadingConfig({ flags: program.flags, values, read });
       void config.watch(followed, { signal, onHangup });
     };
-    const ready = notifyReady;
-    await program.run(values, { signal, onHangup, monitor, ownListeners, ready, follow });
+    await program.run(values, {
+      signal,
+      onHangup,
+      monitor,
+      ownListeners,
+      ready: notifyReady,
+      env: sharedEnv,
+      follow,
+    });
     return await end(0);
   } catch (error) {
     stderr.write(`${program.name}: ${messageOf(error)}`);
     return await end(error instanceof UsageError ? USAGE : FAILED);
   }
+}
+
+/** A variable that the program has the permission to read. */
+function sharedEnv(variable: string): string | undefined {
+  const { state } = Deno.permissions.querySync({ name: "env", variable });
+  return state === "granted" ? Deno.env.get(variable) : undefined;
 }
 
 /** Ends the process once the lines are written, or their reader has had its time. */

@@ -58,6 +58,11 @@ export class CarrierDialError extends Error {
     super(message, options);
     this.hint = hint;
   }
+
+  /** Whether the server's port, and not that of a proxy, is closed. */
+  get isRefused(): boolean {
+    return this.step === "tcp" && this.cause instanceof Deno.errors.ConnectionRefused;
+  }
 }
 
 /** Most addresses of a name that are tried. */

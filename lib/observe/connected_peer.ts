@@ -16,6 +16,7 @@ export abstract class ConnectedPeer<Connection extends AgentConnection = AgentCo
   implements Peer {
   abstract readonly name: string;
   abstract readonly isDraining: boolean;
+  readonly nextUdpTrialAt?: number | undefined;
   readonly groups?: readonly string[];
   readonly since = Date.now();
   readonly alpn: string;

@@ -83,6 +83,8 @@ const handshakeResults: Readonly<Record<"server" | "agent", readonly HandshakeRe
   agent: ["ok", "tls", "timeout", "error"],
 };
 
+const transports = ["udp", "tcp"] as const satisfies Peer["transport"][];
+
 function isServing({ isDraining, isResponsive }: Peer): boolean {
   return !isDraining && isResponsive;
 }
@@ -97,6 +99,7 @@ export class Metrics implements Observer {
   readonly #dialFailures: Counter;
   readonly #duration: Histogram;
   readonly #handshakes: Counter<"result">;
+  readonly #transportChanges: Counter<"transport"> | undefined;
   readonly #accepted: Counter<"front"> | undefined;
   readonly #refused: Counter<"reason" | "front"> | undefined;
   readonly #carriersRefused: Counter<"reason"> | undefined;
@@ -156,6 +159,14 @@ export class Metrics implements Observer {
       ["result"],
       handshakeResults[end].map((result) => ({ result })),
     );
+    if (!isServer) {
+      this.#transportChanges = metrics.counter(
+        "transport_changes_total",
+        "Changes of what carries the datagrams of connections to servers, by the new transport.",
+        ["transport"],
+        transports.map((transport) => ({ transport })),
+      );
+    }
     if (isServer) {
       this.#accepted = metrics.counter(
         "accepted_connections_total",
@@ -233,6 +244,10 @@ export class Metrics implements Observer {
 
   handshake(result: HandshakeResult): void {
     this.#handshakes.inc({ result });
+  }
+
+  transportChanged(transport: Peer["transport"]): void {
+    this.#transportChanges?.inc({ transport });
   }
 
   #addServer(): void {
@@ -347,7 +362,7 @@ export class Metrics implements Observer {
       `Connections to ${monitor.isServer ? "agents" : "servers"}, by what carries their datagrams.`,
       "transport",
       () =>
-        (["udp", "tcp"] as const).map((transport) => [
+        transports.map((transport) => [
           transport,
           [...monitor.peers].filter((peer) => peer.transport === transport).length,
         ]),

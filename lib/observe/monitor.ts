@@ -133,6 +133,8 @@ export interface Observer {
   /** A tunnel was connected, `seconds` after the attempt began. */
   connected?(tunnel: TunnelRecord, seconds: number): void;
   ended?(tunnel: TunnelRecord, ending: TunnelEnding): void;
+  /** An agent's connection to a server is over another transport than the one before. */
+  transportChanged?(to: Peer["transport"]): void;
   /** A connection of a client was accepted. */
   accepted?(front: FrontKind): void;
   refused?(reason: ConnectionRefusal, front: FrontKind): void;

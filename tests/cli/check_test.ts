@@ -10,6 +10,7 @@ import * as programFlags from "../../lib/cli/program_flags.ts";
 import { QuicEndpoint } from "../../lib/quic/mod.ts";
 import type { ServerConfig } from "../../lib/server/config.ts";
 import { CertificateFiles, inDays } from "../support/certificate_files.ts";
+import { answering, tcpListener, tlsListener } from "../support/carrier_server.ts";
 import { combinations, loopback, Network, NOBODY } from "../support/network.ts";
 import { agentFlags, anyPort, ChildProgram, programArguments } from "../support/processes.ts";
 import { assertNothingLive } from "../support/quic.ts";
@@ -392,4 +393,88 @@ Deno.test("--check wants the flags that a program wants, and is no environment v
     env: { QRHT_CHECK: "true" },
   });
   await server.line(/quic listener on/);
+});
+
+Deno.test("checkAgent() says that UDP is blocked where TCP works", async () => {
+  await using net = new Network(combinations["qrht/1"]!);
+  const server = await net.server({
+    tls: await files.identity("server"),
+    listenFallback: loopback(0),
+  });
+  const silent = Deno.listenDatagram({ transport: "udp", ...loopback(0) });
+  using _ = { [Symbol.dispose]: () => silent.close() };
+  const blocked = {
+    server: `127.0.0.1:${(silent.addr as Deno.NetAddr).port}`,
+    fallback: `127.0.0.1:${server.fallbackPort}`,
+    ...files.agent(),
+  };
+  const auto = await agentCheck(blocked);
+  assert(auto.isWell, auto.lines.join("\n"));
+  const of = ({ lines }: Checked, step: string) =>
+    lines.filter((line) => line.includes(` ${step}`));
+  assertMatch(of(auto, "udp to")[0]!, /^warn +udp to \S+: no answer: UDP is blocked, TCP works/);
+  assertMatch(of(auto, "tcp to")[0]!, /^ok +tcp to \S+: \S+ takes datagrams over TLS/);
+  for (const step of ["handshake with", "admission by", "large datagrams to"]) {
+    assertMatch(of(auto, step).join("\n"), /^ok +[\w ]+ 127\S+ over TCP: [^\n]*$/);
+  }
+  assertEquals(auto.lines.at(-1), "all checks passed, with 1 warning");
+
+  const only = await agentCheck({ ...blocked, transport: "udp" });
+  assertFix(
+    only,
+    /FAIL +udp to \S+: no answer: UDP is blocked, TCP works/,
+    /: set --transport=auto$/,
+  );
+  assertEquals(of(only, "tcp to"), []);
+
+  const tcp = await agentCheck({ ...blocked, transport: "tcp" });
+  assert(tcp.isWell, tcp.lines.join("\n"));
+  assertEquals([of(tcp, "udp to").length, of(tcp, "tcp to").length], [0, 1]);
+  const both = await agentCheck({ ...blocked, server: `127.0.0.1:${server.quicPort}` });
+  assertEquals([of(both, "udp to"), of(both, "tcp to")].map(([line]) => line!.slice(0, 2)), [
+    "ok",
+    "ok",
+  ]);
+  assertEquals(both.lines.at(-1), "all checks passed");
+});
+
+Deno.test("checkAgent() names the step over TCP that fails", async () => {
+  await using needsPassword = tcpListener(
+    answering(
+      'HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm="x"\r\n\r\n',
+    ),
+  );
+  await using noTls = tcpListener(answering("HTTP/1.1 400 Bad Request\r\n\r\n"));
+  await using noUpgrade = tlsListener(
+    answering("HTTP/1.1 404 Not Found\r\n\r\n"),
+    await files.identity("server"),
+  );
+  const of = ({ port }: { port: number }) => `127.0.0.1:${port}`;
+  const password = `http://user:secret@${of(needsPassword)}`;
+  const cases: [flags: Flags, found: RegExp, fix: RegExp][] = [
+    [{ fallback: NOBODY }, /: TCP connection: 127\S+: connection refused/, /--listen-fallback on/],
+    [
+      { proxy: `http://${NOBODY}` },
+      /: proxy: proxy 127\S+: connection refused/,
+      /check that the HTTP proxy 127\S+ is running, or correct --proxy/,
+    ],
+    [{ proxy: password }, /: proxy: proxy .*407/, /does not accept the user name and password/],
+    [{ proxy: `http://${of(needsPassword)}` }, /: proxy: proxy .*407/, /user:password@host/],
+    [{ fallback: of(noTls) }, /: TLS: 127/, /is --listen-fallback of a proxy-server/],
+    [{ fallback: of(noUpgrade) }, /: Upgrade: .*404/, /CONNECT-UDP/],
+  ];
+  for (const [flags, found, fix] of cases) {
+    const checked = await agentCheck({
+      server: "127.0.0.1:2",
+      transport: "tcp",
+      ...files.agent(),
+      ...flags,
+    });
+    assertFix(checked, found, fix);
+    assertEquals(checked.lines.join("\n").includes("secret"), false);
+    assert(checked.lines.some((line) => /^skipped +handshake with \S+ over TCP: /.test(line)));
+  }
+  const spare = await against({}, { fallback: NOBODY });
+  assert(spare.isWell);
+  assertMatch(spare.lines.join("\n"), /\nwarn +tcp to .*: connection refused; UDP works/);
 });

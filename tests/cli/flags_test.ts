@@ -667,6 +667,9 @@ test("serverFlags, agentFlags and passthroughFlags have the defaults of the prog
     ...common,
     // As a default, 127.0.0.1:9999, unless a bundle has another one.
     servers: [],
+    transport: "auto" as const,
+    fallback: undefined,
+    httpProxy: undefined,
     join: undefined,
     serverName: "quic-tunnel-server",
     caFile: "a",

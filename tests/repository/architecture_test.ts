@@ -127,20 +127,10 @@ function test(name: string, fn: () => void): void {
   Deno.test({ name: `the architecture ${name}`, permissions: { read: true }, fn });
 }
 
-/** The client's part of CONNECT-UDP, until agents use it. */
-const OF_NO_PROGRAM = [
-  "lib/connect_udp/dial_carrier.ts",
-  "lib/connect_udp/exchange.ts",
-  "lib/connect_udp/http_proxy.ts",
-  "lib/connect_udp/no_proxy.ts",
-  "lib/connect_udp/redialing_socket.ts",
-  "lib/connect_udp/upgrade.ts",
-];
-
 test("has every file of lib/ in a room, and in a program", () => {
   const files = sourcesBelow("lib/");
   assertEquals(files.filter((path) => level(roomOf(path)) < 0), [], "in no room");
-  assertEquals(files.filter((path) => !imports.has(path)), OF_NO_PROGRAM, "in no program");
+  assertEquals(files.filter((path) => !imports.has(path)), [], "in no program");
   assertEquals(
     rooms.flat().filter((room) => ![...imports.keys()].some((path) => isIn(path, room))),
     [],

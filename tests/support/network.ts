@@ -76,6 +76,8 @@ export interface Server extends Running {
   readonly quicPort: number;
   /** Has it follow another configuration, as with `--config`. */
   change(changes: Partial<LiveConfig>): Promise<void>;
+  /** That of `--listen-fallback`; NaN without it. */
+  readonly fallbackPort: number;
 }
 
 export interface Target {
@@ -145,7 +147,9 @@ export class Network implements AsyncDisposable {
     config: Partial<ServerConfig> = {},
     monitor = new Monitor("proxy-server"),
   ): Promise<Server> {
-    const ready = Promise.withResolvers<Pick<Server, "tcpPort" | "tcpPorts" | "quicPort">>();
+    const ready = Promise.withResolvers<
+      Pick<Server, "tcpPort" | "tcpPorts" | "quicPort" | "fallbackPort">
+    >();
     const followed = Promise.withResolvers<(changes: LiveConfig) => Promise<void>>();
     const values = {
       ...defaultsOf(serverFlags),
@@ -164,10 +168,12 @@ export class Network implements AsyncDisposable {
         signal,
         monitor,
         follow: followed.resolve,
-        ready: ({ fronts, quic }) => {
+        ready: ({ fronts, quic, fallback }) => {
           const tcpPorts = fronts.filter(({ kind }) => kind === "tcp")
             .map(({ address }) => Number(address.split(":").at(-1)));
-          ready.resolve({ tcpPort: tcpPorts[0] ?? NaN, tcpPorts, quicPort: quic.port });
+          const [tcpPort = NaN] = tcpPorts;
+          const fallbackPort = fallback?.port ?? NaN;
+          ready.resolve({ tcpPort, tcpPorts, quicPort: quic.port, fallbackPort });
         },
       })
     );

@@ -17,11 +17,17 @@ import {
 import { chosenLibrary, type LibraryFlagValues } from "../quic_library.ts";
 import { checkCertificates } from "./certificates.ts";
 import { checkTcpAddress, checkUdpAddress, checkUnixSocket } from "./listeners.ts";
-import { Report, type ReportOutput } from "./report.ts";
+import { Report, type ReportOutput, StepError } from "./report.ts";
 import { checkSession, type SessionCheck } from "./session.ts";
 import { checkRoutes } from "./routes.ts";
 import { addressesOf, checkTarget } from "./target.ts";
+import { checkTcp, type DialOptionsOf, probeTcp } from "./tcp.ts";
 import { checkUdp } from "./udp.ts";
+import { CarrierDialError } from "../../connect_udp/dial_carrier.ts";
+import { dialOptionsOf } from "../../agent/carrier.ts";
+import { messageOf } from "../../errors.ts";
+import type { Env } from "../flags.ts";
+import { chooseProxy } from "../http_proxy.ts";
 import { nameOfAgents } from "../../server/agent_set.ts";
 import {
   agentsOfFronts,
@@ -91,9 +97,13 @@ export async function checkServer(
 }
 
 /** Whether an agent could serve, and reach the target that `--check` names. */
-export async function checkAgent(values: AgentFlagValues, output: ReportOutput): Promise<boolean> {
+export async function checkAgent(
+  values: AgentFlagValues,
+  output: ReportOutput,
+  env: Env = () => undefined,
+): Promise<boolean> {
   const report = new Report(output);
-  await checkServers(report, "proxy-agent", values);
+  await checkServers(report, "proxy-agent", values, env);
   const { check, allow, deny, dialTimeoutMs } = values;
   if (typeof check === "object") {
     await checkTarget(report, "target", check, dialTimeoutMs, { allow, deny });
@@ -105,9 +115,10 @@ export async function checkAgent(values: AgentFlagValues, output: ReportOutput):
 export async function checkPassthrough(
   values: PassthroughFlagValues,
   output: ReportOutput,
+  env: Env = () => undefined,
 ): Promise<boolean> {
   const report = new Report(output);
-  await checkServers(report, "proxy-passthrough", values);
+  await checkServers(report, "proxy-passthrough", values, env);
   await checkTarget(report, "upstream", values.upstream, values.dialTimeoutMs);
   return report.end();
 }
@@ -121,23 +132,44 @@ type SessionFlagValues = Pick<
   | "servers"
   | "serverName"
   | "name"
+  | "transport"
+  | "fallback"
+  | "httpProxy"
   | keyof LibraryFlagValues
 >;
+
+/** How a server is reached. */
+interface Ways extends Pick<AgentFlagValues, "transport"> {
+  /** How an address is reached over TCP; undefined without certificates. */
+  readonly dialOptions: DialOptionsOf | undefined;
+  /** Whether flags say how TCP goes, so that it is meant to work. */
+  readonly isTcpWanted: boolean;
+}
 
 async function checkServers(
   report: Report,
   program: string,
   values: SessionFlagValues,
+  env: Env,
 ): Promise<void> {
-  const { quicLibrary, tryOut } = chosenLibrary(values);
+  const { quicLibrary, transport, tryOut } = chosenLibrary(values);
   const files = agentTlsFiles(values);
   const { tls, server } = await checkCertificates(report, files, "client", tryOut);
+  const { fallback, httpProxy, serverName } = values;
+  const { problem, ...proxy } = chooseProxy(values, env);
+  if (problem !== undefined && transport !== "udp") {
+    const found = { found: problem, value: true, isWarning: true };
+    await report.step("proxy of the environment", () => found);
+  }
+  const ways: Ways = {
+    transport,
+    dialOptions: tls &&
+      ((address) => dialOptionsOf(address, { tls, serverName, fallback, ...proxy })),
+    isTcpWanted: fallback !== undefined || httpProxy !== undefined,
+  };
+  const session = tls && sessionOf(program, { ...values, quicLibrary }, tls);
   for (const address of serversOf(values, server)) {
-    await checkServerAt(
-      report,
-      address,
-      tls && sessionOf(program, { ...values, quicLibrary }, tls),
-    );
+    await checkServerAt(report, address, session, ways);
   }
 }
 
@@ -145,6 +177,7 @@ async function checkServerAt(
   report: Report,
   server: Authority,
   options: SessionCheck | undefined,
+  { transport, dialOptions, isTcpWanted }: Ways,
 ): Promise<void> {
   const { port } = server;
   const label = formatAuthority(server);
@@ -153,11 +186,47 @@ async function checkServerAt(
     const value = ips.map((ip) => ({ hostname: formatIp(ip), port }));
     return { found: value.map(({ hostname }) => hostname).join(", "), value };
   });
-  const answering = await report.after(addresses, `udp to ${label}`, checkUdp);
-  for (const address of answering ?? [undefined]) {
-    const one = address ? formatAuthority(address) : label;
-    await checkSession(report, address, one, options);
+  const reachable = dialOptions && addresses;
+  let answering: Authority[] | undefined;
+  if (transport !== "tcp") {
+    const tcpWorks = async () => {
+      const works = reachable &&
+        await probeTcp(reachable, dialOptions).then(() => true, () => false);
+      return works === true;
+    };
+    answering = await report.after(
+      addresses,
+      `udp to ${label}`,
+      (addresses) => checkUdp(addresses, tcpWorks, transport === "auto"),
+    );
+    for (const address of answering ?? [undefined]) {
+      const one = address ? formatAuthority(address) : label;
+      await checkSession(report, address, one, options);
+    }
   }
+  if (transport === "udp") return;
+  const way = `tcp to ${label}`;
+  if (answering && answering.length > 0) {
+    if (!reachable) return;
+    try {
+      const found = await probeTcp(reachable, dialOptions);
+      await report.step(way, () => ({ found, value: true }));
+    } catch (error) {
+      const found = `${messageOf(error)}; UDP works`;
+      if (isTcpWanted) await report.step(way, () => ({ found, value: true, isWarning: true }));
+      else if (!isRefused(error)) report.skip(way, found);
+    }
+    return;
+  }
+  const carrier = await report.after(reachable, way, (all) => checkTcp(all, dialOptions!));
+  if (!carrier && transport === "auto") return;
+  await checkSession(report, carrier?.address, `${label} over TCP`, options, carrier?.open);
+}
+
+/** Whether the server has no listener there, as most have none. */
+function isRefused(error: unknown): boolean {
+  return error instanceof StepError && error.cause instanceof CarrierDialError &&
+    error.cause.isRefused;
 }
 
 function sessionOf(program: string, values: SessionFlagValues, tls: TlsMaterial) {

@@ -20,6 +20,7 @@ import {
   congestionControls,
   ConnectionClosedError,
   MIN_DATAGRAM_BYTES,
+  type OpenDatagramSocket,
   QuicConnection,
   type QuicLibraryChoice,
 } from "../../quic/mod.ts";
@@ -57,17 +58,19 @@ const CHECKED = "closed by --check";
  *
  * @param address undefined when it does not answer, as `options` are when an earlier step has
  * failed
+ * @param carrier opens what takes the place of UDP
  */
 export async function checkSession(
   report: Report,
   address: Authority | undefined,
   label: string,
   options: SessionCheck | undefined,
+  carrier?: OpenDatagramSocket,
 ): Promise<void> {
   const connected = await report.after(
     address && options,
     `handshake with ${label}`,
-    (options) => connect(address!, options),
+    (options) => connect(address!, options, carrier),
   );
   const isIn = await report.after(
     connected,
@@ -95,18 +98,24 @@ type Connected = OpenConnection | StepError;
 async function connect(
   address: Authority,
   { tls, serverName, alpn, quicLibrary }: SessionCheck,
+  carrier: OpenDatagramSocket | undefined,
 ): Promise<Found<Connected>> {
   try {
-    const value = await openConnection(address, {
-      serverName,
-      tls: new AnchorChoice(tls),
-      alpn,
-      quicLibrary,
-      mtu: 0,
-      congestionControl: congestionControls[0],
-      // Without stream credit, the server can send no clients, in either dialect.
-      maxStreams: 0,
-    }, new AbortController().signal);
+    const value = await openConnection(
+      address,
+      {
+        serverName,
+        tls: new AnchorChoice(tls),
+        alpn,
+        quicLibrary,
+        mtu: 0,
+        congestionControl: congestionControls[0],
+        // Without stream credit, the server can send no clients, in either dialect.
+        maxStreams: 0,
+      },
+      new AbortController().signal,
+      carrier,
+    );
     return { found: describeConnection(value.connection), value };
   } catch (error) {
     const value = stepError(explainConnectError(error, tls, serverName));

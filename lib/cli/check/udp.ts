@@ -16,21 +16,35 @@ export type UdpOutcome = "answers" | "refused" | "silent" | { readonly error: st
 
 const TIMEOUT_MS = 3_000;
 
+const UDP_BLOCKED = "UDP is blocked, TCP works";
+
 /** The first is sent at once; each may be lost. */
 const RESEND_MS = 500;
 
 /** ICMP "port unreachable" arrives no sooner than an answer would. */
 const REFUSAL_LOOK_MS = 20;
 
-/** Whether one of a server's addresses answers. The value has those that do. */
-export async function checkUdp(addresses: readonly Authority[]): Promise<Found<Authority[]>> {
+/**
+ * Whether one of a server's addresses answers. The value has those that do.
+ *
+ * @param tcpWorks whether the server can be reached over TCP, asked if none answers
+ * @param tcpSuffices whether that is enough
+ */
+export async function checkUdp(
+  addresses: readonly Authority[],
+  tcpWorks: () => Promise<boolean> = () => Promise.resolve(false),
+  tcpSuffices = false,
+): Promise<Found<Authority[]>> {
   const outcomes = await Promise.all(addresses.map((address) => probeUdp(address)));
   const found = addresses.length === 1 ? describe(outcomes[0]!) : addresses
     .map((address, i) => `${formatAuthority(address)}: ${describe(outcomes[i]!)}`).join("; ");
   const value = addresses.filter((_, i) => outcomes[i] === "answers");
   const isWarning = value.length < addresses.length;
   if (value.length > 0) return { found, value, isWarning };
-  throw new StepError(found, fixOf(addresses[0]!, outcomes));
+  if (!await tcpWorks()) throw new StepError(found, fixOf(addresses[0]!, outcomes));
+  const blocked = `${found}: ${UDP_BLOCKED}`;
+  if (!tcpSuffices) throw new StepError(blocked, "set --transport=auto");
+  return { found: blocked, value, isWarning: true };
 }
 
 function describe(outcome: UdpOutcome): string {
