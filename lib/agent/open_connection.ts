@@ -13,6 +13,7 @@ import {
   QuicEndpoint,
   type QuicLibraryChoice,
   quicLibraryOf,
+  tlsAlertOf,
   type TlsIdentity,
   type TlsSource,
   type TransportOptions,
@@ -96,16 +97,20 @@ async function openDenoConnection(
     const connection = await endpoint.connect(address, serverName, options, signal);
     return {
       connection,
-      close: (code, reason) => Promise.resolve(connection.close(code, reason)),
+      close: (code) => Promise.resolve(connection.close(code)),
     };
   } catch (error) {
-    if (isOfEndpoint(error)) denoEndpoints.delete(hostname);
+    if (isOfEndpoint(error)) {
+      denoEndpoints.delete(hostname);
+      await endpoint.close();
+    }
     throw error;
   }
 }
 
-/** Whether the endpoint itself has ended, as when its socket fails, so that another one is needed. */
+/** Whether it may be the endpoint's socket that has failed, so that another one is needed. */
 function isOfEndpoint(error: unknown): boolean {
-  return error instanceof ConnectionClosedError && error.info.by === "local" &&
-    error.info.reason.includes("endpoint");
+  if (!(error instanceof ConnectionClosedError)) return false;
+  const { info } = error;
+  return info.by === "local" && !info.application && tlsAlertOf(info) === undefined;
 }

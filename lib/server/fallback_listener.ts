@@ -19,12 +19,11 @@ import { formatIp, type SocketAddress } from "../net/ip_address.ts";
 import type { CarrierRefusal, Monitor } from "../observe/monitor.ts";
 import type { QuicEndpoint } from "../quic/mod.ts";
 import { TaskGroup } from "../task_group.ts";
-import { HandshakeError } from "../tls/tls_carrier.ts";
 import type { TlsIncoming, TlsListener } from "../tls/tls_listener.ts";
 import { type Duplex, prepend, writeAll } from "../tunnel/duplex.ts";
 import { within } from "../wait.ts";
 import { type Client, hostOf, identifyClient, ProxyHeaderError } from "./identify_client.ts";
-import { LateError, LimitError, type Stranger, Strangers } from "./strangers.ts";
+import { hasLeft, LateError, LimitError, type Stranger, Strangers } from "./strangers.ts";
 
 export interface FallbackOptions {
   /** Whose datagrams are carried. */
@@ -242,21 +241,14 @@ export class FallbackListener implements Disposable {
  * TLS and HTTP.
  *
  * @param carrier the connection from the first byte of TLS on
- * @returns undefined for a health check: no byte, or a request that is one
+ * @returns undefined for a health check: no request, or one that is answered
  */
 async function upgrade(
   carrier: Duplex,
   incoming: TlsIncoming,
   stranger: Stranger,
 ): Promise<Duplex | undefined> {
-  let duplex: Duplex;
-  try {
-    duplex = await incoming.secure(carrier, (bytes) => stranger.receive(bytes));
-  } catch (error) {
-    const isEnd = error instanceof HandshakeError && error.kind === "closed";
-    if (isEnd && stranger.received === 0) return undefined;
-    throw error;
-  }
+  const duplex = await incoming.secure(carrier, (bytes) => stranger.receive(bytes));
   const parser = new UpgradeRequestParser();
   const buffer = new Uint8Array(READ_BYTES);
   for (let n; (n = await duplex.read(buffer)) !== null;) {
@@ -271,11 +263,14 @@ async function upgrade(
   return undefined;
 }
 
-/** Ends a connection after an answer: bytes that are not read would reset it, and with it that. */
+/**
+ * Ends a connection after an answer: bytes that are not read would reset it, and with it the answer.
+ * Load balancers reset it themselves when they have that.
+ */
 async function linger(duplex: Duplex): Promise<void> {
-  await duplex.closeWrite();
   const buffer = new Uint8Array(READ_BYTES);
   const end = async () => {
+    await duplex.closeWrite();
     while (await duplex.read(buffer) !== null);
   };
   await within(LINGER_MS, end(), () => new Error("not closed")).catch(() => {});
@@ -291,9 +286,7 @@ function fieldsOf({ address, via }: Client) {
 
 /** Whether a client has just not gone on, as those that look for open ports do. */
 function isNoise(error: unknown): boolean {
-  if (error instanceof HandshakeError) return error.kind === "closed";
-  return error instanceof LateError || error instanceof CarrierEndedError ||
-    error instanceof Deno.errors.ConnectionReset;
+  return error instanceof LateError || error instanceof CarrierEndedError || hasLeft(error);
 }
 
 function refusalOf(error: unknown): CarrierRefusal {

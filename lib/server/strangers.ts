@@ -4,6 +4,7 @@
 import { maxTunnels } from "../net/descriptors.ts";
 import { formatIp, type SocketAddress } from "../net/ip_address.ts";
 import { addressKey, HalfOpen } from "../quic/handshake/half_open.ts";
+import { HandshakeError } from "../tls/tls_carrier.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
 
 export interface StrangersOptions {
@@ -69,6 +70,12 @@ interface Entry {
   readonly giveUp: (problem: LimitError) => void;
 }
 
+/** Whether a peer has just left, in order or by a reset, as health checks do. */
+export function hasLeft(error: unknown): boolean {
+  const isEnd = error instanceof HandshakeError && error.kind === "closed";
+  return isEnd || error instanceof Deno.errors.ConnectionReset;
+}
+
 /** As many as asked for, or what there are file descriptors for. */
 export function withinDescriptors(connections: number): number {
   return Math.min(connections, Math.max(2, Math.floor(maxTunnels() * DESCRIPTOR_SHARE)));
@@ -103,6 +110,7 @@ export class Strangers {
    *
    * @param host its address, as {@linkcode hostOf} tells
    * @param serve does what it takes to know the peer
+   * @returns what `serve` does; undefined as well if the peer leaves without a byte
    * @throws {LimitError} when there are too many, or it sends too much or takes too long
    * @throws what `serve` throws
    */
@@ -110,7 +118,7 @@ export class Strangers {
     carrier: Duplex,
     host: string,
     serve: (stranger: Stranger) => Promise<T>,
-  ): Promise<T> {
+  ): Promise<T | undefined> {
     const { timeoutMs } = this.#options;
     let problem: LimitError | undefined;
     const giveUp = (why: LimitError) => {
@@ -141,6 +149,7 @@ export class Strangers {
       });
     } catch (error) {
       carrier.abort();
+      if (!problem && received === 0 && hasLeft(error)) return undefined;
       throw problem ?? error;
     } finally {
       clearTimeout(timer);

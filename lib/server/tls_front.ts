@@ -19,7 +19,14 @@ import type { Duplex } from "../tunnel/duplex.ts";
 import { acceptedTcpDuplexes } from "../tunnel/tcp_duplex.ts";
 import type { Front, FrontClient, FrontMode } from "./front.ts";
 import { type Client, hostOf, identifyClient, ProxyHeaderError } from "./identify_client.ts";
-import { LateError, LimitError, type Stranger, Strangers, withinDescriptors } from "./strangers.ts";
+import {
+  hasLeft,
+  LateError,
+  LimitError,
+  type Stranger,
+  Strangers,
+  withinDescriptors,
+} from "./strangers.ts";
 
 export interface TlsFrontOptions {
   /** Certificates and key, as they are at the start of each handshake. */
@@ -137,22 +144,16 @@ export class TlsFront implements Front {
     }
   }
 
-  /** @returns undefined if the client has closed the connection without a byte */
-  async #handshake(client: Client, stranger: Stranger): Promise<FrontClient | undefined> {
+  async #handshake(client: Client, stranger: Stranger): Promise<FrontClient> {
     const material = this.#options.tls.current;
     let name: string | undefined;
     const { address, listener, via, carrier } = client;
-    try {
-      const tls = await acceptTls(carrier, {
-        context: this.#contextOf(material),
-        received: (bytes) => stranger.receive(bytes),
-        judge: (presented) => name = this.#judge.judge(presented, material),
-      });
-      return { carrier: tls, remote: address, local: listener, via, name };
-    } catch (error) {
-      if (stranger.received === 0 && error instanceof HandshakeError) return undefined;
-      throw error;
-    }
+    const tls = await acceptTls(carrier, {
+      context: this.#contextOf(material),
+      received: (bytes) => stranger.receive(bytes),
+      judge: (presented) => name = this.#judge.judge(presented, material),
+    });
+    return { carrier: tls, remote: address, local: listener, via, name };
   }
 
   #contextOf(material: TlsMaterial): ServerContext {
@@ -202,8 +203,7 @@ export class TlsFront implements Front {
 
 /** Whether a client has just not gone on, as those that look for open ports do. */
 function isNoise(error: unknown): boolean {
-  if (error instanceof HandshakeError) return error.kind === "closed";
-  return error instanceof LateError || error instanceof Deno.errors.ConnectionReset;
+  return error instanceof LateError || hasLeft(error);
 }
 
 function refusalOf(error: unknown): ConnectionRefusal {

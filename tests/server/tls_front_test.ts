@@ -9,6 +9,7 @@ import type { Duplex } from "../../lib/tunnel/duplex.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { configureLog, logger, resetLog } from "../../lib/log.ts";
 import { formatSocketAddress } from "../../lib/net/authority.ts";
+import { connectTcp, resetTcp } from "../../lib/net/tcp_reset.ts";
 import { parseCidr } from "../../lib/net/cidr.ts";
 import { Monitor } from "../../lib/observe/monitor.ts";
 import { TlsFront, type TlsFrontOptions } from "../../lib/server/tls_front.ts";
@@ -416,6 +417,16 @@ Deno.test("TlsFront bounds handshakes under way in number and bytes, and admits 
   await eventually("it is refused", () => scene.refusals.length > 0);
   assertEquals(scene.refusals, ["handshake"]);
   for (const connection of [further, talker, ...stopped]) connection.close();
+});
+
+Deno.test("TlsFront takes a connection that is reset without a byte for a health check", async () => {
+  using scene = new Scene();
+  const connection = await connectTcp({ hostname: "127.0.0.1", port: scene.port });
+  await eventually("it has begun", () => scene.front.handshakes === 1);
+  resetTcp(connection);
+  connection.close();
+  await eventually("it is over", () => scene.refusals.length > 0);
+  assertEquals(scene.refusals, ["health-check"]);
 });
 
 Deno.test("TlsFront gives up the oldest of too many handshakes for a client that comes after a second", async () => {

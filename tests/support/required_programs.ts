@@ -15,10 +15,6 @@ export interface SystemTests {
 
 /** Folders of tests that need more than Node and npm. */
 export const SYSTEM_TESTS = {
-  arm64: {
-    task: "test-arm64",
-    programs: { "apt-get": "apt", curl: "curl", "dpkg-deb": "dpkg", tar: "tar" },
-  },
   binaries: {
     task: "test-binaries",
     programs: { curl: "curl", ip: "iproute2", setpriv: "util-linux" },
@@ -43,6 +39,7 @@ export const SYSTEM_TESTS = {
     programs: {
       "/usr/lib/python3/dist-packages/requests/__init__.py": "python3-requests",
       "/usr/lib/python3/dist-packages/socks.py": "python3-socks",
+      "/usr/lib/nginx/modules/ngx_stream_module.so": "libnginx-mod-stream",
       "apt-get": "apt",
       curl: "curl",
       "dpkg-deb": "dpkg",
