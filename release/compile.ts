@@ -13,7 +13,7 @@ import { join } from "node:path";
 import project from "../deno.json" with { type: "json" };
 import { stepOutput } from "../lib/cli/check/spinner.ts";
 import { messageOf, UsageError } from "../lib/errors.ts";
-import { unsupported } from "../lib/quic/quiche/platforms.ts";
+import { agentPlatforms, unsupported } from "../lib/quic/quiche/platforms.ts";
 import { COMMIT_FILE } from "../lib/version.ts";
 import { parseCommandLine } from "../tools/command_line.ts";
 import { type CommandOutput, commandOutput } from "../tools/command_output.ts";
@@ -23,7 +23,8 @@ import { type Embedded, packageOf, parseEmbedded } from "./embedded.ts";
 import { npmPackagesOf } from "./npm_packages.ts";
 import { type PackageFiles, packageFiles } from "./package_files.ts";
 
-const HELP = `Compiles proxy-server, proxy-agent and proxy-passthrough.
+const HELP =
+  `Compiles proxy-server, proxy-agent and proxy-passthrough; for Linux on arm64, without proxy-server.
 
 Usage: deno task compile [options]
 
@@ -207,30 +208,40 @@ function describeSize(bytes: number, embedded: readonly Embedded[]): string {
     `${megabytes(own)} the program`;
 }
 
-async function compileAll(targets: readonly (string | undefined)[]): Promise<void> {
-  for (const target of targets) {
-    const problem = unsupported(target ?? Deno.build.target);
-    if (problem !== undefined) throw new UsageError(problem);
+/**
+ * The programs that there can be for a target.
+ *
+ * @throws {UsageError} when there is none
+ */
+function programsFor(target: string): readonly ProgramTask[] {
+  const problem = unsupported(target);
+  if (problem === undefined) return programTasks;
+  if (agentPlatforms.some((platform) => platform.target === target)) {
+    return programTasks.filter((program) => program !== "server");
   }
+  throw new UsageError(problem);
+}
+
+async function compileAll(targets: readonly (string | undefined)[]): Promise<void> {
+  const all = targets.flatMap((target) =>
+    programsFor(target ?? Deno.build.target).map((program) => ({ target, program }))
+  );
   await Deno.mkdir("dist", { recursive: true });
   await Deno.writeTextFile(COMMIT_FILE, `${await commit()}\n`);
   const output = stepOutput((line) => console.log(line));
-  const total = targets.length * programTasks.length;
   const since = performance.now();
   let compiled = 0;
   try {
-    for (const target of targets) {
+    for (const { target, program } of all) {
       const ending = (target ?? Deno.build.target).includes("windows") ? ".exe" : "";
-      for (const program of programTasks) {
-        const path = join("dist", target ?? "", `proxy-${program}${ending}`);
-        const left = (total - compiled) * (performance.now() - since) / compiled;
-        const time = compiled > 0 ? `, ${Math.ceil(left / 1000)} s left` : "";
-        output.running?.(`${path} (${++compiled} of ${total}${time})`);
-        const embedded = await compile(program, target, path);
-        const { size } = await Deno.stat(path);
-        output.write(`${path}  ${describeSize(size, embedded)}`);
-        for (const { path } of embedded) output.write(`  ${path}`);
-      }
+      const path = join("dist", target ?? "", `proxy-${program}${ending}`);
+      const left = (all.length - compiled) * (performance.now() - since) / compiled;
+      const time = compiled > 0 ? `, ${Math.ceil(left / 1000)} s left` : "";
+      output.running?.(`${path} (${++compiled} of ${all.length}${time})`);
+      const embedded = await compile(program, target, path);
+      const { size } = await Deno.stat(path);
+      output.write(`${path}  ${describeSize(size, embedded)}`);
+      for (const { path } of embedded) output.write(`  ${path}`);
     }
   } finally {
     output.running?.(undefined);

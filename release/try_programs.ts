@@ -4,7 +4,8 @@
 
 /**
  * Tries compiled programs on the machine that they are for: each tells its version, and proxy-agent and
- * proxy-passthrough connect to proxy-server, for which the native QUIC library has to load.
+ * proxy-passthrough connect to proxy-server, for which the native QUIC library has to load. Where there is no
+ * proxy-server, they start without one, and find none.
  *
  *     deno run --allow-read --allow-write --allow-run release/try_programs.ts dist/release v0.1.0 TARGET
  */
@@ -33,7 +34,9 @@ export async function tryPrograms(folder: string, tag: string, target: string): 
     `--cert-key=${join(certs, `${name}.key`)}`,
   ];
 
-  for (const name of ["proxy-server", "proxy-agent", "proxy-passthrough"]) {
+  const hasServer = await Deno.stat(pathOf("proxy-server")).then(() => true, () => false);
+  const agents = ["proxy-agent", "proxy-passthrough"];
+  for (const name of [...(hasServer ? ["proxy-server"] : []), ...agents]) {
     const path = pathOf(name);
     // What has been downloaded may not be run.
     if (Deno.build.os !== "windows") await Deno.chmod(path, 0o755);
@@ -47,6 +50,25 @@ export async function tryPrograms(folder: string, tag: string, target: string): 
 
   const start = (name: string, args: readonly string[]) =>
     new ChildProgram(pathOf(name), args, { env: { NO_COLOR: "1" } });
+  const more: Readonly<Record<string, string[]>> = {
+    "proxy-agent": [],
+    "proxy-passthrough": ["--upstream=127.0.0.1:1"],
+  };
+  const startAgent = (name: string, address: string) =>
+    start(name, [
+      `--server=${address}`,
+      `--ca-file=${join(certs, "ca.pem")}`,
+      ...own("client"),
+      ...more[name]!,
+    ]);
+  if (!hasServer) {
+    for (const name of agents) {
+      await using agent = startAgent(name, "127.0.0.1:9");
+      await agent.line(/cannot connect to the server.*no answer/, TIMEOUT_MS);
+      console.log(`ok ${name} looks for a proxy-server`);
+    }
+    return;
+  }
   const server = stack.use(
     start("proxy-server", [
       `--listen-tcp=${ANY_PORT}`,
@@ -56,14 +78,8 @@ export async function tryPrograms(folder: string, tag: string, target: string): 
     ]),
   );
   const [, address] = await server.line(/quic listener on ([\d.:]+)/, TIMEOUT_MS);
-  const more = { "proxy-agent": [], "proxy-passthrough": ["--upstream=127.0.0.1:1"] };
-  for (const [name, args] of Object.entries(more)) {
-    await using agent = start(name, [
-      `--server=${address}`,
-      `--ca-file=${join(certs, "ca.pem")}`,
-      ...own("client"),
-      ...args,
-    ]);
+  for (const name of agents) {
+    await using agent = startAgent(name, address!);
     await agent.line(/connected to quic server/, TIMEOUT_MS);
     console.log(`ok ${name} has connected to proxy-server`);
   }

@@ -13,7 +13,6 @@ import {
   QuicEndpoint,
   type QuicLibraryChoice,
   quicLibraryOf,
-  tlsAlertOf,
   type TlsIdentity,
   type TlsSource,
   type TransportOptions,
@@ -97,20 +96,16 @@ async function openDenoConnection(
     const connection = await endpoint.connect(address, serverName, options, signal);
     return {
       connection,
-      close: (code) => Promise.resolve(connection.close(code)),
+      close: (code, reason) => Promise.resolve(connection.close(code, reason)),
     };
   } catch (error) {
-    if (isOfEndpoint(error)) {
-      denoEndpoints.delete(hostname);
-      await endpoint.close();
-    }
+    if (isOfEndpoint(error)) denoEndpoints.delete(hostname);
     throw error;
   }
 }
 
-/** Whether it may be the endpoint's socket that has failed, so that another one is needed. */
+/** Whether the endpoint itself has ended, as when its socket fails, so that another one is needed. */
 function isOfEndpoint(error: unknown): boolean {
-  if (!(error instanceof ConnectionClosedError)) return false;
-  const { info } = error;
-  return info.by === "local" && !info.application && tlsAlertOf(info) === undefined;
+  return error instanceof ConnectionClosedError && error.info.by === "local" &&
+    error.info.reason.includes("endpoint");
 }

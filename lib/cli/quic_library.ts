@@ -6,7 +6,7 @@ import type { TransportChoice } from "../agent/transport_policy.ts";
 import { UsageError } from "../errors.ts";
 import { quote } from "../printable.ts";
 import { QRHT_ALPN, speaksQrht } from "../qrht/dialect.ts";
-import { checkDenoIdentity, type QuicLibrary, quicLibraryOf } from "../quic/mod.ts";
+import { checkDenoIdentity, type QuicLibrary, quicLibraryOf, trustNoOtherCa } from "../quic/mod.ts";
 import type { TryOut } from "../tls/files.ts";
 import type { AgentFlagValues } from "./program_flags.ts";
 
@@ -26,16 +26,14 @@ export interface ChosenLibrary {
 }
 
 /**
- * The library that an agent uses.
+ * The library that an agent uses. If it is Deno's, no other CAs are trusted from then on.
  *
- * @param target the kind of machine. @default {this one's}
- * @throws {UsageError} when it cannot do what other flags ask for
+ * @throws {UsageError} when it cannot do what other flags ask for, or would trust other CAs
  */
 export function chosenLibrary(
   { quicLibrary: choice, transport, alpn, mtu, congestionControl }: LibraryFlagValues,
-  target?: string,
 ): ChosenLibrary {
-  const quicLibrary = quicLibraryOf(choice, target);
+  const quicLibrary = quicLibraryOf(choice);
   if (quicLibrary === "binding") return { quicLibrary, transport, tryOut: undefined };
   const on = "on Deno's QUIC, which --quic-library selects";
   if (!alpn.some(speaksQrht)) {
@@ -50,5 +48,7 @@ export function chosenLibrary(
   if (congestionControl === "reno") {
     throw new UsageError(`--congestion-control reno: there are only bbr and cubic ${on}`);
   }
+  // As early as can be: Deno may load its own CAs at any time.
+  trustNoOtherCa();
   return { quicLibrary, transport: "udp", tryOut: checkDenoIdentity };
 }

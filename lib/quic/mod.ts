@@ -20,6 +20,7 @@ export type {
   PeerLocation,
 } from "./datagram_socket.ts";
 export { checkDenoIdentity, DenoQuicEndpoint } from "./deno/endpoint.ts";
+export { trustNoOtherCa } from "./deno/trust.ts";
 export { type BindOptions, type CarrierOptions, QuicEndpoint } from "./endpoint.ts";
 export { type DropReason, dropReasons, type EndpointStats } from "./endpoint_stats.ts";
 export {

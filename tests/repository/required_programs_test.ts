@@ -12,7 +12,7 @@ import { runCommand } from "../support/system_command.ts";
 /** What every system has that runs Deno; `git` is asked, but not needed. */
 const EVERYWHERE = ["git", "mkfifo", "npm", "sh"];
 /** Packages that Debian itself consists of. */
-const ESSENTIAL = ["apt", "bash", "bsdutils", "coreutils", "dpkg", "util-linux"];
+const ESSENTIAL = ["apt", "bash", "bsdutils", "coreutils", "dpkg", "util-linux", "tar"];
 
 const systemTests = Object.entries<SystemTests>(SYSTEM_TESTS);
 

@@ -15,6 +15,10 @@ export interface SystemTests {
 
 /** Folders of tests that need more than Node and npm. */
 export const SYSTEM_TESTS = {
+  arm64: {
+    task: "test-arm64",
+    programs: { "apt-get": "apt", curl: "curl", "dpkg-deb": "dpkg", tar: "tar" },
+  },
   binaries: {
     task: "test-binaries",
     programs: { curl: "curl", ip: "iproute2", setpriv: "util-linux" },

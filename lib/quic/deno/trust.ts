@@ -25,8 +25,9 @@ let isDone = false;
 /**
  * Removes Deno's own CAs, for the rest of the process.
  *
- * @throws {UsageError} when that is not possible: it may not change the environment, or has loaded
- * its CAs already, as it does to download packages
+ * @throws {UsageError} when that is not possible: it may not change the environment, or Deno has
+ * loaded its CAs already, as `deno run` does to download packages, and half a second after its start
+ * to look for a new version
  */
 export function trustNoOtherCa(): void {
   if (isDone) return;
@@ -60,7 +61,8 @@ function assertNotLoaded(): void {
     throw error;
   }
   throw new UsageError(
-    "Deno has loaded its own CAs already, perhaps to download packages: start the program again",
+    "Deno has loaded its own CAs already, to download packages or to look for a new version: " +
+      "start the program again, with DENO_NO_UPDATE_CHECK=1 in its environment",
   );
 }
 

@@ -17,6 +17,11 @@ export const platforms: readonly Platform[] = [
   { os: "windows", arch: "x86_64", target: "x86_64-pc-windows-msvc" },
 ];
 
+/** Others, for which Deno's own QUIC makes the programs that need no library: agents. */
+export const agentPlatforms: readonly Platform[] = [
+  { os: "linux", arch: "aarch64", target: "aarch64-unknown-linux-gnu" },
+];
+
 /** Says that there is no library for a target; undefined when there is one. */
 export function unsupported(target: string): string | undefined {
   if (platforms.some((platform) => platform.target === target)) return undefined;
