@@ -257,7 +257,7 @@ async function openTunnel(net: Network, row: Row): Promise<Tunnel & AsyncDisposa
   const server = await net.server({ ...timeouts?.server, drainTimeoutMs });
   const relay = stack.use(new UdpRelay({ hostname: "127.0.0.1", port: server.quicPort }));
   const behind = Object.assign(Object.create(server), { quicPort: relay.addr.port });
-  const agent = net.agent(behind, { ...timeouts?.agent, drainTimeoutMs });
+  const agent = net.agent(net.isOverTcp ? server : behind, { ...timeouts?.agent, drainTimeoutMs });
   const targets = stack.use(await ResettableTarget.listen());
   const client = stack.use(await ResettableTcp.connect(server.tcpPort));
   await sendText(client, requestFor(targets.authority));

@@ -6,6 +6,7 @@
 import { assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import { type ConnectAgentConfig, runAgent } from "../../agent.ts";
+import type { Transport } from "../../lib/agent/transport_policy.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../../lib/qrht/dialect.ts";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
@@ -93,6 +94,8 @@ export interface Dialects {
   readonly agent: readonly string[];
   /** What makes the agent's connections. @default {"auto"} */
   readonly library?: QuicLibrary;
+  /** What carries the datagrams. @default {"udp"} */
+  readonly transport?: Transport;
 }
 
 /** ALPN names of an end that knows this project's dialect as well as the raw one. */
@@ -103,6 +106,7 @@ const RAW = [RAW_ALPN];
 export const combinations: Readonly<Record<string, Dialects>> = {
   "qrht/1": { server: OWN, agent: OWN },
   "qrht/1, the agent on Deno's QUIC": { server: OWN, agent: OWN, library: "deno" },
+  "qrht/1 over TCP": { server: OWN, agent: OWN, transport: "tcp" },
   "raw by the server": { server: RAW, agent: OWN },
   "raw by the agent": { server: OWN, agent: RAW },
   "raw": { server: RAW, agent: RAW },
@@ -129,17 +133,21 @@ export class Network implements AsyncDisposable {
   readonly isRaw: boolean;
   /** Whether agents that follow the combination are on Deno's own QUIC. */
   readonly isOnDeno: boolean;
+  /** Whether agents that follow the combination connect over TCP. */
+  readonly isOverTcp: boolean;
   readonly #programs: Running[] = [];
   readonly #ends: Duplex[] = [];
   readonly #listeners: Deno.TcpListener[] = [];
   readonly #serving: Promise<void>[] = [];
   readonly #dialects: Dialects;
-  readonly #library: { readonly quicLibrary?: QuicLibrary };
+  readonly #connections: Pick<ConnectAgentConfig, "quicLibrary" | "transport">;
 
   constructor(dialects: Dialects) {
     this.#dialects = dialects;
     this.isOnDeno = dialects.library === "deno";
-    this.#library = dialects.library ? { quicLibrary: dialects.library } : {};
+    const { library = "auto", transport = "auto" } = dialects;
+    this.#connections = { quicLibrary: library, transport };
+    this.isOverTcp = transport === "tcp";
     this.isRaw = [dialects.server, dialects.agent].includes(RAW);
   }
 
@@ -151,10 +159,14 @@ export class Network implements AsyncDisposable {
       Pick<Server, "tcpPort" | "tcpPorts" | "quicPort" | "fallbackPort">
     >();
     const followed = Promise.withResolvers<(changes: LiveConfig) => Promise<void>>();
+    const { listenQuic = loopback(0) } = config;
+    // Agents connect to the same port number over TCP.
+    const port = listenQuic.port || (this.isOverTcp ? freeTcpPort() : 0);
+    const quic = { ...listenQuic, port };
     const values = {
       ...defaultsOf(serverFlags),
       listenTcp: [loopback(0)],
-      listenQuic: loopback(0),
+      listenFallback: this.isOverTcp ? quic : undefined,
       tls: serverTls,
       alpn: this.#dialects.server,
       agentWaitMs: 20_000,
@@ -162,6 +174,7 @@ export class Network implements AsyncDisposable {
       // Within the file descriptors of any machine.
       maxConnections: 500,
       ...config,
+      listenQuic: quic,
     };
     const program = this.#start((signal) =>
       runServer(values, {
@@ -189,7 +202,7 @@ export class Network implements AsyncDisposable {
     monitor = new Monitor("proxy-agent"),
   ): Running {
     return this.#start((signal) =>
-      runAgent({ ...agentConfig(server, this.#dialects.agent), ...this.#library, ...config }, {
+      runAgent({ ...agentConfig(server, this.#dialects.agent), ...this.#connections, ...config }, {
         signal,
         monitor,
       })
@@ -206,7 +219,7 @@ export class Network implements AsyncDisposable {
     return this.#start((signal) =>
       runPassthrough({
         ...agentConfig(server, this.#dialects.agent),
-        ...this.#library,
+        ...this.#connections,
         upstream,
         ...config,
       }, {
@@ -310,6 +323,12 @@ export class Network implements AsyncDisposable {
     this.#programs.push(program);
     return program;
   }
+}
+
+/** The number of a port that nothing listens on. */
+function freeTcpPort(): number {
+  using listener = Deno.listen(loopback(0));
+  return listener.addr.port;
 }
 
 /** Registers a test in every combination of dialects, or in those that are told. */
