@@ -79,6 +79,8 @@ export const SYSTEM_TESTS = {
       curl: "curl",
       fish: "fish",
       groff: "groff-base",
+      ip: "iproute2",
+      iptables: "iptables",
       man: "man-db",
       openssl: "openssl",
       promtool: "prometheus",
