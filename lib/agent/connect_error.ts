@@ -69,11 +69,15 @@ export function isVerdict(error: unknown): boolean {
  */
 export function neitherWay(udp: unknown, tcp: unknown): unknown {
   if (isRefused(udp) && tcp instanceof CarrierDialError && tcp.isRefused) return udp;
-  const hint = [tcp, udp].map((error) =>
-    error instanceof ConnectError || error instanceof CarrierDialError ? error.hint : undefined
-  ).find((hint) => hint !== undefined);
+  const hint = hintOfFailure(tcp) ?? hintOfFailure(udp);
   const cause = udp instanceof ConnectError ? udp.cause : udp;
   return new ConnectError(`${messageOf(udp)}; over TCP: ${messageOf(tcp)}`, hint, { cause });
+}
+
+/** What to do about a connection that was not established. */
+export function hintOfFailure(error: unknown): string | undefined {
+  const isKnown = error instanceof ConnectError || error instanceof CarrierDialError;
+  return isKnown ? error.hint : undefined;
 }
 
 function closeInfoOf(error: unknown): CloseInfo | undefined {

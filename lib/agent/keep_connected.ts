@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { ConnectError, isRefused, isTurnedAway } from "./connect_error.ts";
+import { hintOfFailure, isRefused, isTurnedAway } from "./connect_error.ts";
 import type { AgentConfig, AgentSession, AgentSessionOptions } from "./session.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { maxTunnels } from "../net/descriptors.ts";
@@ -75,7 +75,7 @@ export async function keepConnected(
         log[level]("cannot connect to the server", {
           server: formatAuthority(address),
           error: messageOf(error),
-          hint: error instanceof ConnectError ? error.hint : undefined,
+          hint: hintOfFailure(error),
           failures: streak.failures,
           retryInMs,
         });

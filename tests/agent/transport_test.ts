@@ -24,6 +24,8 @@ import {
   soon,
   test as networkTest,
 } from "../support/network.ts";
+import { answering, proxyTo, tcpListener } from "../support/carrier_server.ts";
+import { HttpProxy } from "../../lib/connect_udp/http_proxy.ts";
 import { TcpRelay } from "../support/tcp_relay.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
 
@@ -344,4 +346,27 @@ test("runAgent() is back within 2 s after TCP has stalled for 10 s", async (scen
   await assertServed(net, server);
   const tookMs = performance.now() - since;
   assert(tookMs < 2_000, `${tookMs} ms`);
+});
+
+test("runAgent() goes through an HTTP proxy, and says what that wants", async (scene) => {
+  const { net, server, tcp, lines } = scene;
+  const heads: string[] = [];
+  await using proxy = proxyTo(tcp.addr.port, heads);
+  const wants = "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n";
+  await using refusing = tcpListener(answering(wants));
+  const user = (port: number) => new HttpProxy(loopback(port), "agent", "secret");
+  const refused = scene.agent({ transport: "tcp", proxy: user(refusing.port) });
+  await lineWith(
+    lines,
+    'WRN agent "cannot connect to the server"',
+    " 407 ",
+    'hint="the proxy does not accept the user name and password"',
+  );
+  await refused.stop();
+  scene.agent({ transport: "tcp", proxy: user(proxy.port) });
+  await assertServed(net, server);
+  const { hostname, port } = tcp.addr;
+  assertMatch(heads[0]!, new RegExp(`^CONNECT ${hostname}:${port} HTTP/1.1\\r\\n`));
+  assertMatch(heads[0]!, new RegExp(`Proxy-Authorization: Basic ${btoa("agent:secret")}\\r\\n`));
+  assertEquals(linesWith(lines, "secret"), []);
 });
