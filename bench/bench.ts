@@ -31,7 +31,7 @@ import { measureTls } from "./tls.ts";
 import { startOrigin } from "./tunnels.ts";
 
 /** Everything together is given up after this. */
-const TOTAL_MS = 600_000;
+const TOTAL_MS = 900_000;
 
 interface RowKind {
   readonly title: string;
