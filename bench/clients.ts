@@ -4,10 +4,10 @@
 /** How many clients get on at once: requests on kept connections, and many new connections in one moment. */
 import { delay } from "@std/async/delay";
 import { get, HttpClient } from "./http_client.ts";
-import { Attempts } from "./peers.ts";
+import { Attempts, subjectsOf } from "./peers.ts";
 import type { Bench } from "./row.ts";
-import { startTunnel, through } from "./tunnels.ts";
-import { straight, type Way } from "./way.ts";
+import { startTunnel } from "./tunnels.ts";
+import type { Way } from "./way.ts";
 
 const CLIENTS = [1, 64, 1_000];
 const AT_ONCE = [200, 1_000];
@@ -17,14 +17,9 @@ const BATCH = 50;
 const PAUSE_MS = 300;
 
 export async function measureClients(bench: Bench): Promise<void> {
-  const { certificates, origin, peers, isShort, figures, signal } = bench;
+  const { certificates, isShort, figures, signal } = bench;
   await using tunnel = await startTunnel({ certificates, signal });
-  const own = { isForeign: false };
-  const subjects = [
-    { id: "direct", name: "direct", way: straight(origin), ...own },
-    ...peers,
-    { id: "tunnel", name: "tunnel", way: through(tunnel, origin), ...own },
-  ];
+  const subjects = subjectsOf(bench, tunnel);
   const attempts = new Attempts(bench);
   for (const subject of subjects) {
     await attempts.by(subject, async () => {

@@ -13,7 +13,7 @@ import { programArguments } from "../tools/project_program.ts";
 import type { Counted } from "./counted.ts";
 import { cpuTimes } from "./cpu.ts";
 import { getMany } from "./gets.ts";
-import { Attempts, type Peer } from "./peers.ts";
+import { Attempts, type Peer, subjectsOf } from "./peers.ts";
 import { Program } from "./program.ts";
 import type { Bench } from "./row.ts";
 import { CallCounter } from "./system_calls.ts";
@@ -41,19 +41,10 @@ type Subject = Peer & { readonly columns: readonly string[] };
 export const countColumns = [...ends, "relay 1", "relay 2"];
 
 export async function measureCounts(bench: Bench): Promise<void> {
-  const { certificates, origin, peers, isShort, signal } = bench;
+  const { certificates, isShort, signal } = bench;
   await using tunnel = await startTunnel({ certificates, signal });
-  const subjects: Subject[] = [
-    ...peers.map((peer) => ({ ...peer, columns: columnsOf(peer) })),
-    {
-      id: "tunnel",
-      name: "tunnel",
-      way: through(tunnel, origin),
-      pids: [tunnel.server.pid, tunnel.agent.pid],
-      isForeign: false,
-      columns: ends,
-    },
-  ];
+  const subjects = subjectsOf(bench, tunnel).filter(({ pids }) => pids.length > 0)
+    .map((subject): Subject => ({ ...subject, columns: columnsOf(subject) }));
   const attempts = new Attempts(bench);
   for (const subject of subjects) {
     await attempts.by(subject, async () => void await getMany(subject.way, WARM_UP, signal));
@@ -68,7 +59,8 @@ export async function measureCounts(bench: Bench): Promise<void> {
   await countObjects(bench);
 }
 
-function columnsOf({ id, pids }: Peer): string[] {
+function columnsOf({ id, pids }: Peer): readonly string[] {
+  if (id === "tunnel") return ends;
   const name = id === "relays" ? "relay" : id;
   return pids.map((_, i) => `${name} ${i + 1}`);
 }

@@ -5,12 +5,12 @@
 import { delay } from "@std/async/delay";
 import { get } from "./http_client.ts";
 import type { Load } from "./load.ts";
-import { Attempts } from "./peers.ts";
+import { Attempts, subjectsOf } from "./peers.ts";
 import { benchProgram } from "./program.ts";
 import type { Bench } from "./row.ts";
 import { percentile } from "./statistics.ts";
-import { startOrigin, startTunnel, through } from "./tunnels.ts";
-import { straight, type Way } from "./way.ts";
+import { startOrigin, startTunnel } from "./tunnels.ts";
+import type { Way } from "./way.ts";
 
 const COUNT = 500;
 const LOADED_COUNT = 200;
@@ -24,14 +24,9 @@ const LOADED_MS = 20_000;
 const RAMP_MS = 500;
 
 export async function measureGets(bench: Bench): Promise<void> {
-  const { certificates, origin, peers, isShort, figures, signal } = bench;
+  const { certificates, isShort, figures, signal } = bench;
   await using tunnel = await startTunnel({ certificates, signal });
-  const own = { isForeign: false };
-  const subjects = [
-    { id: "direct", name: "direct", way: straight(origin), ...own },
-    ...peers,
-    { id: "tunnel", name: "tunnel", way: through(tunnel, origin), ...own },
-  ];
+  const subjects = subjectsOf(bench, tunnel);
   const attempts = new Attempts(bench);
   const record = (id: string, name: string, times: readonly number[]) => {
     for (const percent of [50, 99]) {

@@ -8,8 +8,8 @@ import { quote } from "../lib/printable.ts";
 import { cpuTimes } from "./cpu.ts";
 import { get } from "./http_client.ts";
 import type { Bench } from "./row.ts";
-import { startOrigin, startRelays, through } from "./tunnels.ts";
-import type { Way } from "./way.ts";
+import { startOrigin, startRelays, through, type Tunnel } from "./tunnels.ts";
+import { straight, type Way } from "./way.ts";
 
 /** Something that clients reach an origin through. */
 export interface Peer {
@@ -86,6 +86,19 @@ function parsePeer(spec: string): PeerSpec {
     throw refuse(`${quote(text)} is not at 127.0.0.1, and nothing else is measured`);
   };
   return { name, entry: address(entry!), origin: address(origin!), mode, pids: pids.map(Number) };
+}
+
+/** What is measured in turns: no tunnel, the peers, and a tunnel. */
+export function subjectsOf(
+  { origin, peers }: Pick<Bench, "origin" | "peers">,
+  tunnel: Tunnel,
+): Peer[] {
+  const pids = [tunnel.server.pid, tunnel.agent.pid];
+  return [
+    { id: "direct", name: "direct", way: straight(origin), pids: [], isForeign: false },
+    ...peers,
+    { id: "tunnel", name: "tunnel", way: through(tunnel, origin), pids, isForeign: false },
+  ];
 }
 
 /** Has peers do what programs of others may fail: that is noted, and they are left out if it goes on. */
