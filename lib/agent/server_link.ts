@@ -159,6 +159,7 @@ export class ServerLink {
       return await raceTransports(this.#raceOptions({ order, headStartMs, open, signal }));
     } catch (error) {
       if (!(error instanceof RaceLostError)) throw error;
+      this.#policy.unreachable();
       const { udp, tcp } = error.failures;
       throw neitherWay(
         explainConnectError(udp, identity, serverName),

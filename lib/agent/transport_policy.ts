@@ -44,6 +44,8 @@ export class TransportPolicy {
   #since = 0;
   /** Failures of UDP in a row, each before it had lasted for `steadyMs`. */
   #strikes = 0;
+  /** The same before the last failure, until something else works. */
+  #strikesBefore: number | undefined;
   #intervalMs = 0;
   #nextTrialAt: number | undefined;
 
@@ -86,6 +88,7 @@ export class TransportPolicy {
     const isChange = transport !== this.#current;
     this.#current = transport;
     this.#since = now;
+    this.#strikesBefore = undefined;
     if (transport === "udp") this.#nextTrialAt = undefined;
     else {
       this.#strikes = Math.max(this.#strikes, 1);
@@ -100,7 +103,12 @@ export class TransportPolicy {
   ended(isSilent: boolean, now: number): void {
     if (this.#current === "tcp") return;
     if (now - this.#since >= this.#options.steadyMs) this.#strikes = 0;
-    if (isSilent) this.#strikes++;
+    if (isSilent) this.#strikesBefore = this.#strikes++;
+  }
+
+  /** Neither transport leads to the server: what has failed was not UDP alone. */
+  unreachable(): void {
+    this.#strikes = this.#strikesBefore ?? this.#strikes;
   }
 
   /** An attempt to use UDP again has failed. */

@@ -91,11 +91,27 @@ test("TransportPolicy forgets failures once UDP has lasted for 10 minutes", () =
   assertEquals([policy.order, policy.headStartMs], [["udp", "tcp"], 250]);
 });
 
+test("TransportPolicy does not hold it against UDP when TCP did not lead to the server either", () => {
+  const policy = new TransportPolicy();
+  for (const at of [0, 1, 2]) {
+    policy.connected("udp", at * MINUTE);
+    policy.ended(true, (at + 0.5) * MINUTE);
+    for (let i = 0; i < 3; i++) policy.unreachable();
+    assertEquals([policy.order, policy.headStartMs], [["udp", "tcp"], 1_500]);
+  }
+  // On TCP, UDP stays what it was.
+  policy.connected("tcp", 3 * MINUTE);
+  policy.ended(true, 4 * MINUTE);
+  policy.unreachable();
+  assertEquals([policy.order, policy.headStartMs], [["udp", "tcp"], 250]);
+});
+
 test("TransportPolicy always has UDP tried again on TCP, within 1 s to 1 h", () => {
   const event = fc.oneof(
     fc.record({ kind: fc.constant("connected"), transport: fc.constantFrom("udp", "tcp") }),
     fc.record({ kind: fc.constant("ended"), isSilent: fc.boolean() }),
     fc.record({ kind: fc.constant("trial") }),
+    fc.record({ kind: fc.constant("unreachable") }),
   );
   fc.assert(fc.property(fc.array(fc.tuple(event, fc.nat(MINUTE))), (events) => {
     const policy = new TransportPolicy();
@@ -105,6 +121,7 @@ test("TransportPolicy always has UDP tried again on TCP, within 1 s to 1 h", () 
       if (kind === "connected") {
         policy.connected((event as { transport: "udp" | "tcp" }).transport, now);
       } else if (kind === "ended") policy.ended((event as { isSilent: boolean }).isSilent, now);
+      else if (kind === "unreachable") policy.unreachable();
       else if (policy.current === "tcp") {
         policy.trialFailed(now);
         const ms = policy.nextTrialAt! - now;

@@ -253,6 +253,22 @@ test("runAgent() replaces UDP that falls silent", async (scene) => {
   await assertServed(net, server);
 });
 
+test("runAgent() gives UDP its head start after an outage of TCP as well", async (scene) => {
+  const { net, server, udp, tcp, lines } = scene;
+  scene.agent({ transportTimes: { headStartMs: 4_000, shortHeadStartMs: 0 } });
+  await assertServed(net, server);
+  tcp.isSilent = true;
+  udp.cut();
+  await eventually("TCP is tried", () => tcp.accepted > 0, 8_000);
+  tcp.cut();
+  await lineWith(lines, '"cannot connect to the server"', "over TCP");
+  udp.restore();
+  udp.impair({ delayMs: 300 });
+  tcp.isSilent = false;
+  await assertServed(net, server);
+  assertEquals(scene.changes(), []);
+});
+
 test("runAgent() uses only what it is told to use", async (scene) => {
   const { net, server, udp, tcp, lines } = scene;
   const overTcp = scene.agent({ transport: "tcp" });
