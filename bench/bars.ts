@@ -151,6 +151,18 @@ export const bars: readonly Bar[] = [
     ...atMost(1.5),
   },
   {
+    ...ratio("GET p50 with 1 route / without", "groups/routes/1", "groups/alone"),
+    ...atMost(1.1),
+  },
+  {
+    ...ratio("with 1000 routes / without", "groups/routes/1000", "groups/alone"),
+    ...atMost(1.1),
+  },
+  {
+    ...ratio("beside a group without agents / alone", "groups/beside", "groups/alone"),
+    ...atMost(1.1),
+  },
+  {
     ...ratio("GET p99 / its p50", "gets/tunnel/p99", "gets/tunnel/p50"),
     ...atMost(3),
   },

@@ -19,6 +19,7 @@ import { measureFairness } from "./fairness.ts";
 import { Figures } from "./figures.ts";
 import { measureGets } from "./gets.ts";
 import { growthTable, measureGrowth } from "./growth.ts";
+import { measureGroups } from "./groups.ts";
 import { measureIdle } from "./idle.ts";
 import { measureLossy } from "./lossy.ts";
 import { measureMemory } from "./memory.ts";
@@ -44,6 +45,7 @@ const rows: Readonly<Record<RowName, RowKind>> = {
   bulk: { title: "bytes through tunnels", measure: measureBulk },
   fairness: { title: "concurrent tunnels", measure: measureFairness },
   gets: { title: "a new connection and a GET", measure: measureGets },
+  groups: { title: "several groups, a new connection and a GET", measure: measureGroups },
   clients: { title: "many clients", measure: measureClients },
   counts: {
     title: "each of some tunnels",

@@ -10,6 +10,7 @@ export const rowNames = [
   "bulk",
   "fairness",
   "gets",
+  "groups",
   "clients",
   "counts",
   "growth",
