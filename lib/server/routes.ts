@@ -159,29 +159,40 @@ export class RouteTable<T> {
 
 /** The routes of one host, by port. */
 class PortTable<T> {
-  /** Ports at which another route begins to count, or none. */
-  readonly #starts: readonly number[];
-  readonly #winners: readonly (TableEntry<T> | undefined)[];
+  #changes: readonly PortChange<T>[] | undefined;
 
   /** @param entries the most specific first */
-  constructor(readonly entries: readonly TableEntry<T>[]) {
+  constructor(readonly entries: readonly TableEntry<T>[]) {}
+
+  find(port: number): TableEntry<T> | undefined {
+    const changes = this.#changes ??= this.#findChanges();
+    let [low, high] = [0, changes.length];
+    while (high - low > 1) {
+      const middle = (low + high) >> 1;
+      if (changes[middle]!.from <= port) low = middle;
+      else high = middle;
+    }
+    return changes[low]!.entry;
+  }
+
+  /** Made at the first look-up, so that a long table is there at once. */
+  #findChanges(): readonly PortChange<T>[] {
+    const { entries } = this;
     const starts = new Set([1]);
     for (const { rule: { ports = ALL_PORTS } } of entries) {
       starts.add(ports.first).add(ports.last + 1);
     }
-    this.#starts = [...starts].toSorted((a, b) => a - b);
-    this.#winners = this.#starts.map((port) => entries.find(({ rule }) => hasPort(rule, port)));
+    return [...starts].toSorted((a, b) => a - b).map((from) => ({
+      from,
+      entry: entries.find(({ rule }) => hasPort(rule, from)),
+    }));
   }
+}
 
-  find(port: number): TableEntry<T> | undefined {
-    let [low, high] = [0, this.#starts.length];
-    while (high - low > 1) {
-      const middle = (low + high) >> 1;
-      if (this.#starts[middle]! <= port) low = middle;
-      else high = middle;
-    }
-    return this.#winners[low];
-  }
+/** A port from which on another route counts, or none. */
+interface PortChange<T> {
+  readonly from: number;
+  readonly entry: TableEntry<T> | undefined;
 }
 
 function withoutAllPorts({ host, ports }: Rule): Rule {
