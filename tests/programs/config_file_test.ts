@@ -7,7 +7,7 @@ import { stringify } from "yaml";
 import { CertificateFiles } from "../support/certificate_files.ts";
 import type { Duplex } from "../../lib/tunnel/duplex.ts";
 import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
-import { readText, requestFor, sendText } from "../support/network.ts";
+import { readText, readUntilOver, requestFor, sendText } from "../support/network.ts";
 import { startOrigin, startProgram } from "../support/processes.ts";
 
 Deno.test("programs start with nothing but a file", async () => {
@@ -88,6 +88,7 @@ Deno.test("a running server and agent follow their files, and their tunnels go o
   await a.line(/"changed flags need a restart" flags=mtu/);
   assertMatch(await answer() ?? "", /^HTTP\/1.1 403 /);
   await write("agent", allowing);
+  a.lines.length = 0;
   a.kill("SIGHUP");
   await a.line(/"config reloaded" flags=allow/);
   assertEquals(await answer(), "HTTP/1.1 200 OK");
@@ -113,4 +114,98 @@ Deno.test("a running server and agent follow their files, and their tunnels go o
   assertMatch(await readText(client), /^HTTP\/1.\d 200 /);
   await client[Symbol.asyncDispose]();
   await server.line(/"agent disconnected" agent=a /);
+});
+
+Deno.test("a running server follows who is admitted, and whom its listeners are for", async () => {
+  await using files = await CertificateFiles.create();
+  for (const name of ["a", "b"]) await files.issue(name);
+  await using origin = await startOrigin();
+  const path = `${files.path}/server.yaml`;
+  await using stack = new AsyncDisposableStack();
+  const write = (agents: readonly string[], more: Record<string, unknown> = {}) =>
+    Deno.writeTextFile(
+      path,
+      stringify({
+        ...files.server(),
+        "listen-quic": "127.0.0.1:0",
+        "agent-wait": "0",
+        v: 2,
+        "listen-tcp": agents.map((name) => `127.0.0.1:0@${name}`),
+        ...more,
+      }),
+    );
+  await write(["a", "b"]);
+  const server = stack.use(startProgram("server", { config: path }));
+  const portOf = async (group: string) =>
+    Number((await server.line(new RegExp(`tcp listener on .*:(\\d+)" .*group=${group}`)))[1]);
+  const ports = [await portOf("a"), await portOf("b")] as const;
+  const [, quic] = await server.line(/quic listener on (127\.0\.0\.1:\d+)/);
+  const reload = async (flags: string) => {
+    // What is waited for comes after this.
+    for (const program of [server, agents.a, agents.b]) program.lines.length = 0;
+    server.kill("SIGHUP");
+    await server.line(new RegExp(`"config reloaded" flags=${flags}$`));
+  };
+  const start = (name: string) =>
+    stack.use(
+      startProgram("agent", { ...files.agent(name), server: quic!, allow: "127.0.0.0/8", v: 2 }),
+    );
+  const agents = { a: start("a"), b: start("b") };
+  for (const name of ["a", "b"]) {
+    await server.line(new RegExp(`"agent connected" .*agent=${name} `));
+  }
+  const open = async (port: number) => {
+    const client = tcpDuplex(await Deno.connect({ hostname: "127.0.0.1", port }));
+    stack.use(client);
+    await sendText(client, requestFor(`127.0.0.1:${origin.port}`));
+    return client;
+  };
+  /** Asserts that a listener leads to an agent. */
+  const leads = async (port: number, to: keyof typeof agents) => {
+    agents[to].lines.length = 0;
+    const client = await open(port);
+    assertMatch(await readSome(client), /^HTTP\/1\.1 200 OK\r/);
+    client.abort();
+    await agents[to].line(/"tunnel ended"/);
+  };
+  await leads(ports[0], "a");
+  await leads(ports[1], "b");
+  const client = await open(ports[0]);
+  assertMatch(await readSome(client), /^HTTP\/1\.1 200 OK\r/);
+
+  await write(["b", "a"]);
+  await reload("listen-tcp");
+  await leads(ports[0], "b");
+  await leads(ports[1], "a");
+
+  // Of no listener any more: it goes when the tunnel that it has is over.
+  await write(["b", "b"]);
+  await reload("listen-tcp");
+  await server.line(/"agent is no longer admitted" agent=a .*tunnels=\d/);
+  await leads(ports[0], "b");
+  await leads(ports[1], "b");
+  await sendText(client, "GET / HTTP/1.0\r\n\r\n");
+  assertMatch(await readText(client), /^HTTP\/1.\d 200 /);
+  await client[Symbol.asyncDispose]();
+  await server.line(/"agent disconnected" agent=a .*code 102/);
+  await server.line(/"agent refused" .*names=a .*is of a --route or a --listen-tcp/);
+
+  // Let in again, and its turn to be the only one that is admitted.
+  await write(["a", "b"]);
+  await reload("listen-tcp");
+  await agents.a.line(/"connected to quic server"/, 20_000); // after a pause of 10 s at most
+  await server.line(/"agent connected" .*agent=a /);
+  await leads(ports[0], "a");
+  await write(["a", "b"], { "agent-name": "a" });
+  await reload("agent-name");
+  await server.line(/"agent is no longer admitted" agent=b .*tunnels=\d/);
+  await server.line(/"agent refused" .*names=b .*no name in the certificate matches --agent-name/);
+  await leads(ports[0], "a");
+  assertEquals(await readUntilOver(await open(ports[1])), "");
+
+  // Addresses stay what they were.
+  await write(["a", "b", "a"], { "agent-name": "a" });
+  server.kill("SIGHUP");
+  await server.line(/"changed flags need a restart" flags=listen-tcp$/);
+  await leads(ports[0], "a");
 });
