@@ -129,7 +129,7 @@ Deno.test("the README's three commands make a tunnel between two machines", asyn
   const proxyAgent = stack.use(agent.start(startAgent!));
   await proxyAgent.line(/"connected to quic server"/, 20_000);
 
-  const origin = fileURLToPath(new URL("support/private_origin.ts", import.meta.url));
+  const origin = fileURLToPath(new URL("../support/private_origin.ts", import.meta.url));
   const web = stack.use(
     new ChildProgram("ip", ["netns", "exec", agent.name, Deno.execPath(), "run", "-A", origin]),
   );

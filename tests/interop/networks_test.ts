@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Three networks behind one server, with curl, OpenSSH and MariaDB: as docs/networks.md has them, and at once. */
+import { fileURLToPath } from "node:url";
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { pipeDuplex } from "../../lib/tunnel/pipe.ts";
@@ -16,7 +17,7 @@ import { temporaryFolder } from "../support/temporary_folder.ts";
 import { Dialogue } from "./support/dialogue.ts";
 import { startMariaDbServer } from "./support/mariadb.ts";
 import { startOpenSsh } from "./support/openssh.ts";
-import { run } from "./support/programs.ts";
+import { pathOf, run } from "./support/programs.ts";
 import { freePort } from "./support/service.ts";
 import { startKnowing } from "./support/tunnel.ts";
 
@@ -212,6 +213,86 @@ Deno.test("OpenSSH, MariaDB and curl are carried at once to three networks behin
   await shell.hear(/^HELLO\nended$/m);
   await query.close();
   assertEquals([(await shell.status).code, (await query.status).code], [0, 0]);
+  for (const name of NETWORKS) {
+    await server.line(new RegExp(`"tunnel ended" .*group=${name} .*agent=${name} `));
+  }
+});
+
+/** The same private address in two networks, and a server that is in neither. */
+Deno.test("curl reaches one address in two networks by two listeners, beside OpenSSH by a third", async () => {
+  await using stack = new AsyncDisposableStack();
+  const files = stack.use(await CertificateFiles.create());
+  for (const name of NETWORKS) await files.issue(name);
+  const ssh = stack.use(await startOpenSsh());
+  const id = crypto.randomUUID().slice(0, 8);
+  const namespace = async (name: string) => {
+    await run("ip", ["netns", "add", `${name}-${id}`]);
+    stack.defer(() => run("ip", ["netns", "delete", `${name}-${id}`]).then(() => {}));
+    const ip = (...args: string[]) => run("ip", ["-n", `${name}-${id}`, ...args]);
+    await ip("link", "set", "lo", "up");
+    const within = ["netns", "exec", `${name}-${id}`];
+    const start = (command: string, args: readonly string[], name: string) =>
+      stack.use(new ChildProgram("ip", [...within, command, ...args], { name }));
+    return { name: `${name}-${id}`, ip, within, start };
+  };
+  const hub = await namespace("hub");
+  const server = hub.start(Deno.execPath(), [
+    ...programArguments("server", { "listen-quic": "0.0.0.0:0", v: 2, ...files.server() }),
+    ...NETWORKS.map((name) => `--listen-tcp=127.0.0.1:0@${name}`),
+  ], "server");
+  const [, quic] = await server.line(/quic listener on .*:(\d+)"/);
+  const ports: string[] = [];
+  for (const name of NETWORKS) {
+    const [, port] = await server.line(new RegExp(`tcp listener on .*:(\\d+)" .*group=${name}`));
+    ports.push(port!);
+  }
+
+  for (const [i, name] of (["cluster-a", "cluster-b"] as const).entries()) {
+    const network = await namespace(name);
+    const [near, far] = [`192.0.2.${4 * i + 1}`, `192.0.2.${4 * i + 2}`];
+    const wire = `wire${i}`;
+    await hub.ip("link", "add", wire, "type", "veth", "peer", "wire", "netns", network.name);
+    await hub.ip("address", "add", `${near}/30`, "dev", wire);
+    await hub.ip("link", "set", wire, "up");
+    await network.ip("address", "add", `${far}/30`, "dev", "wire");
+    await network.ip("address", "add", "10.0.0.1/32", "dev", "lo");
+    await network.ip("link", "set", "wire", "up");
+    const origin = fileURLToPath(new URL("../support/private_origin.ts", import.meta.url));
+    const args = ["run", "--no-prompt", "--allow-net=10.0.0.1", origin, `of ${name}`];
+    await network.start(Deno.execPath(), args, "origin").line(/listening/);
+    const flags = { server: `${near}:${quic}`, ...files.agent(name), allow: "10.0.0.0/8" };
+    network.start(Deno.execPath(), programArguments("agent", flags), name);
+  }
+  const flags = { server: `127.0.0.1:${quic}`, ...files.agent("bastion") };
+  const upstream = `127.0.0.1:${ssh.port}`;
+  hub.start(Deno.execPath(), programArguments("passthrough", { ...flags, upstream }), "bastion");
+  await hub.start(pathOf("sshd"), ["-D", "-e", "-f", `${ssh.dir}/sshd_config`], "sshd")
+    .line(/Server listening/);
+  for (const name of NETWORKS) await isConnected(server, name);
+
+  const login = await ssh.client("HostName 127.0.0.1", `Port ${ports[2]}`);
+  await using shell = new Dialogue("ip", [
+    ...hub.within,
+    "ssh",
+    ...login,
+    ssh.host,
+    "tr a-z A-Z; echo ended",
+  ]);
+  await shell.say("hello");
+  const get = async (port: string) => {
+    const curl = ["curl", "-sSf", "--noproxy", ",", "-p", "--proxy", `http://127.0.0.1:${port}`];
+    return (await run("ip", [...hub.within, ...curl, "http://10.0.0.1/"])).text;
+  };
+  const [a, b] = ports as [string, string];
+  assertEquals(await Promise.all([get(a), get(b), get(b), get(a)]), [
+    "of cluster-a",
+    "of cluster-b",
+    "of cluster-b",
+    "of cluster-a",
+  ]);
+  await shell.close();
+  await shell.hear(/^HELLO\nended$/m);
+  assertEquals((await shell.status).code, 0);
   for (const name of NETWORKS) {
     await server.line(new RegExp(`"tunnel ended" .*group=${name} .*agent=${name} `));
   }

@@ -49,6 +49,7 @@ export const SYSTEM_TESTS = {
       "dpkg-deb": "dpkg",
       git: "git",
       haproxy: "haproxy",
+      ip: "iproute2",
       java: "default-jdk-headless",
       keytool: "default-jdk-headless",
       kubectl: "kubernetes-client",
