@@ -23,6 +23,7 @@ import { measureGroups } from "./groups.ts";
 import { measureIdle } from "./idle.ts";
 import { measureLossy } from "./lossy.ts";
 import { measureMemory } from "./memory.ts";
+import { measureLibrary } from "./library.ts";
 import { HELP, parseOptions, type RowName, rowNames } from "./options.ts";
 import { startPeers } from "./peers.ts";
 import { barTable, crossTable, figureTable } from "./report.ts";
@@ -62,6 +63,7 @@ const rows: Readonly<Record<RowName, RowKind>> = {
   restart: { title: "starts", measure: measureRestart },
   lossy: { title: "20 MB at 50 ms", measure: measureLossy },
   tls: { title: "TLS clients", measure: measureTls },
+  library: { title: "agents on the binding, and on Deno's own QUIC", measure: measureLibrary },
 };
 
 /** Runs the benchmark; the result is the exit code. */

@@ -22,12 +22,16 @@ const SHORT_RUNS = { most: 3, least: 2, startedWithinMs: 8_000 };
 /** Of a run, the part that is moved once before any. */
 const WARM_UP = 0.2;
 
-interface Subject {
+/** Transfers at once, and which way they go. */
+export type Load = readonly [Direction, number];
+
+/** What bytes are moved through. */
+export interface Subject {
   readonly id: string;
   readonly name: string;
   /** Bytes of a run, all tunnels of it together. */
   readonly bytes: number;
-  readonly loads: readonly (readonly [Direction, number])[];
+  readonly loads: readonly Load[];
   readonly way: Way;
   /** Processes in the place of the server, and of the agent. */
   readonly pids: readonly number[];
@@ -115,11 +119,18 @@ export async function measureBulk(bench: Bench): Promise<void> {
         await limit(size, bench),
       );
     }
-    for (const subject of subjects) await attempts.by(subject, () => measure(subject, bench));
+    for (const subject of subjects) {
+      await attempts.by(subject, () => measureLoads(subject, bench, "bulk"));
+    }
   }
 }
 
-async function measure(subject: Subject, { figures, signal }: Bench): Promise<void> {
+/** Measures each of its loads once. @param row what the figures belong to */
+export async function measureLoads(
+  subject: Subject,
+  { figures, signal }: Bench,
+  row: string,
+): Promise<void> {
   const { id, name, bytes, loads, pids } = subject;
   for (const [direction, count] of loads) {
     const before = await cpuTimes(pids);
@@ -138,7 +149,7 @@ async function measure(subject: Subject, { figures, signal }: Bench): Promise<vo
     }
     figures.add(
       {
-        id: `bulk/${id}/${direction}/${count}`,
+        id: `${row}/${id}/${direction}/${count}`,
         name: `${name}, ${count} ${direction}`,
         unit: "MB/s",
       },

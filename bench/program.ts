@@ -30,6 +30,8 @@ export class Program extends ChildProgram {
     const [command, ...rest] = [...under, Deno.execPath(), ...args];
     super(command!, rest, {
       name,
+      // Deno looks for a new version half a second after its start.
+      env: { DENO_NO_UPDATE_CHECK: "1" },
       stdout: "null",
       maxLines: MAX_LINES,
       stopTimeoutMs: STOP_TIMEOUT_MS,
