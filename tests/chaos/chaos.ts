@@ -41,6 +41,9 @@ const steady: Stage = {
   disruptions: outages,
 };
 
+/** Of agents on Deno's own QUIC. */
+const onDeno = { "quic-library": "deno" };
+
 const stages: readonly Stage[] = [
   steady,
   {
@@ -49,13 +52,14 @@ const stages: readonly Stage[] = [
       { name: "volatile-a" },
       { name: "volatile-raw", flags: { alpn: "quic-echo-example" } },
       { name: "volatile-few-files", maxFiles: 33 },
+      { name: "volatile-deno", flags: onDeno },
     ],
     load: { concurrency: 20 },
     disruptions: { ...outages, ...endings },
   },
   {
     name: "passthrough",
-    agents: [{ name: "passthrough-a" }, { name: "passthrough-b" }],
+    agents: [{ name: "passthrough-a" }, { name: "passthrough-b", flags: onDeno }],
     isPassthrough: true,
     load: { concurrency: 12 },
     disruptions: { ...outages, ...endings },

@@ -75,7 +75,8 @@ export class Program implements AsyncDisposable {
     this.#mayEnd = false;
     const child = this.#child = new ChildProgram(program!, args, {
       name,
-      env: { NO_COLOR: "1" },
+      // Half a second after its start, Deno looks for a new version, and loads CAs for that.
+      env: { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" },
       stdout: "null",
       maxLines: MAX_LINES,
       onLine: (line) => this.#take(line),
