@@ -27,10 +27,11 @@ import {
   serverFlags,
   startOrigin,
 } from "../support/processes.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 
 const PROMPT_MS = 20_000;
 /** Only the server has what makes certificates. */
-const MAX_PROGRAM_BYTES = { server: 105_000_000, agent: 104_000_000, passthrough: 104_000_000 };
+const MAX_PROGRAM_BYTES = { server: 106_000_000, agent: 105_000_000, passthrough: 105_000_000 };
 
 const certs = await Deno.makeTempDir();
 await makeCerts(certs);
@@ -58,14 +59,14 @@ async function outputOf(child: ChildProgram): Promise<{ text: string; code: numb
 }
 
 /** What curl gets. */
-async function curl(url: string): Promise<string> {
+async function curl(...args: string[]): Promise<string> {
   const { success, stdout, stderr } = await commandOutput("curl", [
     "--silent",
     "--show-error",
     "--fail",
     "--max-time",
     "20",
-    url,
+    ...args,
   ]);
   assert(success, stderr);
   return stdout;
@@ -165,3 +166,39 @@ Deno.test("a program that can run its library nowhere says so in one line", asyn
 });
 
 globalThis.addEventListener("unload", () => Deno.removeSync(certs, { recursive: true }));
+
+Deno.test("the agents run on Deno's own QUIC, and let in no server of another CA there", async () => {
+  await using others = await temporaryFolder();
+  await makeCerts(others.path);
+  await using origin = await startOrigin();
+  await using server = start("server", { ...anyPort, ...serverFiles });
+  const [, tcp] = await server.line(/tcp listener on 127\.0\.0\.1:(\d+)/, PROMPT_MS);
+  const [, quic] = await server.line(/quic listener on (127\.0\.0\.1:\d+)/, PROMPT_MS);
+  const onDeno = { server: quic!, ...agentFlags(certs), "quic-library": "deno" };
+
+  await using agent = start("agent", onDeno);
+  await agent.line(/"connected to quic server" .* library=deno/, PROMPT_MS);
+  const { port } = origin;
+  const url = `http://127.0.0.1:${port}/bytes/1000000`;
+  const direct = await curl(url);
+  assert(await curl("--proxytunnel", "--proxy", `127.0.0.1:${tcp}`, url) === direct);
+  agent.kill("SIGTERM");
+  assertEquals((await agent.status).code, 0);
+
+  await using passthrough = start("passthrough", { ...onDeno, upstream: `127.0.0.1:${port}` });
+  await passthrough.line(/"connected to quic server" .* library=deno/, PROMPT_MS);
+  assert(await curl(`http://127.0.0.1:${tcp}/bytes/1000000`) === direct);
+
+  const ca = `${certs}/ca.pem`;
+  const elsewhere: readonly Readonly<Record<string, string>>[] = [
+    { DENO_CERT: ca },
+    { NODE_EXTRA_CA_CERTS: ca },
+    { DENO_TLS_CA_STORE: "system", SSL_CERT_FILE: ca },
+  ];
+  const wrong = { ...onDeno, "ca-file": `${others.path}/ca.pem` };
+  for (const env of elsewhere) {
+    await using agent = new ChildProgram(pathOf("agent"), flagArguments(wrong), { env });
+    const [line] = await agent.line(/.*"(?:cannot connect to the|connected to quic) server".*/);
+    assertStringIncludes(line, "certificate is not of a CA in --ca-file", JSON.stringify(env));
+  }
+});
