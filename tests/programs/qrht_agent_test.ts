@@ -43,9 +43,9 @@ import {
   frames,
   hex,
   readAgentFrames,
+  scriptedAgentTest as test,
   type ScriptedNetwork,
   type ScriptedPeer,
-  scriptedTest as test,
 } from "../support/scripted_peer.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
 
@@ -85,6 +85,12 @@ async function connect(agent: ScriptedPeer, authority: string) {
   assertEquals((await soon("RESULT", tunnel.result)).code, "connected");
   await assertReads(tunnel.carrier, OK);
   return { stream, carrier: tunnel.carrier };
+}
+
+/** How an agent ends a stream on which the server violates the dialect. */
+function violation({ isOnDeno }: ScriptedNetwork): { reset: unknown; stopped: unknown } {
+  // Deno's QUIC has no RESET_STREAM: FIN is where END has to come first, and the other code is 0.
+  return isOnDeno ? { reset: new Uint8Array(0), stopped: 0 } : { reset: 2, stopped: 2 };
 }
 
 /** The codes with which a stream is reset and stopped, both. */
@@ -258,7 +264,7 @@ test("a server that opens nothing but wrong streams cannot have an agent log a w
   for (let i = 0; i < count; i++) {
     const stream = agent.open();
     await writeAll(stream, frames.data("x"));
-    assertEquals(await endOf(stream), { reset: 2, stopped: 2 });
+    assertEquals(await endOf(stream), violation(net));
   }
   const warnings = linesWith(lines, ' WRN agent "stream refused"').length;
   assert(warnings >= 10 && warnings < count / 2, `${warnings} warnings`);
@@ -274,7 +280,7 @@ for (const program of ["agent", "passthrough"] as const) {
     for (const [what, [bytes, logged]] of Object.entries(wrongOpens)) {
       const stream = agent.open();
       await writeAll(stream, bytes);
-      assertEquals(await endOf(stream), { reset: 2, stopped: 2 }, what);
+      assertEquals(await endOf(stream), violation(net), what);
       const { length } = linesWith(
         lines,
         ` WRN ${program} "stream refused"`,
@@ -286,7 +292,8 @@ for (const program of ["agent", "passthrough"] as const) {
     // An end within OPEN, one before it, and resets.
     const cut = agent.open();
     await cut.finish(openFrame.slice(0, 20));
-    assertEquals((await soon("its end", readToEnd(cut).catch((error) => error))).code, 2);
+    const end = await soon("its end", readToEnd(cut).catch((error) => error.code));
+    assertEquals(end, violation(net).reset);
     const silent = agent.open();
     await silent.closeWrite();
     await soon("its end", readToEnd(silent).catch(() => {}));
@@ -323,7 +330,7 @@ for (const program of ["agent", "passthrough"] as const) {
       await assertReads(atTarget, "hello");
       await act(stream);
       assertEquals(await soon("the target's end", readUntilOver(atTarget)), "", what);
-      if (what in wrong) assertEquals(await endOf(stream), { reset: 2, stopped: 2 }, what);
+      if (what in wrong) assertEquals(await endOf(stream), violation(net), what);
       atTarget.abort();
       stream.abort();
     }
@@ -507,7 +514,8 @@ test("runAgent() leaves at once when it has no tunnel, or is not told to drain",
     const since = performance.now();
     await running.stop();
     assertEquals((await agent.closed()).code, 100);
-    assertLess(performance.now() - since, 1_000);
+    // On Deno's QUIC, a server that answers no PING has a second for what it has sent.
+    assertLess(performance.now() - since, net.isOnDeno ? 2_000 : 1_000);
   }
 });
 

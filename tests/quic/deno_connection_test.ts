@@ -302,3 +302,20 @@ Deno.test("closeInfoOf() reads the words of Quinn", () => {
     assertEquals(closeInfoOf(new Error(text), 5_000), info as never);
   }
 });
+
+test("DenoQuicEndpoint.connect() verifies both ends anew each time, in spite of tickets of before", async () => {
+  await using pair = await connectDenoPair();
+  const { endpoint, listening } = pair;
+  const other = await TestCa.create();
+  const wrong = {
+    local: { ...clientTls, ca: other.pem },
+    peer: { ...await other.client(), ca: clientTls.ca },
+  };
+  for (const [by, tls] of Object.entries(wrong)) {
+    const { info } = await assertRejects(
+      () => endpoint.connect(listening.address, NAME, { ...clientOptions, tls }),
+      ConnectionClosedError,
+    );
+    assertEquals([info.by as string, tlsAlertOf(info) !== undefined], [by, true]);
+  }
+});

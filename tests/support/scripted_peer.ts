@@ -49,6 +49,7 @@ const empty = new Uint8Array(0);
 export class ScriptedPeer {
   readonly connection: QuicConnection;
   readonly #streams: QuicStream[] = [];
+  #control: QuicStream | undefined;
 
   constructor(connection: QuicConnection) {
     this.connection = connection;
@@ -88,8 +89,17 @@ export class ScriptedPeer {
     return this.#own(this.connection.openStream());
   }
 
-  /** A control stream, with this much said on it. */
+  /** Opens the control stream for an agent that waits for it. HELLO is said then. */
+  async greet(): Promise<void> {
+    this.#control = await this.control(frames.hello());
+  }
+
+  /** A control stream, with this much said on it; or the one where HELLO was said, with the rest. */
   async control(...frames: Uint8Array[]): Promise<QuicStream> {
+    if (this.#control) {
+      for (const frame of frames.slice(1)) await writeAll(this.#control, frame);
+      return this.#control;
+    }
     const stream = this.connection.openUniStream();
     if (!stream) throw new Error("there is no credit for a control stream");
     for (const frame of frames) await writeAll(stream, frame);
@@ -144,8 +154,9 @@ export class ScriptedNetwork extends Network {
   readonly #peers: ScriptedPeer[] = [];
   readonly #endpoints: QuicEndpoint[] = [];
 
-  constructor() {
-    super(combinations["qrht/1"]!);
+  /** @param combination what its agents are on */
+  constructor(combination = "qrht/1") {
+    super(combinations[combination]!);
   }
 
   /** An agent of a server's; it knows `qrht/1` only unless told otherwise. */
@@ -171,7 +182,11 @@ export class ScriptedNetwork extends Network {
     const endpoint = this.#endpoint(new QuicEndpoint({ hostname: "127.0.0.1", port: 0, listen }));
     return {
       quicPort: endpoint.addr.port,
-      accept: async () => this.#peer(await soon("an agent", endpoint.accept())),
+      accept: async () => {
+        const peer = this.#peer(await soon("an agent", endpoint.accept()));
+        if (this.isOnDeno) await peer.greet();
+        return peer;
+      },
     };
   }
 
@@ -241,6 +256,16 @@ export class ScriptedNetwork extends Network {
 /** Registers a test in which one side is scripted; nothing is live at its end. */
 export function scriptedTest(name: string, fn: (net: ScriptedNetwork) => Promise<void>): void {
   Deno.test(name, () => withNetwork(new ScriptedNetwork(), fn));
+}
+
+/** The same with the programs' agents on each QUIC library. */
+export function scriptedAgentTest(name: string, fn: (net: ScriptedNetwork) => Promise<void>): void {
+  for (const combination of ["qrht/1", "qrht/1, the agent on Deno's QUIC"]) {
+    Deno.test(
+      `${name} (${combination})`,
+      () => withNetwork(new ScriptedNetwork(combination), fn),
+    );
+  }
 }
 
 /** Frames as they go over the wire. */
