@@ -24,6 +24,9 @@ const SO_LINGER = 13;
  */
 const OPENED_MEANWHILE = 1024;
 
+/** Descriptors that may have been freed, below that of a connection, before one was looked at. */
+const FREED_MEANWHILE = 64;
+
 /**
  * Descriptors of open connections that come from {@linkcode connectTcp}. Reading the addresses of a
  * descriptor has shown whose it is.
@@ -64,6 +67,23 @@ export function resetTcp(connection: Deno.TcpConn): boolean {
   const fd = descriptorOf(connection);
   over.add(connection);
   return fd !== undefined && libc!.connect(fd, NO_ADDRESS, NO_ADDRESS.length) === 0;
+}
+
+/**
+ * Resets a connection of a listener for TLS, whose descriptor Deno does not tell: it is looked for,
+ * which takes a call for each that may be it.
+ *
+ * @param next {@linkcode nextDescriptor} when it was accepted
+ * @returns whether the peer gets RST; if not, nothing was done
+ */
+export function resetTls(connection: Deno.TlsConn, next: number | undefined): boolean {
+  if (next === undefined) return false;
+  for (let fd = next + FREED_MEANWHILE; fd >= 0; fd--) {
+    const isIt = hasAddress(fd, "peer", connection.remoteAddr) &&
+      hasAddress(fd, "socket", connection.localAddr);
+    if (isIt) return libc!.connect(fd, NO_ADDRESS, NO_ADDRESS.length) === 0;
+  }
+  return false;
 }
 
 /**

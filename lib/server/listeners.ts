@@ -223,7 +223,11 @@ export function openFallback(
   const listener = bind(
     "--listen-fallback",
     address,
-    (hostname) => listenTls({ hostname, port, tcpBacklog: TCP_BACKLOG, identity }),
+    (hostname) =>
+      listenTls(
+        { hostname, port, tcpBacklog: TCP_BACKLOG, identity },
+        acceptProxyProtocol.length > 0,
+      ),
     TAKEN,
   );
   const maxHandshakes = withinDescriptors(MAX_CARRIER_HANDSHAKES);

@@ -62,7 +62,9 @@ export class FallbackScene implements AsyncDisposable {
     this.#listening = listen({ tls: server });
     this.endpoint = this.#listening.endpoint;
     const identity = () => this.tls.current;
-    this.listener = new FallbackListener(listenTls({ ...loopback(0), tcpBacklog: 128, identity }), {
+    const hasHeaders = options.acceptProxyProtocol !== undefined;
+    const listener = listenTls({ ...loopback(0), tcpBacklog: 128, identity }, hasHeaders);
+    this.listener = new FallbackListener(listener, {
       endpoint: this.endpoint,
       acceptProxyProtocol: [],
       maxCarriers: 100,
