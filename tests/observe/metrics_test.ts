@@ -27,7 +27,7 @@ import {
   soon,
   test,
 } from "../support/network.ts";
-import { fakeCertificate, fakePeer } from "../support/peers.ts";
+import { fakeCertificate, fakePeer, fakePeerOnDeno } from "../support/peers.ts";
 import { pingFrame } from "../support/quic_packets.ts";
 import { samplesOf, Scrapes } from "../support/samples.ts";
 import { TestCa } from "../support/tls.ts";
@@ -382,6 +382,29 @@ Deno.test("Metrics count connections by what carries them", async () => {
     scrapes.monitor.peers.add(Object.assign(fakePeer(name), { transport: "tcp" as const }));
   }
   assertEquals(await scrapes.by("transport", "transport_connections"), { udp: 1, tcp: 2 });
+});
+
+Deno.test("Metrics tell the QUIC library, and leave out what it does not tell", async () => {
+  const scrapes = new Scrapes("proxy-agent");
+  const { peers } = scrapes.monitor;
+  peers.add(fakePeerOnDeno("a", 3));
+  assertEquals(await scrapes.by("library", "quic_library"), { deno: 1 });
+  assertEquals(await scrapes.by("server", "quic_streams"), { a: 3 });
+  const others = [
+    "smoothed_rtt_seconds",
+    "congestion_window_bytes",
+    "stream_credit",
+    "lost_packets_total",
+    "sent_packets_total",
+    "sent_bytes_total",
+    "received_bytes_total",
+  ];
+  for (const name of others) assertEquals(await scrapes.by("server", `quic_${name}`), {}, name);
+  // Another one to the same server, while the first one drains.
+  peers.add({ ...fakePeer("a", { sentBytes: 7, streams: 1 }), library: "binding" });
+  assertEquals(await scrapes.by("library", "quic_library"), { deno: 1, binding: 1 });
+  assertEquals(await scrapes.by("server", "quic_streams"), { a: 4 });
+  assertEquals(await scrapes.by("server", "quic_sent_bytes_total"), { a: 7 });
 });
 
 Deno.test("Metrics sum the connections of one name, and never count back while there is one", async () => {

@@ -290,6 +290,16 @@ test("statusPageHeaders() allow nothing but what has the nonce, and requests of 
   });
 });
 
+test("statusPage() names Deno's QUIC, and shows a dash for what it does not tell", () => {
+  const status = busyStatus("proxy-agent");
+  const { name, address, state, transport, alpn, since } = status.peers[0]!;
+  const peer = { name, address, state, transport, alpn, since, library: "deno" as const };
+  const text = pageText({ ...status, peers: [{ ...peer, streams: 3 }] });
+  assertStringIncludes(text, "qrht/1 on Deno's QUIC");
+  assertStringIncludes(text, "3––––qrht/1");
+  assertEquals(text.includes("undefined") || text.includes("NaN"), false);
+});
+
 test("statusPage() shows what carries each connection, and when an agent tries UDP again", () => {
   assertStringIncludes(pageText(busyStatus("proxy-agent")), "TCP UDP tried in 1 min 15 s");
   const ofServer = pageText(busyStatus("proxy-server"));

@@ -35,6 +35,11 @@ export function fakePeer(name: string, stats: Partial<ConnectionStats> = {}) {
   return peer satisfies Peer;
 }
 
+/** A peer on Deno's own QUIC, which tells the number of its streams only. */
+export function fakePeerOnDeno(name: string, streams: number): Peer {
+  return { ...fakePeer(name), library: "deno", stats: () => ({ streams }) };
+}
+
 /** A certificate as a monitor knows it, of which nothing but its end is known. */
 export function fakeCertificate(notAfter: Date, flag = "--cert-file"): FileCertificate {
   return { flag, info: { notAfter } as CertificateInfo };
