@@ -108,6 +108,8 @@ export class QuicConnection implements AgentConnection, StreamsHost {
   #closeInfo: CloseInfo | undefined;
   #closedAt = Infinity;
   #drained = false;
+  /** Whether something was done that may have ended the connection in quiche, unknown here. */
+  #mayHaveEnded = true;
   readonly #ack = new DelayedAck();
   #receivedAt = this.#startedAt;
   readonly #keepAlive: KeepAlive;
@@ -373,7 +375,8 @@ export class QuicConnection implements AgentConnection, StreamsHost {
     try {
       this.#native.recv(bytes, this.#addresses);
     } catch {
-      // quiche has closed the connection with the fitting code, and #noticeState tells so.
+      // quiche has closed the connection with the fitting code.
+      this.#mayHaveEnded = true;
     }
     const authentic = count && this.#native.stats().recv > before;
     if (
@@ -392,7 +395,7 @@ export class QuicConnection implements AgentConnection, StreamsHost {
 
   /** @internal Tells streams what the datagrams of this turn have brought. */
   dispatch(): void {
-    this.#noticeState();
+    if (this.#mayHaveEnded || this.#native.isDraining()) this.#noticeState();
     if (this.#closeInfo) return;
     this.#streams.serveReaders();
     if (!this.#sender.isCut) this.#streams.serveWriters();
@@ -411,7 +414,7 @@ export class QuicConnection implements AgentConnection, StreamsHost {
       }
       if (!this.#sender.isCut) this.#streams.serveWriters();
     }
-    this.#noticeState();
+    if (this.#mayHaveEnded) this.#noticeState();
     this.#arm(now);
   }
 
@@ -492,6 +495,7 @@ export class QuicConnection implements AgentConnection, StreamsHost {
   }
 
   #noticeState(): void {
+    this.#mayHaveEnded = !this.#handshake.isConfirmed || this.#closeInfo !== undefined;
     if (this.#drained) return;
     if (this.#native.isClosed()) {
       this.#finish(this.#endOf());
@@ -582,6 +586,7 @@ export class QuicConnection implements AgentConnection, StreamsHost {
     const now = performance.now();
     if (this.#native.timeout() === 0) {
       this.#native.onTimeout();
+      this.#mayHaveEnded = true;
       this.#sender.late();
       this.#peer.current.socket.noticeErrors();
     }
