@@ -14,6 +14,7 @@ import { IncomingStreams } from "./streams/incoming_streams.ts";
 import { StreamCredit } from "./streams/stream_credit.ts";
 import { StreamPriorities } from "./streams/stream_priorities.ts";
 import { StreamQueue } from "./streams/stream_queue.ts";
+import { TimeBudget } from "./streams/time_budget.ts";
 
 /** What streams need of their connection. */
 export interface StreamsHost {
@@ -37,6 +38,13 @@ const serveReader = (stream: QuicStream) => stream.onReadable();
 const serveWriter = (stream: QuicStream) => stream.onWritable();
 
 /**
+ * Share of the time that looking through many readers may take, and by how much it is put off at
+ * most: only ends that come alone are found that way, as quiche tells of bytes and resets.
+ */
+const ENDS_SHARE = 0.01;
+const MAX_ENDS_DELAY_MS = 100;
+
+/**
  * The streams of a connection: those that are open, those that come, and which of them are served
  * when.
  */
@@ -44,7 +52,9 @@ export class ConnectionStreams implements StreamTransport {
   readonly #host: StreamsHost;
   readonly #native: NativeConnection;
   readonly #open = new Map<number, QuicStream>();
-  readonly #readers = new StreamQueue<QuicStream>();
+  readonly #readers = new StreamQueue<QuicStream>(
+    new TimeBudget(ENDS_SHARE, ENDS_SHARE * MAX_ENDS_DELAY_MS),
+  );
   readonly #priorities = new StreamPriorities();
   readonly #youngWriters = new StreamQueue<QuicStream>();
   readonly #oldWriters = new StreamQueue<QuicStream>();

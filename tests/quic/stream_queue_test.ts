@@ -64,6 +64,17 @@ Deno.test("StreamQueue looks through the others, and puts it off when that takes
   assertEquals(queue.size, 998);
 });
 
+Deno.test("StreamQueue with a small budget tries all that wait within a bound, whatever that takes", () => {
+  const queue = new StreamQueue<number>(new TimeBudget(0.01, 1));
+  for (let i = 0; i < 1000; i++) queue.add(i);
+  queue.serve(() => false);
+  const start = performance.now();
+  queue.sweep(start, (stream) => (stream === 0 && spin(20), false));
+  queue.sweep(start + 1, () => false);
+  const dueAt = queue.dueAt(start + 1);
+  assert(dueAt > start + 50 && dueAt <= start + 101, `${dueAt - start}`);
+});
+
 Deno.test("StreamQueue forgets what it has put off when there is nothing to look for any more", () => {
   const queue = new StreamQueue<number>();
   const slow = () => (spin(20), false);

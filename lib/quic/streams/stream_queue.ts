@@ -30,10 +30,16 @@ export class StreamQueue<S> {
   readonly #hot = new Set<S>();
   readonly #scanning = new TimeBudget(SCAN_SHARE);
   readonly #glancing = new TimeBudget(GLANCE_SHARE, GLANCE_SHARE * MAX_GLANCE_DELAY_MS);
-  readonly #sweeping = new TimeBudget(SCAN_SHARE);
-  readonly #budgets = [this.#scanning, this.#glancing, this.#sweeping];
+  readonly #sweeping: TimeBudget;
+  readonly #budgets: readonly TimeBudget[];
   /** Whether {@linkcode serve} has left some untried. */
   #hasOthers = false;
+
+  /** @param sweeping limits {@linkcode sweep}. @default {new TimeBudget(0.1)} */
+  constructor(sweeping = new TimeBudget(SCAN_SHARE)) {
+    this.#sweeping = sweeping;
+    this.#budgets = [this.#scanning, this.#glancing, sweeping];
+  }
 
   get size(): number {
     return this.#waiting.size;
