@@ -94,3 +94,16 @@ test("puts off nothing on a new connection", () => {
   ack.received(SMALL);
   assert(!ack.putOff(0, { stats: () => ({ lost: 0 }) } as unknown as NativeConnection, () => true));
 });
+
+test("asks for losses only where something was sent after something else", () => {
+  let asked = 0;
+  const native = { stats: () => (asked++, { lost: 0 }) } as unknown as NativeConnection;
+  const ack = new DelayedAck();
+  for (const datagrams of [2, 1, 0, 1, 2]) {
+    for (let i = 0; i < datagrams; i++) ack.sent(SMALL);
+    const before = asked;
+    ack.received(SMALL);
+    assert(ack.putOff(0, native, () => true));
+    assertEquals(asked - before, datagrams > 1 ? 1 : 0);
+  }
+});

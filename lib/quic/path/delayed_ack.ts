@@ -23,6 +23,8 @@ export class DelayedAck {
   #receivedBytes = 0;
   #sentMuch = false;
   #dueAt = Infinity;
+  /** Datagrams that were sent since nothing was in flight. */
+  #sentDatagrams = 2;
   #lost = 0;
 
   /** When what was put off is due. */
@@ -51,12 +53,17 @@ export class DelayedAck {
   ): boolean {
     const mayWait = !this.#hasNews && !this.#sentMuch && this.#receivedBytes < MUCH_BYTES &&
       now < this.#dueAt && nothingInFlight() && !this.#hasLost(native);
-    if (mayWait) this.#dueAt = Math.min(this.#dueAt, now + MAX_ACK_DELAY_MS);
-    return mayWait;
+    if (!mayWait) return false;
+    this.#sentDatagrams = 0;
+    this.#dueAt = Math.min(this.#dueAt, now + MAX_ACK_DELAY_MS);
+    return true;
   }
 
   /** Frames that were lost are to be sent again, though nothing is under way. */
   #hasLost(native: Pick<NativeConnection, "stats">): boolean {
+    // An acknowledgement shows losses of what was sent before something else (RFC 9002 §6.1); what
+    // was sent alone is lost by a timeout, which is news.
+    if (this.#sentDatagrams <= 1) return false;
     const { lost } = native.stats();
     if (lost === this.#lost) return false;
     this.#lost = lost;
@@ -72,7 +79,9 @@ export class DelayedAck {
     this.#hasNews = false;
     this.#receivedBytes = 0;
     this.#dueAt = Infinity;
+    if (largestBytes === 0) return;
+    this.#sentDatagrams++;
     // What found no room in the congestion window is still to come.
-    if (largestBytes > 0) this.#sentMuch = largestBytes >= MUCH_BYTES;
+    this.#sentMuch = largestBytes >= MUCH_BYTES;
   }
 }
