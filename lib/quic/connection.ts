@@ -359,9 +359,9 @@ export class QuicConnection implements AgentConnection, StreamsHost {
     this.#noticeState();
   }
 
-  /** @internal A datagram for this connection. */
-  receive(bytes: Uint8Array, from: Authority, socket: DatagramSocket): void {
-    this.#receivedAt = performance.now();
+  /** @internal A datagram for this connection, which came at about this time. */
+  receive(bytes: Uint8Array, from: Authority, socket: DatagramSocket, now: number): void {
+    this.#receivedAt = now;
     this.path.heard(this.#receivedAt);
     if (this.#handshake.receive(bytes.length)) {
       return this.#closeTransport(0, "the peer sent too much before it authenticated itself");

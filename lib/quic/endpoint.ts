@@ -60,6 +60,10 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
   readonly #connections = new Map<string, QuicConnection>();
   readonly #keys = new Map<QuicConnection, string>();
   readonly #received = new Set<QuicConnection>();
+  /** When the first datagram came of those that are not dispatched yet. */
+  #receivedAt = 0;
+  /** The connection of the last packet with a short header: most come in bursts. */
+  #last: { readonly cid: Uint8Array; readonly connection: QuicConnection } | undefined;
   readonly #dirty = new Set<QuicConnection>();
   /** Those that wait for room, by the socket. */
   readonly #starved = new Map<DatagramSocket, Set<QuicConnection>>();
@@ -298,6 +302,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     this.#dirty.delete(connection);
     for (const starved of this.#starved.values()) starved.delete(connection);
     this.#received.delete(connection);
+    if (this.#last?.connection === connection) this.#last = undefined;
     this.#connections.delete(this.#keys.get(connection)!);
     this.#keys.delete(connection);
   }
@@ -346,8 +351,11 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     if (!connection) return;
     const reason = this.#listener?.refusal(connection, bytes.length, from, socket);
     if (reason) return this.drop(reason);
-    connection.receive(bytes, from, socket);
-    if (this.#received.size === 0) queueMicrotask(() => this.#dispatch());
+    if (this.#received.size === 0) {
+      this.#receivedAt = performance.now();
+      queueMicrotask(() => this.#dispatch());
+    }
+    connection.receive(bytes, from, socket, this.#receivedAt);
     this.#received.add(connection);
   }
 
@@ -365,8 +373,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     if (bytes.length === 0) return this.drop("invalid");
     if (!hasLongHeader(bytes)) {
       if (bytes.length <= CONNECTION_ID_BYTES) return this.drop("invalid");
-      return this.#connections.get(connectionIdKey(bytes, 1, CONNECTION_ID_BYTES)) ??
-        this.#unknown(bytes, from, socket);
+      return this.#findShort(bytes) ?? this.#unknown(bytes, from, socket);
     }
     const header = parseLongHeader(bytes);
     if (!header) return this.drop("invalid");
@@ -375,6 +382,15 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
     return this.#listener
       ? this.#listener.begin(bytes, header, locate(from, socket))
       : this.drop("unknown-connection");
+  }
+
+  /** The connection of a packet with a short header (RFC 9000 §17.3). */
+  #findShort(bytes: Uint8Array): QuicConnection | undefined {
+    if (this.#last && hasBytesAt(bytes, 1, this.#last.cid)) return this.#last.connection;
+    const cid = bytes.slice(1, 1 + CONNECTION_ID_BYTES);
+    const connection = this.find(cid);
+    if (connection) this.#last = { cid, connection };
+    return connection;
   }
 
   /** Takes notice of a packet that leads to no connection, as after the end of either program. */
@@ -415,6 +431,11 @@ const locate = ({ hostname, port }: Authority, socket: DatagramSocket): PeerLoca
   port,
   socket,
 });
+
+function hasBytesAt(bytes: Uint8Array, at: number, expected: Uint8Array): boolean {
+  for (let i = 0; i < expected.length; i++) if (bytes[at + i] !== expected[i]) return false;
+  return true;
+}
 
 const isUnspecified = (hostname: string) => ["0.0.0.0", "::"].includes(hostname);
 

@@ -88,8 +88,6 @@ export function isAddressedTo(datagram: Uint8Array, dcid: Uint8Array): boolean {
 }
 
 /** A connection id as the key of a map. */
-export function connectionIdKey(bytes: Uint8Array, offset = 0, length = bytes.length): string {
-  let key = "";
-  for (let i = offset; i < offset + length; i++) key += String.fromCharCode(bytes[i]!);
-  return key;
+export function connectionIdKey(bytes: Uint8Array): string {
+  return String.fromCharCode(...bytes);
 }
