@@ -116,6 +116,11 @@ Deno.test("checkServer() names an address that is taken, and what may have it", 
     /--listen-tcp 127.*in use/,
   );
   assert(taken.lines.some((line) => /udp address .*in use by a QUIC server/.test(line)));
+  const own = { ...files.server(), ...anyPort };
+  const fallback = await serverCheck({ ...own, "listen-fallback": tcp });
+  assertFix(fallback, /fallback address .*in use by another/, /--listen-fallback 127.*in use/);
+  const free = await serverCheck({ ...own, "listen-fallback": "127.0.0.1:0" });
+  assert(free.lines.some((line) => /^ok +fallback address .*: a free port/.test(line)));
   const shared = await serverCheck({ ...flags, "reuse-port": "true" });
   const found = shared.lines.filter((line) => /reuse-port flag|tcp address/.test(line)).join("\n");
   if (Deno.build.os !== "linux") assertMatch(found, /^FAIL +reuse-port flag: .*needs Linux/);

@@ -15,6 +15,12 @@ import { assertNothingLive } from "../support/quic.ts";
 import { cryptoFrame } from "../support/quic_packets.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
 
+/** An attack on both ways to listen for TLS. Attackers have an address of their own on one alone. */
+function attackBoth(...[name, options, attack]: Parameters<typeof attackTest>): void {
+  attackTest(name, options, attack);
+  attackTest(`${name}, without headers`, { ...options, acceptProxyProtocol: undefined }, attack);
+}
+
 /** An attack, during which an agent on UDP serves; attackers may have any address. */
 function attackTest(
   name: string,
@@ -105,7 +111,7 @@ attackTest(
   },
 );
 
-attackTest(
+attackBoth(
   "FallbackListener ends carriers with bytes that are no capsules, or too long ones",
   {},
   async (scene) => {
@@ -155,7 +161,7 @@ attackTest(
   },
 );
 
-attackTest(
+attackBoth(
   "FallbackListener ends requests that creep on byte by byte, or have no end",
   { handshakeTimeoutMs: 1_000 },
   async (scene) => {
@@ -194,7 +200,7 @@ attackTest(
   },
 );
 
-attackTest(
+attackBoth(
   "FallbackListener holds a bounded number of bytes for an agent that stops reading",
   {},
   async (scene) => {

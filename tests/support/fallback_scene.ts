@@ -45,6 +45,10 @@ export interface CarriedAgent extends AsyncDisposable {
   transfer(bytes: number, meanwhile?: () => Promise<unknown>): Promise<void>;
 }
 
+type SceneOptions =
+  & Partial<Omit<FallbackOptions, "acceptProxyProtocol">>
+  & { readonly acceptProxyProtocol?: FallbackOptions["acceptProxyProtocol"] | undefined };
+
 export class FallbackScene implements AsyncDisposable {
   readonly ca = ca;
   readonly tls: { current: TlsIdentity } = { current: server };
@@ -54,19 +58,23 @@ export class FallbackScene implements AsyncDisposable {
   readonly listener: FallbackListener;
   readonly port: number;
   readonly #listening: Listening;
+  /** Whether connections begin with a header, if they say anything. */
+  readonly #hasHeaders: boolean;
 
-  constructor(options: Partial<FallbackOptions> = {}) {
+  /** @param options with `acceptProxyProtocol`, something may come ahead of TLS */
+  constructor({ acceptProxyProtocol, ...options }: SceneOptions = {}) {
     configureLog(2, (line) => this.lines.push(line));
     const monitor = new Monitor("proxy-server");
     monitor.observe({ carrierRefused: (reason) => this.refusals.push(reason) });
     this.#listening = listen({ tls: server });
     this.endpoint = this.#listening.endpoint;
     const identity = () => this.tls.current;
-    const hasHeaders = options.acceptProxyProtocol !== undefined;
+    const hasHeaders = acceptProxyProtocol !== undefined;
+    this.#hasHeaders = hasHeaders;
     const listener = listenTls({ ...loopback(0), tcpBacklog: 128, identity }, hasHeaders);
     this.listener = new FallbackListener(listener, {
       endpoint: this.endpoint,
-      acceptProxyProtocol: [],
+      acceptProxyProtocol: acceptProxyProtocol ?? [],
       maxCarriers: 100,
       maxHandshakes: 100,
       log: logger("server"),
@@ -162,7 +170,7 @@ export class FallbackScene implements AsyncDisposable {
    */
   async stranger(from: string, to: "tcp" | "tls" | "carrier" = "tcp", path = DEFAULT_PATH) {
     const tcp = await Deno.connect(loopback(this.port));
-    await writeAll(tcp, utf8.encode(headerOf(from))).catch(() => {});
+    if (this.#hasHeaders) await writeAll(tcp, utf8.encode(headerOf(from))).catch(() => {});
     const caCerts = [text.decode(ca.pem)];
     const conn = to === "tcp" ? tcp : await Deno.startTls(tcp, { hostname: "localhost", caCerts });
     if (to === "carrier") {
@@ -248,7 +256,7 @@ export class FallbackScene implements AsyncDisposable {
     const serving = (async () => {
       for await (const from of listener) {
         const to = await Deno.connect(loopback(this.port));
-        await writeAll(to, utf8.encode(header));
+        if (this.#hasHeaders) await writeAll(to, utf8.encode(header));
         const copy = async (a: Deno.Conn, b: Deno.Conn) => {
           const buffer = new Uint8Array(64 << 10);
           for (let n; (n = await a.read(buffer)) !== null;) {
