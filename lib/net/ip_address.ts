@@ -11,6 +11,9 @@
 /** What an IPv4-mapped IPv6 address begins with. */
 const MAPPED_PREFIX = Uint8Array.of(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff);
 
+/** Four numbers without leading zeros. */
+const IPV4 = /^(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})\.(0|[1-9]\d{0,2})$/;
+
 /** An IP address and a TCP or UDP port. */
 export interface SocketAddress {
   /** 4 or 16 bytes, never an IPv4-mapped IPv6 address. */
@@ -101,10 +104,15 @@ function isMapped(bytes: Uint8Array): boolean {
 }
 
 function ipv4Bytes(text: string): Uint8Array | undefined {
-  const parts = text.split(".");
-  const isIpv4 = parts.length === 4 &&
-    parts.every((part) => /^(?:0|[1-9][0-9]{0,2})$/.test(part) && Number(part) <= 255);
-  return isIpv4 ? Uint8Array.from(parts, Number) : undefined;
+  const parts = IPV4.exec(text);
+  if (!parts) return undefined;
+  const bytes = new Uint8Array(4);
+  for (let i = 0; i < bytes.length; i++) {
+    const value = Number(parts[i + 1]);
+    if (value > 255) return undefined;
+    bytes[i] = value;
+  }
+  return bytes;
 }
 
 /** Eight groups, one run of them as `::`, the last two perhaps in IPv4 notation. */
