@@ -13,6 +13,7 @@ import { formatIp, ipBytes } from "../net/ip_address.ts";
 import { connectTcp, resetTcp } from "../net/tcp_reset.ts";
 import { onAbort } from "../on_abort.ts";
 import { type Duplex, prepend } from "../tunnel/duplex.ts";
+import { tlsDuplex } from "../tunnel/tls_duplex.ts";
 import type { Carrier } from "./carrier_socket.ts";
 import { AnswerError } from "./exchange.ts";
 import { type HttpProxy, requestTunnel } from "./http_proxy.ts";
@@ -186,39 +187,13 @@ class Dial {
       caCerts: [...caCerts],
       alpnProtocols: ["http/1.1"],
     });
-    const duplex = tlsDuplex(tls, tcp);
+    const duplex = tlsDuplex(tls, () => resetTcp(tcp));
     if (signal.aborted) duplex.abort();
     signal.throwIfAborted();
     this.#close = () => duplex.abort();
     await tls.handshake();
     return duplex;
   }
-}
-
-/**
- * A connection of TLS as a {@linkcode Duplex}. After `close()`, the runtime waits for a peer that
- * does not read, or does not finish the handshake, so `abort` resets the connection below where the
- * system can ({@linkcode resetTcp}).
- */
-function tlsDuplex(tls: Deno.TlsConn, tcp: Deno.TcpConn): Duplex {
-  let closed = false;
-  const close = () => {
-    if (!closed) tls.close();
-    closed = true;
-  };
-  return {
-    read: (buffer) => tls.read(buffer),
-    write: (bytes) => tls.write(bytes),
-    closeWrite: () => tls.closeWrite(),
-    abort() {
-      if (!closed) resetTcp(tcp);
-      close();
-    },
-    // deno-lint-ignore require-await
-    async [Symbol.asyncDispose]() {
-      close();
-    },
-  };
 }
 
 /** The cause in words, without those of the system that add nothing. */

@@ -15,6 +15,7 @@ import { setNoDelay } from "../net/tcp_listener.ts";
 import { resetTls } from "../net/tcp_reset.ts";
 import type { TlsIdentity } from "../quic/mod.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
+import { tlsDuplex } from "../tunnel/tls_duplex.ts";
 import { acceptedTcpDuplexes } from "../tunnel/tcp_duplex.ts";
 import { acceptTls, HandshakeError, ServerContext, servesStreams } from "./tls_carrier.ts";
 
@@ -140,7 +141,7 @@ class DenoTlsListener implements TlsListener {
       }
       const next = nextDescriptor();
       return incoming(connection, () => {
-        const raw = tlsDuplex(connection, next);
+        const raw = tlsDuplex(connection, () => resetTls(connection, next));
         return { raw, secure: () => handshake(connection, raw) };
       });
     }
@@ -209,30 +210,4 @@ function incoming(
     connection.close();
     throw new Deno.errors.ConnectionAborted(messageOf(cause), { cause });
   }
-}
-
-/**
- * A connection of TLS as a {@linkcode Duplex}.
- *
- * @param next see {@linkcode resetTls}
- */
-function tlsDuplex(connection: Deno.TlsConn, next: number | undefined): Duplex {
-  let closed = false;
-  const close = () => {
-    if (!closed) connection.close();
-    closed = true;
-  };
-  return {
-    read: (buffer) => connection.read(buffer),
-    write: (bytes) => connection.write(bytes),
-    closeWrite: () => connection.closeWrite(),
-    abort() {
-      if (!closed) resetTls(connection, next);
-      close();
-    },
-    // deno-lint-ignore require-await
-    async [Symbol.asyncDispose]() {
-      close();
-    },
-  };
 }
