@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The listener for agents whose networks block UDP, with carriers of the agents' own code. */
-import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import { UsageError } from "../../lib/errors.ts";
 import { parseCidr } from "../../lib/net/cidr.ts";
+import { refuseHeaders } from "../../lib/server/listeners.ts";
 import { describeClose } from "../../lib/quic/mod.ts";
 import { ALPN, assertNothingLive, clientTls } from "../support/quic.ts";
 import { eventually } from "../support/eventually.ts";
@@ -176,4 +178,15 @@ Deno.test("FallbackListener ends its carriers with the endpoint", async () => {
   assertEquals((await soon("the end", agent.client.closed)).by, "peer");
   await agent[Symbol.asyncDispose]();
   assertEquals(ALPN, [agent.client.alpn]);
+});
+
+Deno.test("refuseHeaders() refuses PROXY headers on runtimes that read nothing ahead of TLS", () => {
+  const acceptProxyProtocol = [parseCidr("192.0.2.0/24")];
+  refuseHeaders({ acceptProxyProtocol }, "2.9.6");
+  refuseHeaders({ acceptProxyProtocol: [] }, "2.7.11");
+  assertThrows(
+    () => refuseHeaders({ acceptProxyProtocol }, "2.7.11"),
+    UsageError,
+    "needs Deno 2.9",
+  );
 });

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Both ways to listen for TLS: with and without something ahead of it. */
-import { assertEquals, assertRejects } from "@std/assert";
+import { assertEquals, assertLess, assertRejects } from "@std/assert";
 import { libc, nextDescriptor } from "../../lib/net/libc.ts";
 import { listenTls, type TlsIncoming } from "../../lib/tls/tls_listener.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
@@ -93,6 +93,25 @@ for (const hasHeaders of [true, false]) {
     client.close();
   });
 
+  Deno.test({
+    name: `${name} sends small writes at once`,
+    ignore: libc === undefined,
+    async fn() {
+      using scene = new Scene(hasHeaders);
+      const { client, carrier } = await scene.pair();
+      const since = performance.now();
+      const [byte, buffer] = [Uint8Array.of(1), new Uint8Array(2)];
+      for (let i = 0; i < 20; i++) {
+        for (let j = 0; j < 2; j++) await carrier.write(byte);
+        for (let got = 0; got < 2;) got += (await client.read(buffer))!;
+      }
+      // With Nagle's algorithm, each second one waits for 40 ms.
+      assertLess(performance.now() - since, 400);
+      carrier.abort();
+      client.close();
+    },
+  });
+
   Deno.test(`${name} uses new certificates soon, and leaves connections alone`, async () => {
     const scene = new Scene(hasHeaders);
     const { client, carrier } = await scene.pair();
@@ -124,7 +143,7 @@ for (const hasHeaders of [true, false]) {
     name: `${name} frees what an aborted connection has, whatever it waits for`,
     ignore: libc === undefined,
     async fn() {
-      using scene = new Scene(hasHeaders, "0.0.0.0");
+      using scene = new Scene(hasHeaders, "::");
       // The first time, the runtime opens more for itself.
       await abortBoth(scene);
       const before = nextDescriptor()!;
