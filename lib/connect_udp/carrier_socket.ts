@@ -19,7 +19,7 @@ export interface Carrier {
 }
 
 /** Bytes of datagrams that wait for the carrier. */
-const MAX_WAITING_BYTES = 1 << 20;
+const MAX_WAITING_BYTES = 256 << 10;
 
 /** How long the last datagrams may take to leave. */
 const CLOSE_MS = 500;

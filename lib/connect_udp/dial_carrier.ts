@@ -10,7 +10,8 @@ import { messageOf } from "../errors.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { firstToSucceed, interleaveFamilies } from "../net/happy_eyeballs.ts";
 import { formatIp, ipBytes } from "../net/ip_address.ts";
-import { connectTcp, resetTcp } from "../net/tcp_reset.ts";
+import { connectTcp, descriptorOf, resetTcp } from "../net/tcp_reset.ts";
+import { setCarrierOptions } from "../net/tcp_carrier.ts";
 import { onAbort } from "../on_abort.ts";
 import { type Duplex, prepend } from "../tunnel/duplex.ts";
 import { tlsDuplex } from "../tunnel/tls_duplex.ts";
@@ -173,6 +174,8 @@ class Dial {
     if (over.aborted) tcp.close();
     over.throwIfAborted();
     tcp.setNoDelay(true);
+    const fd = descriptorOf(tcp);
+    if (fd !== undefined) setCarrierOptions(fd);
     this.#close = () => tcp.close();
     return tcp;
   }

@@ -4,6 +4,7 @@
 /** What Deno has no calls for on a TCP listener, on Linux and with `--allow-ffi`. */
 import { formatIp } from "./ip_address.ts";
 import { getOption, libc, readSocketAddress, setOption, SOL_SOCKET } from "./libc.ts";
+import { setCarrierOptions } from "./tcp_carrier.ts";
 import { setKeepaliveOptions } from "./tcp_keepalive.ts";
 import { setLinger } from "./tcp_reset.ts";
 
@@ -36,9 +37,12 @@ export function setAcceptedOptions(listener: Deno.TcpListener, keepaliveMs: numb
   return fds.length > 0;
 }
 
-/** Turns Nagle's algorithm off for all connections of a listener for TLS, which have no call for it. */
-export function setNoDelay(listener: Deno.TlsListener): void {
-  for (const fd of descriptorsOf(listener)) setOption(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+/**
+ * Prepares the connections of a listener for carriers of datagrams, which have no calls for that if
+ * they are of TLS.
+ */
+export function setAcceptedCarrierOptions(listener: Deno.TcpListener | Deno.TlsListener): void {
+  for (const fd of descriptorsOf(listener)) setCarrierOptions(fd);
 }
 
 /**

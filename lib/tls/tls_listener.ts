@@ -11,8 +11,9 @@
 import { messageOf } from "../errors.ts";
 import { type SocketAddress, socketAddressOf } from "../net/ip_address.ts";
 import { libc, nextDescriptor } from "../net/libc.ts";
-import { setNoDelay } from "../net/tcp_listener.ts";
-import { resetTls } from "../net/tcp_reset.ts";
+import { setCarrierOptions } from "../net/tcp_carrier.ts";
+import { setAcceptedCarrierOptions } from "../net/tcp_listener.ts";
+import { descriptorOf, resetTls } from "../net/tcp_reset.ts";
 import type { TlsIdentity } from "../quic/mod.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
 import { tlsDuplex } from "../tunnel/tls_duplex.ts";
@@ -86,6 +87,8 @@ class StreamTlsListener implements TlsListener {
 
   async accept(): Promise<TlsIncoming> {
     const connection = await this.#listener.accept();
+    const fd = descriptorOf(connection);
+    if (fd !== undefined) setCarrierOptions(fd);
     return incoming(connection, () => ({
       raw: this.#open(connection),
       secure: (carrier, received) => acceptTls(carrier, { context: this.#context(), received }),
@@ -175,7 +178,7 @@ class DenoTlsListener implements TlsListener {
       key: text(key),
       alpnProtocols: ALPN,
     });
-    setNoDelay(listener);
+    setAcceptedCarrierOptions(listener);
     return listener;
   }
 

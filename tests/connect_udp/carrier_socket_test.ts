@@ -86,7 +86,7 @@ pureTest("CarrierSocket carries datagrams both ways, in order", async () => {
 });
 
 pureTest(
-  "CarrierSocket holds at most 1 MiB for a peer that does not read, and goes on",
+  "CarrierSocket holds at most 256 KiB for a peer that does not read, and goes on",
   async () => {
     const [end, peer] = memoryPair();
     const { socket, events } = open(end);
@@ -96,7 +96,7 @@ pureTest(
       while (send(socket, pattern(16_376))) sent++;
       await settled();
     }
-    assert(sent >= 64 && sent <= 68, `${sent}`);
+    assert(sent >= 16 && sent <= 20, `${sent}`);
     assertEquals([send(socket, pattern(16_376)), events.told], [false, []]);
     const reading = readToEnd(peer).catch(() => {});
     await eventually("room", () => events.told.length === 1);

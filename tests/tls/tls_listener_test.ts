@@ -61,7 +61,7 @@ async function abortBoth(scene: Scene): Promise<void> {
   silent.close();
 
   const { client, carrier } = await scene.pair();
-  const bytes = new Uint8Array(1 << 20);
+  const bytes = new Uint8Array(64 << 10);
   let written = 0;
   const writing = (async () => {
     for (;;) written += await carrier.write(bytes);
