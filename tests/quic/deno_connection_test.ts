@@ -319,3 +319,17 @@ test("DenoQuicEndpoint.connect() verifies both ends anew each time, in spite of 
     assertEquals([info.by as string, tlsAlertOf(info) !== undefined], [by, true]);
   }
 });
+
+test("DenoQuicEndpoint.connect() says so when the endpoint is closed, or the name is none", async () => {
+  const closed = await failure(async (endpoint) => {
+    await endpoint.close();
+    return await endpoint.connect({ hostname: "127.0.0.1", port: 9 }, NAME, clientOptions);
+  });
+  assertEquals([closed.info.by, closed.info.application], ["local", false]);
+  // Whoever keeps the endpoint goes by this word.
+  assertStringIncludes(closed.info.reason, "endpoint");
+  const name = await failure((endpoint) =>
+    endpoint.connect({ hostname: "127.0.0.1", port: 9 }, "no name..", clientOptions)
+  );
+  assertStringIncludes(name.info.reason, "invalid server name: no name..");
+});

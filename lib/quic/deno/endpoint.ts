@@ -108,7 +108,7 @@ export class DenoQuicEndpoint implements AsyncDisposable {
     signal?.addEventListener("abort", aborted);
     let connecting: Promise<DenoQuicConnection> | undefined;
     try {
-      connecting = Deno.connectQuic(connectOptions).then(
+      connecting = Promise.try(() => Deno.connectQuic(connectOptions)).then(
         (native) => this.#connected(native, peer, idleTimeoutMs),
         (error) => {
           throw new ConnectionClosedError(handshakeInfoOf(error, idleTimeoutMs));
