@@ -13,6 +13,7 @@ import { messageOf, UsageError } from "../lib/errors.ts";
 import { startProgress } from "../tools/progress.ts";
 import { judge } from "./bars.ts";
 import { measureBulk } from "./bulk.ts";
+import { measureCarrier } from "./carrier.ts";
 import { measureClients } from "./clients.ts";
 import { countColumns, measureCounts } from "./counts.ts";
 import { measureFairness } from "./fairness.ts";
@@ -63,6 +64,7 @@ const rows: Readonly<Record<RowName, RowKind>> = {
   restart: { title: "starts", measure: measureRestart },
   lossy: { title: "20 MB at 50 ms", measure: measureLossy },
   tls: { title: "TLS clients", measure: measureTls },
+  carrier: { title: "over TCP, and over UDP", measure: measureCarrier },
   library: { title: "agents on the binding, and on Deno's own QUIC", measure: measureLibrary },
 };
 

@@ -19,6 +19,7 @@ export const rowNames = [
   "restart",
   "lossy",
   "tls",
+  "carrier",
   "library",
 ] as const;
 export type RowName = typeof rowNames[number];
