@@ -3,6 +3,7 @@
 
 /** Deno for Linux on arm64, from npm, run by QEMU with the C library of Debian: all in a folder, without root. */
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { commandOutput } from "../../../tools/command_output.ts";
 
 /** The architecture that packages are downloaded for, in the folder's own state of APT. */
@@ -60,7 +61,10 @@ export async function emulatedDeno(folder: string): Promise<Emulated> {
     await run("tar", ["--extract", "--file", archive!], at("npm"));
     await Deno.chmod(at("npm/package/deno"), 0o755);
   };
-  await Promise.all([fromDebian(), fromNpm()]);
+  // A program that has to download packages has Deno load its own CAs, and does not start.
+  const root = fileURLToPath(new URL("../../../", import.meta.url));
+  const packages = () => run(Deno.execPath(), ["cache", "agent.ts", "passthrough.ts"], root);
+  await Promise.all([fromDebian(), fromNpm(), packages()]);
   return {
     command: at("root/usr/bin/qemu-aarch64-static"),
     args: ["-L", at("root"), at("npm/package/deno")],
