@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { setImmediate } from "node:timers";
 import type { Authority } from "../net/authority.ts";
 import type { DatagramEvents, DatagramSocket } from "../quic/mod.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
@@ -24,6 +25,12 @@ const MAX_WAITING_BYTES = 256 << 10;
 /** How long the last datagrams may take to leave. */
 const CLOSE_MS = 500;
 
+/**
+ * How long work may take before others have their turn: reads do not wait while a peer sends without
+ * end.
+ */
+const MAX_BUSY_MS = 5;
+
 /** The peer has ended a carrier. */
 export class CarrierEndedError extends Error {
   override readonly name = "CarrierEndedError";
@@ -44,22 +51,26 @@ export class CarrierSocket implements DatagramSocket {
   readonly #writer: CapsuleWriter;
   readonly #parser: CapsuleParser;
   readonly #maxDatagramBytes: number | undefined;
+  readonly #received: ((bytes: number) => void) | undefined;
   readonly #reading: Promise<void>;
   #hasEnded = false;
 
   /**
    * @param from where datagrams come from, for who gets them
+   * @param received is told how many bytes were taken in; throws to end the carrier
    */
   constructor(
     { duplex, localAddr, remoteAddr, maxDatagramBytes }: Carrier,
     events: Pick<DatagramEvents, "datagram" | "writable" | "lost">,
     from = remoteAddr,
+    received?: (bytes: number) => void,
   ) {
     this.addr = localAddr;
     this.closed = this.#ended.promise;
     this.#duplex = duplex;
     this.#events = events;
     this.#maxDatagramBytes = maxDatagramBytes;
+    this.#received = received;
     this.#writer = new CapsuleWriter(duplex, {
       writable: () => this.#hasEnded || events.writable(),
       failed: (error) => this.#fail(error),
@@ -130,6 +141,7 @@ export class CarrierSocket implements DatagramSocket {
   }
 
   async #readInto(buffer: ReadBuffer): Promise<void> {
+    let busyMs = 0;
     // What the parser has not taken is at the front of the buffer.
     for (let held = 0;;) {
       const { bytes } = buffer;
@@ -139,11 +151,17 @@ export class CarrierSocket implements DatagramSocket {
         throw new CarrierEndedError(`the peer has ended the carrier${where}`);
       }
       const end = held + n;
+      const since = performance.now();
       const taken = this.#parser.push(bytes.subarray(0, end));
+      busyMs += performance.now() - since;
+      this.#received?.(n);
       held = end - taken;
       buffer.filled(end);
       if (buffer.bytes !== bytes) buffer.bytes.set(bytes.subarray(taken, end));
       else if (taken > 0 && held > 0) bytes.copyWithin(0, taken, end);
+      if (busyMs < MAX_BUSY_MS) continue;
+      busyMs = 0;
+      await new Promise<void>((resolve) => setImmediate(resolve));
     }
   }
 

@@ -150,7 +150,7 @@ export class FallbackListener implements Disposable {
         if (client?.via) stranger.isOf(client.address!);
         const duplex = client && await upgrade(client.carrier, incoming, stranger);
         this.#closed.signal.throwIfAborted();
-        return duplex && await this.#attach(raw, duplex, client!);
+        return duplex && await this.#attach(raw, duplex, client!, stranger);
       });
       if (!carried) return this.#left(raw, remote);
       const since = performance.now();
@@ -166,16 +166,37 @@ export class FallbackListener implements Disposable {
   }
 
   /** Carries datagrams from now on. Resolves when an agent has connected. */
-  async #attach(raw: Duplex, duplex: Duplex, { address, listener }: Client): Promise<Carried> {
+  async #attach(
+    raw: Duplex,
+    duplex: Duplex,
+    { address, listener }: Client,
+    stranger: Stranger,
+  ): Promise<Carried> {
     const known = Promise.withResolvers<void>();
     let carried: Carried | undefined;
+    const received = (bytes: number) => {
+      if (carried!.usedAt !== undefined) return;
+      try {
+        stranger.receive(bytes);
+      } catch (error) {
+        // An agent may have connected since the last look.
+        this.#lookAtAll();
+        if (carried!.usedAt === undefined) throw error;
+      }
+    };
+    const remoteAddr = authorityOf(address!);
     this.#options.endpoint.attach((events) => {
-      const socket = new CarrierSocket({
-        duplex,
-        localAddr: authorityOf(listener!),
-        remoteAddr: authorityOf(address!),
-        maxDatagramBytes: MAX_DATAGRAM_BYTES,
-      }, events);
+      const socket = new CarrierSocket(
+        {
+          duplex,
+          localAddr: authorityOf(listener!),
+          remoteAddr,
+          maxDatagramBytes: MAX_DATAGRAM_BYTES,
+        },
+        events,
+        remoteAddr,
+        received,
+      );
       carried = { socket, raw, known, usedAt: undefined };
       return socket;
     });

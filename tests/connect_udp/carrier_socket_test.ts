@@ -3,6 +3,7 @@
 
 /** Datagram sockets over carriers, and over one carrier after the other. */
 
+import { setImmediate } from "node:timers";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { CapsuleError } from "../../lib/connect_udp/capsule.ts";
 import {
@@ -21,6 +22,9 @@ import { memoryPair, readToEnd } from "../support/memory_duplex.ts";
 import { soon } from "../support/network.ts";
 import { pureTest, settled } from "../support/pure_test.ts";
 import { tcpPair } from "../support/tcp_pair.ts";
+
+/** Lets timers and other work have their turn. */
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve));
 
 const localAddr = { hostname: "192.0.2.2", port: 1000 };
 const remoteAddr = { hostname: "192.0.2.1", port: 443 };
@@ -75,8 +79,8 @@ pureTest("CarrierSocket carries datagrams both ways, in order", async () => {
   const [a, b] = memoryPair({ capacity: 1_000 }).map(open);
   const sent = Array.from({ length: 200 }, (_, i) => pattern((i * 997) % 16_376 + 1));
   for (const [from, to] of [[a!, b!], [b!, a!]] as const) {
-    for (const bytes of sent) while (!send(from.socket, bytes)) await settled();
-    while (to.events.got.length < sent.length) await settled();
+    for (const bytes of sent) while (!send(from.socket, bytes)) await turn();
+    while (to.events.got.length < sent.length) await turn();
     assertEquals(to.events.got, sent);
     assertEquals([from.socket.datagrams.sent, to.socket.datagrams.received], [200, 200]);
   }
@@ -117,6 +121,21 @@ pureTest("CarrierSocket sends what was committed before it is closed", async () 
   await peer.closeWrite();
   await closing;
   assertEquals([await socket.closed, events.told], [undefined, []]);
+  await socket.close();
+});
+
+Deno.test("CarrierSocket lets others have their turn while bytes come without end", async () => {
+  const endless: Duplex = {
+    read: (buffer) => Promise.resolve(buffer.fill(0x21).length),
+    write: (bytes) => Promise.resolve(bytes.length),
+    closeWrite: () => Promise.resolve(),
+    abort() {},
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+  const { socket } = open(endless);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  endless.read = () => Promise.resolve(null);
+  await socket.closed;
   await socket.close();
 });
 

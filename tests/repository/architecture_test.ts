@@ -82,6 +82,7 @@ const reserved: readonly {
     ],
     users: [
       "lib/version.ts",
+      "lib/connect_udp/carrier_socket.ts",
       "lib/connect_udp/dial_carrier.ts",
       "lib/net/accept.ts",
       "lib/net/http_listener.ts",

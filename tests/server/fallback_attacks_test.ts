@@ -148,9 +148,9 @@ attackTest(
     const datagram = (context: number, value: Uint8Array) =>
       capsule(0, concat(Uint8Array.from(encodeVarint(context)), value));
     for (let i = 0; i < 50; i++) {
-      await stranger.send(capsule(0x1f + i, randomBytes(20_000)));
-      await stranger.send(datagram(2 + i, randomBytes(1_200)));
-      await stranger.send(datagram(0, randomBytes(1_200)));
+      await stranger.send(capsule(0x1f + i, randomBytes(400)));
+      await stranger.send(datagram(2 + i, randomBytes(400)));
+      await stranger.send(datagram(0, randomBytes(400)));
     }
     await eventually("datagrams have come", () => scene.endpoint.stats.received >= received + 50);
     const got = nobody.receive();
@@ -158,6 +158,31 @@ attackTest(
     await within(timeoutMs + 2_000, "its end", stranger.ended());
     nobody.close();
     await got.catch(() => {});
+  },
+);
+
+attackBoth(
+  "FallbackListener ends carriers that bring more than a handshake takes, and no agent",
+  {},
+  async (scene) => {
+    const kinds = [
+      capsule(0, Uint8Array.of(0)),
+      capsule(0, Uint8Array.of(5)),
+      Uint8Array.of(0x21, 0),
+    ];
+    for (const [i, each] of kinds.entries()) {
+      const stranger = await scene.stranger(addressOf(i), "carrier");
+      const { received } = scene.endpoint.stats;
+      const many = concat(...Array<Uint8Array>(1_000).fill(each));
+      const flooding = (async () => {
+        for (;;) await stranger.send(many);
+      })();
+      await Promise.all([soon("its end", stranger.ended()), flooding.catch(() => {})]);
+      assertLess(scene.endpoint.stats.received - received, 100_000);
+    }
+    await scene.line(/more than \d+ bytes/);
+    await using agent = await scene.connect({ from: "192.0.2.1" });
+    await agent.transfer(1 << 20);
   },
 );
 
