@@ -6,6 +6,7 @@ import type { HttpProxy } from "../connect_udp/http_proxy.ts";
 import { bypassesProxy, type NoProxy } from "../connect_udp/no_proxy.ts";
 import { RedialingSocket } from "../connect_udp/redialing_socket.ts";
 import type { Authority } from "../net/authority.ts";
+import { ipBytes } from "../net/ip_address.ts";
 import { Resolver } from "../net/resolver.ts";
 import { identityOf } from "../quic/mod.ts";
 import type { Fallback } from "./fallback.ts";
@@ -19,6 +20,8 @@ export interface CarrierConfig {
   readonly proxy?: HttpProxy | undefined;
   /** What is connected to without it. */
   readonly noProxy?: NoProxy | undefined;
+  /** The servers as they are named, for `noProxy`. */
+  readonly servers?: readonly Authority[];
   /** Resolves the names of fallbacks and proxies. @default {the system's} */
   readonly serverResolver?: Resolver;
 }
@@ -42,8 +45,22 @@ export function dialOptionsOf(
     caCerts: [new TextDecoder().decode(ca)],
     target: address,
     ...(fallback?.url && { template: fallback.url.template }),
-    proxy: noProxy && bypassesProxy(noProxy, server) ? undefined : proxy,
+    proxy:
+      noProxy && [server, ...namesOf(server, config)].some((each) => bypassesProxy(noProxy, each))
+        ? undefined
+        : proxy,
   };
+}
+
+/** The name that a server's address comes from, where there is one that it must come from. */
+function namesOf(
+  { hostname, port }: Authority,
+  { fallback, servers = [] }: CarrierConfig,
+): readonly Authority[] {
+  const candidates = servers.filter((each) => each.port === port);
+  const isNamed = fallback || candidates.some((each) => each.hostname === hostname);
+  const names = candidates.filter((each) => ipBytes(each.hostname) === undefined);
+  return isNamed || names.length !== 1 ? [] : names;
 }
 
 /**

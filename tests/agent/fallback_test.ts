@@ -2,9 +2,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { assertEquals, assertThrows } from "@std/assert";
+import { dialOptionsOf } from "../../lib/agent/carrier.ts";
 import { parseFallback } from "../../lib/agent/fallback.ts";
 import { DEFAULT_TEMPLATE } from "../../lib/connect_udp/uri_template.ts";
+import { parseHttpProxy } from "../../lib/connect_udp/http_proxy.ts";
+import { parseNoProxy } from "../../lib/connect_udp/no_proxy.ts";
 import { NotParsedError } from "../../lib/errors.ts";
+import type { Authority } from "../../lib/net/authority.ts";
 import { pureTest as test } from "../support/pure_test.ts";
 
 test("parseFallback() takes an address", () => {
@@ -54,4 +58,29 @@ test("parseFallback() says what is wrong", () => {
     const error = assertThrows(() => parseFallback(text), NotParsedError, problem);
     assertEquals(error.message.includes("secret"), false, error.message);
   }
+});
+
+test("dialOptionsOf() heeds NO_PROXY for a server that is given by its name", () => {
+  const [address, other] = ["192.0.2.1", "192.0.2.2"].map((hostname) => ({ hostname, port: 443 }));
+  const internal = { hostname: "tunnel.internal", port: 443 };
+  const external = { hostname: "tunnel.example", port: 443 };
+  const nothing = new Uint8Array();
+  const isProxied = (servers: readonly Authority[], text: string, fallback?: string) =>
+    dialOptionsOf(address!, {
+      tls: { ca: nothing, cert: nothing, key: nothing },
+      serverName: "a",
+      servers,
+      proxy: parseHttpProxy("proxy.example:3128"),
+      noProxy: parseNoProxy(text),
+      ...(fallback !== undefined && { fallback: parseFallback(fallback) }),
+    }).proxy !== undefined;
+  assertEquals(isProxied([internal], ".internal"), false);
+  assertEquals(isProxied([internal, other!], ".internal"), false);
+  assertEquals(isProxied([external], ".internal"), true);
+  assertEquals(isProxied([external], "192.0.2.0/24"), false);
+  // It is not known which of them the address belongs to.
+  assertEquals(isProxied([internal, external], ".internal"), true);
+  assertEquals(isProxied([internal, address!], ".internal"), true);
+  assertEquals(isProxied([internal], ".internal", "fallback.example:443"), true);
+  assertEquals(isProxied([external], "fallback.example", "fallback.example:443"), false);
 });

@@ -161,14 +161,15 @@ async function checkServers(
     const found = { found: problem, value: true, isWarning: true };
     await report.step("proxy of the environment", () => found);
   }
+  const servers = serversOf(values, server);
   const ways: Ways = {
     transport,
     dialOptions: tls &&
-      ((address) => dialOptionsOf(address, { tls, serverName, fallback, ...proxy })),
+      ((address) => dialOptionsOf(address, { tls, serverName, fallback, servers, ...proxy })),
     isTcpWanted: fallback !== undefined || httpProxy !== undefined,
   };
   const session = tls && sessionOf(program, { ...values, quicLibrary }, tls);
-  for (const address of serversOf(values, server)) {
+  for (const address of servers) {
     await checkServerAt(report, address, session, ways);
   }
 }
