@@ -5,6 +5,7 @@ import type { Authority } from "../net/authority.ts";
 import { QRHT_ALPN } from "../qrht/dialect.ts";
 import {
   type AgentConnection,
+  CarrierRelay,
   ConnectionClosedError,
   DenoQuicEndpoint,
   type OpenDatagramSocket,
@@ -15,8 +16,8 @@ import {
   quicLibraryOf,
   type TlsIdentity,
   type TlsSource,
-  type TransportOptions,
 } from "../quic/mod.ts";
+import { sleep } from "../wait.ts";
 
 /** How an agent connects to a server. */
 export interface ConnectOptions extends PathOptions {
@@ -44,6 +45,9 @@ export interface OpenConnection<Connection extends AgentConnection = AgentConnec
  */
 const KEEPALIVE_MS = 600;
 
+/** Time for the last packet of Deno's QUIC to get to the relay. */
+const LEAVE_MS = 100;
+
 /** Tunnels of one connection at a time, by default. */
 export const MAX_STREAMS = 10_000;
 
@@ -67,8 +71,15 @@ export async function openConnection(
   const { tls, alpn, serverName, maxStreams = MAX_STREAMS, quicLibrary = "auto" } = options;
   const hostname = address.hostname.includes(":") ? "::" : "0.0.0.0";
   const transport = { tls, alpn, keepAliveMs: KEEPALIVE_MS, maxStreams, ...pathOptions(options) };
-  if (quicLibraryOf(quicLibrary) === "deno" && !carrier) {
-    return await openDenoConnection(hostname, address, serverName, transport, signal);
+  if (quicLibraryOf(quicLibrary) === "deno") {
+    // It cannot reset streams, and in the raw dialect nothing else tells that one was cut off.
+    const options = { ...transport, alpn: [QRHT_ALPN] };
+    const connect = (bind: string, relay?: Authority) =>
+      denoConnection(
+        bind,
+        (endpoint) => endpoint.connect(address, serverName, options, signal, relay),
+      );
+    return carrier ? await openRelayed(carrier, address, connect) : await connect(hostname);
   }
   const endpoint = new QuicEndpoint(carrier ? { carrier } : { hostname, port: 0 });
   try {
@@ -80,26 +91,46 @@ export async function openConnection(
   }
 }
 
-/** @throws {ConnectionClosedError} when the handshake fails */
-async function openDenoConnection(
-  hostname: string,
-  address: Authority,
-  serverName: string,
-  transport: TransportOptions,
-  signal: AbortSignal,
+/** @param bind the address that the endpoint is bound to */
+async function denoConnection(
+  bind: string,
+  connect: (endpoint: DenoQuicEndpoint) => Promise<AgentConnection>,
 ): Promise<OpenConnection> {
-  const endpoint = denoEndpoints.get(hostname) ?? new DenoQuicEndpoint(hostname);
-  denoEndpoints.set(hostname, endpoint);
+  const endpoint = denoEndpoints.get(bind) ?? new DenoQuicEndpoint(bind);
+  denoEndpoints.set(bind, endpoint);
   try {
-    // It cannot reset streams, and in the raw dialect nothing else tells that one was cut off.
-    const options = { ...transport, alpn: [QRHT_ALPN] };
-    const connection = await endpoint.connect(address, serverName, options, signal);
+    const connection = await connect(endpoint);
     return {
       connection,
       close: (code, reason) => Promise.resolve(connection.close(code, reason)),
     };
   } catch (error) {
-    if (isOfEndpoint(error)) denoEndpoints.delete(hostname);
+    if (isOfEndpoint(error)) denoEndpoints.delete(bind);
+    throw error;
+  }
+}
+
+/** Connects through a carrier, which is led to by a relay. */
+async function openRelayed(
+  carrier: OpenDatagramSocket,
+  address: Authority,
+  connect: (bind: string, relay: Authority) => Promise<OpenConnection>,
+): Promise<OpenConnection> {
+  const relay = new CarrierRelay(carrier, address);
+  const { hostname, port } = relay.addr;
+  try {
+    const { connection, close } = await connect(hostname, { hostname, port });
+    void relay.lost.then(() => connection.close(0, "the carrier is gone"));
+    return {
+      connection,
+      async close(code, reason) {
+        await close(code, reason);
+        await sleep(LEAVE_MS);
+        await relay[Symbol.asyncDispose]();
+      },
+    };
+  } catch (error) {
+    await relay[Symbol.asyncDispose]();
     throw error;
   }
 }

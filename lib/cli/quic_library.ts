@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** The QUIC library of an agent, `--quic-library`. */
-import type { TransportChoice } from "../agent/transport_policy.ts";
 import { UsageError } from "../errors.ts";
 import { quote } from "../printable.ts";
 import { QRHT_ALPN, speaksQrht } from "../qrht/dialect.ts";
@@ -13,14 +12,12 @@ import type { AgentFlagValues } from "./program_flags.ts";
 /** The flags of an agent that concern it. */
 export type LibraryFlagValues = Pick<
   AgentFlagValues,
-  "quicLibrary" | "transport" | "alpn" | "mtu" | "congestionControl"
+  "quicLibrary" | "alpn" | "mtu" | "congestionControl"
 >;
 
 /** An agent's library, and how it is tried out with certificates and key. */
 export interface ChosenLibrary {
   readonly quicLibrary: QuicLibrary;
-  /** What there is of `--transport`. */
-  readonly transport: TransportChoice;
   /** Of the binding, which is the default, there is nothing to say. */
   readonly tryOut: TryOut | undefined;
 }
@@ -31,18 +28,15 @@ export interface ChosenLibrary {
  * @throws {UsageError} when it cannot do what other flags ask for, or would trust other CAs
  */
 export function chosenLibrary(
-  { quicLibrary: choice, transport, alpn, mtu, congestionControl }: LibraryFlagValues,
+  { quicLibrary: choice, alpn, mtu, congestionControl }: LibraryFlagValues,
 ): ChosenLibrary {
   const quicLibrary = quicLibraryOf(choice);
-  if (quicLibrary === "binding") return { quicLibrary, transport, tryOut: undefined };
+  if (quicLibrary === "binding") return { quicLibrary, tryOut: undefined };
   const on = "on Deno's QUIC, which --quic-library selects";
   if (!alpn.some(speaksQrht)) {
     throw new UsageError(
       `--alpn ${alpn.map((name) => quote(name)).join(",")}: only ${QRHT_ALPN} is spoken ${on}`,
     );
-  }
-  if (transport === "tcp") {
-    throw new UsageError(`--transport tcp: datagrams go over UDP only ${on}`);
   }
   if (mtu > 0) throw new UsageError(`--mtu ${mtu}: the MTU cannot be set ${on}`);
   if (congestionControl === "reno") {
@@ -50,5 +44,5 @@ export function chosenLibrary(
   }
   // As early as can be: Deno may load its own CAs at any time.
   trustNoOtherCa();
-  return { quicLibrary, transport: "udp", tryOut: checkDenoIdentity };
+  return { quicLibrary, tryOut: checkDenoIdentity };
 }

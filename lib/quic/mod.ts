@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** QUIC (RFC 9000) with mutual TLS, on the native layer of `@matrixai/quic`. */
+export { CarrierRelay } from "./deno/carrier_relay.ts";
 export {
   type AgentConnection,
   type AgentStream,

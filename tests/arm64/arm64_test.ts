@@ -52,16 +52,23 @@ function startOnArm64(
 interface RunningServer extends AsyncDisposable {
   readonly tcp: number;
   readonly quic: string;
+  readonly fallback: string;
   readonly program: ChildProgram;
 }
 
 async function startServer(): Promise<RunningServer> {
-  const program = startProgram("server", { ...anyPort, ...serverFlags(certs) });
+  const program = startProgram("server", {
+    ...anyPort,
+    "listen-fallback": "127.0.0.1:0",
+    ...serverFlags(certs),
+  });
   const [, tcp] = await program.line(/tcp listener on 127\.0\.0\.1:(\d+)/, START_MS);
   const [, quic] = await program.line(/quic listener on (127\.0\.0\.1:\d+)/, START_MS);
+  const [, fallback] = await program.line(/fallback listener on (127\.0\.0\.1:\d+)/, START_MS);
   return {
     tcp: Number(tcp),
     quic: quic!,
+    fallback: fallback!,
     program,
     [Symbol.asyncDispose]: () => program[Symbol.asyncDispose](),
   };
@@ -174,7 +181,7 @@ Deno.test("proxy-agent on arm64 carries requests and files both ways, and drains
   });
 });
 
-Deno.test("proxy-passthrough on arm64 connects every stream to its upstream", async () => {
+Deno.test("proxy-passthrough on arm64 connects every stream to its upstream, over TCP", async () => {
   await using server = await startServer();
   using upstream = target(async (connection) => {
     const buffer = new Uint8Array(PIECE_BYTES);
@@ -186,9 +193,11 @@ Deno.test("proxy-passthrough on arm64 connects every stream to its upstream", as
   await using agent = startOnArm64("passthrough", {
     ...agentFlags(certs),
     server: server.quic,
+    transport: "tcp",
+    fallback: server.fallback,
     upstream: `127.0.0.1:${upstream.port}`,
   });
-  await agent.line(/"connected to quic server" .* library=deno/, START_MS);
+  await agent.line(/"connected to quic server" .* transport=tcp library=deno/, START_MS);
   await using client = tcpDuplex(
     await Deno.connect({ hostname: "127.0.0.1", port: server.tcp }),
   );

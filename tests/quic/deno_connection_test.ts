@@ -5,6 +5,7 @@
 
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import {
+  CarrierRelay,
   ConnectionClosedError,
   DenoQuicEndpoint,
   TlsAlert,
@@ -19,6 +20,10 @@ import {
   openDenoStream,
   QRHT,
 } from "../support/deno_quic.ts";
+import { MemoryCarriers } from "../support/datagram_carrier.ts";
+import { assertSameBytes, pattern } from "../support/bytes.ts";
+import { readToEnd } from "../support/memory_duplex.ts";
+import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { eventually } from "../support/eventually.ts";
 import { soon } from "../support/network.ts";
 import { clientTls, listen, serverTls } from "../support/quic.ts";
@@ -57,6 +62,68 @@ test("DenoQuicEndpoint serves several connections with one socket", async () => 
   const { there, here } = await openDenoStream(first);
   here.abort();
   there.abort();
+});
+
+/** Address of a server that only carriers lead to. */
+const FAR = { hostname: "192.0.2.1", port: 443 };
+
+test("DenoQuicEndpoint connects through a carrier, which a relay leads to", async () => {
+  await using listening = listen({ alpn: QRHT });
+  const { endpoint } = listening;
+  await using relay = new CarrierRelay(new MemoryCarriers(endpoint, 16_376).open, FAR);
+  await using own = new DenoQuicEndpoint("127.0.0.1");
+  const [server, client] = await Promise.all([
+    acceptDeno(listening),
+    own.connect(FAR, NAME, clientOptions, undefined, relay.addr),
+  ]);
+  assertEquals([client.isCarried, server.isCarried, client.remoteAddr], [true, true, FAR]);
+  const { there, here } = await openDenoStream({ client, server });
+  const bytes = pattern(1 << 20);
+  const [down, up] = await Promise.all([
+    readToEnd(here),
+    readToEnd(there),
+    send(here),
+    send(there),
+  ]);
+  for (const got of [down, up]) assertSameBytes(got, bytes);
+
+  async function send(to: Duplex): Promise<void> {
+    await writeAll(to, bytes);
+    await to.closeWrite();
+  }
+});
+
+test("CarrierRelay ends a handshake that the server does not answer", async () => {
+  await using listening = listen({ alpn: QRHT });
+  const carriers = new MemoryCarriers(listening.endpoint, 16_376);
+  await using own = new DenoQuicEndpoint("127.0.0.1");
+  const relay = new CarrierRelay(carriers.open, FAR);
+  carriers.stall();
+  const over = AbortSignal.timeout(50);
+  const connecting = own.connect(FAR, NAME, clientOptions, over, relay.addr);
+  await assertRejects(() => connecting, DOMException);
+  // Else its operation would still be under way at the end of the test.
+  await relay[Symbol.asyncDispose]();
+});
+
+test("CarrierRelay passes on what its first sender sends, and tells when the carrier is gone", async () => {
+  await using listening = listen({ alpn: QRHT });
+  const { endpoint } = listening;
+  const carriers = new MemoryCarriers(endpoint, 16_376);
+  await using relay = new CarrierRelay(carriers.open, FAR);
+  const [first, other] = [1, 2].map(() =>
+    Deno.listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: 0 })
+  ) as [Deno.DatagramConn, Deno.DatagramConn];
+  const to = { transport: "udp", ...relay.addr } as const;
+  await first.send(new Uint8Array(30), to);
+  await eventually("the first datagram", () => endpoint.stats.received === 1);
+  await other.send(new Uint8Array(30), to);
+  await first.send(new Uint8Array(30), to);
+  await eventually("the second one of the first", () => endpoint.stats.received === 2);
+  for (const socket of [first, other]) socket.close();
+  carriers.lose();
+  await soon("the loss", relay.lost);
+  assertEquals(endpoint.stats.received, 2);
 });
 
 for (

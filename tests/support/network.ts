@@ -107,6 +107,12 @@ export const combinations: Readonly<Record<string, Dialects>> = {
   "qrht/1": { server: OWN, agent: OWN },
   "qrht/1, the agent on Deno's QUIC": { server: OWN, agent: OWN, library: "deno" },
   "qrht/1 over TCP": { server: OWN, agent: OWN, transport: "tcp" },
+  "qrht/1 over TCP, the agent on Deno's QUIC": {
+    server: OWN,
+    agent: OWN,
+    library: "deno",
+    transport: "tcp",
+  },
   "raw by the server": { server: RAW, agent: OWN },
   "raw by the agent": { server: OWN, agent: RAW },
   "raw": { server: RAW, agent: RAW },

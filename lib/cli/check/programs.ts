@@ -152,7 +152,8 @@ async function checkServers(
   values: SessionFlagValues,
   env: Env,
 ): Promise<void> {
-  const { quicLibrary, transport, tryOut } = chosenLibrary(values);
+  const { quicLibrary, tryOut } = chosenLibrary(values);
+  const { transport } = values;
   const files = agentTlsFiles(values);
   const { tls, server } = await checkCertificates(report, files, "client", tryOut);
   const { fallback, httpProxy, serverName } = values;

@@ -37,7 +37,7 @@ export class DenoQuicConnection implements AgentConnection, DenoStreamHost {
   /** It resets no stream, so the credit of none is lost. */
   readonly cutStreams = 0;
   readonly isDoubted = false;
-  readonly isCarried = false;
+  readonly isCarried: boolean;
   readonly uniCredit: number;
   /** They are not to be had. */
   readonly peerCertificates = null;
@@ -53,9 +53,15 @@ export class DenoQuicConnection implements AgentConnection, DenoStreamHost {
   /** @internal Connections come from `DenoQuicEndpoint`. */
   constructor(
     native: Deno.QuicConn,
-    options: { remoteAddr: Authority; idleTimeoutMs: number; uniCredit: number },
+    options: {
+      remoteAddr: Authority;
+      isCarried: boolean;
+      idleTimeoutMs: number;
+      uniCredit: number;
+    },
   ) {
     this.#native = native;
+    this.isCarried = options.isCarried;
     this.remoteAddr = options.remoteAddr;
     this.uniCredit = options.uniCredit;
     this.alpn = native.protocol ?? "";

@@ -62,6 +62,7 @@ export class DenoQuicEndpoint implements AsyncDisposable {
    * Connects to a server, as `QuicEndpoint` does. An attempt that is given up ends in the
    * background, at the latest after the idle timeout.
    *
+   * @param relay address of what leads to the peer, by a carrier
    * @throws {ConnectionClosedError} when the handshake fails
    * @throws {UsageError} when Deno would trust other CAs as well
    * @throws the signal's reason when it aborts first
@@ -71,6 +72,7 @@ export class DenoQuicEndpoint implements AsyncDisposable {
     serverName: string,
     options: TransportOptions,
     signal?: AbortSignal,
+    relay?: Authority,
   ): Promise<DenoQuicConnection> {
     signal?.throwIfAborted();
     trustNoOtherCa();
@@ -78,8 +80,7 @@ export class DenoQuicEndpoint implements AsyncDisposable {
     const { tls, idleTimeoutMs, handshakeTimeoutMs, keepAliveMs, maxUniStreams } = settings;
     const connectOptions: ConnectOptions = {
       endpoint: this.#endpoint,
-      hostname: peer.hostname,
-      port: peer.port,
+      ...relay ?? peer,
       serverName,
       alpnProtocols: [...settings.alpn],
       // It tries all CAs of one name by itself.
@@ -109,7 +110,7 @@ export class DenoQuicEndpoint implements AsyncDisposable {
     let connecting: Promise<DenoQuicConnection> | undefined;
     try {
       connecting = Promise.try(() => Deno.connectQuic(connectOptions)).then(
-        (native) => this.#connected(native, peer, idleTimeoutMs),
+        (native) => this.#connected(native, peer, idleTimeoutMs, relay !== undefined),
         (error) => {
           throw new ConnectionClosedError(handshakeInfoOf(error, idleTimeoutMs));
         },
@@ -131,9 +132,11 @@ export class DenoQuicEndpoint implements AsyncDisposable {
     native: Deno.QuicConn,
     remoteAddr: Authority,
     idleTimeoutMs: number,
+    isCarried: boolean,
   ): DenoQuicConnection {
     const connection = new DenoQuicConnection(native, {
       remoteAddr,
+      isCarried,
       idleTimeoutMs,
       uniCredit: MAX_UNI_STREAMS,
     });
