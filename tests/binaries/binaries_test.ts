@@ -33,6 +33,17 @@ const PROMPT_MS = 20_000;
 /** Only the server has what makes certificates. */
 const MAX_PROGRAM_BYTES = { server: 106_000_000, agent: 105_000_000, passthrough: 105_000_000 };
 
+/** Those of HTTP proxies, which agents read, and of CAs, which they change on Deno's own QUIC. */
+const AGENT_VARIABLES = [
+  "HTTPS_PROXY",
+  "https_proxy",
+  "NO_PROXY",
+  "no_proxy",
+  "DENO_CERT",
+  "DENO_TLS_CA_STORE",
+  "NODE_EXTRA_CA_CERTS",
+];
+
 const certs = await Deno.makeTempDir();
 await makeCerts(certs);
 const serverFiles = serverFlags(certs);
@@ -143,7 +154,7 @@ for (const program of programTasks) {
       value !== null && value !== false
     );
     assertEquals(Object.fromEntries(granted), {
-      allow_env: ["QRHT_*"],
+      allow_env: ["QRHT_*", ...(program === "server" ? [] : AGENT_VARIABLES)],
       allow_ffi: [],
       allow_net: [],
       allow_read: [],
