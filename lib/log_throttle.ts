@@ -39,6 +39,12 @@ export class LogThrottle {
 /** For warnings about single tunnels or agents, of which there may be any number: 10 a second. */
 export const tunnelThrottle = () => new LogThrottle(1_000, undefined, 10);
 
+/** For lines of one listener about peers that are refused, at either level: 5 a second. */
+export function refusalThrottles(): Readonly<Record<"warn" | "debug", LogThrottle>> {
+  const throttle = () => new LogThrottle(1_000, undefined, 5);
+  return { warn: throttle(), debug: throttle() };
+}
+
 /**
  * The level of a line that a throttle has judged: nothing is lost, but what must not pass is only
  * logged where a line per tunnel is wanted.

@@ -12,6 +12,7 @@ import { type CloseInfo, ConnectionClosedError } from "./errors.ts";
 import {
   CONNECTION_ID_BYTES,
   connectionIdKey,
+  hasBytesAt,
   hasLongHeader,
   parseLongHeader,
 } from "./handshake/packet.ts";
@@ -25,6 +26,7 @@ import {
   type TransportSettings,
   transportSettings,
 } from "./options.ts";
+import { locate } from "./path/peer_address.ts";
 import { BASE_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 import { type HostPort, hostPort, type NativeConnection, quiche } from "./quiche/native.ts";
 import { headerBytes, sourceHostname } from "./udp/batch.ts";
@@ -79,7 +81,7 @@ export class QuicEndpoint implements ConnectionHost, ListenerHost, AsyncDisposab
    * @throws {Error} when the address cannot be bound, or certificates or key cannot be used
    */
   constructor(options: BindOptions | CarrierOptions) {
-    if ("carrier" in options) this.socket = this.#open(options.carrier, 0);
+    if ("carrier" in options) this.socket = this.#open(options.carrier);
     else {
       const { hostname, port, listen } = options;
       if (listen) this.#listener = new Listener(listen, this);
@@ -425,17 +427,6 @@ const MAX_DETACHED_MS = 2_000;
 
 /** Interval of looks whether the port of a server is closed. */
 const NOTICE_ERRORS_MS = 50;
-
-const locate = ({ hostname, port }: Authority, socket: DatagramSocket): PeerLocation => ({
-  hostname,
-  port,
-  socket,
-});
-
-function hasBytesAt(bytes: Uint8Array, at: number, expected: Uint8Array): boolean {
-  for (let i = 0; i < expected.length; i++) if (bytes[at + i] !== expected[i]) return false;
-  return true;
-}
 
 const isUnspecified = (hostname: string) => ["0.0.0.0", "::"].includes(hostname);
 

@@ -11,7 +11,7 @@ import { CarrierEndedError, CarrierSocket } from "../connect_udp/carrier_socket.
 import { UpgradeRequestParser } from "../connect_udp/upgrade_request.ts";
 import { messageOf } from "../errors.ts";
 import type { Logger } from "../log.ts";
-import { LogThrottle, timesOf } from "../log_throttle.ts";
+import { refusalThrottles, timesOf } from "../log_throttle.ts";
 import { acceptEach } from "../net/accept.ts";
 import { type Authority, formatAuthority, formatSocketAddress } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
@@ -53,10 +53,6 @@ const LINGER_MS = 1_000;
 /** Bytes of a request that are read at a time. */
 const READ_BYTES = 4096;
 
-/** Lines per second and level: anybody can cause them. */
-const LINES_PER_SECOND = 5;
-const lineThrottle = () => new LogThrottle(1_000, undefined, LINES_PER_SECOND);
-
 /** The request is none for CONNECT-UDP; it has got an answer that says so. */
 class RequestError extends Error {
   override readonly name = "RequestError";
@@ -83,7 +79,7 @@ export class FallbackListener implements Disposable {
   readonly #options: FallbackOptions;
   readonly #strangers: Strangers;
   readonly #carriers = new Set<Carried>();
-  readonly #throttles = { warn: lineThrottle(), debug: lineThrottle() };
+  readonly #throttles = refusalThrottles();
   readonly #closed = new AbortController();
   readonly #tasks = new TaskGroup();
   #look: ReturnType<typeof setInterval> | undefined;

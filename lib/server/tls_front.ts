@@ -3,7 +3,7 @@
 
 import { messageOf } from "../errors.ts";
 import type { Logger } from "../log.ts";
-import { LogThrottle, timesOf } from "../log_throttle.ts";
+import { refusalThrottles, timesOf } from "../log_throttle.ts";
 import { acceptEach } from "../net/accept.ts";
 import { ignoreNewClients } from "../net/tcp_listener.ts";
 import { formatAuthority, formatSocketAddress } from "../net/authority.ts";
@@ -48,10 +48,6 @@ export interface TlsFrontOptions {
 const HANDSHAKE_TIMEOUT_MS = 5_000;
 const MAX_HANDSHAKES = 2_000;
 
-/** Lines per second and level: anybody can cause them, and for some, signatures are verified. */
-const LINES_PER_SECOND = 5;
-const lineThrottle = () => new LogThrottle(1_000, undefined, LINES_PER_SECOND);
-
 /** A front for clients that present a certificate in TLS. */
 export class TlsFront implements Front {
   readonly kind = "tls";
@@ -62,7 +58,7 @@ export class TlsFront implements Front {
   readonly #judge: ClientJudge;
   readonly #strangers: Strangers;
   readonly #contexts = new WeakMap<TlsMaterial, ServerContext>();
-  readonly #throttles = { warn: lineThrottle(), debug: lineThrottle() };
+  readonly #throttles = refusalThrottles();
   readonly #closed = new AbortController();
   readonly #admitted: FrontClient[] = [];
   readonly #waiting: PromiseWithResolvers<FrontClient>[] = [];

@@ -84,7 +84,13 @@ export function initialToken(datagram: Uint8Array, { scid }: LongHeader): Uint8A
 export function isAddressedTo(datagram: Uint8Array, dcid: Uint8Array): boolean {
   const at = datagram.length > 0 && hasLongHeader(datagram) ? 6 : 1;
   if (at === 6 && datagram[5] !== dcid.length) return false;
-  return dcid.length > 0 && dcid.every((byte, i) => datagram[at + i] === byte);
+  return dcid.length > 0 && hasBytesAt(datagram, at, dcid);
+}
+
+/** Whether these bytes are at an offset of others. */
+export function hasBytesAt(bytes: Uint8Array, at: number, expected: Uint8Array): boolean {
+  for (let i = 0; i < expected.length; i++) if (bytes[at + i] !== expected[i]) return false;
+  return true;
 }
 
 /** A connection id as the key of a map. */

@@ -66,7 +66,7 @@ export class PeerAddress {
     }
     const isBack = this.#previous !== undefined && isAt(this.#previous, from, socket);
     if (this.#allowance === Infinity) this.#previous = this.#current;
-    this.#current = { hostname: from.hostname, port: from.port, socket };
+    this.#current = locate(from, socket);
     this.#allowance = isBack ? Infinity : AMPLIFICATION_FACTOR * bytes;
     this.#movingUntil = now + MOVING_MS;
     return !isBack;
@@ -93,6 +93,11 @@ export class PeerAddress {
   sent(bytes: number): void {
     this.#allowance -= bytes;
   }
+}
+
+/** Where what has come from an address to a socket has come from; the address may change later. */
+export function locate({ hostname, port }: Authority, socket: DatagramSocket): PeerLocation {
+  return { hostname, port, socket };
 }
 
 /** Whether what has come from an address to a socket has come from there. */
