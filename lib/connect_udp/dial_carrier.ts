@@ -10,7 +10,7 @@ import { messageOf } from "../errors.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
 import { firstToSucceed, interleaveFamilies } from "../net/happy_eyeballs.ts";
 import { formatIp, ipBytes } from "../net/ip_address.ts";
-import { connectTcp, descriptorOf, resetTcp } from "../net/tcp_reset.ts";
+import { connectTcp, descriptorOf, resetTcp, setNoDelay } from "../net/tcp_reset.ts";
 import { setCarrierOptions } from "../net/tcp_carrier.ts";
 import { onAbort } from "../on_abort.ts";
 import { type Duplex, prepend } from "../tunnel/duplex.ts";
@@ -173,7 +173,7 @@ class Dial {
     });
     if (over.aborted) tcp.close();
     over.throwIfAborted();
-    tcp.setNoDelay(true);
+    setNoDelay(tcp);
     const fd = descriptorOf(tcp);
     if (fd !== undefined) setCarrierOptions(fd);
     this.#close = () => tcp.close();

@@ -5,7 +5,7 @@
  * The C library of Linux, for what Deno has no calls for. There is none on other systems, and
  * without `--allow-ffi`.
  *
- * Numbers and layouts are those of x86-64 and arm64: socket(7), ip(7), ipv6(7).
+ * Numbers and layouts are those of x86-64 and arm64: socket(7), ip(7), ipv6(7), tcp(7).
  */
 import { type SocketAddress, unmapIp } from "./ip_address.ts";
 
@@ -14,6 +14,8 @@ export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const SOCK_DGRAM = 2;
 export const SOL_SOCKET = 1;
+export const IPPROTO_TCP = 6;
+export const TCP_NODELAY = 1;
 
 /** Bytes of `struct sockaddr_in6`; `struct sockaddr_in` has 16. */
 export const SOCKADDR_BYTES = 28;
@@ -186,17 +188,28 @@ export function isV6OnlyByDefault(): boolean {
   return isOnly;
 }
 
+/** The value of a socket option, in calls that do not overlap. */
+const option = new Int32Array(2);
+const optionLength = new Uint32Array(1);
+
 /** Reads a socket option that is an `int`; undefined when the call fails. */
 export function getOption(fd: number, level: number, name: number): number | undefined {
-  const value = new Int32Array(1);
-  const length = Uint32Array.of(value.byteLength);
-  return libc?.getsockopt(fd, level, name, value, length) === 0 ? value[0] : undefined;
+  optionLength[0] = Int32Array.BYTES_PER_ELEMENT;
+  return libc?.getsockopt(fd, level, name, option, optionLength) === 0 ? option[0] : undefined;
 }
 
-/** Sets a socket option that is an `int`, or a structure of several. */
-export function setOption(fd: number, level: number, name: number, ...value: number[]): void {
-  const ints = Int32Array.from(value);
-  libc?.setsockopt(fd, level, name, ints, ints.byteLength);
+/** Sets a socket option that is an `int`, or a structure of two. */
+export function setOption(
+  fd: number,
+  level: number,
+  name: number,
+  first: number,
+  second?: number,
+): void {
+  option[0] = first;
+  option[1] = second ?? 0;
+  const count = second === undefined ? 1 : 2;
+  libc?.setsockopt(fd, level, name, option, count * Int32Array.BYTES_PER_ELEMENT);
 }
 
 /** Writes a socket address, IPv4 as IPv4-mapped IPv6 if `asV6`. Returns its length in bytes. */

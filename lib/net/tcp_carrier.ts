@@ -2,11 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Options of TCP connections that carry datagrams, on Linux and with `--allow-ffi`. */
-import { libc, setOption } from "./libc.ts";
+import { IPPROTO_TCP, libc, setOption, TCP_NODELAY } from "./libc.ts";
 
 /** tcp(7) */
-const IPPROTO_TCP = 6;
-const TCP_NODELAY = 1;
 const TCP_CONGESTION = 13;
 const TCP_NOTSENT_LOWAT = 25;
 

@@ -7,7 +7,7 @@
  * `--allow-ffi`.
  */
 import type { Logger } from "../log.ts";
-import { libc, setOption, SOL_SOCKET } from "./libc.ts";
+import { getOption, IPPROTO_TCP, libc, setOption, SOL_SOCKET } from "./libc.ts";
 import { descriptorOf } from "./tcp_reset.ts";
 
 export interface TcpKeepaliveOptions {
@@ -20,13 +20,15 @@ export interface TcpKeepaliveOptions {
 
 /** socket(7), tcp(7) */
 const SO_KEEPALIVE = 9;
-const IPPROTO_TCP = 6;
 const TCP_KEEPIDLE = 4;
 const TCP_KEEPINTVL = 5;
 const TCP_KEEPCNT = 6;
 
 /** Probes without a response after which a connection is given up, as in Go's net package. */
 const PROBES = 9;
+
+/** The system's own number, which connections have as long as none is set. */
+let systemProbes: number | undefined;
 
 /** Sets the keepalive of a connection that was accepted, or comes from `connectTcp`. */
 export function setTcpKeepalive(connection: Deno.TcpConn, ms: number): void {
@@ -37,12 +39,15 @@ export function setTcpKeepalive(connection: Deno.TcpConn, ms: number): void {
 
 /** Sets the keepalive of a descriptor. */
 export function setKeepaliveOptions(fd: number, ms: number): void {
+  if (ms > 0) {
+    const seconds = Math.ceil(ms / 1_000);
+    setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds);
+    setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, seconds);
+    systemProbes ??= getOption(fd, IPPROTO_TCP, TCP_KEEPCNT);
+    if (systemProbes !== PROBES) setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, PROBES);
+  }
+  // Last, as it starts the timer.
   setOption(fd, SOL_SOCKET, SO_KEEPALIVE, ms > 0 ? 1 : 0);
-  if (ms === 0) return;
-  const seconds = Math.ceil(ms / 1_000);
-  setOption(fd, IPPROTO_TCP, TCP_KEEPIDLE, seconds);
-  setOption(fd, IPPROTO_TCP, TCP_KEEPINTVL, seconds);
-  setOption(fd, IPPROTO_TCP, TCP_KEEPCNT, PROBES);
 }
 
 /** Logs if the interval cannot be set, so that the system's defaults apply. */

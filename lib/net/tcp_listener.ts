@@ -3,16 +3,22 @@
 
 /** What Deno has no calls for on a TCP listener, on Linux and with `--allow-ffi`. */
 import { formatIp } from "./ip_address.ts";
-import { getOption, libc, readSocketAddress, setOption, SOL_SOCKET } from "./libc.ts";
+import {
+  getOption,
+  IPPROTO_TCP,
+  libc,
+  readSocketAddress,
+  setOption,
+  SOL_SOCKET,
+  TCP_NODELAY,
+} from "./libc.ts";
 import { setCarrierOptions } from "./tcp_carrier.ts";
 import { setKeepaliveOptions } from "./tcp_keepalive.ts";
 import { setLinger } from "./tcp_reset.ts";
 
-/** socket(7), tcp(7) */
+/** socket(7) */
 const SO_ATTACH_FILTER = 26;
 const SO_ACCEPTCONN = 30;
-const IPPROTO_TCP = 6;
-const TCP_NODELAY = 1;
 
 /** `struct sock_filter`: one instruction of BPF, "return 0", which drops each packet. */
 const DROP_ALL = Uint8Array.of(0x06, 0, 0, 0, 0, 0, 0, 0);

@@ -11,7 +11,16 @@
 import { equals } from "@std/bytes/equals";
 import { firstReserved, TooManyFilesError } from "./descriptors.ts";
 import { ipBytes } from "./ip_address.ts";
-import { libc, nextDescriptor, readSocketAddress, setOption, SOL_SOCKET } from "./libc.ts";
+import {
+  getOption,
+  IPPROTO_TCP,
+  libc,
+  nextDescriptor,
+  readSocketAddress,
+  setOption,
+  SOL_SOCKET,
+  TCP_NODELAY,
+} from "./libc.ts";
 
 /** `struct sockaddr` of the family AF_UNSPEC. */
 const NO_ADDRESS = new Uint8Array(16);
@@ -27,11 +36,11 @@ const OPENED_MEANWHILE = 1024;
 /** Descriptors that may have been freed, below that of a connection, before one was looked at. */
 const FREED_MEANWHILE = 64;
 
-/**
- * Descriptors of open connections that come from {@linkcode connectTcp}. Reading the addresses of a
- * descriptor has shown whose it is.
- */
+/** Descriptors of open connections that come from {@linkcode connectTcp}, each shown to be it. */
 const descriptors = new WeakMap<Deno.TcpConn, number>();
+
+/** The descriptor that was next when such a connection was made, until its own is known. */
+const guesses = new WeakMap<Deno.TcpConn, number>();
 
 /** Connections that are about to be closed: their descriptors are soon those of others. */
 const over = new WeakSet<Deno.TcpConn>();
@@ -53,8 +62,26 @@ export async function connectTcp(options: Deno.ConnectOptions): Promise<Deno.Tcp
     throw new TooManyFilesError();
   }
   const connection = await Deno.connect(options);
-  if (next !== undefined) search(connection, next);
+  if (next !== undefined) {
+    highest = Math.max(highest, next);
+    guesses.set(connection, next);
+  }
   return connection;
+}
+
+/**
+ * Turns off Nagle's algorithm. The descriptor of a connection that comes from
+ * {@linkcode connectTcp} is recognized by that: it is off there from this moment on. Reading its
+ * addresses would take longer.
+ */
+export function setNoDelay(connection: Deno.TcpConn): void {
+  const guess = guesses.get(connection);
+  const isOn = guess !== undefined && getOption(guess, IPPROTO_TCP, TCP_NODELAY) === 0;
+  connection.setNoDelay(true);
+  if (isOn && getOption(guess, IPPROTO_TCP, TCP_NODELAY) === 1) {
+    guesses.delete(connection);
+    descriptors.set(connection, guess);
+  }
 }
 
 /**
@@ -120,6 +147,8 @@ export function descriptorOf(connection: Deno.TcpConn): number | undefined {
   if (over.has(connection)) return undefined;
   const known = descriptors.get(connection);
   if (known !== undefined) return known;
+  const guess = guesses.get(connection);
+  if (guess !== undefined) return search(connection, guess);
   const fd = libc && acceptedDescriptorOf(connection);
   if (fd === undefined) return undefined;
   areAcceptedKnown ||= hasAddresses(connection, fd);
@@ -142,25 +171,20 @@ function acceptedDescriptorOf(connection: Deno.TcpConn): number | undefined {
   return typeof fd === "number" ? fd : undefined;
 }
 
-/** Looks for a connection's descriptor, which usually is the first one looked at. */
-function search(connection: Deno.TcpConn, next: number): void {
-  highest = Math.max(highest, next);
-  for (let fd = next; fd <= highest + OPENED_MEANWHILE; fd++) {
-    if (isOf(connection, fd)) return;
-  }
-  for (let fd = next - 1; fd >= 0; fd--) {
-    if (isOf(connection, fd)) return;
-  }
-}
-
 /**
- * Whether a descriptor is that of a connection, which is remembered then: no other one must ever be
- * reset.
+ * Looks for the descriptor of a connection that comes from {@linkcode connectTcp}, once, by its
+ * addresses.
  */
-function isOf(connection: Deno.TcpConn, fd: number): boolean {
-  const isIt = hasAddresses(connection, fd);
-  if (isIt) descriptors.set(connection, fd);
-  return isIt;
+function search(connection: Deno.TcpConn, guess: number): number | undefined {
+  guesses.delete(connection);
+  const isIt = (fd: number) => {
+    if (!hasAddresses(connection, fd)) return false;
+    descriptors.set(connection, fd);
+    return true;
+  };
+  for (let fd = guess; fd <= highest + OPENED_MEANWHILE; fd++) if (isIt(fd)) return fd;
+  for (let fd = guess - 1; fd >= 0; fd--) if (isIt(fd)) return fd;
+  return undefined;
 }
 
 function hasAddresses({ localAddr, remoteAddr }: Deno.TcpConn, fd: number): boolean {

@@ -3,7 +3,13 @@
 
 import { setAcceptedOptions } from "../net/tcp_listener.ts";
 import { setTcpKeepalive } from "../net/tcp_keepalive.ts";
-import { isTcpReset, learnDescriptor, resetTcp, resetTcpAtExit } from "../net/tcp_reset.ts";
+import {
+  isTcpReset,
+  learnDescriptor,
+  resetTcp,
+  resetTcpAtExit,
+  setNoDelay,
+} from "../net/tcp_reset.ts";
 import type { Duplex } from "./duplex.ts";
 
 /**
@@ -14,7 +20,7 @@ import type { Duplex } from "./duplex.ts";
  * @param keepaliveMs idle time until a keepalive probe, 0 for no probes
  */
 export function tcpDuplex(connection: Deno.TcpConn, keepaliveMs = 0): Duplex {
-  connection.setNoDelay(true);
+  setNoDelay(connection);
   setTcpKeepalive(connection, keepaliveMs);
   resetTcpAtExit(connection, true);
   return duplexOf(connection);

@@ -3,7 +3,13 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { addressReads } from "../support/address_reads.ts";
-import { connectTcp, isTcpReset, resetTcp, resetTcpAtExit } from "../../lib/net/tcp_reset.ts";
+import {
+  connectTcp,
+  isTcpReset,
+  resetTcp,
+  resetTcpAtExit,
+  setNoDelay,
+} from "../../lib/net/tcp_reset.ts";
 import { canResetTcp } from "../support/can_reset_tcp.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly } from "../support/memory_duplex.ts";
@@ -72,10 +78,61 @@ for (const end of ["reset", "closed in order"]) {
   });
 }
 
+Deno.test("setNoDelay() recognizes connections by it, and reads no address", async () => {
+  const pairs = await Promise.all(Array.from({ length: 40 }, tcpPair));
+  const before = addressReads();
+  for (const [own] of pairs) setNoDelay(own);
+  for (const [own, peer] of pairs) {
+    assertEquals(resetTcp(own), canResetTcp);
+    own.close();
+    await assertWasReset(peer);
+    peer.close();
+  }
+  assertEquals(addressReads(), before);
+});
+
+for (const isOff of [false, true]) {
+  Deno.test(`setNoDelay() takes no other connection for its own, which has Nagle's algorithm ${isOff ? "off" : "on"}`, async () => {
+    using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const { port } = listener.addr as Deno.NetAddr;
+    const address = { hostname: "127.0.0.1", port };
+    // Gets the descriptor that was next.
+    let other: Deno.TcpConn | undefined;
+    const { connect } = Deno;
+    const stub = async (options: Deno.ConnectOptions) => {
+      other = await connect(address);
+      other.setNoDelay(isOff);
+      return await connect(options);
+    };
+    Object.assign(Deno, { connect: stub });
+    const connecting = connectTcp(address);
+    Object.assign(Deno, { connect });
+    const [peerOfOther, peer, own] = [
+      await listener.accept(),
+      await listener.accept(),
+      await connecting,
+    ];
+    setNoDelay(own);
+    assertEquals(resetTcp(own), canResetTcp);
+    own.close();
+    await assertWasReset(peer);
+    await other!.write(Uint8Array.of(1));
+    assertEquals(await readExactly(peerOfOther, 1), Uint8Array.of(1));
+    for (const connection of [other!, peerOfOther, peer]) connection.close();
+  });
+}
+
 Deno.test("resetTcp() leaves the connection alone that has the descriptor of one that is over", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr as Deno.NetAddr;
-  const open = () => Promise.all([connectTcp({ hostname: "127.0.0.1", port }), listener.accept()]);
+  const open = async () => {
+    const pair = await Promise.all([
+      connectTcp({ hostname: "127.0.0.1", port }),
+      listener.accept(),
+    ]);
+    setNoDelay(pair[0]);
+    return pair;
+  };
   for (const end of [resetTcp, (own: Deno.TcpConn) => resetTcpAtExit(own, false)]) {
     const over = await open();
     for (const own of over) {
