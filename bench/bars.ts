@@ -53,9 +53,9 @@ const ratio = (name: string, a: string, b: string) => ({
   spread: compared(ratioOf, a, b),
 });
 
-const above = (name: string, a: string, b: string) => ({
+const above = (name: string, unit: string, a: string, b: string) => ({
   name,
-  unit: " MiB",
+  unit,
   spread: compared(differenceOf, a, b),
 });
 
@@ -227,11 +227,21 @@ export const bars: readonly Bar[] = [
     ...atMost(0),
   },
   ...ends.map((end) => ({
-    ...above(`${end} at rest above an empty program`, `memory/rest/${end}`, "memory/empty"),
+    ...above(
+      `${end} at rest above an empty program`,
+      " MiB",
+      `memory/rest/${end}`,
+      "memory/empty",
+    ),
     ...atMost(30),
   })),
   ...ends.map((end) => ({
-    ...above(`${end} after load above that`, `memory/loaded/${end}`, `memory/rest/${end}`),
+    ...above(
+      `${end} after load above that`,
+      " MiB",
+      `memory/loaded/${end}`,
+      `memory/rest/${end}`,
+    ),
     ...atMost(60),
   })),
   ...ends.map((end) => ({
@@ -246,6 +256,28 @@ export const bars: readonly Bar[] = [
     ...own(`idle CPU of the ${end}`, " %", `idle/${end}`),
     ...atMost(0.2),
   })),
+  ...["down", "up"].flatMap((direction) => [
+    {
+      ...own(`1 ${direction} over TCP`, " MB/s", `carrier/tcp/${direction}/1`),
+      ...atLeast(150),
+    },
+    {
+      ...ratio(
+        `1 ${direction} over TCP / TLS relays'`,
+        `carrier/tcp/${direction}/1`,
+        `carrier/relays/${direction}/1`,
+      ),
+      ...toCompare,
+    },
+  ]),
+  {
+    ...above("GET p50 over TCP above UDP's", " ms", "carrier/tcp/p50", "carrier/udp/p50"),
+    ...atMost(1),
+  },
+  {
+    ...ratio("GET p50 over TCP / TLS relays'", "carrier/tcp/p50", "carrier/relays/p50"),
+    ...toCompare,
+  },
 ];
 
 /** Holds what was measured against the bars. */

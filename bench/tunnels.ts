@@ -132,17 +132,19 @@ export interface Relays extends Passage, AsyncDisposable {
  * Starts two relays, and waits until they listen.
  *
  * @param start starts one. @default {with the permissions of the benchmark's programs}
+ * @param certificates folder with those for TLS between the two. @default {plain TCP}
  */
 export async function startRelays(
   signal: AbortSignal,
   start = (args: readonly string[]) => benchProgram("relay.ts", args),
+  certificates?: string,
 ): Promise<Relays> {
   await using started = new AsyncDisposableStack();
-  const relay = async (...args: string[]) => {
-    const program = started.use(start(args));
+  const relay = async (mode: string) => {
+    const program = started.use(start(certificates === undefined ? [mode] : [mode, certificates]));
     return { program, port: (await program.said(/relay on (\d+)/, signal))[1]! };
   };
-  const second = await relay();
+  const second = await relay("connect");
   const first = await relay(second.port);
   const keep = started.move();
   return {

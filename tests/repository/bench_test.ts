@@ -10,11 +10,13 @@ import { differenceOf, percentile, ratioOf, spreadOf } from "../../bench/statist
 import { curvesOf, growthTable } from "../../bench/growth.ts";
 import { get } from "../../bench/http_client.ts";
 import { Attempts, MAX_PEERS, parsePeers, startPeers } from "../../bench/peers.ts";
+import { makeCerts } from "../../certs/make.ts";
 import { parseCounts } from "../../bench/system_calls.ts";
 import { transfer } from "../../bench/transfer.ts";
 import { startOrigin, startRelays } from "../../bench/tunnels.ts";
 import { UsageError } from "../../lib/errors.ts";
 import { alignColumns } from "../../tools/columns.ts";
+import { temporaryFolder } from "../support/temporary_folder.ts";
 
 function test(name: string, fn: () => void | Promise<void>): void {
   Deno.test({ name, permissions: "none", fn });
@@ -305,10 +307,12 @@ function freePort(): number {
   return listener.addr.port;
 }
 
-Deno.test("startPeers() sends requests and transfers through the relays and a peer that was started", async () => {
+Deno.test("startPeers() sends requests and transfers through the relays and a peer, here relays with TLS between them", async () => {
   const { signal } = new AbortController();
   await using origin = await startOrigin(signal);
-  await using other = await startRelays(signal);
+  await using folder = await temporaryFolder();
+  await makeCerts(folder.path);
+  await using other = await startRelays(signal, undefined, folder.path);
   const spec = `other=127.0.0.1:${other.ports.tcp},127.0.0.1:${freePort()},connect`;
   const started = await startPeers(
     parsePeers([`${spec},${other.programs.map(({ pid }) => pid)}`]),
