@@ -6,7 +6,7 @@
  * `deploy/schemas/proxy-server.json` and so on, by which editors complete and check it.
  */
 import { isConfigurable, takesList } from "../lib/cli/config_file.ts";
-import type { Flag } from "../lib/cli/flags.ts";
+import type { Flag } from "../lib/cli/flag.ts";
 import { type ProgramInfo, programInfos } from "../lib/cli/programs.ts";
 
 const FOLDER = "deploy/schemas";

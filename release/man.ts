@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** `deno task man`: writes a manual page for each program, `dist/man/proxy-server.1` and so on. */
-import { envNameOf, type Flag, informingFlags } from "../lib/cli/flags.ts";
+import { envNameOf } from "../lib/cli/environment.ts";
+import type { Flag } from "../lib/cli/flag.ts";
+import { informingFlags } from "../lib/cli/informing_flags.ts";
 import { COMMAND_LINE_ONLY, requirementOf } from "../lib/cli/help.ts";
 import { type ProgramInfo, programInfos } from "../lib/cli/programs.ts";
 import { version } from "../lib/version.ts";

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Completion scripts for shells, made of a table of flags. */
-import { type Flag, type FlagTable, informingFlags, type Shell } from "./flags.ts";
+import type { Flag, FlagTable } from "./flag.ts";
+import { informingFlags, type Shell } from "./informing_flags.ts";
 
 /** The script that has a shell complete the flags of a program, without a newline at its end. */
 export function formatCompletion(shell: Shell, program: string, flags: FlagTable): string {

@@ -9,15 +9,10 @@ import { UsageError } from "../errors.ts";
 import { oneLine, quote } from "../printable.ts";
 import { inSlices } from "../slices.ts";
 import { fileFault, readBounded } from "../tls/files.ts";
-import {
-  addFrom,
-  type Environment,
-  type Flag,
-  type FlagTable,
-  nearest,
-  type ParsedFlags,
-  parseFlags,
-} from "./flags.ts";
+import type { Environment } from "./environment.ts";
+import { addFrom, type Flag, type FlagTable } from "./flag.ts";
+import { nearest } from "./nearest.ts";
+import { type ParsedFlags, parseFlags } from "./parse_flags.ts";
 
 /** Reads YAML. Every scalar is the text that is written, whatever it looks like. */
 type ParseYaml = (text: string) => unknown;

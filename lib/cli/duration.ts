@@ -4,14 +4,8 @@
 /** Durations as Go writes them. */
 import { MAX_TIMER_MS } from "../wait.ts";
 import { UsageError } from "../errors.ts";
-import {
-  type Flag,
-  type FlagOptions,
-  inRange,
-  makeFlag,
-  rangeNotes,
-  type ValueOf,
-} from "./flags.ts";
+import { type Flag, type FlagOptions, makeFlag, type ValueOf } from "./flag.ts";
+import { inRange, rangeNotes } from "./flag_kinds.ts";
 import { quote } from "../printable.ts";
 
 /**

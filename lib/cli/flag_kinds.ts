@@ -1,192 +1,181 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-/** Flags whose values are addresses, networks and rules. */
-import { type Fallback, parseFallback } from "../agent/fallback.ts";
-import { type HttpProxy, parseHttpProxy } from "../connect_udp/http_proxy.ts";
-import { NotParsedError, UsageError } from "../errors.ts";
-import { type Authority, parseAuthority, type ParseAuthorityOptions } from "../net/authority.ts";
-import { type Cidr, parseCidr } from "../net/cidr.ts";
-import { parseRule, type Rule } from "../net/target_rule.ts";
-import { parseAgents } from "../server/agent_set.ts";
-import type { TcpAddress } from "../server/front.ts";
-import { parseRoute, type TargetRoute } from "../server/routes.ts";
+/** Flags whose values are texts, numbers, booleans, words, and lists of these. */
+
+import { UsageError } from "../errors.ts";
+import { quote } from "../printable.ts";
 import {
+  checked,
   type Flag,
+  type FlagCheck,
   type FlagOptions,
   itemsOf,
   makeFlag,
   makeListFlag,
-  NamedValueError,
   type ValueOf,
-} from "./flags.ts";
+} from "./flag.ts";
 
-/** A parser whose errors, which name the part of a value that is wrong, become those of a flag. */
-function named<T>(parse: (text: string) => T): (text: string) => T {
-  return (text) => {
-    try {
-      return parse(text);
-    } catch (error) {
-      if (!(error instanceof NotParsedError)) throw error;
-      throw new NamedValueError(error.message, { cause: error });
-    }
-  };
-}
-
-/** `host:port`, as `parseAuthority()` takes it. The default is written the same way. */
-export function addressFlag<const O extends FlagOptions<string> & Readonly<ParseAuthorityOptions>>(
-  name: string,
-  options: O,
-): Flag<ValueOf<Authority, O>> {
-  return makeFlag<Authority, O>(name, options, {
-    kind: "address",
-    valueName: "host:port",
-    defaultText: options.default,
-    parse: named((text) => parseAuthority(text, options)),
-  });
-}
-
-/** `--x` alone, whose value is `true`, or with a `host:port`, as `parseAuthority()` takes it. */
-export function optionalAddressFlag(
-  name: string,
-  options: { readonly help: string; readonly commandLineOnly?: boolean },
-): Flag<Authority | true | undefined> {
-  return {
-    ...makeFlag<Authority | true, FlagOptions<string>>(name, options, {
-      kind: "address",
-      valueName: "[host:port]",
-      defaultText: undefined,
-      parse: named((text) => parseAuthority(text)),
-    }),
-    alone: true,
-    commandLineOnly: options.commandLineOnly ?? false,
-  };
-}
-
-/**
- * `host:port`, or `host:port@agents` as `parseAgents()` takes them. The value has those of all
- * occurrences.
- */
-export function listenFlag(
-  name: string,
-  options:
-    & Readonly<ParseAuthorityOptions>
-    & { readonly help: string; readonly dependentDefault: string; readonly restricts: boolean },
-): Flag<readonly TcpAddress[]> {
-  const several = { ...options, multiple: true } as const;
-  return makeFlag<TcpAddress, typeof several>(name, several, {
-    kind: "address",
-    valueName: "host:port[@agents]",
-    defaultText: undefined,
-    parse: named((text) => {
-      const at = text.indexOf("@");
-      if (at < 0) return parseAuthority(text, options);
-      const address = parseAuthority(text.slice(0, at), options);
-      return { ...address, agents: parseAgents(text.slice(at + 1)) };
-    }),
-  });
-}
-
-/** `agents=targets`, as `parseRoute()` takes it. The value has those of all occurrences. */
-export function routeFlag(
-  name: string,
-  options: { readonly help: string },
-): Flag<readonly TargetRoute[]> {
-  const several = { ...options, multiple: true, restricts: true } as const;
-  return makeFlag<TargetRoute, typeof several>(name, several, {
-    kind: "list",
-    valueName: "agents=targets",
-    defaultText: undefined,
-    parse: named(parseRoute),
-  });
-}
-
-/** `host:port` or an `https` URL, as `parseFallback()` takes it. */
-export function fallbackFlag(
-  name: string,
-  options: { readonly help: string },
-): Flag<Fallback | undefined> {
-  return makeFlag<Fallback, FlagOptions<string>>(name, options, {
-    kind: "address",
-    valueName: "host:port",
-    defaultText: undefined,
-    parse: named(parseFallback),
-  });
-}
-
-/** Written where no HTTP proxy is to be used. */
-export const NO_HTTP_PROXY = "none";
-
-/** An HTTP proxy, as `parseHttpProxy()` takes it, or `none`. Errors do not contain the password. */
-export function httpProxyFlag(
-  name: string,
-  options: { readonly help: string },
-): Flag<HttpProxy | typeof NO_HTTP_PROXY | undefined> {
-  return makeFlag<HttpProxy | typeof NO_HTTP_PROXY, FlagOptions<string>>(name, options, {
+/** Any text but the empty one, unless `allowEmpty`. */
+export function stringFlag<
+  const O extends FlagOptions<string> & {
+    readonly allowEmpty?: boolean;
+    readonly check?: FlagCheck;
+  },
+>(name: string, options: O): Flag<ValueOf<string, O>> {
+  return makeFlag<string, O>(name, options, {
     kind: "string",
-    valueName: "url",
-    defaultText: undefined,
-    parse: named((text) => text === NO_HTTP_PROXY ? text : parseHttpProxy(text)),
-  });
-}
-
-/** Permissions of a file in octal, such as `0660`. */
-export function fileModeFlag<const O extends FlagOptions<string>>(
-  name: string,
-  options: O,
-): Flag<ValueOf<number, O>> {
-  return makeFlag<number, O>(name, options, {
-    kind: "string",
-    valueName: "octal",
+    valueName: "string",
     defaultText: options.default,
     parse(text) {
-      if (!/^0?[0-7]{3}$/.test(text)) throw new UsageError("not permissions in octal like 0660");
-      return Number.parseInt(text, 8);
+      if (text === "" && !options.allowEmpty) throw new UsageError("must not be empty");
+      return passing(options.check, text);
+    },
+  });
+}
+
+/** A decimal integer from `min` to `max`, both by default as far as a number is exact. */
+export function integerFlag<
+  const O extends FlagOptions<number> & {
+    readonly min?: number;
+    readonly max?: number;
+    /** Says what is wrong with a value within these bounds. */
+    readonly check?: (value: number) => string | undefined;
+  },
+>(name: string, options: O): Flag<ValueOf<number, O>> {
+  const { min = Number.MIN_SAFE_INTEGER, max = Number.MAX_SAFE_INTEGER } = options;
+  return makeFlag<number, O>(name, options, {
+    kind: "integer",
+    valueName: "integer",
+    notes: rangeNotes(options.min, options.max, String),
+    defaultText: options.default?.toString(),
+    parse(text) {
+      if (!/^[-+]?[0-9]+$/.test(text)) throw new UsageError("not an integer");
+      const value = inRange(Number(text) + 0, min, max, String); // + 0 makes 0 of -0
+      const reason = options.check?.(value);
+      if (reason !== undefined) throw new UsageError(reason);
+      return value;
+    },
+  });
+}
+
+const TRUE = /^(?:1|t|T|true|TRUE|True)$/;
+const FALSE = /^(?:0|f|F|false|FALSE|False)$/;
+
+/** `--x` alone or with one of the values of Go's `strconv.ParseBool`; false by default. */
+export function booleanFlag(
+  name: string,
+  options: {
+    readonly help: string;
+    readonly default?: boolean;
+    readonly commandLineOnly?: boolean;
+  },
+): Flag<boolean> {
+  return checked<boolean>({
+    name,
+    kind: "boolean",
+    help: options.help,
+    valueName: "",
+    notes: [],
+    required: false,
+    defaultText: options.default === undefined ? undefined : String(options.default),
+    initial: false,
+    commandLineOnly: options.commandLineOnly ?? false,
+    add(text) {
+      if (TRUE.test(text)) return true;
+      if (FALSE.test(text)) return false;
+      throw new UsageError("not a boolean: write true or false");
     },
   });
 }
 
 /**
- * Comma separated `host:port`, as `parseAuthority()` takes them. The default is written the same
- * way. Otherwise like `listFlag()`.
+ * Comma separated texts, none of them empty. The value is an empty array without a default;
+ * `multiple` appends the items of every occurrence.
  */
-export function addressListFlag(
+export function listFlag(
   name: string,
-  options: FlagOptions<readonly string[]> & Readonly<ParseAuthorityOptions>,
-): Flag<readonly Authority[]> {
-  return makeListFlag<Authority>(name, options, {
-    valueName: "host:port",
+  options: FlagOptions<readonly string[]> & { readonly check?: FlagCheck },
+): Flag<readonly string[]> {
+  return makeListFlag<string>(name, options, {
+    valueName: "list",
     defaultText: options.default?.join(","),
-    parse: named((text) => itemsOf(text).map((item) => parseAuthority(item, options))),
+    parse: (text) => itemsOf(text).map((item) => passing(options.check, item)),
   });
 }
 
+/** Written where a list of choices is to be empty; no choice itself. */
+const NO_CHOICE = "none";
+
 /**
- * Comma separated networks, as `parseCidr()` takes them. The default is written the same way.
- * Otherwise like `listFlag()`.
+ * Some of a few words, comma-separated, or `none` alone. The value has each word once, in the order
+ * of the choices; it is an empty array without a default. The last occurrence wins.
  */
-export function cidrListFlag(
+export function choiceListFlag<const C extends readonly string[]>(
   name: string,
-  options: FlagOptions<readonly string[]>,
-): Flag<readonly Cidr[]> {
-  return makeListFlag<Cidr>(name, options, {
-    valueName: "cidrs",
-    defaultText: options.default?.join(","),
-    parse: named((text) => itemsOf(text).map(parseCidr)),
+  options: FlagOptions<readonly C[number][]> & {
+    readonly choices: C;
+    readonly multiple?: never;
+    /** Whether `none` is an error. @default {false} */
+    readonly atLeastOne?: boolean;
+  },
+): Flag<readonly C[number][]> {
+  const { atLeastOne = false } = options;
+  const choices: readonly C[number][] = options.choices;
+  const none = atLeastOne ? [] : [NO_CHOICE];
+  return makeListFlag<C[number]>(name, options, {
+    valueName: "list",
+    notes: [`${[...none, "some"].join(" or ")} of ${choices.join(", ")}`, "comma-separated"],
+    choices: [...none, ...choices],
+    defaultText: options.default?.length === 0 ? NO_CHOICE : options.default?.join(","),
+    parse(text) {
+      if (!atLeastOne && text.trim() === NO_CHOICE) return [];
+      const items = itemsOf(text);
+      const unknown = items.find((item) => !choices.includes(item));
+      if (unknown === NO_CHOICE) {
+        throw new UsageError(`${quote(NO_CHOICE)} cannot be combined with other values`);
+      }
+      if (unknown !== undefined) {
+        throw new UsageError(`${quote(unknown)} is not one of ${choices.join(", ")}`);
+      }
+      return choices.filter((choice) => items.includes(choice));
+    },
   });
 }
 
-/**
- * Comma separated rules about destinations, as `parseRule()` takes them, of all occurrences
- * together. The value is an empty array without any.
- */
-export function ruleListFlag(
-  name: string,
-  options: { readonly help: string },
-): Flag<readonly Rule[]> {
-  return makeListFlag<Rule>(name, { ...options, multiple: true, restricts: true }, {
-    valueName: "rules",
-    defaultText: undefined,
-    parse: named((text) => itemsOf(text).map(parseRule)),
+/** One of a few words. */
+export function choiceFlag<
+  const C extends readonly string[],
+  const O extends FlagOptions<C[number]>,
+>(name: string, choices: C, options: O): Flag<ValueOf<C[number], O>> {
+  return makeFlag<C[number], O>(name, options, {
+    kind: "choice",
+    valueName: choices.join("|"),
+    choices,
+    defaultText: options.default,
+    parse(text) {
+      if (!choices.includes(text)) throw new UsageError(`must be one of ${choices.join(", ")}`);
+      return text;
+    },
   });
+}
+
+function passing(check: FlagCheck | undefined, value: string): string {
+  const reason = check?.(value);
+  if (reason !== undefined) throw new UsageError(reason);
+  return value;
+}
+
+type Show = (value: number) => string;
+
+export function inRange(value: number, min: number, max: number, show: Show): number {
+  if (value < min) throw new UsageError(`must be at least ${show(min)}`);
+  if (value > max) throw new UsageError(`must be at most ${show(max)}`);
+  return value;
+}
+
+export function rangeNotes(min: number | undefined, max: number | undefined, show: Show): string[] {
+  if (min !== undefined && max !== undefined) return [`${show(min)} to ${show(max)}`];
+  if (min !== undefined) return [`at least ${show(min)}`];
+  return max !== undefined ? [`at most ${show(max)}`] : [];
 }

@@ -1,7 +1,9 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { envNameOf, type Flag, type FlagTable, informingFlags } from "./flags.ts";
+import { envNameOf } from "./environment.ts";
+import type { Flag, FlagTable } from "./flag.ts";
+import { informingFlags } from "./informing_flags.ts";
 
 /** Note of a flag without an environment variable. */
 export const COMMAND_LINE_ONLY = "command line only";

@@ -6,8 +6,8 @@ import { type NoProxy, parseNoProxy } from "../connect_udp/no_proxy.ts";
 import { NotParsedError } from "../errors.ts";
 import type { CarrierConfig } from "../agent/carrier.ts";
 import type { Logger } from "../log.ts";
-import { NO_HTTP_PROXY } from "./flag_kinds.ts";
-import type { Env } from "./flags.ts";
+import { NO_HTTP_PROXY } from "./address_flags.ts";
+import type { Env } from "./environment.ts";
 import type { AgentFlagValues } from "./program_flags.ts";
 
 /** The HTTP proxy to use. */

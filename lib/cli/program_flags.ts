@@ -26,17 +26,16 @@ import {
   optionalAddressFlag,
   routeFlag,
   ruleListFlag,
-} from "./flag_kinds.ts";
+} from "./address_flags.ts";
+import type { FlagTable, FlagValues } from "./flag.ts";
 import {
   booleanFlag,
   choiceFlag,
   choiceListFlag,
-  type FlagTable,
-  type FlagValues,
   integerFlag,
   listFlag,
   stringFlag,
-} from "./flags.ts";
+} from "./flag_kinds.ts";
 
 /** A name has a length of one byte on the wire and must not be empty (RFC 7301, section 3.1). */
 function checkAlpn(name: string): string | undefined {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 /** Names, summaries and examples for help, man pages and completion. */
-import type { FlagTable } from "./flags.ts";
+import type { FlagTable } from "./flag.ts";
 import { agentFlags, passthroughFlags, serverFlags } from "./program_flags.ts";
 import type { ProgramName } from "../version.ts";
 

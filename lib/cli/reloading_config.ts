@@ -7,7 +7,7 @@ import { messageOf } from "../errors.ts";
 import { logger } from "../log.ts";
 import { inSlices } from "../slices.ts";
 import { sleep } from "../wait.ts";
-import type { FlagTable, FlagValues } from "./flags.ts";
+import type { FlagTable, FlagValues } from "./flag.ts";
 
 /** How often the file is read. */
 const RELOAD_INTERVAL_MS = 10_000;

@@ -5,7 +5,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { checkAgent, checkPassthrough, checkServer } from "../../lib/cli/check/programs.ts";
 import type { ReportOutput } from "../../lib/cli/check/report.ts";
-import { type FlagTable, type FlagValues, parseFlags } from "../../lib/cli/flags.ts";
+import type { FlagTable, FlagValues } from "../../lib/cli/flag.ts";
+import { parseFlags } from "../../lib/cli/parse_flags.ts";
 import * as programFlags from "../../lib/cli/program_flags.ts";
 import { QuicEndpoint } from "../../lib/quic/mod.ts";
 import type { ServerConfig } from "../../lib/server/config.ts";

@@ -6,18 +6,17 @@ import fc from "fast-check";
 import { stringify } from "yaml";
 import { configValues, parseWithConfig, yamlParser } from "../../lib/cli/config_file.ts";
 import { durationFlag } from "../../lib/cli/duration.ts";
-import { ruleListFlag } from "../../lib/cli/flag_kinds.ts";
+import { ruleListFlag } from "../../lib/cli/address_flags.ts";
+import type { Flag, FlagTable } from "../../lib/cli/flag.ts";
 import {
   booleanFlag,
   choiceFlag,
   choiceListFlag,
-  type Flag,
-  type FlagTable,
   integerFlag,
   listFlag,
-  parseFlags,
   stringFlag,
-} from "../../lib/cli/flags.ts";
+} from "../../lib/cli/flag_kinds.ts";
+import { parseFlags } from "../../lib/cli/parse_flags.ts";
 import { agentFlags, serverFlags } from "../../lib/cli/program_flags.ts";
 import { UsageError } from "../../lib/errors.ts";
 import { runs } from "../support/fuzz.ts";

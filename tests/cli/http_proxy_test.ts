@@ -3,7 +3,7 @@
 
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { bypassesProxy } from "../../lib/connect_udp/no_proxy.ts";
-import { parseFlags } from "../../lib/cli/flags.ts";
+import { parseFlags } from "../../lib/cli/parse_flags.ts";
 import { chooseProxy } from "../../lib/cli/http_proxy.ts";
 import { agentFlags } from "../../lib/cli/program_flags.ts";
 import { messageOf } from "../../lib/errors.ts";

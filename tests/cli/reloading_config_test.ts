@@ -3,7 +3,7 @@
 
 import { assertEquals } from "@std/assert";
 import { configValues, yamlParser } from "../../lib/cli/config_file.ts";
-import { parseFlags } from "../../lib/cli/flags.ts";
+import { parseFlags } from "../../lib/cli/parse_flags.ts";
 import { agentFlags } from "../../lib/cli/program_flags.ts";
 import { ReloadingConfig } from "../../lib/cli/reloading_config.ts";
 import { configureLog } from "../../lib/log.ts";

@@ -6,7 +6,7 @@ import { assertEquals } from "@std/assert";
 import { Ajv } from "ajv";
 import { parse } from "yaml";
 import { configValues, isConfigurable, yamlParser } from "../../lib/cli/config_file.ts";
-import type { Flag } from "../../lib/cli/flags.ts";
+import type { Flag } from "../../lib/cli/flag.ts";
 import { programInfos } from "../../lib/cli/programs.ts";
 import { configSchema, formatSchema } from "../../release/config_schema.ts";
 import { read } from "../support/repository.ts";

@@ -3,7 +3,9 @@
 
 /** The documentation: its links lead somewhere, and the flags, variables and log messages that it names exist. */
 import { assert, assertEquals } from "@std/assert";
-import { envNameOf, type Flag, informingFlags } from "../../lib/cli/flags.ts";
+import { envNameOf } from "../../lib/cli/environment.ts";
+import type { Flag } from "../../lib/cli/flag.ts";
+import { informingFlags } from "../../lib/cli/informing_flags.ts";
 import { programInfos } from "../../lib/cli/programs.ts";
 import { filesBelow, read, root } from "../support/repository.ts";
 

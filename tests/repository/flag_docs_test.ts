@@ -3,7 +3,9 @@
 
 /** Neither the help nor docs/flags.md says less of the flags than their table. */
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
-import { envNameOf, type Flag, informingFlags } from "../../lib/cli/flags.ts";
+import { envNameOf } from "../../lib/cli/environment.ts";
+import type { Flag } from "../../lib/cli/flag.ts";
+import { informingFlags } from "../../lib/cli/informing_flags.ts";
 import { COMMAND_LINE_ONLY, flagLabel, formatHelp } from "../../lib/cli/help.ts";
 import { programInfos } from "../../lib/cli/programs.ts";
 import { textsOf } from "../support/flag_texts.ts";

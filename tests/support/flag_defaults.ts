@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { type FlagTable, type FlagValues, parseFlags } from "../../lib/cli/flags.ts";
+import type { FlagTable, FlagValues } from "../../lib/cli/flag.ts";
+import { parseFlags } from "../../lib/cli/parse_flags.ts";
 
 /** What a program is given by the flags of its table when only those that it must have are set. */
 export function defaultsOf<T extends FlagTable>(flags: T): FlagValues<T> {

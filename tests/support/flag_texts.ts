@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { Flag } from "../../lib/cli/flags.ts";
+import type { Flag } from "../../lib/cli/flag.ts";
 
 /** What the help and the manual page say of a flag beside its meaning. */
 export function textsOf(flag: Flag<unknown>): string[] {

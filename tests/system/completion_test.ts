@@ -4,7 +4,7 @@
 /** Completion scripts in the shells that they are for. */
 import { assertEquals, assertObjectMatch } from "@std/assert";
 import { formatCompletion } from "../../lib/cli/completion.ts";
-import type { Shell } from "../../lib/cli/flags.ts";
+import type { Shell } from "../../lib/cli/informing_flags.ts";
 import { programInfos } from "../../lib/cli/programs.ts";
 import { runCommand } from "../support/system_command.ts";
 import { programArguments } from "../support/processes.ts";

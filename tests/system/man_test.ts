@@ -9,7 +9,9 @@ import {
   assertObjectMatch,
   assertStringIncludes,
 } from "@std/assert";
-import { envNameOf, type Flag, informingFlags } from "../../lib/cli/flags.ts";
+import { envNameOf } from "../../lib/cli/environment.ts";
+import type { Flag } from "../../lib/cli/flag.ts";
+import { informingFlags } from "../../lib/cli/informing_flags.ts";
 import { COMMAND_LINE_ONLY, flagLabel } from "../../lib/cli/help.ts";
 import { programInfos } from "../../lib/cli/programs.ts";
 import { version } from "../../lib/version.ts";

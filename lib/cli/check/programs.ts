@@ -26,7 +26,7 @@ import { checkUdp } from "./udp.ts";
 import { CarrierDialError } from "../../connect_udp/dial_carrier.ts";
 import { dialOptionsOf } from "../../agent/carrier.ts";
 import { messageOf } from "../../errors.ts";
-import type { Env } from "../flags.ts";
+import type { Env } from "../environment.ts";
 import { chooseProxy } from "../http_proxy.ts";
 import { nameOfAgents } from "../../server/agent_set.ts";
 import {
