@@ -8,7 +8,8 @@ import { agentTlsFiles } from "../lib/cli/program_tls.ts";
 import { runProgram } from "../lib/cli/run_program.ts";
 import { logger } from "../lib/log.ts";
 import { passthroughFlags } from "../lib/cli/program_flags.ts";
-import { checkTlsFiles, readTlsFiles } from "../lib/tls/files.ts";
+import { readTlsFiles } from "../lib/tls/files.ts";
+import { checkTlsFiles } from "../lib/tls/material.ts";
 import { bindingConfig, carry, containErrors } from "./binding_common.ts";
 
 const log = logger("binding");

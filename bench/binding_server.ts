@@ -10,7 +10,8 @@ import { runProgram } from "../lib/cli/run_program.ts";
 import { logger } from "../lib/log.ts";
 import { serverFlags } from "../lib/cli/program_flags.ts";
 import { DEFAULT_LISTEN_TCP } from "../lib/server/front.ts";
-import { checkTlsFiles, readTlsFiles } from "../lib/tls/files.ts";
+import { readTlsFiles } from "../lib/tls/files.ts";
+import { checkTlsFiles } from "../lib/tls/material.ts";
 import { bindingConfig, carry, containErrors } from "./binding_common.ts";
 
 const log = logger("binding");

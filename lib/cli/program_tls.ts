@@ -5,7 +5,8 @@
 import type { Monitor } from "../observe/monitor.ts";
 import { UsageError } from "../errors.ts";
 import { checkIdentity, type TlsIdentity } from "../quic/mod.ts";
-import type { TlsFiles, TryOut } from "../tls/files.ts";
+import type { TlsFiles } from "../tls/files.ts";
+import type { TryOut } from "../tls/material.ts";
 import { ReloadingTls } from "../tls/reloading_tls.ts";
 import { ServerContext, servesStreams } from "../tls/tls_carrier.ts";
 import type { Authority } from "../net/authority.ts";

@@ -6,7 +6,7 @@ import { UsageError } from "../errors.ts";
 import { quote } from "../printable.ts";
 import { QRHT_ALPN, speaksQrht } from "../qrht/dialect.ts";
 import { checkDenoIdentity, type QuicLibrary, quicLibraryOf, trustNoOtherCa } from "../quic/mod.ts";
-import type { TryOut } from "../tls/files.ts";
+import type { TryOut } from "../tls/material.ts";
 import type { AgentFlagValues } from "./program_flags.ts";
 
 /** The flags of an agent that concern it. */

@@ -6,7 +6,7 @@
  * page, readiness and snapshots read it. It costs one object per tunnel.
  */
 import type { ClientProtocol } from "../tunnel/client_protocol.ts";
-import type { FileCertificate } from "../tls/files.ts";
+import type { FileCertificate } from "../tls/material.ts";
 import type { ProgramName } from "../version.ts";
 import type { Ending } from "./ending.ts";
 import {

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import type { FileCertificate } from "../tls/files.ts";
+import type { FileCertificate } from "../tls/material.ts";
 import { usabilityOf } from "../tls/usability.ts";
 import type { Monitor, Peer } from "./monitor.ts";
 

@@ -5,7 +5,7 @@ import type { Authority } from "../net/authority.ts";
 import type { Cidr } from "../net/cidr.ts";
 import type { TcpKeepaliveOptions } from "../net/tcp_keepalive.ts";
 import type { PathOptions, TlsIdentity, TlsSource } from "../quic/mod.ts";
-import type { TlsMaterial } from "../tls/files.ts";
+import type { TlsMaterial } from "../tls/material.ts";
 import type { TunnelTimeouts } from "../tunnel/pipe.ts";
 import type { FrontMode, TcpAddress } from "./front.ts";
 import type { RegistryOptions } from "./registry.ts";

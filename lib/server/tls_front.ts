@@ -13,7 +13,7 @@ import { hintForTlsClient } from "../observe/hints.ts";
 import type { ConnectionRefusal, Monitor } from "../observe/monitor.ts";
 import { ClientJudge, ClientRefusedError } from "../tls/client_judge.ts";
 import { reasonsOf } from "../tls/faults.ts";
-import type { TlsMaterial } from "../tls/files.ts";
+import type { TlsMaterial } from "../tls/material.ts";
 import { acceptTls, HandshakeError, ServerContext } from "../tls/tls_carrier.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
 import { acceptedTcpDuplexes } from "../tunnel/tcp_duplex.ts";

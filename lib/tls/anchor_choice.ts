@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { TlsIdentity, TlsSource } from "../quic/mod.ts";
-import type { TlsMaterial } from "./files.ts";
+import type { TlsMaterial } from "./material.ts";
 
 /** Addresses of peers that are remembered at most. */
 const MAX_HOSTS = 1_000;

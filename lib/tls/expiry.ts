@@ -4,7 +4,7 @@
 /** Logs when certificates are about to expire. */
 import { certificateFields, type CertificateInfo, listNames } from "./certificate.ts";
 import type { Logger } from "../log.ts";
-import type { FileCertificate } from "./files.ts";
+import type { FileCertificate } from "./material.ts";
 import { usabilityOf } from "./usability.ts";
 
 export const DAY_MS = 24 * 60 * 60 * 1000;

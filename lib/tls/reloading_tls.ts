@@ -10,14 +10,8 @@ import { logger } from "../log.ts";
 import type { TlsIdentity, TlsSource } from "../quic/mod.ts";
 import type { Authority } from "../net/authority.ts";
 import { sleep } from "../wait.ts";
-import {
-  checkTlsFiles,
-  readTlsFiles,
-  type TlsFileContents,
-  type TlsFiles,
-  type TlsMaterial,
-  type TryOut,
-} from "./files.ts";
+import { readTlsFiles, type TlsFileContents, type TlsFiles } from "./files.ts";
+import { checkTlsFiles, type TlsMaterial, type TryOut } from "./material.ts";
 import { ExpiryLog } from "./expiry.ts";
 
 /** How often the files are read. */

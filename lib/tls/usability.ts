@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { CertificateInfo } from "./certificate.ts";
-import type { FileCertificate } from "./files.ts";
+import type { FileCertificate } from "./material.ts";
 
 /** Of a file of certificates: the one that its use depends on. */
 export interface FileUsability {

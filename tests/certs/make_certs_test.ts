@@ -15,7 +15,8 @@ import { keepSet } from "../../lib/certs/certificate_set.ts";
 import { tunnelSet } from "../../lib/certs/tunnel_set.ts";
 import { UsageError } from "../../lib/errors.ts";
 import { describeCertificate, readCertificate } from "../../lib/tls/certificate.ts";
-import { checkTlsFiles, readTlsFiles } from "../../lib/tls/files.ts";
+import { readTlsFiles } from "../../lib/tls/files.ts";
+import { checkTlsFiles } from "../../lib/tls/material.ts";
 import { inDays } from "../support/certificate_files.ts";
 import { temporaryFolder } from "../support/temporary_folder.ts";
 

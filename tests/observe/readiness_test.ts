@@ -3,7 +3,7 @@
 
 import { assertEquals } from "@std/assert";
 import { Monitor } from "../../lib/observe/monitor.ts";
-import type { FileCertificate } from "../../lib/tls/files.ts";
+import type { FileCertificate } from "../../lib/tls/material.ts";
 import type { ProgramName } from "../../lib/version.ts";
 import { readinessOf, readinessOfGroups } from "../../lib/observe/readiness.ts";
 import { fakeCertificate, fakePeer } from "../support/peers.ts";

@@ -13,7 +13,7 @@ import { connectTcp, resetTcp } from "../../lib/net/tcp_reset.ts";
 import { parseCidr } from "../../lib/net/cidr.ts";
 import { Monitor } from "../../lib/observe/monitor.ts";
 import { TlsFront, type TlsFrontOptions } from "../../lib/server/tls_front.ts";
-import { checkTlsFiles, type TlsMaterial } from "../../lib/tls/files.ts";
+import { checkTlsFiles, type TlsMaterial } from "../../lib/tls/material.ts";
 import { ServerContext } from "../../lib/tls/tls_carrier.ts";
 import { issueIntermediate, nameConstraints, PAST } from "../support/any_certificate.ts";
 import { oldVersionOf } from "../support/old_certificate.ts";

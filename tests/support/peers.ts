@@ -4,7 +4,7 @@
 import type { Peer } from "../../lib/observe/monitor.ts";
 import type { ConnectionStats } from "../../lib/quic/mod.ts";
 import type { CertificateInfo } from "../../lib/tls/certificate.ts";
-import type { FileCertificate } from "../../lib/tls/files.ts";
+import type { FileCertificate } from "../../lib/tls/material.ts";
 
 const none: ConnectionStats = {
   rttMs: 0,

@@ -8,7 +8,7 @@ import * as x509 from "@peculiar/x509";
 import { createCa, issueCertificate, type Issued } from "../../lib/certs/issue.ts";
 import { ConnectionClosedError, QuicEndpoint, TlsAlert, tlsAlertOf } from "../../lib/quic/mod.ts";
 import { AnchorChoice } from "../../lib/tls/anchor_choice.ts";
-import { checkTlsFiles, type TlsMaterial } from "../../lib/tls/files.ts";
+import { checkTlsFiles, type TlsMaterial } from "../../lib/tls/material.ts";
 import { asRoot } from "../../lib/tls/trust_anchor.ts";
 import { toPem } from "../../lib/tls/pem.ts";
 import {

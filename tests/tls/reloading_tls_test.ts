@@ -6,7 +6,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertStrictEquals } 
 import { deadline } from "@std/async/deadline";
 import { createCa, issueCertificate, type Issued } from "../../lib/certs/issue.ts";
 import { UsageError } from "../../lib/errors.ts";
-import type { TlsMaterial } from "../../lib/tls/files.ts";
+import type { TlsMaterial } from "../../lib/tls/material.ts";
 import { ReloadingTls } from "../../lib/tls/reloading_tls.ts";
 import { eventually } from "../support/eventually.ts";
 import { logLines } from "../support/network.ts";

@@ -5,13 +5,8 @@
 import { type Certificate, hostNamesOf, listNames } from "../../tls/certificate.ts";
 import type { Authority } from "../../net/authority.ts";
 import { quote } from "../../printable.ts";
-import {
-  checkTlsFiles,
-  readTlsFiles,
-  type TlsFiles,
-  type TlsMaterial,
-  type TryOut,
-} from "../../tls/files.ts";
+import { readTlsFiles, type TlsFiles } from "../../tls/files.ts";
+import { checkTlsFiles, type TlsMaterial, type TryOut } from "../../tls/material.ts";
 import { DAY_MS, expiryOf } from "../../tls/expiry.ts";
 import { invalidity, isForHost } from "../../tls/faults.ts";
 import { usabilityOf } from "../../tls/usability.ts";

@@ -5,7 +5,7 @@
 import { type Authority, formatAuthority } from "../../net/authority.ts";
 import { formatIp } from "../../net/ip_address.ts";
 import type { AgentFlagValues, PassthroughFlagValues, ServerFlagValues } from "../program_flags.ts";
-import type { TlsMaterial } from "../../tls/files.ts";
+import type { TlsMaterial } from "../../tls/material.ts";
 import {
   agentTlsFiles,
   clientTlsFiles,

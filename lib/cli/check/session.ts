@@ -7,7 +7,7 @@ import { CloseCode } from "../../qrht/codes.ts";
 import { ConnectError, explainConnectError } from "../../agent/connect_error.ts";
 import { type OpenConnection, openConnection } from "../../agent/open_connection.ts";
 import { AnchorChoice } from "../../tls/anchor_choice.ts";
-import type { TlsMaterial } from "../../tls/files.ts";
+import type { TlsMaterial } from "../../tls/material.ts";
 import { certificateFields, describeCertificate } from "../../tls/certificate.ts";
 import { speaksQrht } from "../../qrht/dialect.ts";
 import { quote } from "../../printable.ts";
