@@ -13,6 +13,7 @@ import { formatIp, ipBytes } from "../net/ip_address.ts";
 import { connectTcp, descriptorOf, resetTcp, setNoDelay } from "../net/tcp_reset.ts";
 import { setCarrierOptions } from "../net/tcp_carrier.ts";
 import { onAbort } from "../on_abort.ts";
+import { quote } from "../printable.ts";
 import { type Duplex, prepend } from "../tunnel/duplex.ts";
 import { tlsDuplex } from "../tunnel/tls_duplex.ts";
 import type { Carrier } from "./carrier_socket.ts";
@@ -144,7 +145,7 @@ class Dial {
       return await abortable(run(signal), signal);
     } catch (error) {
       signal.throwIfAborted();
-      const hint = error instanceof AnswerError ? error.hint : hintForTls(step, error);
+      const hint = error instanceof AnswerError ? error.hint : this.#hintFor(error);
       throw this.#failed(reasonOf(error), { cause: error, hint });
     } finally {
       clearTimeout(timer);
@@ -158,6 +159,22 @@ class Dial {
       `${who}${formatAuthority(this.#peer)}: ${problem}`,
       options,
     );
+  }
+
+  /** What to do about a certificate, in the words of Deno's TLS library. */
+  #hintFor(error: unknown): string | undefined {
+    if (this.#step !== "tls") return undefined;
+    const message = messageOf(error);
+    if (/UnknownIssuer|BadSignature/.test(message)) {
+      return "the certificate is of another CA: a proxy on the way may decrypt TLS";
+    }
+    if (/not ?valid ?for ?name/i.test(message)) {
+      const name = quote(this.#options.serverName);
+      return `the certificate is not for ${name}: set --server-name to a name in it, or --fallback to an https URL with one`;
+    }
+    return /expired|not ?valid ?yet/i.test(message)
+      ? "renew the certificate, or correct the clock of this machine"
+      : undefined;
   }
 
   async connect({ hostname, port }: Authority, over: AbortSignal): Promise<Deno.TcpConn> {
@@ -203,9 +220,4 @@ class Dial {
 function reasonOf(error: unknown): string {
   const message = messageOf(error).replace(/ \(os error \d+\).*$/s, "");
   return /^[A-Z][a-z]/.test(message) ? message[0]!.toLowerCase() + message.slice(1) : message;
-}
-
-function hintForTls(step: CarrierStep, error: unknown): string | undefined {
-  if (step !== "tls" || !/UnknownIssuer|BadSignature/.test(messageOf(error))) return undefined;
-  return "the certificate is of another CA: a proxy on the way may decrypt TLS";
 }

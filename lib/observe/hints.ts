@@ -104,6 +104,12 @@ const NO_ANSWER =
   "check that the address is correct, that proxy-server is running there, and that firewalls allow UDP to this port";
 const HALF_AN_ANSWER = "packets are lost on the path, or the server is overloaded";
 
+/** The same where a carrier takes the place of UDP, which was established. */
+const NO_ANSWER_OVER_TCP =
+  "check that the TCP connection leads to --listen-fallback of proxy-server, or that the proxy in its place forwards datagrams to the server";
+const HALF_AN_ANSWER_OVER_TCP =
+  "the path over TCP is slow, the server is overloaded, or a proxy in front of it forwards no large datagrams";
+
 /**
  * Hint for an agent whose connection failed, or was refused by either end.
  *
@@ -113,7 +119,10 @@ export function hintForAgent(
   info: CloseInfo,
   faults: readonly CertificateFault[] = [],
 ): string | undefined {
-  if (info.by === "timeout") return info.isUnanswered ? NO_ANSWER : HALF_AN_ANSWER;
+  if (info.by === "timeout") {
+    if (info.isCarried) return info.isUnanswered ? NO_ANSWER_OVER_TCP : HALF_AN_ANSWER_OVER_TCP;
+    return info.isUnanswered ? NO_ANSWER : HALF_AN_ANSWER;
+  }
   const alert = tlsAlertOf(info);
   if (info.by === "peer") {
     if (info.application) return codesForAgent[info.code];

@@ -510,7 +510,7 @@ export class QuicConnection implements AgentConnection, StreamsHost {
     if (info) return info;
     if (this.#handshake.isEstablished && !this.#native.isTimedOut()) return STATELESS_RESET;
     const reason = this.#handshake.isEstablished ? this.#silence : "no answer to the handshake";
-    return { by: "timeout", application: false, code: 0, reason, ...this.#unanswered };
+    return { by: "timeout", application: false, code: 0, reason, ...this.#circumstances };
   }
 
   #finish(info: CloseInfo): void {
@@ -539,13 +539,16 @@ export class QuicConnection implements AgentConnection, StreamsHost {
     return `no packet from the peer for ${this.#settings.idleTimeoutMs} ms`;
   }
 
-  get #unanswered(): Pick<CloseInfo, "isUnanswered"> {
-    return this.#handshake.isUnanswered ? { isUnanswered: true } : {};
+  get #circumstances(): Pick<CloseInfo, "isUnanswered" | "isCarried"> {
+    return {
+      ...(this.#handshake.isUnanswered && { isUnanswered: true }),
+      ...(this.isCarried && { isCarried: true }),
+    };
   }
 
   #timeOut(ending: Pick<CloseInfo, "reason" | "isRefused">): void {
     this.#closeNative(false, 0, ending.reason);
-    this.#finish({ by: "timeout", application: false, code: 0, ...ending, ...this.#unanswered });
+    this.#finish({ by: "timeout", application: false, code: 0, ...ending, ...this.#circumstances });
   }
 
   #closeTransport(code: number, reason: string): void {

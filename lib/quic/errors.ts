@@ -19,6 +19,8 @@ export interface CloseInfo {
   readonly reason: string;
   /** Set where not a single datagram came from the peer. */
   readonly isUnanswered?: true;
+  /** Set for a `timeout` where a carrier took the place of UDP. */
+  readonly isCarried?: true;
   /** Set where no program receives at the peer's port, its system says, and no answer came. */
   readonly isRefused?: true;
 }

@@ -24,7 +24,7 @@ import {
   soon,
   test as networkTest,
 } from "../support/network.ts";
-import { answering, proxyTo, tcpListener } from "../support/carrier_server.ts";
+import { answering, carrierToNowhere, proxyTo, tcpListener } from "../support/carrier_server.ts";
 import { HttpProxy } from "../../lib/connect_udp/http_proxy.ts";
 import { TcpRelay } from "../support/tcp_relay.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
@@ -296,6 +296,14 @@ test("runAgent() tells the causes of both when neither UDP nor TCP leads to the 
     line,
     /error="connection timed out: no answer after 2000 ms; over TCP: 127\.0\.0\.1:1: connection refused"/,
   );
+});
+
+test("runAgent() says what is wrong with a carrier that leads to no server", async (scene) => {
+  await using deadEnd = carrierToNowhere();
+  scene.agent({ transport: "tcp", fallback: { server: loopback(deadEnd.port) } });
+  const line = await lineWith(scene.lines, 'WRN agent "cannot connect to the server"');
+  assertMatch(line, /error="connection timed out: no answer after \d+ ms" hint="[^"]*datagrams/);
+  assertEquals(line.includes("UDP"), false);
 });
 
 test("runAgent() does not take a verdict of the server's for a blocked network", async (scene) => {

@@ -11,7 +11,12 @@ import * as programFlags from "../../lib/cli/program_flags.ts";
 import { QuicEndpoint } from "../../lib/quic/mod.ts";
 import type { ServerConfig } from "../../lib/server/config.ts";
 import { CertificateFiles, inDays } from "../support/certificate_files.ts";
-import { answering, tcpListener, tlsListener } from "../support/carrier_server.ts";
+import {
+  answering,
+  carrierToNowhere,
+  tcpListener,
+  tlsListener,
+} from "../support/carrier_server.ts";
 import { combinations, loopback, Network, NOBODY } from "../support/network.ts";
 import { agentFlags, anyPort, ChildProgram, programArguments } from "../support/processes.ts";
 import { assertNothingLive } from "../support/quic.ts";
@@ -480,6 +485,18 @@ Deno.test("checkAgent() names the step over TCP that fails", async () => {
     assertEquals(checked.lines.join("\n").includes("secret"), false);
     assert(checked.lines.some((line) => /^skipped +handshake with \S+ over TCP: /.test(line)));
   }
+  await using deadEnd = carrierToNowhere(await files.identity("server"));
+  const checked = await agentCheck({
+    server: "127.0.0.1:2",
+    transport: "tcp",
+    fallback: of(deadEnd),
+    ...files.agent(),
+  });
+  assertFix(
+    checked,
+    /handshake with \S+ over TCP: .*: no answer after/,
+    /: check that .*datagrams/,
+  );
   const spare = await against({}, { fallback: NOBODY });
   assert(spare.isWell);
   assertMatch(spare.lines.join("\n"), /\nwarn +tcp to .*: connection refused; UDP works/);

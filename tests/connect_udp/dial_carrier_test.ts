@@ -231,11 +231,12 @@ Deno.test("dialCarrier() tells whose certificate is wrong", async () => {
     /^127\.0\.0\.1:\d+: invalid peer certificate: UnknownIssuer$/,
   );
   assertMatch(error.hint!, /decrypt TLS/);
-  await failureOf(
+  const wrongName = await failureOf(
     optionsFor(server.port, { serverName: "other" }),
     "tls",
     /not valid for name|NotValidForName/,
   );
+  assertMatch(wrongName.hint!, /^the certificate is not for "other": set --server-name/);
   await using plain = tcpListener(async (connection) => {
     await connection.write(utf8.encode("HTTP/1.1 400 Bad Request\r\n\r\n"));
     await connection.read(new Uint8Array(1));

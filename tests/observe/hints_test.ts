@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { hintForAgent, hintForServer } from "../../lib/observe/hints.ts";
 import type { CloseInfo } from "../../lib/quic/mod.ts";
 import { pureTest as test } from "../support/pure_test.ts";
@@ -24,6 +24,13 @@ test("hintForAgent() says what to look at when no answer came at all", () => {
   const late: CloseInfo = { by: "timeout", application: false, code: 0, reason: "" };
   assertEquals(hintForAgent({ ...late, isUnanswered: true })?.includes("UDP"), true);
   assertEquals(hintForAgent(late)?.includes("UDP"), false);
+});
+
+test("hintForAgent() does not blame UDP where a carrier takes its place", () => {
+  const late = { by: "timeout", application: false, code: 0, reason: "", isCarried: true } as const;
+  const hints = [hintForAgent({ ...late, isUnanswered: true }), hintForAgent(late)];
+  assertEquals(hints.map((hint) => /UDP|packets/.test(hint!)), [false, false]);
+  assertMatch(hints[0]!, /--listen-fallback .* datagrams/);
 });
 
 test("hintForAgent() goes by the server's alert or code, or by what is wrong with its certificate", () => {

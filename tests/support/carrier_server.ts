@@ -3,7 +3,7 @@
 
 /** What a carrier is dialled through: servers of CONNECT-UDP, and HTTP proxies, that do as a test says. */
 
-import type { Carrier } from "../../lib/connect_udp/carrier_socket.ts";
+import { type Carrier, CarrierSocket } from "../../lib/connect_udp/carrier_socket.ts";
 import { UpgradeRequestParser } from "../../lib/connect_udp/upgrade_request.ts";
 import { prepend, writeAll } from "../../lib/tunnel/duplex.ts";
 import { serverTls } from "./quic.ts";
@@ -72,6 +72,7 @@ export function tlsListener(
 /** Upgrades each connection, hands it on, and keeps it until it is closed. */
 export function carrierListener(
   use: (carrier: Carrier) => { readonly closed: Promise<unknown> },
+  identity?: typeof serverTls,
 ): ScriptedListener<Deno.TlsConn> {
   return tlsListener(async (connection) => {
     const parser = new UpgradeRequestParser();
@@ -96,7 +97,14 @@ export function carrierListener(
       };
       return await use({ duplex, localAddr, remoteAddr, maxDatagramBytes: 16_376 }).closed;
     }
-  });
+  }, identity);
+}
+
+/** Takes carriers, and forwards no datagram. */
+export function carrierToNowhere(identity?: typeof serverTls): ScriptedListener<Deno.TlsConn> {
+  const ignored = () => {};
+  const events = { datagram: ignored, writable: ignored, lost: ignored };
+  return carrierListener((carrier) => new CarrierSocket(carrier, events), identity);
 }
 
 /** Reads the head of a request, sends an answer, and waits for the end. */

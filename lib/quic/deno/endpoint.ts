@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Authority } from "../../net/authority.ts";
-import { type CloseInfo, ConnectionClosedError } from "../errors.ts";
+import { ConnectionClosedError } from "../errors.ts";
 import {
   MAX_UNI_STREAMS,
   type TlsIdentity,
@@ -91,6 +91,7 @@ export class DenoQuicEndpoint implements AsyncDisposable {
       maxConcurrentUnidirectionalStreams: maxUniStreams,
       congestionControl: algorithms[settings.congestionControl],
     };
+    const carried = relay ? { isCarried: true } as const : {};
     const over = Promise.withResolvers<never>();
     let isUnanswered = true;
     const timer = setTimeout(() => {
@@ -102,6 +103,7 @@ export class DenoQuicEndpoint implements AsyncDisposable {
           code: 0,
           reason: `${reason} after ${handshakeTimeoutMs} ms`,
           ...(isUnanswered && { isUnanswered }),
+          ...carried,
         }),
       );
     }, handshakeTimeoutMs);
@@ -112,7 +114,9 @@ export class DenoQuicEndpoint implements AsyncDisposable {
       connecting = Promise.try(() => Deno.connectQuic(connectOptions)).then(
         (native) => this.#connected(native, peer, idleTimeoutMs, relay !== undefined),
         (error) => {
-          throw new ConnectionClosedError(handshakeInfoOf(error, idleTimeoutMs));
+          const info = closeInfoOf(error, idleTimeoutMs);
+          if (info.by !== "timeout") throw new ConnectionClosedError(info);
+          throw new ConnectionClosedError({ ...info, isUnanswered: true, ...carried });
         },
       );
       const connection = await Promise.race([connecting, over.promise]);
@@ -163,9 +167,4 @@ async function letGo(connection: DenoQuicConnection): Promise<void> {
   await within(LET_GO_MS, connection.confirmed, () => new Error("no control stream"))
     .catch(() => {});
   connection.close(0, "the attempt was given up");
-}
-
-function handshakeInfoOf(error: unknown, idleTimeoutMs: number): CloseInfo {
-  const info = closeInfoOf(error, idleTimeoutMs);
-  return info.by === "timeout" ? { ...info, isUnanswered: true } : info;
 }
