@@ -7,17 +7,19 @@ import { assert, assertEquals, assertMatch } from "@std/assert";
 import { CarrierSocket } from "../../lib/connect_udp/carrier_socket.ts";
 import { dialCarrier } from "../../lib/connect_udp/dial_carrier.ts";
 import { RedialingSocket } from "../../lib/connect_udp/redialing_socket.ts";
-import type { Authority } from "../../lib/net/authority.ts";
 import { QuicEndpoint } from "../../lib/quic/mod.ts";
-import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
 import { carrierListener, close } from "../support/carrier_server.ts";
 import { eventually } from "../support/eventually.ts";
-import { readToEnd } from "../support/memory_duplex.ts";
+import { readToEnd, writeToEnd } from "../support/memory_duplex.ts";
 import { loopback, soon, text } from "../support/network.ts";
-import { ALPN, assertNothingLive, clientTls, listen } from "../support/quic.ts";
-
-const peer: Authority = { hostname: "192.0.2.1", port: 443 };
+import {
+  assertNothingLive,
+  CARRIED_PEER,
+  clientTls,
+  connectCarried,
+  listen,
+} from "../support/quic.ts";
 
 /** An endpoint that carriers lead to, and a client's endpoint with one. */
 async function carried() {
@@ -32,24 +34,22 @@ async function carried() {
       resolve: () => Promise.resolve([]),
       serverName: "quic-tunnel-server",
       caCerts: [text.decode(clientTls.ca)],
-      target: peer,
+      target: CARRIED_PEER,
     }, signal);
   const first = await dial(new AbortController().signal);
   const broken: unknown[] = [];
   const endpoint = new QuicEndpoint({
     carrier: (events) =>
-      new RedialingSocket(first, { dial, peer, broken: (error) => broken.push(error) }, events),
+      new RedialingSocket(
+        first,
+        { dial, peer: CARRIED_PEER, broken: (error) => broken.push(error) },
+        events,
+      ),
   });
-  const tls = clientTls;
-  const [client, accepted] = await Promise.all([
-    endpoint.connect(peer, "quic-tunnel-server", { tls, alpn: ALPN, keepAliveMs: 600 }),
-    server.accept(),
-  ]);
   return {
     listener,
     broken,
-    client,
-    server: accepted,
+    ...await connectCarried(endpoint, server),
     async [Symbol.asyncDispose]() {
       await endpoint.close();
       await eventually(
@@ -67,11 +67,7 @@ type Carried = Awaited<ReturnType<typeof carried>>;
 /** Sends bytes from the client to the server, and all of them back. */
 async function echo({ client, server }: Carried, bytes: number, meanwhile?: () => void) {
   const sent = pattern(bytes);
-  const stream = server.openStream();
-  const writing = (async () => {
-    await writeAll(stream, sent);
-    await stream.closeWrite();
-  })();
+  const writing = writeToEnd(server.openStream(), sent);
   const received = await client.acceptStream();
   const half = new Uint8Array(bytes / 2);
   for (let at = 0; at < half.length;) at += (await received.read(half.subarray(at)))!;

@@ -36,7 +36,9 @@ Deno.test("an agent does not connect clients to its admin listener or to a debug
   assertEquals(await statusOf(tcpPort, inspector), denied(inspector, "debugger 9229"));
   await agent.end("SIGTERM", 5_000);
 
-  const admin = "127.0.0.1:38095";
+  // The rule has to name the port, so that it must be known before: the one that was free for the
+  // first agent.
+  const admin = `127.0.0.1:${port}`;
   await site.agent(quic, { "listen-admin": admin, allow: `*,${admin}` });
   assertStringIncludes(await statusOf(tcpPort, admin), "HTTP/1.1 200");
 });

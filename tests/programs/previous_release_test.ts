@@ -7,11 +7,9 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { makeCerts } from "../../certs/make.ts";
 import { QRHT_ALPN, RAW_ALPN } from "../../lib/qrht/dialect.ts";
-import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import type { Flags } from "../../tools/project_program.ts";
-import { assertSameBytes, pattern } from "../support/bytes.ts";
 import { endInOrder, lookAt, RESET } from "../support/endings.ts";
-import { readToEnd } from "../support/memory_duplex.ts";
+import { assertCarriesBothWays } from "../support/memory_duplex.ts";
 import {
   assertReads,
   NOBODY,
@@ -127,19 +125,7 @@ async function carryTunnels(t: Deno.TestContext, mix: Mix): Promise<void> {
 
   await step("large transfers, both ways at once", async () => {
     const { client, target } = await openTunnel();
-    const send = async (to: Duplex, bytes: Uint8Array) => {
-      await writeAll(to, bytes);
-      await to.closeWrite();
-    };
-    const [up, down] = [pattern(LARGE, 1), pattern(LARGE, 2)];
-    const [atTarget, atClient] = await Promise.all([
-      readToEnd(target),
-      readToEnd(client),
-      send(client, up),
-      send(target, down),
-    ]);
-    assertSameBytes(atTarget, up);
-    assertSameBytes(atClient, down);
+    await assertCarriesBothWays([client, target], LARGE);
   });
 
   await step("half-close by either side", async () => {

@@ -6,7 +6,7 @@
 import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
 import { eventually } from "../support/eventually.ts";
-import { readExactly, readToEnd } from "../support/memory_duplex.ts";
+import { assertCarriesBothWays, readExactly, readToEnd } from "../support/memory_duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
 import {
   assertReads,
@@ -24,19 +24,7 @@ import { ResettableTarget } from "../support/tcp_pair.ts";
 
 test("a tunnel carries bytes both ways at once", async (net) => {
   const { client, atTarget } = await openTunnel(net);
-  const up = pattern(6 << 20, 1), down = pattern(6 << 20, 2);
-  const send = async (to: Duplex, bytes: Uint8Array) => {
-    await writeAll(to, bytes);
-    await to.closeWrite();
-  };
-  const [atTargetEnd, atClientEnd] = await Promise.all([
-    readToEnd(atTarget),
-    readToEnd(client),
-    send(client, up),
-    send(atTarget, down),
-  ]);
-  assertSameBytes(atTargetEnd, up);
-  assertSameBytes(atClientEnd, down);
+  await assertCarriesBothWays([client, atTarget], 6 << 20);
 });
 
 test("a tunnel leaves one line in the log of each program, when it has ended", async (net) => {

@@ -6,13 +6,19 @@
 import { assert, assertEquals } from "@std/assert";
 import { type QuicConnection, QuicEndpoint } from "../../lib/quic/mod.ts";
 import { sleep } from "../../lib/wait.ts";
-import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
 import { MemoryCarriers } from "../support/datagram_carrier.ts";
 import { eventually } from "../support/eventually.ts";
-import { readToEnd } from "../support/memory_duplex.ts";
+import { readToEnd, writeToEnd } from "../support/memory_duplex.ts";
 import { soon } from "../support/network.ts";
-import { ALPN, assertNothingLive, clientTls, listen } from "../support/quic.ts";
+import {
+  ALPN,
+  assertNothingLive,
+  CARRIED_PEER,
+  clientTls,
+  connectCarried,
+  listen,
+} from "../support/quic.ts";
 
 interface Carried {
   readonly carriers: MemoryCarriers;
@@ -32,15 +38,7 @@ function carrierTest(
       const { endpoint } = listening;
       const carriers = new MemoryCarriers(endpoint, maxBytes);
       await using own = new QuicEndpoint({ carrier: carriers.open });
-      const [client, server] = await Promise.all([
-        own.connect({ hostname: "192.0.2.1", port: 443 }, "quic-tunnel-server", {
-          tls: clientTls,
-          alpn: ALPN,
-          keepAliveMs: 600,
-        }),
-        endpoint.accept(),
-      ]);
-      await body({ carriers, client, server, endpoint });
+      await body({ carriers, endpoint, ...await connectCarried(own, endpoint) });
     }
     assertNothingLive();
   });
@@ -53,11 +51,7 @@ async function transfer(
   meanwhile = () => Promise.resolve(),
 ): Promise<void> {
   const sent = pattern(bytes);
-  const stream = server.openStream();
-  const writing = (async () => {
-    await writeAll(stream, sent);
-    await stream.closeWrite();
-  })();
+  const writing = writeToEnd(server.openStream(), sent);
   const received = await client.acceptStream();
   const reading = readToEnd(received);
   await meanwhile();
@@ -148,8 +142,10 @@ Deno.test("QuicEndpoint gives up a handshake when its carrier is lost", async ()
   const carriers = new MemoryCarriers(listening.endpoint, 16_376);
   await using own = new QuicEndpoint({ carrier: carriers.open });
   carriers.stall();
-  const peer = { hostname: "192.0.2.1", port: 443 };
-  const connecting = own.connect(peer, "quic-tunnel-server", { tls: clientTls, alpn: ALPN });
+  const connecting = own.connect(CARRIED_PEER, "quic-tunnel-server", {
+    tls: clientTls,
+    alpn: ALPN,
+  });
   const since = performance.now();
   carriers.lose();
   const error = await soon("the error", connecting.catch((error) => error));

@@ -21,9 +21,7 @@ import {
   QRHT,
 } from "../support/deno_quic.ts";
 import { MemoryCarriers } from "../support/datagram_carrier.ts";
-import { assertSameBytes, pattern } from "../support/bytes.ts";
-import { readToEnd } from "../support/memory_duplex.ts";
-import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { assertCarriesBothWays } from "../support/memory_duplex.ts";
 import { eventually } from "../support/eventually.ts";
 import { soon } from "../support/network.ts";
 import { clientTls, listen, serverTls } from "../support/quic.ts";
@@ -78,19 +76,7 @@ test("DenoQuicEndpoint connects through a carrier, which a relay leads to", asyn
   ]);
   assertEquals([client.isCarried, server.isCarried, client.remoteAddr], [true, true, FAR]);
   const { there, here } = await openDenoStream({ client, server });
-  const bytes = pattern(1 << 20);
-  const [down, up] = await Promise.all([
-    readToEnd(here),
-    readToEnd(there),
-    send(here),
-    send(there),
-  ]);
-  for (const got of [down, up]) assertSameBytes(got, bytes);
-
-  async function send(to: Duplex): Promise<void> {
-    await writeAll(to, bytes);
-    await to.closeWrite();
-  }
+  await assertCarriesBothWays([here, there], 1 << 20);
 });
 
 test("CarrierRelay ends a handshake that the server does not answer", async () => {

@@ -5,12 +5,11 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { StreamEndedError, StreamResetError, StreamStoppedError } from "../../lib/quic/mod.ts";
-import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { sleep } from "../../lib/wait.ts";
 import { assertSameBytes, concat, pattern } from "../support/bytes.ts";
 import { connectDenoPair, openDenoStream } from "../support/deno_quic.ts";
 import { eventually } from "../support/eventually.ts";
-import { readToEnd } from "../support/memory_duplex.ts";
+import { assertCarriesBothWays, readToEnd } from "../support/memory_duplex.ts";
 import { soon } from "../support/network.ts";
 import { quicTest as test } from "../support/quic_streams.ts";
 
@@ -19,19 +18,7 @@ const byte = (value = 0) => Uint8Array.of(value);
 test("DenoQuicStream carries bytes both ways at once, and each direction ends on its own", async () => {
   await using pair = await connectDenoPair();
   const { there, here } = await openDenoStream(pair);
-  const [down, up] = [pattern(3 << 20, 1), pattern(3 << 20, 2)];
-  const send = async (stream: typeof there | typeof here, bytes: Uint8Array) => {
-    await writeAll(stream, bytes);
-    await stream.closeWrite();
-  };
-  const [gotDown, gotUp] = await Promise.all([
-    readToEnd(here),
-    readToEnd(there),
-    send(there, down),
-    send(here, up),
-  ]);
-  assertSameBytes(gotDown, down);
-  assertSameBytes(gotUp, up);
+  await assertCarriesBothWays([here, there], 3 << 20);
   assertEquals(await here.read(new Uint8Array(1)), null);
   await assertRejects(() => here.write(byte()), StreamEndedError, "closed for writing");
 });

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { concat } from "@std/bytes/concat";
-import type { Duplex } from "../../lib/tunnel/duplex.ts";
+import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import { assertSameBytes, pattern } from "./bytes.ts";
 
 /** What a call on a {@linkcode MemoryDuplex} that has ended throws. */
 export class MemoryDuplexError extends Error {
@@ -169,6 +170,15 @@ export async function readExactly(from: Pick<Duplex, "read">, length: number): P
   return bytes;
 }
 
+/** Writes all of it, and ends the direction. @throws what the carrier throws */
+export async function writeToEnd(
+  to: Pick<Duplex, "write" | "closeWrite">,
+  bytes: Uint8Array,
+): Promise<void> {
+  await writeAll(to, bytes);
+  await to.closeWrite();
+}
+
 /** Reads to the end, in reads of `size` bytes. @throws what the carrier throws */
 export async function readToEnd(
   from: Pick<Duplex, "read">,
@@ -178,4 +188,22 @@ export async function readToEnd(
   const buffer = new Uint8Array(size);
   for (let n; (n = await from.read(buffer)) !== null;) chunks.push(buffer.slice(0, n));
   return concat(chunks);
+}
+
+type BothWays = Pick<Duplex, "read" | "write" | "closeWrite">;
+
+/** Carries so many bytes both ways at once, and ends both directions. */
+export async function assertCarriesBothWays(
+  [a, b]: readonly [BothWays, BothWays],
+  bytes: number,
+): Promise<void> {
+  const [ofA, ofB] = [pattern(bytes, 1), pattern(bytes, 2)];
+  const [atA, atB] = await Promise.all([
+    readToEnd(a),
+    readToEnd(b),
+    writeToEnd(a, ofA),
+    writeToEnd(b, ofB),
+  ]);
+  assertSameBytes(atA, ofB);
+  assertSameBytes(atB, ofA);
 }

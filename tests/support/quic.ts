@@ -88,6 +88,25 @@ export async function connectPair(options: {
   }
 }
 
+/** What a client connects to through a carrier, wherever that leads. */
+export const CARRIED_PEER: Authority = { hostname: "192.0.2.1", port: 443 };
+
+/** Connects an endpoint whose carrier leads to another one with it. */
+export async function connectCarried(
+  clientEndpoint: QuicEndpoint,
+  serverEndpoint: QuicEndpoint,
+): Promise<Pick<QuicPair, "client" | "server">> {
+  const [client, server] = await Promise.all([
+    clientEndpoint.connect(CARRIED_PEER, "quic-tunnel-server", {
+      tls: clientTls,
+      alpn: ALPN,
+      keepAliveMs: 600,
+    }),
+    serverEndpoint.accept(),
+  ]);
+  return { client, server };
+}
+
 /** Asserts that no connection or stream of this process is left over. */
 export function assertNothingLive(): void {
   assertEquals(live, { connections: 0, streams: 0, uniStreams: 0 });
