@@ -119,7 +119,7 @@ class DenoTlsListener implements TlsListener {
     try {
       this.#refresh();
     } catch {
-      // accept() tries again, and reports it.
+      // accept() tries again, and reports what is not due to its own wait.
     }
   }, REFRESH_MS);
   readonly addr: Deno.NetAddr;
@@ -139,7 +139,7 @@ class DenoTlsListener implements TlsListener {
       try {
         connection = await listener.accept();
       } catch (error) {
-        if (listener === this.#listener) throw error;
+        if (listener === this.#listener && !this.#isStale) throw error;
         continue;
       }
       const next = nextDescriptor();
@@ -150,13 +150,20 @@ class DenoTlsListener implements TlsListener {
     }
   }
 
+  /** Whether certificates or key have been replaced. */
+  get #isStale(): boolean {
+    return !this.#isClosed && this.#options.identity() !== this.#identity;
+  }
+
   /**
    * Listens anew when certificates or key have been replaced. Connections in the queue are reset, and
    * their clients come again.
+   *
+   * @throws {Deno.errors.AddrInUse} while an `accept()` waits, which ends then: it holds the port
    */
   #refresh(): void {
+    if (!this.#isStale) return;
     const identity = this.#options.identity();
-    if (identity === this.#identity || this.#isClosed) return;
     try {
       this.#listener.close();
     } catch {

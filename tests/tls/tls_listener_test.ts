@@ -139,6 +139,20 @@ for (const hasHeaders of [true, false]) {
     await accepting;
   });
 
+  Deno.test(`${name} goes on waiting for a connection when certificates are new`, async () => {
+    using scene = new Scene(hasHeaders);
+    const accepting = scene.listener.accept();
+    accepting.catch(() => {});
+    const other = await TestCa.create("other");
+    scene.identity = await other.server({ dnsNames: ["localhost"] });
+    // Longer than it takes to see them.
+    await Promise.race([accepting, new Promise((resolve) => setTimeout(resolve, 1_200))]);
+    const [client, incoming] = await Promise.all([scene.connect(other), accepting]);
+    await Promise.all([client.handshake(), incoming.secure(incoming.raw, noBytes)]);
+    incoming.raw.abort();
+    client.close();
+  });
+
   Deno.test({
     name: `${name} frees what an aborted connection has, whatever it waits for`,
     ignore: libc === undefined,
