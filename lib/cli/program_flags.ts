@@ -207,7 +207,7 @@ export const serverFlags = {
   udsMode: fileModeFlag("uds-mode", {
     restricts: true,
     default: "0660",
-    help: "permissions of the file of --uds-name; to connect takes the permission to write",
+    help: "permissions of the file of --uds-name; clients need the permission to write",
   }),
   udsGroup: stringFlag("uds-group", {
     valueName: "group",
@@ -251,7 +251,7 @@ export const serverFlags = {
   }),
   mode: choiceFlag("mode", frontModes, {
     help:
-      "http-connect answers clients, which speak CONNECT, also where no agent does, with the cause; raw closes their connections; by default http-connect, and raw on --listen-tcp",
+      "what clients get that no agent takes: with http-connect, as they speak CONNECT, a response with the cause; with raw, a closed connection; by default raw on --listen-tcp, and http-connect elsewhere",
   }),
   agentWaitMs: durationFlag("agent-wait", {
     dependentDefault: formatDuration(AGENT_WAIT_MS.raw),
@@ -356,7 +356,7 @@ const sessionFlags = {
   }),
   httpProxy: httpProxyFlag("proxy", {
     help:
-      "HTTP proxy for connections over TCP, such as http://user:password@proxy.example:3128, or none; by default that of the environment: HTTPS_PROXY, except for hosts in NO_PROXY",
+      "HTTP proxy for TCP connections to servers, such as http://user:password@proxy.example:3128, or none; by default that of the environment: HTTPS_PROXY, except for hosts in NO_PROXY",
   }),
   join: stringFlag("join", {
     valueName: "bundle",

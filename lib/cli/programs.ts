@@ -41,7 +41,7 @@ export const serverInfo = {
 export const agentInfo = {
   name: "proxy-agent",
   summary:
-    "Connects to a proxy-server from inside a private network and serves HTTP CONNECT to its clients.",
+    "Connects to a proxy-server from inside a private network and is an HTTP and SOCKS5 proxy for its clients.",
   examples: [
     {
       does: "clients of the server reach port 443 of one network, and nothing else:",

@@ -142,7 +142,8 @@ test("UDP that is blocked", async (stage) => {
   await stage.agent(server).line(
     /"cannot connect to the server" server=127.*error=".*no answer after 2000 ms; over TCP: 127\.0\.0\.1:\d+: connection refused" hint="check that the address is correct, that proxy-server is running there, and that firewalls allow UDP to this port" failures=1 /,
   );
-  const fix = /allow UDP port \d+ in all firewalls between this machine and the server/;
+  const fix =
+    /allow UDP port \d+ in all firewalls .*, start proxy-server with --listen-fallback, for TCP, or/;
   await assertChecked("agent", { server, ...stage.files.agent() }, fix);
 });
 

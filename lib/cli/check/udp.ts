@@ -41,7 +41,7 @@ export async function checkUdp(
   const value = addresses.filter((_, i) => outcomes[i] === "answers");
   const isWarning = value.length < addresses.length;
   if (value.length > 0) return { found, value, isWarning };
-  if (!await tcpWorks()) throw new StepError(found, fixOf(addresses[0]!, outcomes));
+  if (!await tcpWorks()) throw new StepError(found, fixOf(addresses[0]!, outcomes, tcpSuffices));
   const blocked = `${found}: ${UDP_BLOCKED}`;
   if (!tcpSuffices) throw new StepError(blocked, "set --transport=auto");
   return { found: blocked, value, isWarning: true };
@@ -56,13 +56,19 @@ function describe(outcome: UdpOutcome): string {
   return typeof outcome === "string" ? words[outcome] : `cannot send: ${outcome.error}`;
 }
 
-function fixOf({ port }: Authority, outcomes: readonly UdpOutcome[]): string {
+function fixOf(
+  { port }: Authority,
+  outcomes: readonly UdpOutcome[],
+  tcpSuffices: boolean,
+): string {
   if (outcomes.includes("refused")) {
     return `start proxy-server there with --listen-quic on UDP port ${port}, or correct --server`;
   }
-  return outcomes.includes("silent")
-    ? `allow UDP port ${port} in all firewalls between this machine and the server, or correct --server`
-    : "add a route from this machine to the server, or correct --server";
+  if (!outcomes.includes("silent")) {
+    return "add a route from this machine to the server, or correct --server";
+  }
+  const overTcp = tcpSuffices ? " start proxy-server with --listen-fallback, for TCP," : "";
+  return `allow UDP port ${port} in all firewalls between this machine and the server,${overTcp} or correct --server`;
 }
 
 /** Sends some datagrams that every QUIC server answers. */
