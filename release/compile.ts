@@ -43,11 +43,18 @@ const deno = Deno.env.get("COMPILE_DENO") || Deno.execPath();
 /** The stack of Deno's threads: the usual 2 MB are not enough for all that it analyses. */
 const STACK_BYTES = 32 << 20;
 
+const NO_RUNTIME =
+  "If Deno's runtime for compiled programs cannot be downloaded here, set DENORT_BIN: see docs/install.md";
+
 /** @throws {Error} with what the command has written to stderr, when it fails */
 async function run(command: string, args: string[]): Promise<CommandOutput> {
   const env = { NO_COLOR: "1", RUST_MIN_STACK: `${STACK_BYTES}` };
   const output = await commandOutput(command, args, { env });
-  if (!output.success) throw new Error(`${command} ${args[0]} failed:\n${output.stderr}`);
+  if (!output.success) {
+    const { stderr } = output;
+    const hint = /Download \S+\/denort-/.test(stderr) ? `\n${NO_RUNTIME}` : "";
+    throw new Error(`${command} ${args[0]} failed:\n${stderr.trimEnd()}${hint}`);
+  }
   return output;
 }
 
