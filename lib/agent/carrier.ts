@@ -8,7 +8,7 @@ import { RedialingSocket } from "../connect_udp/redialing_socket.ts";
 import type { Authority } from "../net/authority.ts";
 import { ipBytes } from "../net/ip_address.ts";
 import { Resolver } from "../net/resolver.ts";
-import { identityOf } from "../quic/mod.ts";
+import { CARRIER_HANDSHAKE_MS, identityOf } from "../quic/mod.ts";
 import type { Fallback } from "./fallback.ts";
 import { type ConnectOptions, type OpenConnection, openConnection } from "./open_connection.ts";
 
@@ -67,7 +67,8 @@ function namesOf(
  * Connects to a server over TCP, and goes on over another TCP connection when one is lost.
  *
  * @param address its IP address and port
- * @param timeoutMs how long the TCP connection, and what belongs to it, may take
+ * @param timeoutMs how long the TCP connection and what belongs to it may take, and the handshake of
+ * QUIC after that
  * @throws {CarrierDialError} when it cannot be made
  * @throws {ConnectionClosedError} when the handshake of QUIC fails
  * @throws the signal's reason when it aborts first
@@ -81,9 +82,10 @@ export async function openCarried(
   const dial = (signal: AbortSignal) =>
     dialCarrier({ ...dialOptionsOf(address, config), timeoutMs }, signal);
   const first = await dial(signal);
+  const carrierHandshakeTimeoutMs = Math.min(timeoutMs, CARRIER_HANDSHAKE_MS);
   return await openConnection(
     address,
-    config,
+    { ...config, carrierHandshakeTimeoutMs },
     signal,
     (events) => new RedialingSocket(first, { dial, peer: address }, events),
   );

@@ -5,6 +5,7 @@ import type { Authority } from "../net/authority.ts";
 import { QRHT_ALPN } from "../qrht/dialect.ts";
 import {
   type AgentConnection,
+  CARRIER_HANDSHAKE_MS,
   CarrierRelay,
   ConnectionClosedError,
   DenoQuicEndpoint,
@@ -30,6 +31,8 @@ export interface ConnectOptions extends PathOptions {
   readonly quicLibrary?: QuicLibraryChoice;
   /** Tunnels of one connection at a time. @default {10000} */
   readonly maxStreams?: number;
+  /** Time that a handshake through a carrier may take at most. @default {CARRIER_HANDSHAKE_MS} */
+  readonly carrierHandshakeTimeoutMs?: number;
 }
 
 /** A connection to a server, and what it takes. */
@@ -70,7 +73,15 @@ export async function openConnection(
 ): Promise<OpenConnection> {
   const { tls, alpn, serverName, maxStreams = MAX_STREAMS, quicLibrary = "auto" } = options;
   const hostname = address.hostname.includes(":") ? "::" : "0.0.0.0";
-  const transport = { tls, alpn, keepAliveMs: KEEPALIVE_MS, maxStreams, ...pathOptions(options) };
+  const { carrierHandshakeTimeoutMs = CARRIER_HANDSHAKE_MS } = options;
+  const transport = {
+    tls,
+    alpn,
+    keepAliveMs: KEEPALIVE_MS,
+    maxStreams,
+    carrierHandshakeTimeoutMs,
+    ...pathOptions(options),
+  };
   if (quicLibraryOf(quicLibrary) === "deno") {
     // It cannot reset streams, and in the raw dialect nothing else tells that one was cut off.
     const options = { ...transport, alpn: [QRHT_ALPN] };

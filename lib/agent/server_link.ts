@@ -46,6 +46,8 @@ export class ServerLink {
   /** The last failure of TCP, and until when it stands for the next ones. */
   #tcpFailure: { readonly error: unknown; readonly until: number } | undefined;
   #hurryUntil = 0;
+  /** How long it took to connect over TCP. */
+  #tcpTookMs = 0;
 
   /**
    * @param address IP address and port of the server
@@ -123,7 +125,9 @@ export class ServerLink {
   }
 
   get #tcpTimeoutMs(): number {
-    return performance.now() < this.#hurryUntil ? HURRIED_DIAL_MS : DIAL_MS;
+    if (performance.now() >= this.#hurryUntil) return DIAL_MS;
+    // Where it takes long, an attempt that is given up early would never succeed.
+    return Math.min(Math.max(HURRIED_DIAL_MS, 2 * this.#tcpTookMs), DIAL_MS);
   }
 
   #session(
@@ -133,10 +137,12 @@ export class ServerLink {
     return AgentSession.connect(this.#address, this.#config, this.#options, signal, open);
   }
 
-  #open(transport: Transport, signal: AbortSignal): Promise<OpenConnection> {
-    return transport === "udp"
-      ? openConnection(this.#address, this.#config, signal)
-      : openCarried(this.#address, this.#config, this.#tcpTimeoutMs, signal);
+  async #open(transport: Transport, signal: AbortSignal): Promise<OpenConnection> {
+    if (transport === "udp") return await openConnection(this.#address, this.#config, signal);
+    const since = performance.now();
+    const opened = await openCarried(this.#address, this.#config, this.#tcpTimeoutMs, signal);
+    this.#tcpTookMs = performance.now() - since;
+    return opened;
   }
 
   async #race(signal: AbortSignal) {

@@ -151,8 +151,9 @@ export class QuicConnection implements AgentConnection, StreamsHost {
     });
     this.#keepAlive = new KeepAlive(options.settings.keepAliveMs, this.#startedAt);
     this.#idleTimeoutMs = options.settings.idleTimeoutMs;
-    const { handshakeTimeoutMs } = options.settings;
-    this.#handshake = new HandshakeProgress(this.role, handshakeTimeoutMs, this.#startedAt);
+    const { handshakeTimeoutMs, carrierHandshakeTimeoutMs } = options.settings;
+    const timeoutMs = this.isCarried ? carrierHandshakeTimeoutMs : handshakeTimeoutMs;
+    this.#handshake = new HandshakeProgress(this.role, timeoutMs, this.#startedAt);
     this.#streams = new ConnectionStreams(options.native, this);
     this.closed = this.#closedSettled.promise;
     this.confirmed = this.#confirmedSettled.promise;

@@ -40,6 +40,7 @@ export { live } from "./live.ts";
 export { NativeLibraryError } from "./quiche/native.ts";
 export { BASE_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 export {
+  CARRIER_HANDSHAKE_MS,
   checkIdentity,
   congestionControls,
   identityOf,

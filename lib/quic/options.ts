@@ -52,6 +52,9 @@ export function mayRetry(
     "current" in tls && tls.refused?.(hostname, chain) === true;
 }
 
+/** Time that a handshake through a carrier may take. */
+export const CARRIER_HANDSHAKE_MS = 4_000;
+
 /** Algorithms of congestion control, the one that is best for most paths first. */
 export const congestionControls = ["bbr", "cubic", "reno"] as const;
 
@@ -75,6 +78,13 @@ export interface TransportOptions extends Partial<PathOptions> {
   readonly idleTimeoutMs?: number;
   /** Time a handshake may take. @default {2000} */
   readonly handshakeTimeoutMs?: number;
+  /**
+   * The same through a carrier, which may lead over distant proxies, and where TCP repeats what is
+   * lost.
+   *
+   * @default {4000}
+   */
+  readonly carrierHandshakeTimeoutMs?: number;
   /** A PING is sent after this much silence of the peer's; 0 for never. @default {0} */
   readonly keepAliveMs?: number;
   /** Bidirectional streams the peer may have open at a time. @default {10000} */
@@ -110,6 +120,7 @@ export function transportSettings(options: TransportOptions): TransportSettings 
   return {
     idleTimeoutMs: 5000,
     handshakeTimeoutMs: 2000,
+    carrierHandshakeTimeoutMs: CARRIER_HANDSHAKE_MS,
     keepAliveMs: 0,
     maxStreams: 10_000,
     maxUniStreams: MAX_UNI_STREAMS,

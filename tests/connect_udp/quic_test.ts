@@ -3,34 +3,48 @@
 
 /** QUIC connections through carriers over TLS on loopback. */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { CarrierSocket } from "../../lib/connect_udp/carrier_socket.ts";
 import { dialCarrier } from "../../lib/connect_udp/dial_carrier.ts";
 import { RedialingSocket } from "../../lib/connect_udp/redialing_socket.ts";
-import { QuicEndpoint } from "../../lib/quic/mod.ts";
+import { ConnectionClosedError, QuicEndpoint } from "../../lib/quic/mod.ts";
 import { assertSameBytes, pattern } from "../support/bytes.ts";
 import { carrierListener, close } from "../support/carrier_server.ts";
 import { eventually } from "../support/eventually.ts";
 import { readToEnd, writeToEnd } from "../support/memory_duplex.ts";
 import { loopback, soon, text } from "../support/network.ts";
+import { TcpRelay } from "../support/tcp_relay.ts";
 import {
   assertNothingLive,
   CARRIED_PEER,
   clientTls,
   connectCarried,
+  type HandshakeTimes,
   listen,
 } from "../support/quic.ts";
 
+interface CarriedOptions {
+  /** Of either end. */
+  readonly times?: HandshakeTimes;
+  /** How long bytes take either way. */
+  readonly delayMs?: number;
+}
+
 /** An endpoint that carriers lead to, and a client's endpoint with one. */
-async function carried() {
-  const listening = listen();
+async function carried({ times = {}, delayMs = 0 }: CarriedOptions = {}) {
+  const listening = listen(times);
   const { endpoint: server } = listening;
-  const listener = carrierListener((carrier) =>
-    server.attach((events) => new CarrierSocket(carrier, events)) as CarrierSocket
+  await using started = new AsyncDisposableStack();
+  started.use(listening);
+  const listener = started.use(
+    carrierListener((carrier) =>
+      server.attach((events) => new CarrierSocket(carrier, events)) as CarrierSocket
+    ),
   );
+  const relay = started.use(new TcpRelay(loopback(listener.port), delayMs));
   const dial = (signal: AbortSignal) =>
     dialCarrier({
-      server: loopback(listener.port),
+      server: delayMs > 0 ? relay.addr : loopback(listener.port),
       resolve: () => Promise.resolve([]),
       serverName: "quic-tunnel-server",
       caCerts: [text.decode(clientTls.ca)],
@@ -46,20 +60,16 @@ async function carried() {
         events,
       ),
   });
-  return {
-    listener,
-    broken,
-    ...await connectCarried(endpoint, server),
-    async [Symbol.asyncDispose]() {
-      await endpoint.close();
-      await eventually(
-        "the carriers are closed",
-        () => listener.ended === listener.connections.length,
-      );
-      await listener[Symbol.asyncDispose]();
-      await listening[Symbol.asyncDispose]();
-    },
-  };
+  started.defer(async () => {
+    await endpoint.close();
+    await eventually(
+      "the carriers are closed",
+      () => listener.ended === listener.connections.length,
+    );
+  });
+  const both = await connectCarried(endpoint, server, times);
+  const keep = started.move();
+  return { listener, broken, ...both, [Symbol.asyncDispose]: () => keep.disposeAsync() };
 }
 
 type Carried = Awaited<ReturnType<typeof carried>>;
@@ -84,6 +94,19 @@ Deno.test("QuicConnection through a carrier over TLS carries bytes in large data
     await echo(both, 32 << 20);
     assertEquals(both.client.path.largestReceived, 16_376);
     assertEquals([both.listener.connections.length, both.broken], [1, []]);
+  }
+  assertNothingLive();
+});
+
+Deno.test("QuicConnection through a carrier has more time for the handshake than over UDP", async () => {
+  {
+    const delayMs = 60;
+    await using both = await carried({ delayMs, times: { handshakeTimeoutMs: 100 } });
+    await echo(both, 2_000);
+    const times = { handshakeTimeoutMs: 10_000, carrierHandshakeTimeoutMs: 100 };
+    const late = await assertRejects(() => carried({ delayMs, times }), ConnectionClosedError);
+    const { by, reason, isCarried } = late.info;
+    assertEquals([by, reason, isCarried], ["timeout", "no answer after 100 ms", true]);
   }
   assertNothingLive();
 });

@@ -177,8 +177,16 @@ test("DenoQuicEndpoint.connect() gives up a server that does not answer, and one
     endpoint.connect(hole.addr as Deno.NetAddr, NAME, { ...clientOptions, handshakeTimeoutMs: 100 })
   );
   assertEquals([unanswered.info.by, unanswered.info.isUnanswered], ["timeout", true]);
-  hole.close();
   assertStringIncludes(unanswered.message, "no answer after 100 ms");
+  const { hostname, port } = hole.addr as Deno.NetAddr;
+  const relay = { hostname, port };
+  const times = { handshakeTimeoutMs: 10_000, carrierHandshakeTimeoutMs: 100 };
+  const carried = await failure((endpoint) =>
+    endpoint.connect({ hostname, port: 1 }, NAME, { ...clientOptions, ...times }, undefined, relay)
+  );
+  hole.close();
+  assertEquals([carried.info.isUnanswered, carried.info.isCarried], [true, true]);
+  assertStringIncludes(carried.message, "no answer after 100 ms");
 
   await using listening = listen({ alpn: QRHT });
   const accepted = listening.endpoint.accept();

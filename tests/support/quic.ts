@@ -91,16 +91,24 @@ export async function connectPair(options: {
 /** What a client connects to through a carrier, wherever that leads. */
 export const CARRIED_PEER: Authority = { hostname: "192.0.2.1", port: 443 };
 
+/** How long handshakes may take, over UDP and through a carrier. */
+export type HandshakeTimes = Pick<
+  TransportOptions,
+  "handshakeTimeoutMs" | "carrierHandshakeTimeoutMs"
+>;
+
 /** Connects an endpoint whose carrier leads to another one with it. */
 export async function connectCarried(
   clientEndpoint: QuicEndpoint,
   serverEndpoint: QuicEndpoint,
+  times: HandshakeTimes = {},
 ): Promise<Pick<QuicPair, "client" | "server">> {
   const [client, server] = await Promise.all([
     clientEndpoint.connect(CARRIED_PEER, "quic-tunnel-server", {
       tls: clientTls,
       alpn: ALPN,
       keepAliveMs: 600,
+      ...times,
     }),
     serverEndpoint.accept(),
   ]);

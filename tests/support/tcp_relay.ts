@@ -3,21 +3,25 @@
 
 import type { Authority } from "../../lib/net/authority.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
+import { sleep } from "../../lib/wait.ts";
 
-/** A network between clients and a TCP server, on loopback, that can stall and cut connections. */
+/** A network between clients and a TCP server, on loopback, that can delay, stall and cut connections. */
 export class TcpRelay implements AsyncDisposable {
   /** Connections of clients so far. */
   accepted = 0;
   /** Whether the server is left out: connections are accepted, and nothing comes of them. */
   isSilent = false;
   readonly #server: Authority;
+  readonly #delayMs: number;
   readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   readonly #open = new Set<Deno.TcpConn>();
   readonly #tasks = new Set<Promise<void>>();
   #stalled: PromiseWithResolvers<void> | undefined;
 
-  constructor(server: Authority) {
+  /** @param delayMs how long bytes take either way. @default {0} */
+  constructor(server: Authority, delayMs = 0) {
     this.#server = server;
+    this.#delayMs = delayMs;
     this.#run(this.#accept());
   }
 
@@ -60,6 +64,7 @@ export class TcpRelay implements AsyncDisposable {
       try {
         for (let n; (n = await from.read(buffer)) !== null;) {
           await this.#stalled?.promise;
+          if (this.#delayMs > 0) await sleep(this.#delayMs);
           await writeAll(to, buffer.subarray(0, n));
         }
         await to.closeWrite();

@@ -77,7 +77,8 @@ export class DenoQuicEndpoint implements AsyncDisposable {
     signal?.throwIfAborted();
     trustNoOtherCa();
     const settings = transportSettings(options);
-    const { tls, idleTimeoutMs, handshakeTimeoutMs, keepAliveMs, maxUniStreams } = settings;
+    const { tls, idleTimeoutMs, keepAliveMs, maxUniStreams } = settings;
+    const timeoutMs = relay ? settings.carrierHandshakeTimeoutMs : settings.handshakeTimeoutMs;
     const connectOptions: ConnectOptions = {
       endpoint: this.#endpoint,
       ...relay ?? peer,
@@ -101,12 +102,12 @@ export class DenoQuicEndpoint implements AsyncDisposable {
           by: "timeout",
           application: false,
           code: 0,
-          reason: `${reason} after ${handshakeTimeoutMs} ms`,
+          reason: `${reason} after ${timeoutMs} ms`,
           ...(isUnanswered && { isUnanswered }),
           ...carried,
         }),
       );
-    }, handshakeTimeoutMs);
+    }, timeoutMs);
     const aborted = () => over.reject(signal!.reason);
     signal?.addEventListener("abort", aborted);
     let connecting: Promise<DenoQuicConnection> | undefined;
