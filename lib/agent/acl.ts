@@ -190,7 +190,7 @@ function destinationsOf(ip: Uint8Array): Uint8Array[] {
   const text = formatIp(ip);
   const unspecified = UNSPECIFIED[text];
   if (unspecified) return [unspecified];
-  if (text === LOOPBACK_IPV6) return [];
+  if (ip.length === 4 || text === LOOPBACK_IPV6) return [];
   return LEADING_TO_IPV4.filter(({ cidr }) => cidrContains(cidr, ip))
     .map(({ at }) => ip.slice(at, at + 4));
 }

@@ -70,13 +70,16 @@ export async function dial(target: Authority, options: DialOptions): Promise<Den
   let ips: readonly Uint8Array[] | undefined;
   const timer = setTimeout(() => over.abort(tooLate(target, timeoutMs, !ips)), timeoutMs);
   try {
-    ips = await addressesOf(target, rules, resolver, over.signal);
-    const connection = await connectToOne(ips, target.port, options, over.signal);
+    const own = ipBytes(target.hostname);
+    ips = own ? [own] : await resolve(target, rules, resolver, over.signal);
+    const allowed = rules ? allowedOf(ips, target, rules) : ips;
+    const connection = await connectToOne(allowed, target.port, options, over.signal);
     const denial = rules?.own?.length ? denialOfOwn(rules, target, connection) : undefined;
     if (!denial) return connection;
     connection.close();
     throw denied(target, denial);
-  } catch (error) {
+  } catch (thrown) {
+    const error = thrown instanceof AggregateError ? mostTelling(thrown.errors) : thrown;
     if (error instanceof DialError || (over.signal.aborted && error === over.signal.reason)) {
       throw error;
     }
@@ -105,25 +108,32 @@ class NoPortError extends Error {
 /**
  * Whether no port was left: the system's error is the same when it has no address of the family.
  */
-function isForWantOfPort(error: { readonly code?: string }, ip: Uint8Array): boolean {
-  return error.code === "EADDRNOTAVAIL" && hasLocalAddressFor(ip);
+function isForWantOfPort(error: unknown, ip: Uint8Array): boolean {
+  return codeOf(error) === "EADDRNOTAVAIL" && hasLocalAddressFor(ip);
 }
 
-/** The addresses of a target that may be dialled, at least one. */
-async function addressesOf(
+/** The addresses of a target that is a name, at least one. */
+async function resolve(
   target: Authority,
   rules: Rules | undefined,
   resolver: Resolver,
   signal: AbortSignal,
 ): Promise<readonly Uint8Array[]> {
-  const own = ipBytes(target.hostname);
-  const denial = !own && rules && denialOfName(rules, target);
+  const denial = rules && denialOfName(rules, target);
   if (denial) throw denied(target, denial);
-  const ips = own ? [own] : await resolver.resolve(target.hostname, signal);
+  const ips = await resolver.resolve(target.hostname, signal);
   if (ips.length === 0) {
     throw new DialError("dns_error", `${formatAuthority(target)}: ${NO_ADDRESS}`);
   }
-  if (!rules) return ips;
+  return ips;
+}
+
+/** The addresses of a target that may be dialled, at least one. */
+function allowedOf(
+  ips: readonly Uint8Array[],
+  target: Authority,
+  rules: Rules,
+): readonly Uint8Array[] {
   const denials = ips.map((ip) => denialOf(rules, target, ip));
   const allowed = ips.filter((_, i) => !denials[i]);
   if (allowed.length === 0) throw denied(target, denials[0]!, ips[0]);
@@ -149,25 +159,24 @@ function denied(target: Authority, denial: Denial, ip?: Uint8Array): DialError {
   return new DialError(failure, `${formatAuthority(target)}: ${denial.reason}`, { ip });
 }
 
-async function connectToOne(
+function connectToOne(
   ips: readonly Uint8Array[],
   port: number,
   { connect = connectTcp, attemptDelayMs }: DialOptions,
   signal: AbortSignal,
 ): Promise<Deno.TcpConn> {
-  try {
-    return await firstToSucceed(interleaveFamilies(ips).slice(0, MAX_ATTEMPTS), {
-      attempt: (ip, signal) =>
-        connect({ hostname: formatIp(ip), port, signal }).catch((error) => {
-          throw isForWantOfPort(error, ip) ? new NoPortError(NO_PORT, { cause: error }) : error;
-        }),
-      discard: (connection) => connection.close(),
-      signal,
-      ...(attemptDelayMs !== undefined && { delayMs: attemptDelayMs }),
-    });
-  } catch (error) {
-    throw error instanceof AggregateError ? mostTelling(error.errors) : error;
-  }
+  return firstToSucceed(interleaveFamilies(ips).slice(0, MAX_ATTEMPTS), {
+    attempt: async (ip, signal) => {
+      try {
+        return await connect({ hostname: formatIp(ip), port, signal });
+      } catch (error) {
+        throw isForWantOfPort(error, ip) ? new NoPortError(NO_PORT, { cause: error }) : error;
+      }
+    },
+    discard: (connection) => connection.close(),
+    signal,
+    ...(attemptDelayMs !== undefined && { delayMs: attemptDelayMs }),
+  });
 }
 
 /**
@@ -216,6 +225,7 @@ const causes: Readonly<Record<string, readonly [DialFailure, string]>> = {
 };
 
 function classify(error: unknown): readonly [DialFailure, string] {
-  return causes[(error as { code?: string }).code ?? ""] ??
-    ["proxy_internal_error", messageOf(error)];
+  return causes[codeOf(error) ?? ""] ?? ["proxy_internal_error", messageOf(error)];
 }
+
+const codeOf = (error: unknown) => (error as { readonly code?: string }).code;

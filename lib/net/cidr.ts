@@ -71,10 +71,13 @@ export function formatCidr(cidr: Cidr): string {
  * assert(cidrContains(parseCidr("10.0.0.0/8"), ipBytes("10.1.2.3")!));
  * ```
  */
-export function cidrContains(cidr: Cidr, ip: Uint8Array): boolean {
+export function cidrContains({ network, prefixLength }: Cidr, ip: Uint8Array): boolean {
   const address = unmapIp(ip);
-  return address.length === cidr.network.length &&
-    cidr.network.every((byte, i) => byte === (address[i]! & maskByte(cidr.prefixLength, i)));
+  if (address.length !== network.length) return false;
+  for (let i = 0; 8 * i < prefixLength; i++) {
+    if (network[i] !== (address[i]! & maskByte(prefixLength, i))) return false;
+  }
+  return true;
 }
 
 function parsePrefixLength(text: string, lengthText: string, bits: number): number {

@@ -18,7 +18,8 @@ const OVER = new Error("another attempt has succeeded");
  * Orders addresses of 4 or 16 bytes for the attempts: families alternate, from that of the first
  * (§4).
  */
-export function interleaveFamilies(ips: readonly Uint8Array[]): Uint8Array[] {
+export function interleaveFamilies(ips: readonly Uint8Array[]): readonly Uint8Array[] {
+  if (ips.length < 2) return ips;
   const isFirst = (ip: Uint8Array) => ip.length === ips[0]!.length;
   const first = ips.filter(isFirst);
   const second = ips.filter((ip) => !isFirst(ip));
@@ -84,7 +85,8 @@ export async function firstToSucceed<C, T>(
   };
   const end = () => {
     clearTimeout(timer);
-    over.abort(signal.reason ?? OVER);
+    // If there was only one, none has lost.
+    if (begun > 1 || signal.aborted) over.abort(signal.reason ?? OVER);
   };
   const onAbort = () => {
     end();

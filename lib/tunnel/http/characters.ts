@@ -25,7 +25,7 @@ export function isVisible(byte: number): boolean {
 
 /** A byte of a token: visible characters without the delimiters (RFC 9110 §5.6.2). */
 export function isTokenByte(byte: number): boolean {
-  return isVisible(byte) && !DELIMITERS.has(byte);
+  return TOKEN_BYTES[byte] === 1;
 }
 
 /** A byte of a field value or a reason phrase: text, spaces, tabs and what is beyond ASCII. */
@@ -38,6 +38,9 @@ export function hex(byte: number): string {
   return `0x${byte.toString(16).padStart(2, "0")}`;
 }
 
-const DELIMITERS: ReadonlySet<number> = new Set(
-  [...'"(),/:;<=>?@[\\]{}'].map((character) => character.charCodeAt(0)),
+const DELIMITERS = new TextEncoder().encode('"(),/:;<=>?@[\\]{}');
+
+const TOKEN_BYTES = Uint8Array.from(
+  { length: 256 },
+  (_, byte) => isVisible(byte) && !DELIMITERS.includes(byte) ? 1 : 0,
 );

@@ -90,6 +90,8 @@ type State =
 
 const TLS_HANDSHAKE = 0x16;
 
+const decoder = new TextDecoder();
+
 const FIRST_CAPACITY = 256;
 // The longest registered method has 17 characters: text that goes on for longer is no request.
 const MAX_METHOD_LENGTH = 32;
@@ -291,7 +293,7 @@ export class RequestHeadParser {
 
   /** The text of the part that has ended, which is ASCII. */
   #takePart(): string {
-    const text = new TextDecoder().decode(this.#part.subarray(0, this.#partLength));
+    const text = decoder.decode(this.#part.subarray(0, this.#partLength));
     this.#partLength = 0;
     return text;
   }
