@@ -18,7 +18,7 @@ import { ServerContext } from "../../lib/tls/tls_carrier.ts";
 import { issueIntermediate, nameConstraints, PAST } from "../support/any_certificate.ts";
 import { oldVersionOf } from "../support/old_certificate.ts";
 import { eventually } from "../support/eventually.ts";
-import { TestCa } from "../support/tls.ts";
+import { fileContent, TestCa } from "../support/tls.ts";
 
 const [trusted, foreign] = [await TestCa.create("the CA"), await TestCa.create("other CA")];
 const server = await issueCertificate(trusted.ca, {
@@ -29,16 +29,10 @@ const server = await issueCertificate(trusted.ca, {
 
 /** What a server has read from files. */
 function materialOf(ca: string, { certPem, keyPem }: Issued = server): TlsMaterial {
-  const file = (flag: string, text: string) => ({
-    flag,
-    path: flag,
-    bytes: new TextEncoder().encode(text),
-    isFile: true,
-  });
   return checkTlsFiles({
-    ca: file("--tls-client-ca-file", ca),
-    cert: file("--tls-cert-file", certPem),
-    key: file("--tls-cert-key", keyPem),
+    ca: fileContent("--tls-client-ca-file", ca),
+    cert: fileContent("--tls-cert-file", certPem),
+    key: fileContent("--tls-cert-key", keyPem),
   }, { tryOut: (identity) => void new ServerContext(identity, { asksClients: true }) });
 }
 

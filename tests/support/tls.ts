@@ -8,6 +8,7 @@ import {
   type Issued,
 } from "../../lib/certs/issue.ts";
 import type { TlsIdentity } from "../../lib/quic/mod.ts";
+import type { FileContent } from "../../lib/tls/files.ts";
 
 const encoder = new TextEncoder();
 
@@ -47,4 +48,14 @@ export class TestCa {
     const { certPem, keyPem } = await issueCertificate(this.ca, options);
     return { ca: trusts.pem, cert: encoder.encode(certPem), key: encoder.encode(keyPem) };
   }
+}
+
+/** What was read from a file that this flag named. */
+export function fileContent(
+  flag: string,
+  content: string | Uint8Array,
+  path = flag,
+): FileContent {
+  const bytes = typeof content === "string" ? encoder.encode(content) : content;
+  return { flag, path, bytes, isFile: true };
 }

@@ -21,21 +21,16 @@ import {
   subjectAltName,
 } from "../support/any_certificate.ts";
 import { assertNothingLive, connectPair } from "../support/quic.ts";
+import { fileContent } from "../support/tls.ts";
 
 const root = await createCa({ commonName: "root" });
 
 /** The material of one end, of PEM. */
 function materialOf(ca: string, cert: string, key: string): TlsMaterial {
-  const content = (flag: string, text: string) => ({
-    flag,
-    path: flag,
-    bytes: new TextEncoder().encode(text),
-    isFile: true,
-  });
   return checkTlsFiles({
-    ca: content("--ca-file", ca),
-    cert: content("--cert-file", cert),
-    key: content("--cert-key", key),
+    ca: fileContent("--ca-file", ca),
+    cert: fileContent("--cert-file", cert),
+    key: fileContent("--cert-key", key),
   });
 }
 

@@ -33,6 +33,7 @@ import {
 } from "../support/any_certificate.ts";
 import { runs } from "../support/fuzz.ts";
 import { assertNothingLive, connectPair } from "../support/quic.ts";
+import { fileContent } from "../support/tls.ts";
 
 const ca = await createCa({ commonName: "test CA" });
 const server = await issueCertificate(ca, {
@@ -48,16 +49,10 @@ type Contents = Readonly<Partial<Record<"ca" | "cert" | "key", string | Uint8Arr
 /** Checks a set of files that is good but for what is given. */
 function check(contents: Contents = {}, now?: Date): TlsMaterial {
   const all = { ca: ca.certPem, cert: server.certPem, key: server.keyPem, ...contents };
-  const file = (flag: string, path: "ca" | "cert" | "key") => ({
-    flag,
-    path,
-    bytes: new Uint8Array(Buffer.from(all[path])),
-    isFile: true,
-  });
   return checkTlsFiles({
-    ca: file("--client-ca-file", "ca"),
-    cert: file("--cert-file", "cert"),
-    key: file("--cert-key", "key"),
+    ca: fileContent("--client-ca-file", all.ca, "ca"),
+    cert: fileContent("--cert-file", all.cert, "cert"),
+    key: fileContent("--cert-key", all.key, "key"),
   }, now && { now });
 }
 
