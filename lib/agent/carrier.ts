@@ -1,16 +1,19 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import type { Carrier } from "../connect_udp/carrier_socket.ts";
 import { dialCarrier, type DialCarrierOptions } from "../connect_udp/dial_carrier.ts";
 import type { HttpProxy } from "../connect_udp/http_proxy.ts";
 import { bypassesProxy, type NoProxy } from "../connect_udp/no_proxy.ts";
 import { RedialingSocket } from "../connect_udp/redialing_socket.ts";
 import type { Authority } from "../net/authority.ts";
-import { ipBytes } from "../net/ip_address.ts";
+import { ipBytes, isIpAddress } from "../net/ip_address.ts";
 import { Resolver } from "../net/resolver.ts";
 import { CARRIER_HANDSHAKE_MS, identityOf } from "../quic/mod.ts";
 import type { Fallback } from "./fallback.ts";
 import { type ConnectOptions, type OpenConnection, openConnection } from "./open_connection.ts";
+import type { ByName } from "./server_addresses.ts";
+import type { TransportChoice } from "./transport_policy.ts";
 
 /** How an agent reaches servers over TCP. */
 export interface CarrierConfig {
@@ -29,13 +32,13 @@ export interface CarrierConfig {
 /**
  * How to connect to a server over TCP.
  *
- * @param address IP address and port of the server
+ * @param address IP address, or name that is left to a proxy, and port of the server
  */
 export function dialOptionsOf(
   address: Authority,
   config: CarrierConfig & Pick<ConnectOptions, "tls" | "serverName">,
 ): DialCarrierOptions {
-  const { fallback, proxy, noProxy, serverResolver = new Resolver() } = config;
+  const { fallback, serverResolver = new Resolver() } = config;
   const server = fallback?.server ?? address;
   const { ca } = identityOf(config.tls);
   return {
@@ -45,11 +48,36 @@ export function dialOptionsOf(
     caCerts: [new TextDecoder().decode(ca)],
     target: address,
     ...(fallback?.url && { template: fallback.url.template }),
-    proxy:
-      noProxy && [server, ...namesOf(server, config)].some((each) => bypassesProxy(noProxy, each))
-        ? undefined
-        : proxy,
+    proxy: proxyFor(server, config),
   };
+}
+
+/** The HTTP proxy that a server or fallback is connected to through. */
+function proxyFor(server: Authority, config: CarrierConfig): HttpProxy | undefined {
+  const { proxy, noProxy } = config;
+  const isBypassed = (server: Authority) => noProxy && bypassesProxy(noProxy, server);
+  return [server, ...namesOf(server, config)].some(isBypassed) ? undefined : proxy;
+}
+
+/**
+ * Whether the name of a server may be left to an HTTP proxy, which then connects to one of its
+ * addresses, as no other way needs them, or where they cannot be found out.
+ */
+export function byNameOf(
+  server: Authority,
+  config: CarrierConfig & { readonly transport: TransportChoice },
+): ByName {
+  const { fallback, transport } = config;
+  if (transport === "udp" || !proxyFor(fallback?.server ?? server, config)) return "never";
+  return transport === "tcp" ? "always" : "unresolved";
+}
+
+/**
+ * What QUIC takes for the address of a server, which it needs: that of the proxy if only the name
+ * is known.
+ */
+export function peerOf(server: Authority, { remoteAddr }: Carrier): Authority {
+  return isIpAddress(server.hostname) ? server : remoteAddr;
 }
 
 /** The name that a server's address comes from, where there is one that it must come from. */
@@ -66,7 +94,7 @@ function namesOf(
 /**
  * Connects to a server over TCP, and goes on over another TCP connection when one is lost.
  *
- * @param address its IP address and port
+ * @param address its IP address, or name that is left to a proxy, and port
  * @param timeoutMs how long the TCP connection and what belongs to it may take, and the handshake of
  * QUIC after that
  * @throws {CarrierDialError} when it cannot be made
@@ -83,10 +111,11 @@ export async function openCarried(
     dialCarrier({ ...dialOptionsOf(address, config), timeoutMs }, signal);
   const first = await dial(signal);
   const carrierHandshakeTimeoutMs = Math.min(timeoutMs, CARRIER_HANDSHAKE_MS);
+  const peer = peerOf(address, first);
   return await openConnection(
-    address,
+    peer,
     { ...config, carrierHandshakeTimeoutMs },
     signal,
-    (events) => new RedialingSocket(first, { dial, peer: address }, events),
+    (events) => new RedialingSocket(first, { dial, peer }, events),
   );
 }

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { byNameOf } from "./carrier.ts";
 import { hintOfFailure, isRefused, isTurnedAway } from "./connect_error.ts";
 import type { AgentConfig, AgentSession, AgentSessionOptions } from "./session.ts";
 import { type Authority, formatAuthority } from "../net/authority.ts";
@@ -85,6 +86,7 @@ export async function keepConnected(
   const addresses = new ServerAddresses({
     servers,
     resolve: (name, signal) => serverResolver.resolve(name, signal),
+    byName: (server) => byNameOf(server, config),
     keepConnected: keepConnectedTo,
     log,
     signal,

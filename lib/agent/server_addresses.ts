@@ -15,11 +15,19 @@ import type { Logger } from "../log.ts";
 import { TaskGroup } from "../task_group.ts";
 import { sleep, within } from "../wait.ts";
 
+/**
+ * Whether a server is connected to by its name, with no address: without a lookup, while lookups
+ * have found none, or not.
+ */
+export type ByName = "always" | "unresolved" | "never";
+
 export interface ServerAddressesOptions {
   /** Names or IP addresses, and ports. */
   readonly servers: readonly Authority[];
   /** All IP addresses of a name, 4 or 16 bytes each. Rejects when the signal aborts. */
   readonly resolve: (name: string, signal: AbortSignal) => Promise<readonly Uint8Array[]>;
+  /** How a server with a name is dealt with. @default {"never"} */
+  readonly byName?: (server: Authority) => ByName;
   /**
    * Keeps a connection to an address. When the signal aborts, because the address no longer belongs
    * to a server or everything ends, it makes no new connection and resolves once it has none. Must
@@ -42,6 +50,7 @@ export interface ServerAddressesOptions {
 }
 
 const defaults = {
+  byName: (): ByName => "never",
   refreshMs: 30_000,
   resolveTimeoutMs: 5_000,
   maxAddresses: 64,
@@ -55,6 +64,8 @@ const RETRY = { minMs: 250, maxMs: 10_000 };
 /** Time between two lookups of a name, whatever the reason for the second. */
 const MIN_PAUSE_MS = 1_000;
 
+const BY_NAME = "the HTTP proxy is asked for the name, over TCP; UDP needs an address";
+
 /** One of the options' servers. */
 interface ServerEntry {
   readonly server: Authority;
@@ -66,7 +77,7 @@ interface ServerEntry {
 
 /**
  * Runs one task per server address. Names are resolved periodically: a new address gets a task, and
- * the task of one that is gone ends.
+ * the task of one that is gone ends. A name that is to be connected to as such has one task.
  */
 export class ServerAddresses {
   readonly #options: Required<ServerAddressesOptions>;
@@ -114,11 +125,13 @@ export class ServerAddresses {
   }
 
   async #follow(entry: ServerEntry): Promise<void> {
-    const { signal, refreshMs, random, sleep, log } = this.#options;
+    const { signal, refreshMs, random, sleep, log, byName } = this.#options;
     const { hostname, port } = entry.server;
     const address = socketAddress(hostname, port);
     if (address) return this.#take(entry, [formatSocketAddress(address)]);
     const server = formatAuthority(entry.server);
+    const name = byName(entry.server);
+    if (name === "always") return this.#take(entry, [server]);
     const streak = new FailureStreak();
     while (!signal.aborted) {
       entry.wake = new AbortController();
@@ -140,7 +153,9 @@ export class ServerAddresses {
           failures: streak.failures,
           known: entry.addresses.length,
           retryInMs: pauseMs,
+          hint: name === "unresolved" ? BY_NAME : undefined,
         });
+        if (name === "unresolved" && entry.addresses.length === 0) this.#take(entry, [server]);
       }
       const { wake } = entry;
       if (signal.aborted) return;

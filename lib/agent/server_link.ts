@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import { type Authority, formatAuthority } from "../net/authority.ts";
+import { isIpAddress } from "../net/ip_address.ts";
 import { CloseCode } from "../qrht/codes.ts";
 import { CarrierDialError } from "../connect_udp/dial_carrier.ts";
 import { messageOf } from "../errors.ts";
@@ -50,7 +51,7 @@ export class ServerLink {
   #tcpTookMs = 0;
 
   /**
-   * @param address IP address and port of the server
+   * @param address IP address and port of the server, or a name that is left to a proxy
    * @param tasks gets what it takes to end attempts that are of no use any more
    */
   constructor(
@@ -74,7 +75,8 @@ export class ServerLink {
    * @throws the signal's reason when it aborts first
    */
   async connect(signal: AbortSignal): Promise<AgentSession> {
-    const { transport } = this.#config;
+    // UDP needs an address.
+    const transport = isIpAddress(this.#address.hostname) ? this.#config.transport : "tcp";
     if (transport !== "auto") {
       return await this.#session(signal, (signal) => this.#open(transport, signal));
     }

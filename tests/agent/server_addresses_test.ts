@@ -4,7 +4,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
-import { formatAuthority, parseAuthority } from "../../lib/net/authority.ts";
+import { type Authority, formatAuthority, parseAuthority } from "../../lib/net/authority.ts";
 import { ipBytes } from "../../lib/net/ip_address.ts";
 import { ServerAddresses, type ServerAddressesOptions } from "../../lib/agent/server_addresses.ts";
 import { Resolver } from "../../lib/net/resolver.ts";
@@ -303,6 +303,28 @@ test("ServerAddresses has no more tasks than it may, and says so once", async ()
   world.task(gone!).end();
   await world.settle();
   assertEquals([world.kept.length, world.ending], [64, []]);
+});
+
+test("ServerAddresses has one task for a name that needs no lookup, and one for a name that does not resolve", async () => {
+  const byName = ({ hostname }: Authority) =>
+    hostname === "a.example" ? "always" : hostname === "b.example" ? "unresolved" : "never";
+  await using world = new World(["a.example:443", "b.example:443", "c.example:443"], {}, {
+    byName,
+  });
+  await world.advance(1_000);
+  assertEquals(world.kept, ["a.example:443", "b.example:443"]);
+  assertEquals(new Set(world.lookups.map(({ name }) => name)), new Set(["b.example", "c.example"]));
+  const said = world.lines.filter((line) => line.includes("the HTTP proxy is asked"));
+  assert(said.length > 0 && said.every((line) => line.includes("server=b.example:443")));
+
+  world.dns["b.example"] = ["192.0.2.1", "192.0.2.2"];
+  await world.advance(10_000);
+  assertEquals(world.kept, ["192.0.2.1:443", "192.0.2.2:443", "a.example:443"]);
+  assertEquals(world.ending, ["b.example:443"]);
+  // An address that was known stays.
+  delete world.dns["b.example"];
+  await world.advance(60_000);
+  assertEquals(world.kept, ["192.0.2.1:443", "192.0.2.2:443", "a.example:443"]);
 });
 
 test("ServerAddresses ends when it is told so: it stops its tasks, and waits for them", async () => {

@@ -26,6 +26,8 @@ import {
 } from "../support/network.ts";
 import { answering, carrierToNowhere, proxyTo, tcpListener } from "../support/carrier_server.ts";
 import { HttpProxy } from "../../lib/connect_udp/http_proxy.ts";
+import { parseNoProxy } from "../../lib/connect_udp/no_proxy.ts";
+import { Resolver } from "../../lib/net/resolver.ts";
 import { TcpRelay } from "../support/tcp_relay.ts";
 import { UdpRelay } from "../support/udp_relay.ts";
 
@@ -372,6 +374,54 @@ test("runAgent() is back within 2 s after TCP has stalled for 10 s", async (scen
   await assertServed(net, server);
   const tookMs = performance.now() - since;
   assert(tookMs < 2_000, `${tookMs} ms`);
+});
+
+for (const transport of ["tcp", "auto"] as const) {
+  test(`runAgent() has an HTTP proxy resolve the server's name with --transport=${transport}`, async (scene) => {
+    const { net, server, tcp, lines } = scene;
+    const heads: string[] = [];
+    await using proxy = proxyTo(tcp.addr.port, heads);
+    const lookups: string[] = [];
+    const lookup = (name: string) => {
+      lookups.push(name);
+      return Promise.reject(new Error("no name servers here"));
+    };
+    const name = "server.example";
+    const config = {
+      transport,
+      servers: [{ hostname: name, port: 443 }],
+      fallback: undefined,
+      proxy: new HttpProxy(loopback(proxy.port)),
+      serverResolver: new Resolver({ lookup }),
+    };
+    const agent = scene.agent(config);
+    await assertServed(net, server);
+    assertMatch(
+      heads[0]!,
+      /^CONNECT server\.example:443 HTTP\/1\.1\r\nHost: server\.example:443\r/,
+    );
+    assertEquals(lookups.length > 0, transport === "auto");
+    await lineWith(lines, 'agent "connected to quic server"', "server=server.example:443");
+    await agent.stop();
+
+    // Elsewhere it is not the proxy's.
+    const connects = heads.length;
+    scene.agent({ ...config, noProxy: parseNoProxy(name) });
+    await lineWith(lines, 'WRN agent "cannot resolve the server"', "known=0 retryInMs=");
+    assertEquals(heads.length, connects);
+  });
+}
+
+test("runAgent() verifies the certificate of a server whose name it leaves to a proxy", async (scene) => {
+  await using proxy = proxyTo(scene.tcp.addr.port, []);
+  scene.agent({
+    transport: "tcp",
+    servers: [{ hostname: "server.example", port: 443 }],
+    fallback: undefined,
+    proxy: new HttpProxy(loopback(proxy.port)),
+    serverName: "server.example",
+  });
+  await lineWith(scene.lines, '"cannot connect to the server"', "the certificate is not for");
 });
 
 test("runAgent() goes through an HTTP proxy, and says what that wants", async (scene) => {

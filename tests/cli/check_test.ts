@@ -14,6 +14,7 @@ import { CertificateFiles, inDays } from "../support/certificate_files.ts";
 import {
   answering,
   carrierToNowhere,
+  proxyTo,
   tcpListener,
   tlsListener,
 } from "../support/carrier_server.ts";
@@ -447,6 +448,32 @@ Deno.test("checkAgent() says that UDP is blocked where TCP works", async () => {
     "ok",
   ]);
   assertEquals(both.lines.at(-1), "all checks passed");
+});
+
+Deno.test("checkAgent() leaves the server's name to an HTTP proxy", async () => {
+  await using net = new Network(combinations["qrht/1"]!);
+  const server = await net.server({
+    tls: await files.identity("server"),
+    listenFallback: loopback(0),
+  });
+  await using proxy = proxyTo(server.fallbackPort, []);
+  for (const transport of ["tcp", "auto"]) {
+    const { isWell, lines } = await agentCheck({
+      server: "nowhere.invalid:443",
+      proxy: `http://127.0.0.1:${proxy.port}`,
+      transport,
+      ...files.agent(),
+    });
+    const all = lines.join("\n");
+    assert(isWell, all);
+    assertMatch(
+      all,
+      /\n(?:skipped|warn) +server nowhere\S+ resolves: .*proxy is asked for the name/,
+    );
+    assertMatch(all, /\nok +tcp to nowhere\.invalid:443: .*, through proxy /);
+    assertMatch(all, /\nok +admission by nowhere\.invalid:443 over TCP: /);
+    assertEquals(/skipped +udp to nowhere\S+: it needs/.test(all), transport === "auto");
+  }
 });
 
 Deno.test("checkAgent() names the step over TCP that fails", async () => {

@@ -87,7 +87,6 @@ for (const proxy of proxies) {
       ...serverFlags(dir),
     }));
     const [, clients] = await server.line(/tcp listener on ([\d.:]+)/);
-    const [, quic] = await server.line(/quic listener on ([\d.:]+)/);
     const [, fallback] = await server.line(/fallback listener on ([\d.:]+)/);
     const port = freePort();
     const path = `${dir}/${program}.conf`;
@@ -97,9 +96,8 @@ for (const proxy of proxies) {
     const relay = stack.use(new TcpRelay({ hostname: "127.0.0.1", port }));
     const start = (user: string, to = fallback!) =>
       stack.use(startProgram("agent", {
-        server: quic!,
+        server: to,
         transport: "tcp",
-        fallback: to,
         proxy: `http://${user}127.0.0.1:${relay.addr.port}`,
         ...agentFlags(dir),
       }));
@@ -117,7 +115,8 @@ for (const proxy of proxies) {
       );
     }
 
-    const agent = start(user);
+    // The proxy resolves the name.
+    const agent = start(user, `localhost:${allowed}`);
     const { port: origin } = stack.use(await startOrigin());
     using client = Deno.createHttpClient({ proxy: { url: `http://${clients}` } });
     const download = async (size: number) => {

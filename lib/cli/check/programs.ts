@@ -3,7 +3,7 @@
 
 /** What `--check` does for each program. */
 import { type Authority, formatAuthority } from "../../net/authority.ts";
-import { formatIp } from "../../net/ip_address.ts";
+import { formatIp, isIpAddress } from "../../net/ip_address.ts";
 import type { AgentFlagValues, PassthroughFlagValues, ServerFlagValues } from "../program_flags.ts";
 import type { TlsMaterial } from "../../tls/material.ts";
 import {
@@ -24,7 +24,8 @@ import { addressesOf, checkTarget } from "./target.ts";
 import { checkTcp, type DialOptionsOf, probeTcp } from "./tcp.ts";
 import { checkUdp } from "./udp.ts";
 import { CarrierDialError } from "../../connect_udp/dial_carrier.ts";
-import { dialOptionsOf } from "../../agent/carrier.ts";
+import { byNameOf, dialOptionsOf } from "../../agent/carrier.ts";
+import type { ByName } from "../../agent/server_addresses.ts";
 import { messageOf } from "../../errors.ts";
 import type { Env } from "../environment.ts";
 import { chooseProxy } from "../http_proxy.ts";
@@ -144,6 +145,8 @@ interface Ways extends Pick<AgentFlagValues, "transport"> {
   readonly dialOptions: DialOptionsOf | undefined;
   /** Whether flags say how TCP goes, so that it is meant to work. */
   readonly isTcpWanted: boolean;
+  /** Whether its name is left to an HTTP proxy. */
+  readonly byName: ByName;
 }
 
 async function checkServers(
@@ -163,7 +166,7 @@ async function checkServers(
     await report.step("proxy of the environment", () => found);
   }
   const servers = serversOf(values, server);
-  const ways: Ways = {
+  const ways: Omit<Ways, "byName"> = {
     transport,
     dialOptions: tls &&
       ((address) => dialOptionsOf(address, { tls, serverName, fallback, servers, ...proxy })),
@@ -171,7 +174,8 @@ async function checkServers(
   };
   const session = tls && sessionOf(program, { ...values, quicLibrary }, tls);
   for (const address of servers) {
-    await checkServerAt(report, address, session, ways);
+    const byName = byNameOf(address, { transport, fallback, servers, ...proxy });
+    await checkServerAt(report, address, session, { ...ways, byName });
   }
 }
 
@@ -179,18 +183,15 @@ async function checkServerAt(
   report: Report,
   server: Authority,
   options: SessionCheck | undefined,
-  { transport, dialOptions, isTcpWanted }: Ways,
+  { transport, dialOptions, isTcpWanted, byName }: Ways,
 ): Promise<void> {
-  const { port } = server;
   const label = formatAuthority(server);
-  const addresses = await report.step(`server ${label} resolves`, async () => {
-    const ips = await addressesOf(server.hostname, RESOLVE_TIMEOUT_MS);
-    const value = ips.map((ip) => ({ hostname: formatIp(ip), port }));
-    return { found: value.map(({ hostname }) => hostname).join(", "), value };
-  });
-  const reachable = dialOptions && addresses;
+  const addresses = await checkName(report, server, byName);
+  const isByName = addresses?.length === 0;
+  const reachable = dialOptions && (isByName ? [server] : addresses);
   let answering: Authority[] | undefined;
-  if (transport !== "tcp") {
+  if (isByName && transport !== "tcp") report.skip(`udp to ${label}`, "it needs an address");
+  else if (transport !== "tcp") {
     const tcpWorks = async () => {
       const works = reachable &&
         await probeTcp(reachable, dialOptions).then(() => true, () => false);
@@ -224,6 +225,32 @@ async function checkServerAt(
   if (!carrier && transport === "auto") return;
   await checkSession(report, carrier?.address, `${label} over TCP`, options, carrier?.open);
 }
+
+/** The addresses of a server, none if the HTTP proxy is asked for its name. */
+async function checkName(
+  report: Report,
+  server: Authority,
+  byName: ByName,
+): Promise<Authority[] | undefined> {
+  const { hostname, port } = server;
+  const step = `server ${formatAuthority(server)} resolves`;
+  if (byName === "always" && !isIpAddress(hostname)) {
+    report.skip(step, BY_NAME);
+    return [];
+  }
+  return await report.step(step, async () => {
+    try {
+      const ips = await addressesOf(hostname, RESOLVE_TIMEOUT_MS);
+      const value = ips.map((ip) => ({ hostname: formatIp(ip), port }));
+      return { found: value.map(({ hostname }) => hostname).join(", "), value };
+    } catch (error) {
+      if (byName !== "unresolved") throw error;
+      return { found: `${messageOf(error)}; ${BY_NAME}`, value: [], isWarning: true };
+    }
+  });
+}
+
+const BY_NAME = "the HTTP proxy is asked for the name";
 
 /** Whether the server has no listener there, as most have none. */
 function isRefused(error: unknown): boolean {

@@ -8,6 +8,7 @@ import {
   dialCarrier,
   type DialCarrierOptions,
 } from "../../connect_udp/dial_carrier.ts";
+import { peerOf } from "../../agent/carrier.ts";
 import { type Authority, formatAuthority } from "../../net/authority.ts";
 import type { OpenDatagramSocket } from "../../quic/mod.ts";
 import { type Found, StepError } from "./report.ts";
@@ -34,8 +35,8 @@ export async function checkTcp(
   let firstError: unknown;
   for (const address of addresses) {
     try {
-      const { found, open } = await connect(address, dialOptions(address));
-      return { found, value: { address, open }, isWarning: firstError !== undefined };
+      const { found, value } = await connect(address, dialOptions(address));
+      return { found, value, isWarning: firstError !== undefined };
     } catch (error) {
       firstError ??= error;
     }
@@ -55,15 +56,16 @@ export async function probeTcp(
   return found;
 }
 
-async function connect(address: Authority, options: DialCarrierOptions) {
-  const { server, proxy } = options;
+async function connect(server: Authority, options: DialCarrierOptions): Promise<Found<TcpWay>> {
+  const { proxy } = options;
   try {
     const timeouts = { stepTimeoutMs: TIMEOUT_MS, timeoutMs: 2 * TIMEOUT_MS };
     const carrier = await dialCarrier({ ...options, ...timeouts }, new AbortController().signal);
-    const found = `${formatAuthority(server)} takes datagrams over TLS` +
+    const found = `${formatAuthority(options.server)} takes datagrams over TLS` +
       (proxy ? `, through proxy ${proxy}` : "");
+    const address = peerOf(server, carrier);
     const open: OpenDatagramSocket = (events) => new CarrierSocket(carrier, events, address);
-    return { found, open };
+    return { found, value: { address, open } };
   } catch (error) {
     if (!(error instanceof CarrierDialError)) throw error;
     const { step, message, hint } = error;
