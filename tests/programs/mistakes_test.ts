@@ -143,7 +143,7 @@ test("UDP that is blocked", async (stage) => {
     /"cannot connect to the server" server=127.*error=".*no answer after 2000 ms; over TCP: 127\.0\.0\.1:\d+: connection refused" hint="check that the address is correct, that proxy-server is running there, and that firewalls allow UDP to this port" failures=1 /,
   );
   const fix =
-    /allow UDP port \d+ in all firewalls .*, start proxy-server with --listen-fallback, for TCP, or/;
+    /allow UDP port \d+ in all firewalls .*; for TCP in place of UDP, start proxy-server with --listen-fallback on/;
   await assertChecked("agent", { server, ...stage.files.agent() }, fix);
 });
 

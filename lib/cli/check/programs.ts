@@ -22,7 +22,7 @@ import { checkSession, type SessionCheck } from "./session.ts";
 import { checkRoutes } from "./routes.ts";
 import { addressesOf, checkTarget } from "./target.ts";
 import { checkTcp, type DialOptionsOf, probeTcp } from "./tcp.ts";
-import { checkUdp } from "./udp.ts";
+import { checkUdp, type TcpOutcome } from "./udp.ts";
 import { CarrierDialError } from "../../connect_udp/dial_carrier.ts";
 import { byNameOf, dialOptionsOf } from "../../agent/carrier.ts";
 import type { ByName } from "../../agent/server_addresses.ts";
@@ -192,15 +192,19 @@ async function checkServerAt(
   let answering: Authority[] | undefined;
   if (isByName && transport !== "tcp") report.skip(`udp to ${label}`, "it needs an address");
   else if (transport !== "tcp") {
-    const tcpWorks = async () => {
-      const works = reachable &&
-        await probeTcp(reachable, dialOptions).then(() => true, () => false);
-      return works === true;
+    const tryTcp = async (): Promise<TcpOutcome> => {
+      if (!reachable) return { works: false };
+      try {
+        await probeTcp(reachable, dialOptions);
+        return { works: true };
+      } catch (error) {
+        return { works: false, fix: error instanceof StepError ? error.fix : undefined };
+      }
     };
     answering = await report.after(
       addresses,
       `udp to ${label}`,
-      (addresses) => checkUdp(addresses, tcpWorks, transport === "auto"),
+      (addresses) => checkUdp(addresses, tryTcp, transport === "auto"),
     );
     for (const address of answering ?? [undefined]) {
       const one = address ? formatAuthority(address) : label;

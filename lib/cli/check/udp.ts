@@ -14,6 +14,12 @@ import { type Found, StepError } from "./report.ts";
 /** Outcome of datagrams to an address; `error` is why the system could not send them. */
 export type UdpOutcome = "answers" | "refused" | "silent" | { readonly error: string };
 
+/** Whether a server can be reached over TCP, or else what to do about it. */
+export interface TcpOutcome {
+  readonly works: boolean;
+  readonly fix?: string | undefined;
+}
+
 const TIMEOUT_MS = 3_000;
 
 const UDP_BLOCKED = "UDP is blocked, TCP works";
@@ -27,12 +33,12 @@ const REFUSAL_LOOK_MS = 20;
 /**
  * Whether one of a server's addresses answers. The value has those that do.
  *
- * @param tcpWorks whether the server can be reached over TCP, asked if none answers
+ * @param tryTcp whether the server can be reached over TCP, asked if none answers
  * @param tcpSuffices whether that is enough
  */
 export async function checkUdp(
   addresses: readonly Authority[],
-  tcpWorks: () => Promise<boolean> = () => Promise.resolve(false),
+  tryTcp: () => Promise<TcpOutcome> = () => Promise.resolve({ works: false }),
   tcpSuffices = false,
 ): Promise<Found<Authority[]>> {
   const outcomes = await Promise.all(addresses.map((address) => probeUdp(address)));
@@ -41,7 +47,8 @@ export async function checkUdp(
   const value = addresses.filter((_, i) => outcomes[i] === "answers");
   const isWarning = value.length < addresses.length;
   if (value.length > 0) return { found, value, isWarning };
-  if (!await tcpWorks()) throw new StepError(found, fixOf(addresses[0]!, outcomes, tcpSuffices));
+  const { works, fix } = await tryTcp();
+  if (!works) throw new StepError(found, fixOf(addresses[0]!, outcomes, tcpSuffices && fix));
   const blocked = `${found}: ${UDP_BLOCKED}`;
   if (!tcpSuffices) throw new StepError(blocked, "set --transport=auto");
   return { found: blocked, value, isWarning: true };
@@ -59,7 +66,7 @@ function describe(outcome: UdpOutcome): string {
 function fixOf(
   { port }: Authority,
   outcomes: readonly UdpOutcome[],
-  tcpSuffices: boolean,
+  tcpFix: string | false | undefined,
 ): string {
   if (outcomes.includes("refused")) {
     return `start proxy-server there with --listen-quic on UDP port ${port}, or correct --server`;
@@ -67,8 +74,9 @@ function fixOf(
   if (!outcomes.includes("silent")) {
     return "add a route from this machine to the server, or correct --server";
   }
-  const overTcp = tcpSuffices ? " start proxy-server with --listen-fallback, for TCP," : "";
-  return `allow UDP port ${port} in all firewalls between this machine and the server,${overTcp} or correct --server`;
+  const fix =
+    `allow UDP port ${port} in all firewalls between this machine and the server, or correct --server`;
+  return tcpFix ? `${fix}; for TCP in place of UDP, ${tcpFix}` : fix;
 }
 
 /** Sends some datagrams that every QUIC server answers. */
