@@ -7,7 +7,7 @@ import type { HttpProxy } from "../connect_udp/http_proxy.ts";
 import { bypassesProxy, type NoProxy } from "../connect_udp/no_proxy.ts";
 import { RedialingSocket } from "../connect_udp/redialing_socket.ts";
 import type { Authority } from "../net/authority.ts";
-import { ipBytes, isIpAddress } from "../net/ip_address.ts";
+import { formatIp, ipBytes, isIpAddress } from "../net/ip_address.ts";
 import { Resolver } from "../net/resolver.ts";
 import { CARRIER_HANDSHAKE_MS, identityOf } from "../quic/mod.ts";
 import type { Fallback } from "./fallback.ts";
@@ -92,7 +92,8 @@ function namesOf(
 }
 
 /**
- * Connects to a server over TCP, and goes on over another TCP connection when one is lost.
+ * Connects to a server over TCP, and goes on over another TCP connection when one is lost, with the
+ * same address if it still works.
  *
  * @param address its IP address, or name that is left to a proxy, and port
  * @param timeoutMs how long the TCP connection and what belongs to it may take, and the handshake of
@@ -107,8 +108,21 @@ export async function openCarried(
   timeoutMs: number,
   signal: AbortSignal,
 ): Promise<OpenConnection> {
-  const dial = (signal: AbortSignal) =>
-    dialCarrier({ ...dialOptionsOf(address, config), timeoutMs }, signal);
+  let last: string | undefined;
+  const isLast = (ip: Uint8Array) => formatIp(ip) === last;
+  // An address that does not answer leaves time for another one.
+  const times = { timeoutMs, stepTimeoutMs: timeoutMs / 2 };
+  const dial = async (signal: AbortSignal) => {
+    // Certificates may have been replaced.
+    const options = dialOptionsOf(address, config);
+    const resolve = async (name: string, signal: AbortSignal) => {
+      const ips = await options.resolve(name, signal);
+      return [...ips.filter(isLast), ...ips.filter((ip) => !isLast(ip))];
+    };
+    const carrier = await dialCarrier({ ...options, ...times, resolve }, signal);
+    last = carrier.remoteAddr.hostname;
+    return carrier;
+  };
   const first = await dial(signal);
   const carrierHandshakeTimeoutMs = Math.min(timeoutMs, CARRIER_HANDSHAKE_MS);
   const peer = peerOf(address, first);

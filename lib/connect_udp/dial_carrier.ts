@@ -72,7 +72,8 @@ export class CarrierDialError extends Error {
 const MAX_ATTEMPTS = 16;
 
 /**
- * Establishes a carrier.
+ * Establishes a carrier. Where an address of a name takes connections, and no carrier comes of them,
+ * the others are tried.
  *
  * @throws {CarrierDialError} whose message names the peer and the cause
  * @throws the signal's reason when it aborts first
@@ -82,11 +83,34 @@ export async function dialCarrier(
   signal: AbortSignal,
 ): Promise<Carrier> {
   signal.throwIfAborted();
-  const { server, proxy, timeoutMs = 10_000 } = options;
+  const { timeoutMs = 10_000 } = options;
+  const giveUpAt = performance.now() + timeoutMs;
+  const leftOut = new Set<string>();
+  let failure: unknown;
+  for (;;) {
+    const dial = new Dial(options, leftOut);
+    const leftMs = giveUpAt - performance.now();
+    const timer = setTimeout(() => dial.end(dial.late(timeoutMs)), leftMs);
+    try {
+      return await run(dial, options, signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      failure ??= error;
+      if (!dial.hasOthers || performance.now() >= giveUpAt) throw failure;
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+}
+
+async function run(
+  dial: Dial,
+  options: DialCarrierOptions,
+  signal: AbortSignal,
+): Promise<Carrier> {
+  const { server, proxy } = options;
   const path = expandTemplate(options.template ?? DEFAULT_TEMPLATE, options.target);
-  const dial = new Dial(options);
   const stopListening = onAbort(signal, () => dial.end(signal.reason));
-  const timer = setTimeout(() => dial.end(dial.late(timeoutMs)), timeoutMs);
   try {
     const via = proxy?.address ?? server;
     const tcp = await dial.step(proxy ? "proxy" : "tcp", via, (over) => dial.connect(via, over));
@@ -101,7 +125,6 @@ export async function dialCarrier(
     dial.end(error);
     throw error;
   } finally {
-    clearTimeout(timer);
     stopListening();
   }
 }
@@ -113,10 +136,15 @@ class Dial {
   #step: CarrierStep = "tcp";
   #peer: Authority;
   #close: (() => void) | undefined;
+  readonly #leftOut: Set<string>;
+  /** Whether the name has further addresses. */
+  hasOthers = false;
 
-  constructor(options: DialCarrierOptions) {
+  /** @param leftOut addresses that are not tried; gets the one that is connected to */
+  constructor(options: DialCarrierOptions, leftOut: Set<string>) {
     this.#options = options;
     this.#peer = options.server;
+    this.#leftOut = leftOut;
   }
 
   /** Ends it, and closes its connection. */
@@ -180,14 +208,21 @@ class Dial {
   async connect({ hostname, port }: Authority, over: AbortSignal): Promise<Deno.TcpConn> {
     const ip = ipBytes(hostname);
     const ips = ip ? [ip] : await this.#options.resolve(hostname, over);
-    if (ips.length === 0) throw new Error("name does not resolve");
-    const tcp = await firstToSucceed(interleaveFamilies(ips).slice(0, MAX_ATTEMPTS), {
-      attempt: (ip, signal) => connectTcp({ hostname: formatIp(ip), port, signal }),
-      discard: (connection) => connection.close(),
+    const addresses = interleaveFamilies(ips).slice(0, MAX_ATTEMPTS).map(formatIp)
+      .filter((address) => !this.#leftOut.has(address));
+    if (addresses.length === 0) throw new Error("name does not resolve");
+    const { address, tcp } = await firstToSucceed(addresses, {
+      attempt: async (address, signal) => ({
+        address,
+        tcp: await connectTcp({ hostname: address, port, signal }),
+      }),
+      discard: ({ tcp }) => tcp.close(),
       signal: over,
     }).catch((error) => {
       throw error instanceof AggregateError ? error.errors[0] : error;
     });
+    this.#leftOut.add(address);
+    this.hasOthers = addresses.length > 1;
     if (over.aborted) tcp.close();
     over.throwIfAborted();
     setNoDelay(tcp);

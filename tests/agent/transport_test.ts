@@ -348,6 +348,38 @@ test("runAgent() goes on over another TCP connection when one is cut", async (sc
   assertEquals(linesWith(lines, 'agent "connected to quic server"').length, 1);
 });
 
+if (Deno.build.os === "linux") {
+  test("runAgent() leaves out an address of a fallback that is dead, and stays at the one that works", async (scene) => {
+    const { net, server, tcp } = scene;
+    const { port } = tcp.addr;
+    const dead = Deno.listen({ hostname: "127.0.0.2", port });
+    using _ = dead;
+    const ends: Deno.Conn[] = [];
+    const accept = async () => {
+      for await (const connection of dead) ends.push(connection);
+    };
+    const accepting = accept();
+    const addresses = ["127.0.0.2", "127.0.0.1"];
+    const since = performance.now();
+    scene.agent({
+      transport: "tcp",
+      fallback: { server: { hostname: "fallback.example", port } },
+      serverResolver: new Resolver({ lookup: () => Promise.resolve(addresses) }),
+    });
+    const exchange = new Exchange(await net.tunnel(server));
+    const tookMs = performance.now() - since;
+    assert(tookMs > 4_900 && tookMs < 7_000, `${tookMs} ms`);
+    const before = exchange.bytes;
+    await eventually("bytes", () => exchange.bytes > before + 200_000);
+    tcp.cut();
+    await exchange.end();
+    assertEquals(ends.length, 1);
+    for (const end of ends) end.close();
+    dead.close();
+    await accepting;
+  });
+}
+
 test("runAgent() loses nothing when TCP stalls for 3 s", async (scene) => {
   const { net, server, tcp, lines } = scene;
   scene.agent({ transport: "tcp" });

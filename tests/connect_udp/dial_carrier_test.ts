@@ -128,6 +128,37 @@ Deno.test("dialCarrier() resolves names, and tries their addresses in turn", asy
   );
 });
 
+Deno.test({
+  name: "dialCarrier() goes on with the next address where one takes connections and nothing more",
+  // Others do not have the whole network.
+  ignore: Deno.build.os !== "linux",
+  fn: async () => {
+    await using server = echoServer();
+    const { port } = server;
+    const dead = Deno.listen({ hostname: "127.0.0.2", port });
+    using _ = dead;
+    const hosts = [2, 3, 1];
+    const resolve = () => Promise.resolve(hosts.map((host) => Uint8Array.of(127, 0, 0, host)));
+    const options = optionsFor(0, {
+      server: { hostname: "tunnel.example", port },
+      resolve,
+      stepTimeoutMs: 200,
+    });
+    const accepted = dead.accept();
+    const since = performance.now();
+    await assertCarries(options, MAX_DATAGRAM_BYTES);
+    const tookMs = performance.now() - since;
+    assert(tookMs > 190 && tookMs < 2_000, `${tookMs} ms`);
+    const connection = await accepted;
+    // It is closed, after a request for TLS.
+    await soon("the end", connection.readable.pipeTo(new WritableStream()).catch(() => {}));
+
+    hosts.pop();
+    const error = await failureOf(options, "tls", /^tunnel\.example:\d+: no answer within 200 ms$/);
+    assertEquals(error.hint, undefined);
+  },
+});
+
 Deno.test("dialCarrier() goes through an HTTP proxy, with a password that is not shown", async () => {
   await using server = echoServer();
   const heads: string[] = [];
