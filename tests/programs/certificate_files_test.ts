@@ -57,25 +57,42 @@ class Files {
   }
 }
 
+/** How agents reach the server of a site. */
+const transports = ["udp", "tcp"] as const;
+type Transport = typeof transports[number];
+
 /** An agent of a CA that trusts servers of a CA. */
-async function startAgent(site: Site, quic: string, name: string, issuer: Issued, trusted: Issued) {
+async function startAgent(
+  site: Site,
+  quic: string,
+  name: string,
+  issuer: Issued,
+  trusted: Issued,
+  flags: Record<string, string> = {},
+) {
   const files = new Files(site, name);
   await files.write(issuer, agentNamed(name), trusted);
-  const flags = { server: quic, ...files.flags("ca-file") };
-  return { files, program: site.use(startProgram("agent", flags)) };
+  const all = { server: quic, ...files.flags("ca-file"), ...flags };
+  return { files, program: site.use(startProgram("agent", all)) };
 }
 
 /** A server of the old CA, for agents of the old CA. */
-async function startServer(site: Site) {
+async function startServer(site: Site, flags: Record<string, string> = {}) {
   const files = new Files(site, "server");
   await files.write(oldCa, serverNamed("server-old"), oldCa);
-  return { files, ...await site.server(files.flags("client-ca-file")) };
+  return { files, ...await site.server({ ...files.flags("client-ca-file"), ...flags }) };
 }
 
-Deno.test("the server uses new certificates for new agents only, and a tunnel loses nothing over it", async () => {
+async function replaceServerCertificate(transport: Transport): Promise<void> {
   await using site = await Site.start();
-  const { files, program: server, tcpPort, quic } = await startServer(site);
-  const old = await startAgent(site, quic, "agent-old", oldCa, oldCa);
+  const flags = transport === "tcp" ? { "listen-fallback": "127.0.0.1:0" } : {};
+  const { files, program: server, tcpPort, quic } = await startServer(site, flags);
+  const fallback = transport === "tcp"
+    ? (await server.line(/fallback listener on ([\d.:]+)/))[1]!
+    : quic;
+  const start = (name: string, issuer: Issued, trusted: Issued) =>
+    startAgent(site, quic, name, issuer, trusted, { transport, fallback });
+  const old = await start("agent-old", oldCa, oldCa);
   await server.line(/agent connected.* agent=agent-old /);
   // More than is under way while nobody reads.
   const size = 20_000_000;
@@ -86,17 +103,29 @@ Deno.test("the server uses new certificates for new agents only, and a tunnel lo
   await assertBody(client, size);
   await assertBody(await site.request(tcpPort, 1), 1);
 
-  await startAgent(site, quic, "agent-new", newCa, newCa);
+  await start("agent-new", newCa, newCa);
   await server.line(/agent connected.* agent=agent-new .* agents=2$/);
-  const late = await startAgent(site, quic, "agent-late", oldCa, newCa);
+  const late = await start("agent-late", oldCa, newCa);
   await late.program.line(/cannot connect to the server.*TLS alert 48, certificate of an unknown/);
   await server.line(/WRN server "agent refused".*TLS alert 48, certificate of an unknown CA/);
-  const trustsOld = await startAgent(site, quic, "agent-trusting", newCa, oldCa);
-  await trustsOld.program.line(/cannot connect to the server.*not signed by the CA.*new CA/);
+  const trustsOld = await start("agent-trusting", newCa, oldCa);
+  await trustsOld.program.line(
+    transport === "tcp"
+      ? /cannot connect to the server.*UnknownIssuer/
+      : /cannot connect to the server.*not signed by the CA.*new CA/,
+  );
   const connected = server.lines.filter((line) => line.includes('"agent connected"'));
   assertEquals(connected.length, 2, connected.join("\n"));
+  assert(connected.every((line) => line.includes(`transport=${transport}`)));
   assert(!old.program.lines.some((line) => line.includes("disconnected")));
-});
+}
+
+for (const transport of transports) {
+  Deno.test(
+    `the server uses new certificates for new agents only, and a tunnel over ${transport} loses nothing over it`,
+    () => replaceServerCertificate(transport),
+  );
+}
 
 Deno.test("an agent finds its new certificate by itself, and shows it at its next connect", async () => {
   await using site = await Site.start();

@@ -7,6 +7,7 @@ import { Monitor } from "../../lib/observe/monitor.ts";
 import { parseAgents } from "../../lib/server/agent_set.ts";
 import { parseRoute } from "../../lib/server/routes.ts";
 import { parseRule } from "../../lib/net/target_rule.ts";
+import { trustNoOtherCa } from "../../lib/quic/mod.ts";
 import { eventually } from "../support/eventually.ts";
 import {
   ask,
@@ -48,7 +49,11 @@ const grouped = (agents: string) => ({ ...loopback(0), agents: parseAgents(agent
 /** More than the network holds. */
 const LAST = "0123456789abcdef".repeat(1 << 16);
 
+// As agents on Deno's QUIC do at their start, before a connection over TCP loads Deno's own CAs.
+trustNoOtherCa();
+
 const BOTH = ["qrht/1", "raw"];
+const OVER_TCP = ["qrht/1 over TCP", "qrht/1 over TCP, the agent on Deno's QUIC"];
 
 test("runServer() leads each client to the agents of its target", async (net) => {
   using lines = logLines(2);
@@ -56,6 +61,7 @@ test("runServer() leads each client to the agents of its target", async (net) =>
   const server = await net.server({
     tls,
     agentWaitMs: 20_000,
+    agentNames: ["cluster-*"],
     routes: [`cluster-a=127.0.0.0/8:${a.port}`, `cluster-b=127.0.0.0/8:1-65535,*.b.internal`]
       .map(parseRoute),
   });
@@ -66,7 +72,9 @@ test("runServer() leads each client to the agents of its target", async (net) =>
   await lineWith(lines, '"tunnel ended"', "group=cluster-a", "agent=cluster-a");
   await lineWith(lines, '"tunnel ended"', "group=cluster-b", "agent=cluster-b");
   await lineWith(lines, '"agent connected"', "groups=cluster-a");
-}, BOTH);
+  agentOf(net, server, "bastion");
+  await lineWith(lines, '"agent refused"', "names=bastion", "not admitted");
+}, [...BOTH, ...OVER_TCP]);
 
 test("runServer() answers 502 for a target without a route, and asks no agent", async (net) => {
   using lines = logLines(2);
@@ -124,7 +132,7 @@ test(
     agentOf(net, server, "stranger");
     assertEquals(await askAt(others[2], b.authority), `${OK}b`);
   },
-  BOTH,
+  [...BOTH, ...OVER_TCP],
 );
 
 test("runServer() refuses agents that no listener or route leads to", async (net) => {
@@ -135,7 +143,7 @@ test("runServer() refuses agents that no listener or route leads to", async (net
   assertMatch(line, /reason="not admitted: no name in the certificate is of a --route or/);
   await lineWith(lines, "WRN agent", "code 102 (not admitted: no name");
   assertEquals(await ask(net, server, requestFor(named(net, "x").authority)), "");
-}, BOTH);
+}, [...BOTH, ...OVER_TCP]);
 
 for (
   const [by, config] of [

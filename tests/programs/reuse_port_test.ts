@@ -26,13 +26,17 @@ const CLIENTS = 40;
 const BODY = 100_000;
 const SHARED = { "reuse-port": "true", "agent-wait": "0s", v: 2 };
 
-/** Two servers of one port, and an agent of both. */
+/** Two servers of one port, and an agent of both, over TCP. */
 async function startSharing(site: Site): Promise<[ServerProcess, ServerProcess]> {
-  const a = await site.server(SHARED);
-  const b = await site.server({ ...SHARED, "listen-tcp": `127.0.0.1:${a.tcpPort}` });
+  const flags = { ...SHARED, "listen-fallback": "127.0.0.1:0" };
+  const a = await site.server(flags);
+  const b = await site.server({ ...flags, "listen-tcp": `127.0.0.1:${a.tcpPort}` });
   assertEquals(a.tcpPort, b.tcpPort);
-  await site.agent(`${a.quic},${b.quic}`);
-  for (const { program } of [a, b]) await program.line(/"agent connected"/);
+  const fallbacks = [a, b].map(async ({ program }) =>
+    (await program.line(/fallback listener on ([\d.:]+)/))[1]!
+  );
+  await site.agent((await Promise.all(fallbacks)).join(), { transport: "tcp" });
+  for (const { program } of [a, b]) await program.line(/"agent connected".* transport=tcp/);
   return [a, b];
 }
 
