@@ -3,6 +3,7 @@
 
 import { type Duplex, prepend, writeAll } from "../tunnel/duplex.ts";
 import { within } from "../wait.ts";
+import { readFailureOf } from "./carrier_socket.ts";
 import { UpgradeRequestParser } from "./upgrade_request.ts";
 
 /** Bytes of a request that are read at a time. */
@@ -24,11 +25,16 @@ export class RequestError extends Error {
  * @returns the connection from the first capsule on; undefined for a health check: no request, or
  * one that is answered
  * @throws {RequestError} when the request is refused
+ * @throws {CarrierEndedError} when the client ends the connection without saying so
  */
 export async function acceptUpgrade(connection: Duplex): Promise<Duplex | undefined> {
   const parser = new UpgradeRequestParser();
   const buffer = new Uint8Array(READ_BYTES);
-  for (let n; (n = await connection.read(buffer)) !== null;) {
+  const read = () =>
+    connection.read(buffer).catch((error) => {
+      throw readFailureOf(error);
+    });
+  for (let n; (n = await read()) !== null;) {
     const result = parser.push(buffer.subarray(0, n));
     if (result.kind === "incomplete") continue;
     await writeAll(connection, result.answer);

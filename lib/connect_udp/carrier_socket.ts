@@ -31,9 +31,17 @@ const CLOSE_MS = 500;
  */
 const MAX_BUSY_MS = 5;
 
+const ENDED = "the peer has ended the carrier";
+
 /** The peer has ended a carrier. */
 export class CarrierEndedError extends Error {
   override readonly name = "CarrierEndedError";
+}
+
+/** Why reading has failed, without what the TLS library says to programmers about a missing close. */
+export function readFailureOf(error: unknown): unknown {
+  const isCut = error instanceof Deno.errors.UnexpectedEof;
+  return isCut ? new CarrierEndedError(`${ENDED} without close_notify`, { cause: error }) : error;
 }
 
 /**
@@ -135,7 +143,7 @@ export class CarrierSocket implements DatagramSocket {
     try {
       await this.#readInto(buffer);
     } catch (error) {
-      this.#fail(error);
+      this.#fail(readFailureOf(error));
     }
     buffer.release();
   }
@@ -148,7 +156,7 @@ export class CarrierSocket implements DatagramSocket {
       const n = await this.#duplex.read(bytes.subarray(held));
       if (n === null) {
         const where = held > 0 || this.#parser.isSkipping ? " within a capsule" : "";
-        throw new CarrierEndedError(`the peer has ended the carrier${where}`);
+        throw new CarrierEndedError(`${ENDED}${where}`);
       }
       const end = held + n;
       const since = performance.now();

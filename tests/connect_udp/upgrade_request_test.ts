@@ -3,8 +3,10 @@
 
 /** The server's judgement of requests, and where CONNECT-UDP is served (RFC 9298 §3). */
 
-import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
+import { acceptUpgrade } from "../../lib/connect_udp/accept_upgrade.ts";
+import { CarrierEndedError } from "../../lib/connect_udp/carrier_socket.ts";
 import { UpgradeRequestParser, type UpgradeResult } from "../../lib/connect_udp/upgrade_request.ts";
 import {
   DEFAULT_TEMPLATE,
@@ -13,6 +15,7 @@ import {
 } from "../../lib/connect_udp/uri_template.ts";
 import { NotParsedError } from "../../lib/errors.ts";
 import { runs } from "../support/fuzz.ts";
+import { memoryPair } from "../support/memory_duplex.ts";
 import { pureTest } from "../support/pure_test.ts";
 import { bytesOf, textOf } from "../support/push_parser.ts";
 
@@ -170,4 +173,15 @@ pureTest("expandTemplate() takes the templates of RFC 9298, and refuses others",
   for (const [template, problem] of wrong) {
     assertThrows(() => expandTemplate(template, target), NotParsedError, problem);
   }
+});
+
+pureTest("acceptUpgrade() says in its own words that a client has cut the connection", async () => {
+  const [connection] = memoryPair();
+  const said = "peer closed connection without sending TLS close_notify: https://docs.rs/rustls";
+  connection.read = () => Promise.reject(new Deno.errors.UnexpectedEof(said));
+  await assertRejects(
+    () => acceptUpgrade(connection),
+    CarrierEndedError,
+    "the peer has ended the carrier without close_notify",
+  );
 });

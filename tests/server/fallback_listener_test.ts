@@ -10,7 +10,8 @@ import { describeClose } from "../../lib/quic/mod.ts";
 import { ALPN, assertNothingLive, clientTls } from "../support/quic.ts";
 import { eventually } from "../support/eventually.ts";
 import { FallbackScene } from "../support/fallback_scene.ts";
-import { soon, utf8 } from "../support/network.ts";
+import { loopback, soon, utf8 } from "../support/network.ts";
+import { TcpRelay } from "../support/tcp_relay.ts";
 import { TestCa } from "../support/tls.ts";
 
 /** A test with a listener of its own. */
@@ -53,6 +54,18 @@ sceneTest("FallbackListener logs the end of a carrier, and its cause", {}, async
     /"agent carrier ended" client=\S+ durationMs=\d+ reason="the peer has ended the carrier"/,
   );
   assertEquals(scene.listener.carriers, 0);
+});
+
+sceneTest("FallbackListener makes no warning of connections that break", {}, async (scene) => {
+  await using relay = new TcpRelay(loopback(scene.port));
+  await using agent = await scene.connect({ port: relay.addr.port });
+  await scene.line(/"agent carrier connected"/);
+  relay.cut();
+  await scene.line(
+    /"agent carrier ended" .*reason="the peer has ended the carrier without close_notify"/,
+  );
+  await agent.transfer(1 << 20);
+  assertEquals(scene.lines.filter((line) => line.includes(" WRN ")), []);
 });
 
 sceneTest("FallbackListener lets in no agent of another CA", {}, async (scene) => {
