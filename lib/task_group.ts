@@ -14,7 +14,7 @@ export class TaskGroup {
 
   /** @param task must not reject */
   add(task: Promise<void>): void {
-    const ended = task.finally(() => this.#tasks.delete(ended));
+    const ended = task.then(() => void this.#tasks.delete(ended));
     this.#tasks.add(ended);
   }
 

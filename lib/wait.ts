@@ -6,11 +6,23 @@
  */
 export const MAX_TIMER_MS = 2 ** 31 - 1;
 
+/** A value that is there, or the promise of one that is not: `await` gives it in either case. */
+export type Awaitable<T> = T | Promise<T>;
+
+/** What follows once a value is there: at once if it is. */
+export function andThen<T, R>(
+  awaitable: Awaitable<T>,
+  next: (value: T) => Awaitable<R>,
+): Awaitable<R> {
+  return awaitable instanceof Promise ? awaitable.then(next) : next(awaitable);
+}
+
 /**
  * Waits for a promise, but not for longer than a time. Nothing is left of the wait when it is over;
  * what becomes of the promise afterwards is nobody's concern.
  *
  * @param ms the time, in milliseconds
+ * @param awaited a value that is there already is returned at once
  * @param late makes the error that is thrown when the time is over
  *
  * @example
@@ -22,16 +34,18 @@ export const MAX_TIMER_MS = 2 ** 31 - 1;
  * assertEquals(await within(1_000, Promise.resolve("answer"), late), "answer");
  * ```
  */
-export async function within<T>(ms: number, promise: Promise<T>, late: () => Error): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const timeout = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(late()), Math.max(0, ms));
+export function within<T>(ms: number, awaited: Promise<T>, late: () => Error): Promise<T>;
+export function within<T>(ms: number, awaited: Awaitable<T>, late: () => Error): Awaitable<T>;
+export function within<T>(ms: number, awaited: Awaitable<T>, late: () => Error): Awaitable<T> {
+  if (!(awaited instanceof Promise)) return awaited;
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(late()), Math.max(0, ms));
+    const settle = <R>(how: (result: R) => void) => (result: R) => {
+      clearTimeout(timer);
+      how(result);
+    };
+    awaited.then(settle(resolve), settle(reject));
   });
-  try {
-    return await Promise.race([promise, timeout]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /**

@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assert, assertEquals, assertRejects } from "@std/assert";
-import { sleep, within } from "../lib/wait.ts";
+import { assert, assertEquals, assertRejects, assertThrows, fail } from "@std/assert";
+import { andThen, type Awaitable, sleep, within } from "../lib/wait.ts";
 import { FakeTime } from "./support/fake_time.ts";
 
 const late = () => new Error("too late");
@@ -26,6 +26,14 @@ test("within() gives what the promise gives, and throws what it throws", async (
   const slow = within(10, sleep(9).then(() => "slow"), late);
   await time.pass(9);
   assertEquals(await slow, "slow");
+});
+
+test("within() and andThen() give at once what is there", async (time) => {
+  assertEquals(within(10, 5 as Awaitable<number>, late), 5);
+  assertEquals(time.pending, 0);
+  assertEquals(andThen(5, (n) => n + 1), 6);
+  assertEquals(await andThen(Promise.resolve(5), (n) => n + 1), 6);
+  assertThrows(() => andThen(5, () => fail("failed")), Error, "failed");
 });
 
 test("within() throws when the promise takes longer, and makes its error only then", async (time) => {

@@ -14,7 +14,7 @@ import { MalformedError } from "../tunnel/http/malformed_error.ts";
 import { type RequestHead, RequestHeadParser } from "../tunnel/http/request_head.ts";
 import { formatSocks5Reply, SOCKS5, Socks5Parser } from "../tunnel/socks5.ts";
 import type { IncomingTunnel } from "../qrht/tunnel.ts";
-import { within } from "../wait.ts";
+import { type Awaitable, within } from "../wait.ts";
 
 /** A valid request, which waits for its target to be connected. */
 export interface ClientRequest {
@@ -66,7 +66,7 @@ export async function readRequest(
   const giveUpAt = performance.now() + timeoutMs;
   let isSocks = false;
   let received = 0;
-  const inTime = <T>(promise: Promise<T>) => within(giveUpAt - performance.now(), promise, late);
+  const inTime = <T>(awaited: Awaitable<T>) => within(giveUpAt - performance.now(), awaited, late);
   const late = () => {
     const text = `not complete within ${timeoutMs} ms`;
     return isSocks ? socksError(`SOCKS request ${text}`) : httpError(`request head ${text}`, 408);
@@ -140,7 +140,7 @@ async function readSocksRequest(
   carrier: Duplex,
   first: Uint8Array,
   next: Next,
-  reply: (bytes: Uint8Array) => Promise<void>,
+  reply: (bytes: Uint8Array) => Awaitable<void>,
 ): Promise<ClientRequest> {
   const parser = new Socks5Parser();
   for (let bytes = first;;) {

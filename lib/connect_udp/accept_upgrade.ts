@@ -30,10 +30,13 @@ export class RequestError extends Error {
 export async function acceptUpgrade(connection: Duplex): Promise<Duplex | undefined> {
   const parser = new UpgradeRequestParser();
   const buffer = new Uint8Array(READ_BYTES);
-  const read = () =>
-    connection.read(buffer).catch((error) => {
+  const read = async () => {
+    try {
+      return await connection.read(buffer);
+    } catch (error) {
       throw readFailureOf(error);
-    });
+    }
+  };
   for (let n; (n = await read()) !== null;) {
     const result = parser.push(buffer.subarray(0, n));
     if (result.kind === "incomplete") continue;

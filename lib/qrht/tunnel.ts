@@ -91,12 +91,15 @@ export function openTunnel(stream: BidiStream, alpn: string, open: Open): Outgoi
     return { carrier: stream, result, isRaw: true };
   }
   const carrier = new TunnelStream(stream, FrameType.Result);
-  const result = (async () => {
-    await carrier.holdFirst(FrameType.Open, encodeOpen(open), Hold.for(OPEN_HOLD_MS));
+  const receive = async () => {
     const payload = await carrier.receiveFirst();
     if (!payload) throw new Error("the agent ended the stream without a result");
     return carrier.parseOrReset(() => decodeResult(payload));
-  })();
+  };
+  const result = new Promise<Result>((resolve, reject) => {
+    carrier.holdFirst(FrameType.Open, encodeOpen(open), Hold.for(OPEN_HOLD_MS), reject);
+    receive().then(resolve, reject);
+  });
   result.catch(() => {});
   return { carrier, result };
 }
@@ -148,8 +151,8 @@ function framedTunnel(carrier: TunnelStream, open: Open): IncomingTunnel {
     connected() {
       if (hasResult) return;
       hasResult = true;
-      // When this fails, so does the next write.
-      carrier.holdFirst(FrameType.Result, CONNECTED, Hold.for(RESULT_HOLD_MS)).catch(() => {});
+      // When it cannot be sent, no more can the bytes behind it.
+      carrier.holdFirst(FrameType.Result, CONNECTED, Hold.for(RESULT_HOLD_MS), () => {});
     },
     async sendConnected() {
       if (hasResult) return;

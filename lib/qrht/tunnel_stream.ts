@@ -5,6 +5,7 @@ import { NO_BYTES } from "../bytes.ts";
 import { clearImmediate, setImmediate } from "node:timers";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import { TunnelError } from "../tunnel/errors.ts";
+import { andThen, type Awaitable, sleep } from "../wait.ts";
 import { StreamCode } from "./codes.ts";
 import {
   encodeFrame,
@@ -18,7 +19,7 @@ import {
 /** What a tunnel stream needs of a bidirectional QUIC stream. */
 export interface BidiStream extends Duplex {
   /** Writes these last bytes together with the end. */
-  finish(last: Uint8Array): Promise<void>;
+  finish(last: Uint8Array): Awaitable<void>;
   reset(code: number): void;
   stop(code: number): void;
 }
@@ -92,41 +93,39 @@ export class TunnelStream implements Duplex {
   }
 
   /** Sends this end's first frame; whatever is written meanwhile follows it. */
-  async sendFirst(
-    type: FirstFrame,
-    payload: Uint8Array,
-  ): Promise<void> {
-    await this.#open(encodeFrame(type, payload));
+  sendFirst(type: FirstFrame, payload: Uint8Array): Awaitable<void> {
+    return this.#open(encodeFrame(type, payload));
   }
 
-  async #open(first: Uint8Array): Promise<void> {
-    this.#opening = writeAll(this.#stream, first);
-    await this.#opening;
-    this.#opening = undefined;
+  #open(first: Uint8Array): Awaitable<void> {
+    const opening = writeAll(this.#stream, first);
+    if (!opening) return;
+    this.#opening = opening.then(() => this.#opening = undefined);
+    return this.#opening;
   }
 
   /**
    * Sends this end's first frame together with what is written next, or alone when the hold is
-   * over. Resolves when it is sent.
+   * over.
    *
-   * @throws when it is sent alone and that fails; otherwise, the write that it goes with throws
+   * @param failed is called when it is sent alone and that fails; otherwise, the write that it goes
+   * with throws
    */
   holdFirst(
     type: FirstFrame,
     payload: Uint8Array,
     hold: (send: () => void) => () => void,
-  ): Promise<void> {
-    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    failed: (error: unknown) => void,
+  ): void {
     this.#held = encodeFrame(type, payload);
-    const cancel = hold(() => {
+    this.#endHold = hold(async () => {
       this.#endHold = undefined;
-      this.#open(this.#takeHeld()).then(resolve, reject);
+      try {
+        await this.#open(this.#takeHeld());
+      } catch (error) {
+        failed(error);
+      }
     });
-    this.#endHold = () => {
-      cancel();
-      resolve();
-    };
-    return promise;
   }
 
   #takeHeld(): Uint8Array {
@@ -143,40 +142,58 @@ export class TunnelStream implements Duplex {
    *
    * @throws {ProtocolError} when it sent something else; the stream is reset then
    */
-  async receiveFirst(): Promise<Uint8Array | undefined> {
+  receiveFirst(): Awaitable<Uint8Array | undefined> {
     const buffer = new Uint8Array(FIRST_READ_BYTES);
-    for (;;) {
-      const n = await this.#stream.read(buffer);
-      if (n === null) {
-        if (this.#parser.isFresh) return undefined;
-        throw this.#reset(new ProtocolError("the stream ends within its first frame"));
-      }
-      const bytes = buffer.subarray(0, n);
-      const { event, taken } = this.parseOrReset(() => this.#parser.next(bytes));
-      if (event?.kind !== "frame") continue;
-      this.#awaitsFirst = false;
-      if (taken < n) this.#pending = bytes.slice(taken);
-      return event.payload;
+    return andThen(this.#stream.read(buffer), (n) => this.#takeFirst(buffer, n));
+  }
+
+  #takeFirst(buffer: Uint8Array, n: number | null): Awaitable<Uint8Array | undefined> {
+    if (n === null) {
+      if (this.#parser.isFresh) return undefined;
+      throw this.#reset(new ProtocolError("the stream ends within its first frame"));
     }
+    const bytes = buffer.subarray(0, n);
+    const { event, taken } = this.parseOrReset(() => this.#parser.next(bytes));
+    if (event?.kind !== "frame") return this.#receiveRest(buffer);
+    this.#awaitsFirst = false;
+    if (taken < n) this.#pending = bytes.slice(taken);
+    return event.payload;
+  }
+
+  async #receiveRest(buffer: Uint8Array): Promise<Uint8Array | undefined> {
+    return this.#takeFirst(buffer, await this.#stream.read(buffer));
   }
 
   /** @throws {ProtocolError} when the peer violates the dialect
    * @throws {TunnelError} when it ends the stream without END
    */
-  async read(buffer: Uint8Array): Promise<number | null> {
+  read(buffer: Uint8Array): Awaitable<number | null> {
     if (this.#awaitsFirst) throw new TypeError(`frame ${this.#first} has not been received`);
     if (this.#violation) throw this.#violation;
     if (buffer.length === 0) return 0;
-    while (!this.#ended) {
-      const n = await this.#fill(buffer);
-      if (n === null) throw this.#cutOff();
-      const kept = this.parseOrReset(() => this.#unframe(buffer.subarray(0, n)));
-      if (kept > 0) return kept;
-    }
-    return null;
+    if (this.#ended) return null;
+    return andThen(this.#fill(buffer), (n) => {
+      const taken = this.#take(buffer, n);
+      return taken === 0 ? this.#readOn(buffer) : taken;
+    });
   }
 
-  #fill(buffer: Uint8Array): number | Promise<number | null> {
+  /** As many bytes that give nothing may come as the peer likes. */
+  async #readOn(buffer: Uint8Array): Promise<number | null> {
+    for (;;) {
+      const taken = this.#take(buffer, await this.#fill(buffer));
+      if (taken !== 0) return taken;
+    }
+  }
+
+  /** What `n` bytes of the stream give: so many bytes of the tunnel, or its end (null). */
+  #take(buffer: Uint8Array, n: number | null): number | null {
+    if (n === null) throw this.#cutOff();
+    const kept = this.parseOrReset(() => this.#unframe(buffer.subarray(0, n)));
+    return kept === 0 && this.#ended ? null : kept;
+  }
+
+  #fill(buffer: Uint8Array): Awaitable<number | null> {
     if (this.#pending.length === 0) return this.#stream.read(buffer);
     const n = Math.min(buffer.length, this.#pending.length);
     buffer.set(this.#pending.subarray(0, n));
@@ -214,24 +231,40 @@ export class TunnelStream implements Duplex {
    * Writes as many of the bytes as there is room for. The head of the frame announces all of them,
    * so that the next write has to begin with the rest.
    */
-  async write(bytes: Uint8Array): Promise<number> {
+  write(bytes: Uint8Array): Awaitable<number> {
     if (bytes.length === 0) return 0;
-    if (this.#unwritten > 0) return await this.#writeData(bytes.subarray(0, this.#unwritten));
+    if (this.#unwritten > 0) return this.#writeData(bytes.subarray(0, this.#unwritten));
+    if (this.#opening) return this.#opening.then(() => this.write(bytes));
     const data = bytes.length > MAX_DATA_BYTES ? bytes.subarray(0, MAX_DATA_BYTES) : bytes;
-    if (this.#opening) await this.#opening;
     const head = join(this.#takeHeld(), frameHead(FrameType.Data, data.length));
     const first = data.length <= MAX_COPIED_BYTES ? join(head, data) : head;
-    let sent = 0;
-    while (sent < head.length) sent += await this.#stream.write(first.subarray(sent));
-    const taken = sent - head.length;
-    this.#unwritten = data.length - taken;
-    return taken > 0 ? taken : await this.#writeData(data);
+    return andThen(this.#stream.write(first), (sent) => this.#sent(first, head.length, data, sent));
   }
 
-  async #writeData(data: Uint8Array): Promise<number> {
-    const n = await this.#stream.write(data);
-    this.#unwritten -= n;
-    return n;
+  /** So much of `first`, the head and perhaps the data, is sent. */
+  #sent(
+    first: Uint8Array,
+    headBytes: number,
+    data: Uint8Array,
+    sent: number,
+  ): Awaitable<number> {
+    if (sent < headBytes) {
+      const rest = first.subarray(sent);
+      return andThen(
+        this.#stream.write(rest),
+        (n) => this.#sent(rest, headBytes - sent, data, n),
+      );
+    }
+    const taken = sent - headBytes;
+    this.#unwritten = data.length - taken;
+    return taken > 0 ? taken : this.#writeData(data);
+  }
+
+  #writeData(data: Uint8Array): Awaitable<number> {
+    return andThen(this.#stream.write(data), (n) => {
+      this.#unwritten -= n;
+      return n;
+    });
   }
 
   /**
@@ -239,12 +272,11 @@ export class TunnelStream implements Duplex {
    *
    * @throws {TypeError} in the middle of a DATA frame; the direction stays open then
    */
-  async closeWrite(): Promise<void> {
+  closeWrite(): Awaitable<void> {
     if (this.#finished) return;
     if (this.#unwritten > 0) throw new TypeError("the stream is in the middle of a DATA frame");
     this.#finished = true;
-    if (this.#opening) await this.#opening;
-    await this.#stream.finish(join(this.#takeHeld(), END));
+    return andThen(this.#opening, () => this.#stream.finish(join(this.#takeHeld(), END)));
   }
 
   abort(code: number = StreamCode.Aborted): void {
@@ -268,12 +300,20 @@ export class TunnelStream implements Duplex {
    * stops the other.
    */
   async [Symbol.asyncDispose](): Promise<void> {
-    const finished = this.closeWrite().catch(() => {});
+    const finished = this.#finished ? undefined : this.#finish();
     // There may be room for the first frame only since this turn.
-    if (this.#opening) await new Promise((resolve) => setTimeout(resolve, 0));
+    if (this.#opening) await sleep(0);
     this.#stream.reset(StreamCode.Aborted);
     await finished;
     this.stop(StreamCode.Aborted);
+  }
+
+  async #finish(): Promise<void> {
+    try {
+      await this.closeWrite();
+    } catch {
+      // It is reset.
+    }
   }
 
   #drop(): void {

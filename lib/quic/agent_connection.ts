@@ -4,6 +4,7 @@
 /** What an agent asks of a connection to its server, whichever library has made it. */
 import type { Authority } from "../net/authority.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
+import type { Awaitable } from "../wait.ts";
 import type { ConnectionStats } from "./connection_stats.ts";
 import type { CloseInfo } from "./errors.ts";
 import type { PathMtu } from "./path/path_mtu.ts";
@@ -33,7 +34,7 @@ export interface AgentStream extends Duplex {
   /** Stream id (RFC 9000 §2.1), unique in its connection. */
   readonly id: number;
   /** Writes these last bytes, at least one, together with the end. */
-  finish(last: Uint8Array): Promise<void>;
+  finish(last: Uint8Array): Awaitable<void>;
   reset(code: number): void;
   stop(code: number): void;
 }

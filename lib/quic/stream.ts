@@ -3,6 +3,7 @@
 
 import { NO_BYTES } from "../bytes.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
+import type { Awaitable } from "../wait.ts";
 import { StreamEndedError, StreamResetError, StreamStoppedError } from "./errors.ts";
 import { nativeErrorOf } from "./quiche/native.ts";
 
@@ -120,8 +121,7 @@ export class QuicStream implements Duplex {
   }
 
   /** @throws {StreamResetError | StreamEndedError | ConnectionClosedError} see the class */
-  // deno-lint-ignore require-await
-  async read(buffer: Uint8Array): Promise<number | null> {
+  read(buffer: Uint8Array): Awaitable<number | null> {
     if (this.#reading) throw new TypeError(`stream ${this.id} is already being read`);
     const n = this.#tryRead(buffer);
     if (n !== undefined) return n;
@@ -158,8 +158,7 @@ export class QuicStream implements Duplex {
   }
 
   /** @throws {StreamStoppedError | StreamEndedError | ConnectionClosedError} see the class */
-  // deno-lint-ignore require-await
-  async write(bytes: Uint8Array): Promise<number> {
+  write(bytes: Uint8Array): Awaitable<number> {
     if (this.#writing) throw new TypeError(`stream ${this.id} is already being written`);
     if (bytes.length === 0 && !this.#writeEnd) return 0;
     return this.#put(bytes, false);
@@ -171,15 +170,18 @@ export class QuicStream implements Duplex {
    *
    * @throws {StreamStoppedError | StreamEndedError | ConnectionClosedError} see the class
    */
-  async finish(last: Uint8Array): Promise<void> {
+  finish(last: Uint8Array): Awaitable<void> {
     if (this.#writing) throw new TypeError(`stream ${this.id} is already being written`);
     if (last.length === 0) throw new TypeError("there is no last byte");
-    for (let offset = 0; offset < last.length;) {
-      offset += await this.#put(last.subarray(offset), true);
-    }
+    const taken = this.#put(last, true);
+    if (taken !== last.length) return this.#finishRest(last, taken);
   }
 
-  #put(bytes: Uint8Array, fin: boolean): number | Promise<number> {
+  async #finishRest(last: Uint8Array, taken: Awaitable<number>): Promise<void> {
+    for (let at = await taken; at < last.length;) at += await this.#put(last.subarray(at), true);
+  }
+
+  #put(bytes: Uint8Array, fin: boolean): Awaitable<number> {
     const n = this.#tryWrite(bytes, fin);
     if (n > 0) return n;
     return new Promise<number>((resolve, reject) => {
@@ -212,8 +214,7 @@ export class QuicStream implements Duplex {
    * Finishes the writing direction (FIN, in a frame of its own). Does nothing when it has ended
    * already.
    */
-  // deno-lint-ignore require-await
-  async closeWrite(): Promise<void> {
+  closeWrite(): void {
     if (this.#writing) throw new TypeError(`stream ${this.id} is being written`);
     if (this.#writeEnd) return;
     try {
@@ -261,9 +262,16 @@ export class QuicStream implements Duplex {
    * Finishes a direction that is still open for writing and stops one that is still open for
    * reading.
    */
+  // deno-lint-ignore require-await
   async [Symbol.asyncDispose](): Promise<void> {
     if (this.#writing) this.reset(0);
-    else await this.closeWrite().catch(() => {});
+    else {
+      try {
+        this.closeWrite();
+      } catch {
+        // It has ended otherwise.
+      }
+    }
     this.stop(0);
   }
 

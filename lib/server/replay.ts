@@ -14,7 +14,8 @@ export class Replay {
   #length = 0;
   #ended = false;
   #fixed = false;
-  #changed = Promise.withResolvers<void>();
+  /** Wakes the feeds that wait for more. */
+  #wakers: (() => void)[] = [];
 
   /** @param maxBytes limit of kept bytes */
   constructor(maxBytes: number) {
@@ -67,10 +68,11 @@ export class Replay {
       if (next < this.#length) {
         const piece = this.#kept.subarray(next, this.#length);
         next += piece.length;
-        await writeAll(to, piece);
+        const writing = writeAll(to, piece);
+        if (writing) await writing;
       } else if (this.#ended) return await to.closeWrite();
       else if (this.#fixed) return;
-      else await this.#changed.promise;
+      else await new Promise<void>((resolve) => this.#wakers.push(resolve));
     }
   }
 
@@ -81,7 +83,6 @@ export class Replay {
   }
 
   #change(): void {
-    this.#changed.resolve();
-    this.#changed = Promise.withResolvers();
+    for (const wake of this.#wakers.splice(0)) wake();
   }
 }

@@ -1,10 +1,12 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import type { Awaitable } from "../wait.ts";
 import type { Duplex } from "../tunnel/duplex.ts";
 import { NotConnectedError, type RetryCause } from "../tunnel/failure.ts";
 import { Replay } from "./replay.ts";
 import type { OutgoingTunnel } from "../qrht/tunnel.ts";
+import type { ResultCode } from "../qrht/messages.ts";
 import { TunnelError } from "../tunnel/errors.ts";
 
 /** No agent has connected the tunnel in time. */
@@ -110,10 +112,13 @@ export class RetryingTunnel implements Duplex {
   async #try(): Promise<void> {
     while (!this.#isSettled) {
       let error: unknown;
-      const result = await this.#current.result.then(({ code }) => code, (reason) => {
+      let result: ResultCode | "gone";
+      try {
+        result = (await this.#current.result).code;
+      } catch (reason) {
         error = reason;
-        return "gone" as const;
-      });
+        result = "gone";
+      }
       let next = result === "connected" ? undefined : await this.#next(result);
       if (next && this.#replay.isFixed) {
         // Meanwhile the client has left, or has sent more than can be replayed.
@@ -172,7 +177,11 @@ export class RetryingTunnel implements Duplex {
     if (!this.#options.answer || !this.#current.isRaw) this.#stopTimers();
     this.#keepAnswer(undefined);
     this.#replay.fix();
-    this.#feeding.then(() => this.#isFed = true, () => {}).then(() => this.#replay.clear());
+    const clear = () => this.#replay.clear();
+    this.#feeding.then(() => {
+      this.#isFed = true;
+      clear();
+    }, clear);
     this.#settled.resolve();
   }
 
@@ -197,7 +206,7 @@ export class RetryingTunnel implements Duplex {
    * of the target's. With {@linkcode RetryOptions.answer}, neither is thrown.
    * @throws when there is no attempt left, or the one that the client has got fails
    */
-  read(buffer: Uint8Array): Promise<number | null> {
+  read(buffer: Uint8Array): Awaitable<number | null> {
     return this.#hasAnswered ? this.#current.carrier.read(buffer) : this.#readFirst(buffer);
   }
 
@@ -230,19 +239,19 @@ export class RetryingTunnel implements Duplex {
     return n > 0 ? n : null;
   }
 
-  write(bytes: Uint8Array): Promise<number> {
-    return this.#isFed ? this.#current.carrier.write(bytes) : this.#writeFirst(bytes);
-  }
-
-  async #writeFirst(bytes: Uint8Array): Promise<number> {
+  write(bytes: Uint8Array): Awaitable<number> {
+    if (this.#isFed) return this.#current.carrier.write(bytes);
     if (this.#replay.add(bytes)) return bytes.length;
     this.#replay.fix();
-    await this.#feeding;
-    return await this.#current.carrier.write(bytes);
+    return this.#feeding.then(() => this.#current.carrier.write(bytes));
   }
 
   /** Resolves when the chosen attempt has accepted everything. */
-  async closeWrite(): Promise<void> {
+  closeWrite(): Awaitable<void> {
+    return this.#isFed ? this.#current.carrier.closeWrite() : this.#closeFirst();
+  }
+
+  async #closeFirst(): Promise<void> {
     const inReplay = !this.#replay.isFixed;
     if (inReplay) {
       this.#replay.end();
@@ -261,9 +270,9 @@ export class RetryingTunnel implements Duplex {
     this.#current.carrier.stop(code);
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  [Symbol.asyncDispose](): PromiseLike<void> {
     if (!this.#isSettled) this.abort();
     this.#stopTimers();
-    await this.#current.carrier[Symbol.asyncDispose]();
+    return this.#current.carrier[Symbol.asyncDispose]();
   }
 }

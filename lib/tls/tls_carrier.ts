@@ -233,11 +233,16 @@ class Transport extends NodeDuplex {
   override write(bytes: Uint8Array, ...rest: unknown[]): boolean {
     const done = rest.at(-1) as () => void;
     if (this.#isCut) return true;
-    this.#written = writeAll(this.#carrier, bytes).then(done, (error) => {
-      this.failure ??= error;
-      done();
-    });
+    this.#written = this.#send(bytes).then(done);
     return true;
+  }
+
+  async #send(bytes: Uint8Array): Promise<void> {
+    try {
+      await writeAll(this.#carrier, bytes);
+    } catch (error) {
+      this.failure ??= error;
+    }
   }
 
   /** Resolves when all has been sent. */

@@ -95,6 +95,9 @@ const LINGER_MS = 1_000;
  */
 const DROP_PAUSE_MS = 1;
 
+/** Reads in a row whose bytes were there, and taken, at once, until other tunnels have their turn. */
+const MAX_AT_ONCE = 64;
+
 /** Interval at which a side that has ended is asked whether it has been reset since. */
 const RESET_CHECK_MS = 5_000;
 
@@ -163,22 +166,6 @@ class Direction {
   moved(): void {
     this.movedAt = performance.now();
   }
-
-  async write(bytes: Uint8Array): Promise<void> {
-    this.writing = true;
-    for (let offset = 0; offset < bytes.length;) {
-      const n = await this.to.write(offset === 0 ? bytes : bytes.subarray(offset));
-      offset += n;
-      this.bytes += n;
-      this.moved();
-    }
-    this.writing = false;
-  }
-
-  async closeWrite(): Promise<void> {
-    this.writing = true;
-    await this.to.closeWrite();
-  }
 }
 
 class Pipe implements PipeUnderWay {
@@ -187,7 +174,8 @@ class Pipe implements PipeUnderWay {
   readonly #mayBeAbandoned: PipeOptions["mayBeAbandoned"];
   readonly #aToB: Direction;
   readonly #bToA: Direction;
-  readonly #lingered = Promise.withResolvers<void>();
+  /** Ends the dropping of bytes, of which there is some while this is set. */
+  #lingered: PromiseWithResolvers<void> | undefined;
   #isConnected: boolean;
   /** How the pipe ended, when both carriers were aborted. */
   #end: End | undefined;
@@ -236,22 +224,34 @@ class Pipe implements PipeUnderWay {
     const abort = () => this.#abort({ reason: "aborted", error: signal?.reason });
     const stopListening = signal && onAbort(signal, abort);
     if (signal?.aborted) abort();
-    await Promise.all([this.#carry(this.#aToB), this.#carry(this.#bToA)]);
+    const back = this.#carry(this.#bToA);
+    await this.#carry(this.#aToB);
+    await back;
     this.#isDone = true;
     stopListening?.();
     clearTimeout(this.#timer);
-    await Promise.all([dispose(this.#aToB.from), dispose(this.#bToA.from)]);
+    // One that fails has failed before, and the result says so.
+    await Promise.allSettled(
+      [this.#aToB, this.#bToA].map(({ from }) => from[Symbol.asyncDispose]()),
+    );
     const ended = this.#end ?? this.#failure ?? { reason: "end", by: this.#firstEnd! };
     return { aToB: this.aToB, bToA: this.bToA, ...ended };
   }
 
   async #carry(direction: Direction): Promise<void> {
-    const { from, fromSide } = direction;
+    const { from, to, fromSide } = direction;
     const buffer = new ReadBuffer();
-    for (;;) {
+    for (let atOnce = 0;; atOnce++) {
+      // Both may always do their part at once, and so keep the event loop for themselves.
+      if (atOnce === MAX_AT_ONCE) {
+        await sleep(0);
+        atOnce = 0;
+      }
       let n: number | null;
       try {
-        n = await from.read(buffer.bytes);
+        const read = from.read(buffer.bytes);
+        if (read instanceof Promise) atOnce = 0;
+        n = read instanceof Promise ? await read : read;
       } catch (error) {
         return await this.#readFailed(direction, error);
       }
@@ -259,23 +259,37 @@ class Pipe implements PipeUnderWay {
       if (this.#end) return;
       direction.moved();
       if (n === null) {
-        const reset = await this.#resetOf(direction);
+        // A pending write may have got the reset: both were woken by the same event.
+        if (this.#backOf(direction).writing) await sleep(0);
+        const reset = this.#resetOf(direction);
         if (reset) return await this.#readFailed(direction, reset);
         break;
       }
+      direction.writing = true;
       try {
-        await direction.write(buffer.bytes.subarray(0, n));
+        for (let offset = 0; offset < n;) {
+          const written = to.write(buffer.bytes.subarray(offset, n));
+          if (written instanceof Promise) atOnce = 0;
+          const taken = written instanceof Promise ? await written : written;
+          offset += taken;
+          direction.bytes += taken;
+          direction.moved();
+        }
       } catch (error) {
         return await this.#writeFailed(direction, buffer.bytes, error);
       }
+      direction.writing = false;
       buffer.filled(n);
     }
     buffer.release();
     this.#firstEnd ??= fromSide;
-    direction.ended = true;
-    this.#arm();
+    direction.ended = direction.writing = true;
     try {
-      await direction.closeWrite();
+      const closing = to.closeWrite();
+      if (closing) {
+        this.#arm();
+        await closing;
+      }
     } catch (error) {
       // A writer that is gone needs no end; reads from it show whether bytes were still to come.
       this.#failure ??= { reason: "error", by: direction.toSide, error };
@@ -283,16 +297,14 @@ class Pipe implements PipeUnderWay {
     this.#over(direction);
   }
 
-  /**
-   * The reset behind an apparent end: TCP reports a reset once, and a pending write may have got
-   * it.
-   */
-  async #resetOf({ from, fromSide }: Direction): Promise<unknown> {
-    const back = [this.#aToB, this.#bToA].find(({ to }) => to === from)!;
-    // Both were woken by the same event.
-    if (back.writing) await sleep(0);
+  /** The reset behind an apparent end: TCP reports a reset once, perhaps to a write. */
+  #resetOf({ fromSide }: Direction): unknown {
     const { by, error } = this.#failure ?? {};
     return by === fromSide && error instanceof Deno.errors.ConnectionReset ? error : undefined;
+  }
+
+  #backOf(direction: Direction): Direction {
+    return direction === this.#aToB ? this.#bToA : this.#aToB;
   }
 
   /** Aborts both, the writer a little later, so that what was written just before is not lost. */
@@ -313,6 +325,7 @@ class Pipe implements PipeUnderWay {
   async #writeFailed(direction: Direction, buffer: Uint8Array, error: unknown): Promise<void> {
     const { from, toSide } = direction;
     this.#failure ??= { reason: "error", by: toSide, error };
+    if (!from.stop) this.#lingered ??= Promise.withResolvers();
     this.#over(direction);
     if (from.stop) return from.stop(this.#abortCode ?? 0);
     const enough = new AbortController();
@@ -322,7 +335,7 @@ class Pipe implements PipeUnderWay {
       }
     };
     // When the reader is gone as well, the other direction's writes tell.
-    await Promise.race([drop().catch(() => {}), this.#lingered.promise]);
+    await Promise.race([drop().catch(() => {}), this.#lingered!.promise]);
     enough.abort();
   }
 
@@ -345,7 +358,7 @@ class Pipe implements PipeUnderWay {
    * timeout that expires later: it checks when it fires.
    */
   #arm(): void {
-    if (this.#end || this.#isDone) return;
+    if (this.#end || this.#isDone || (this.#isLingering && !this.#lingered)) return;
     const now = performance.now();
     const at = this.#isLingering ? this.#movedAt + LINGER_MS : this.#nextTimeout(now).at;
     if (at >= this.#timerAt) return;
@@ -358,7 +371,7 @@ class Pipe implements PipeUnderWay {
     this.#timerAt = Infinity;
     const now = performance.now();
     if (this.#isLingering) {
-      if (now >= this.#movedAt + LINGER_MS) return this.#lingered.resolve();
+      if (now >= this.#movedAt + LINGER_MS) return this.#lingered?.resolve();
     } else {
       const { at, end } = this.#nextTimeout(now);
       if (now >= at && end) return this.#abort(end);
@@ -427,13 +440,5 @@ class Pipe implements PipeUnderWay {
     this.#end = end;
     this.#aToB.from.abort(this.#abortCode);
     this.#bToA.from.abort(this.#abortCode);
-  }
-}
-
-async function dispose(duplex: Duplex): Promise<void> {
-  try {
-    await duplex[Symbol.asyncDispose]();
-  } catch {
-    // It has failed before, and the result says so.
   }
 }

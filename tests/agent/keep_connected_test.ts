@@ -295,7 +295,7 @@ test("runAgent() comes to the server that takes the place of one that drains", a
   assertStringIncludes(refused!, "code 103 (the server is draining)");
   // What was under way goes on, byte for byte.
   const bytes = pattern(3_000_000);
-  const sending = writeAll(atTarget, bytes).then(() => atTarget.closeWrite());
+  const sending = Promise.try(() => writeAll(atTarget, bytes)).then(() => atTarget.closeWrite());
   assertSameBytes(await readToEnd(client), bytes);
   await sending;
   await client.closeWrite();

@@ -173,7 +173,10 @@ pureTest("CarrierSocket tells why it was lost, and is closed", async () => {
     // A memory's write shows that the end was passed on.
     if (end === "closeWrite") {
       assert(error instanceof CarrierEndedError);
-      assertMatch(`${await peer.read(new Uint8Array(1)).catch((error) => error)}`, /reset/);
+      assertMatch(
+        `${await Promise.try(() => peer.read(new Uint8Array(1))).catch((error) => error)}`,
+        /reset/,
+      );
     }
     await socket.close();
     assertEquals(events.told, ["lost"]);
@@ -189,7 +192,7 @@ pureTest(
     await settled();
     assertEquals([events.got, socket.skipped], [[capsule(7)], { types: 1, contexts: 1, long: 0 }]);
     await peer.write(capsule(0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff));
-    await peer.write(new Uint8Array(20).fill(0xff)).catch(() => {});
+    await Promise.try(() => peer.write(new Uint8Array(20).fill(0xff))).catch(() => {});
     const error = await soon("the end", socket.closed);
     assert(error instanceof CapsuleError);
     assertMatch(error.message, /^a capsule of type 0x[0-9a-f]+ has \d+ bytes, more than 1048576$/);
@@ -342,7 +345,10 @@ pureTest(
     const peer = await other.connect(1_350);
     assertEquals(other.events.told, ["lost"]);
     assertMatch(`${other.events.error}`, /carries datagrams of another size/);
-    assertMatch(`${await peer.read(new Uint8Array(1)).catch((error) => error)}`, /reset/);
+    assertMatch(
+      `${await Promise.try(() => peer.read(new Uint8Array(1))).catch((error) => error)}`,
+      /reset/,
+    );
 
     const { promise, resolve } = Promise.withResolvers<Carrier>();
     const late = new Redialling({ dial: () => promise });
@@ -351,7 +357,10 @@ pureTest(
     const [own, end] = memoryPair();
     resolve(carrierOf(own));
     await closing;
-    assertMatch(`${await end.read(new Uint8Array(1)).catch((error) => error)}`, /reset/);
+    assertMatch(
+      `${await Promise.try(() => end.read(new Uint8Array(1))).catch((error) => error)}`,
+      /reset/,
+    );
     assertEquals(late.events.told, []);
   },
 );

@@ -30,7 +30,7 @@ for (const [name, index] of [["connected", 0], ["accepted", 1]] as const) {
   Deno.test(`resetTcp() has the peer of a connection that was ${name} read its bytes and then a reset`, async () => {
     const pair = await tcpPair();
     const own = pair[index], peer = pair[1 - index]!;
-    const pending = assertRejects(() => own.read(new Uint8Array(1)));
+    const pending = assertRejects(async () => await own.read(new Uint8Array(1)));
     await own.write(new TextEncoder().encode("hello"));
     assertEquals(resetTcp(own), canResetTcp);
     own.close();

@@ -42,7 +42,7 @@ async function trace(
   const client = tcpDuplex(connection);
   await sendText(client, request);
   const answer = await readUntilOver(client);
-  await client.closeWrite().catch(() => {});
+  await Promise.try(() => client.closeWrite()).catch(() => {});
   client.abort();
   const spanOf = (name: string) =>
     eventually(name, () => receiver.spans.find((span) => span.name === name), 20_000);

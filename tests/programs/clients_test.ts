@@ -55,7 +55,7 @@ test("runAgent() carries SOCKS5 clients both ways, with their half-closes", asyn
   assertEquals(reply, 0);
   const atTarget = await target.accept();
   const bytes = pattern(300_000);
-  const sending = writeAll(client, bytes).then(() => client.closeWrite());
+  const sending = Promise.try(() => writeAll(client, bytes)).then(() => client.closeWrite());
   assertSameBytes(await readToEnd(atTarget), bytes);
   await sending;
   await sendText(atTarget, "answer");

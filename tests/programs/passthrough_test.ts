@@ -16,7 +16,7 @@ test("runPassthrough() connects each client to the upstream, both ways", async (
   for (let i = 0; i < 2; i++) {
     const client = await net.client(server);
     const bytes = pattern(500_000, i);
-    const sending = writeAll(client, bytes).then(() => client.closeWrite());
+    const sending = Promise.try(() => writeAll(client, bytes)).then(() => client.closeWrite());
     const atUpstream = await upstream.accept();
     assertSameBytes(await readToEnd(atUpstream), bytes);
     await sending;

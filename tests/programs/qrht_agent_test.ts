@@ -100,7 +100,7 @@ async function endOf(stream: QuicStream): Promise<{ reset: unknown; stopped: unk
   const reset = await soon("the stream's end", readToEnd(stream).catch(codeOf));
   const stopped = await eventually(
     "the stream is stopped",
-    () => writeAll(stream, frames.data("x")).then(() => undefined, codeOf),
+    () => Promise.try(() => writeAll(stream, frames.data("x"))).then(() => undefined, codeOf),
   ).catch((error) => error === 0 ? 0 : Promise.reject(error));
   return { reset, stopped };
 }

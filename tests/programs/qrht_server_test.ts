@@ -279,7 +279,8 @@ test("runServer() tells the first agent that the tunnel goes on elsewhere", asyn
   assertEquals(error.code, 3);
   const stopped = await eventually(
     "it is stopped, too",
-    () => writeAll(stream, frames.data("x")).then(() => undefined, (error) => error),
+    () =>
+      Promise.try(() => writeAll(stream, frames.data("x"))).then(() => undefined, (error) => error),
   );
   assert(stopped instanceof StreamStoppedError, String(stopped));
   assertEquals(stopped.code, 3);
@@ -361,7 +362,7 @@ test("runServer() hands on the last answer when the agents after it are gone", a
   const handlers = [
     refuse("overloaded", "first"),
     refuse("overloaded", "second"),
-    (_: IncomingTunnel, stream: QuicStream) => Promise.resolve(stream.abort()),
+    (_: IncomingTunnel, stream: QuicStream) => stream.abort(),
     (_: IncomingTunnel, stream: QuicStream) => stream.closeWrite(),
   ];
   for (const handler of handlers) (await net.scriptedAgent(server)).serve(handler);
@@ -395,7 +396,7 @@ for (const [length, isRepeated] of [[64 << 10, true], [200_000, false]] as const
     const served = second.serve(echo);
     const client = await net.client(server);
     const bytes = pattern(length);
-    const sending = writeAll(client, bytes).then(() => client.closeWrite());
+    const sending = Promise.try(() => writeAll(client, bytes)).then(() => client.closeWrite());
     const tunnel = await first.tunnel();
     assertSameBytes(await readToEnd(tunnel.carrier), bytes);
     await sending;
@@ -411,11 +412,11 @@ test("runServer() loses nothing of a large upload that begins before RESULT", as
   const { server, agent } = await net.serverAndAgent();
   const client = await net.client(server);
   const bytes = pattern(3_000_000);
-  const sending = writeAll(client, bytes).then(() => client.closeWrite());
+  const sending = Promise.try(() => writeAll(client, bytes)).then(() => client.closeWrite());
   const { carrier, connected } = await agent.tunnel();
   const start = await readExactly(carrier, 150_000);
   connected();
-  const answering = writeAll(carrier, bytes).then(() => carrier.closeWrite());
+  const answering = Promise.try(() => writeAll(carrier, bytes)).then(() => carrier.closeWrite());
   const receiving = readToEnd(client);
   assertSameBytes(new Uint8Array([...start, ...await readToEnd(carrier)]), bytes);
   assertSameBytes(await receiving, bytes);
@@ -741,9 +742,9 @@ test("runServer() outlives agents that send it anything at all", async (net) => 
         Uint8Array.of(...frames.result("overloaded"), ...random(4)),
         Uint8Array.of(3, ...random(8)),
       ][kind]!;
-      await writeAll(stream, bytes).catch(() => {});
+      await Promise.try(() => writeAll(stream, bytes)).catch(() => {});
       // Some day it ends each: a tunnel that is connected may be silent for as long as it likes.
-      if (seed++ % 3 === 0) await stream.closeWrite().catch(() => {});
+      if (seed++ % 3 === 0) await Promise.try(() => stream.closeWrite()).catch(() => {});
       else stream.abort(seed);
     }
   };

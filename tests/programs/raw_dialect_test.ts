@@ -90,7 +90,7 @@ for (const [program, start] of Object.entries(programs)) {
       const { peer, first, second } = await start(net);
       const seen = watchUniStreams(peer);
       const [request, answer] = [pattern(up, 1), pattern(down, 2)];
-      const sending = writeAll(first, request).then(() => first.closeWrite());
+      const sending = Promise.try(() => writeAll(first, request)).then(() => first.closeWrite());
       const far = await second();
       assertSameBytes(await soon("the request", readToEnd(far)), request);
       await sending;

@@ -64,10 +64,10 @@ unixTest(
     net.agent(server);
     const { client, atTarget } = await tunnel(net, path);
     const [up, down] = [pattern(700_000, 1), pattern(900_000, 2)];
-    const sending = writeAll(client, up).then(() => client.closeWrite());
+    const sending = Promise.try(() => writeAll(client, up)).then(() => client.closeWrite());
     assertSameBytes(await readToEnd(atTarget), up);
     await sending;
-    const answering = writeAll(atTarget, down).then(() => atTarget.closeWrite());
+    const answering = Promise.try(() => writeAll(atTarget, down)).then(() => atTarget.closeWrite());
     assertSameBytes(await readToEnd(client), down);
     await answering;
     const line = await lineWith(lines, ' server "tunnel ended"');

@@ -28,6 +28,7 @@ import {
   readToEnd,
 } from "../support/memory_duplex.ts";
 import { isPending, pureTest as test, settled } from "../support/pure_test.ts";
+import type { Awaitable } from "../../lib/wait.ts";
 
 const empty = new Uint8Array(0);
 const OPEN_PAYLOAD = encodeOpen({ tunnelId: new Uint8Array(16).fill(7) });
@@ -160,7 +161,7 @@ test("TunnelStream.write() takes what there is room for, and then the rest of th
 test("TunnelStream does not end in the middle of a frame, and is disposed of with a reset", async () => {
   const [tunnel, far, carrier] = await begun({ capacity: 30 });
   await tunnel.write(pattern(100));
-  await assertRejects(() => tunnel.closeWrite(), TypeError, "in the middle");
+  await assertRejects(async () => await tunnel.closeWrite(), TypeError, "in the middle");
   await tunnel[Symbol.asyncDispose]();
   assertEquals(carrier.codes, [StreamCode.Aborted, StreamCode.Aborted]);
   await assertRejects(() => readToEnd(far), MemoryDuplexError, "code 0");
@@ -170,11 +171,15 @@ test("TunnelStream.write() throws when the peer takes no more bytes, and the oth
   for (const [size, before] of [[1, 0], [5_000, 0], [1_000, 250], [5_000, 250]] as const) {
     const [tunnel, far] = await begun({ capacity: 100 });
     if (before === 0) far.stop(9);
-    const write = assertRejects(() => writeAll(tunnel, pattern(size)), MemoryDuplexError, "code 9");
+    const write = assertRejects(
+      async () => await writeAll(tunnel, pattern(size)),
+      MemoryDuplexError,
+      "code 9",
+    );
     if (before > 0) await readExactly(far, before);
     far.stop(9);
     await write;
-    await assertRejects(() => tunnel.write(pattern(size)), MemoryDuplexError);
+    await assertRejects(async () => await tunnel.write(pattern(size)), MemoryDuplexError);
     await sendPieces(far, [data("late"), END]);
     assertEquals(text.decode(await readToEnd(tunnel)), "late");
     await tunnel[Symbol.asyncDispose]();
@@ -186,7 +191,7 @@ test("TunnelStream.write() throws after closeWrite() and abort()", async () => {
     for (const size of [1, 5_000]) {
       const [tunnel] = await begun();
       await tunnel[end]();
-      await assertRejects(() => tunnel.write(pattern(size)), MemoryDuplexError);
+      await assertRejects(async () => await tunnel.write(pattern(size)), MemoryDuplexError);
       tunnel.abort();
     }
   }
@@ -237,7 +242,7 @@ test("TunnelStream.read() throws when the stream ends without END", async () => 
     );
     // As a reset does, which not every library can send.
     assertEquals([error.by, error.reason], [undefined, "reset"]);
-    await assertRejects(() => tunnel.read(new Uint8Array(1)), TunnelError);
+    await assertRejects(async () => await tunnel.read(new Uint8Array(1)), TunnelError);
     // What has been read to its end is not stopped.
     assertEquals(carrier.codes, [StreamCode.Aborted, undefined]);
   }
@@ -249,8 +254,12 @@ test("TunnelStream.read() throws what the carrier throws when the peer resets it
   assertEquals(await readExactly(tunnel, 1), utf8.encode("x"));
   const read = tunnel.read(new Uint8Array(1));
   far.reset(3);
-  await assertRejects(() => read, MemoryDuplexError, "code 3");
-  await assertRejects(() => tunnel.read(new Uint8Array(1)), MemoryDuplexError, "code 3");
+  await assertRejects(async () => await read, MemoryDuplexError, "code 3");
+  await assertRejects(
+    async () => await tunnel.read(new Uint8Array(1)),
+    MemoryDuplexError,
+    "code 3",
+  );
   // The other direction goes on.
   await tunnel.write(utf8.encode("y"));
   await tunnel[Symbol.asyncDispose]();
@@ -278,19 +287,21 @@ test("TunnelStream.read() refuses what has no place in a tunnel, and goes on ref
     for (const together of [[concat(OPEN, ...chunks)], [OPEN, ...chunks]]) {
       const [tunnel, carrier] = await scripted(...together);
       await assertViolates(() => readToEnd(tunnel), carrier, problem);
-      for (const size of [1, 3]) await assertRejects(() => tunnel.read(new Uint8Array(size)));
+      for (const size of [1, 3]) {
+        await assertRejects(async () => await tunnel.read(new Uint8Array(size)));
+      }
     }
     for (const size of [1, 3]) {
       const [tunnel, carrier] = await scripted(concat(OPEN, ...chunks));
       await assertViolates(() => readToEnd(tunnel, size), carrier, problem);
-      await assertRejects(() => tunnel.read(new Uint8Array(size)));
+      await assertRejects(async () => await tunnel.read(new Uint8Array(size)));
     }
   }
 });
 
 test("TunnelStream.read() refuses to begin before the first frame", async () => {
   const [tunnel] = tunnelOver(FrameType.Open);
-  const error = await assertRejects(() => tunnel.read(new Uint8Array(1)), TypeError);
+  const error = await assertRejects(async () => await tunnel.read(new Uint8Array(1)), TypeError);
   assertEquals(error.message, "frame 2 has not been received");
 });
 
@@ -326,15 +337,26 @@ test("TunnelStream.parseOrReset() resets the stream at a violation and gives wha
 test("TunnelStream.abort() ends both directions with its code, and what waits on them", async () => {
   for (const [given, code] of [[undefined, StreamCode.Aborted], [StreamCode.Moved, 3]] as const) {
     const [tunnel, far, carrier] = await begun({ capacity: 30 });
-    const read = assertRejects(() => tunnel.read(new Uint8Array(1)), MemoryDuplexError);
-    const write = assertRejects(() => writeAll(tunnel, pattern(100)), MemoryDuplexError);
+    const read = assertRejects(async () => await tunnel.read(new Uint8Array(1)), MemoryDuplexError);
+    const write = assertRejects(
+      async () => await writeAll(tunnel, pattern(100)),
+      MemoryDuplexError,
+    );
     await settled();
     tunnel.abort(given);
     tunnel.abort(99);
     await Promise.all([read, write]);
     assertEquals(carrier.codes, [code, code]);
-    await assertRejects(() => far.read(new Uint8Array(1)), MemoryDuplexError, `code ${code}`);
-    await assertRejects(() => far.write(new Uint8Array(1)), MemoryDuplexError, `code ${code}`);
+    await assertRejects(
+      async () => await far.read(new Uint8Array(1)),
+      MemoryDuplexError,
+      `code ${code}`,
+    );
+    await assertRejects(
+      async () => await far.write(new Uint8Array(1)),
+      MemoryDuplexError,
+      `code ${code}`,
+    );
     // No END any more.
     await tunnel.closeWrite();
     await tunnel[Symbol.asyncDispose]();
@@ -347,13 +369,13 @@ test("TunnelStream.abort() and stop() drop what came with the first frame and wa
     const [tunnel] = await scripted(concat(OPEN, data("client's bytes"), END));
     assertEquals(text.decode(await readExactly(tunnel, 6)), "client");
     tunnel[end](0);
-    await assertRejects(() => tunnel.read(new Uint8Array(100)));
+    await assertRejects(async () => await tunnel.read(new Uint8Array(100)));
   }
 });
 
 test("TunnelStream.stop() ends the reading direction alone", async () => {
   const [tunnel, far, carrier] = await begun();
-  const read = assertRejects(() => tunnel.read(new Uint8Array(1)), MemoryDuplexError);
+  const read = assertRejects(async () => await tunnel.read(new Uint8Array(1)), MemoryDuplexError);
   await settled();
   tunnel.stop(4);
   await read;
@@ -361,7 +383,7 @@ test("TunnelStream.stop() ends the reading direction alone", async () => {
   await tunnel.write(utf8.encode("x"));
   await tunnel.closeWrite();
   assertEquals(await readToEnd(far), concat(data("x"), END));
-  await assertRejects(() => far.write(new Uint8Array(1)), MemoryDuplexError, "code 4");
+  await assertRejects(async () => await far.write(new Uint8Array(1)), MemoryDuplexError, "code 4");
 });
 
 test("TunnelStream is disposed of with END when there is room for it", async () => {
@@ -371,13 +393,17 @@ test("TunnelStream is disposed of with END when there is room for it", async () 
     await tunnel[Symbol.asyncDispose]();
     assertEquals(carrier.codes, [undefined, StreamCode.Aborted]);
     assertEquals(await readToEnd(far), concat(data("x"), END));
-    await assertRejects(() => far.write(new Uint8Array(1)), MemoryDuplexError, "code 0");
+    await assertRejects(
+      async () => await far.write(new Uint8Array(1)),
+      MemoryDuplexError,
+      "code 0",
+    );
     await tunnel[Symbol.asyncDispose]();
   }
 });
 
 test("TunnelStream is disposed of with a reset when there is no room for END, whatever waits for room", async () => {
-  type Waiting = (tunnel: TunnelStream) => Promise<unknown>;
+  type Waiting = (tunnel: TunnelStream) => Awaitable<unknown>;
   const cases: [bytes: number, waiting?: Waiting][] = [
     // A frame that leaves no room, and one that leaves room for half of END.
     [28],
@@ -388,7 +414,7 @@ test("TunnelStream is disposed of with a reset when there is no room for END, wh
   for (const [bytes, waiting] of cases) {
     const [tunnel, far, carrier] = await begun({ capacity: 30 });
     if (bytes < 30) await tunnel.write(pattern(bytes));
-    const waited = waiting && assertRejects(() => waiting(tunnel), MemoryDuplexError);
+    const waited = waiting && assertRejects(async () => await waiting(tunnel), MemoryDuplexError);
     await settled();
     await tunnel[Symbol.asyncDispose]();
     await waited;
@@ -481,7 +507,7 @@ test("openTunnel() rejects its result when the agent is gone or the tunnel is ab
     const error = await assertRejects(() => result, Error, how);
     assert(!(error instanceof ProtocolError));
     carrier.abort();
-    await assertRejects(() => carrier.read(new Uint8Array(1)));
+    await assertRejects(async () => await carrier.read(new Uint8Array(1)));
   }
 });
 
@@ -559,7 +585,11 @@ test("openTunnel() and acceptTunnel() reset a stream that does not begin as it h
     await writeAll(far, wire);
     await assertRejects(() => begun, ProtocolError, problem);
     assertEquals(stream.codes, [StreamCode.ProtocolError, StreamCode.ProtocolError]);
-    await assertRejects(() => far.write(new Uint8Array(1)), MemoryDuplexError, "code 2");
+    await assertRejects(
+      async () => await far.write(new Uint8Array(1)),
+      MemoryDuplexError,
+      "code 2",
+    );
   }
 });
 
@@ -587,7 +617,7 @@ test("acceptTunnel() gives up an OPEN that is not complete in timeoutMs", async 
       "the first frame is not complete within 5 ms",
     );
     assertEquals(stream.codes, [StreamCode.ProtocolError, StreamCode.ProtocolError]);
-    await assertRejects(() => far.write(frame), MemoryDuplexError, "code 2");
+    await assertRejects(async () => await far.write(frame), MemoryDuplexError, "code 2");
   }
 });
 
@@ -630,7 +660,11 @@ test("IncomingTunnel.failed() sends the result, the answer if there is one, and 
     assertEquals(await readToEnd(far), wire);
     // It takes nothing more from the server, and has nothing left to do.
     assertEquals(stream.codes, [undefined, StreamCode.Aborted]);
-    await assertRejects(() => far.write(new Uint8Array(1)), MemoryDuplexError, "code 0");
+    await assertRejects(
+      async () => await far.write(new Uint8Array(1)),
+      MemoryDuplexError,
+      "code 0",
+    );
   }
 });
 
@@ -658,7 +692,7 @@ test("IncomingTunnel.failed() resets a raw tunnel with code 1 when there is no a
   const { tunnel, stream, far } = await accepted(RAW_ALPN);
   await tunnel.failed(failure);
   assertEquals(stream.codes, [1, 1]);
-  await assertRejects(() => far.read(new Uint8Array(1)), MemoryDuplexError, "code 1");
+  await assertRejects(async () => await far.read(new Uint8Array(1)), MemoryDuplexError, "code 1");
 });
 
 test("IncomingTunnel.failed() does not reject when the server is gone", async () => {

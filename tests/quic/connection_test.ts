@@ -46,14 +46,17 @@ quicTest("QuicConnection serves other streams while the readers of some have sto
   await using pair = await connectPair();
   const blocked = Array.from({ length: 20 }, () => {
     const stream = pair.server.openStream();
-    return { stream, writing: writeAll(stream, new Uint8Array(16 << 20)).catch(() => "aborted") };
+    return {
+      stream,
+      writing: Promise.try(() => writeAll(stream, new Uint8Array(16 << 20))).catch(() => "aborted"),
+    };
   });
   const held: QuicStream[] = [];
   for (let i = 0; i < blocked.length; i++) held.push(await pair.client.acceptStream());
   const { here, there } = await openEnds(pair.server, pair.client);
   const sent = pattern(2 << 20);
   const received = readToEnd(there);
-  await deadline(writeAll(here, sent), STUCK_MS);
+  await deadline(Promise.resolve(writeAll(here, sent)), STUCK_MS);
   await here.closeWrite();
   assertSameBytes(await deadline(received, STUCK_MS), sent);
   for (const { stream } of blocked) stream.abort();
@@ -347,7 +350,7 @@ for (const closer of ["server", "client"] as const) {
       connection.acceptStream(),
     ];
     const pending = [...calls(pair.server, here), ...calls(pair.client, there)]
-      .map((call) => assertRejects(() => call, ConnectionClosedError));
+      .map((call) => assertRejects(async () => await call, ConnectionClosedError));
     const reason = "that is all";
     const credit = [pair.server.credit(), pair.client.credit()];
     pair[closer].close(100, reason);
@@ -369,7 +372,7 @@ for (const closer of ["server", "client"] as const) {
           () => stream.write(text("late")),
           () => connection.acceptStream(),
         ]
-      ) await assertRejects(call, ConnectionClosedError);
+      ) await assertRejects(async () => void await call(), ConnectionClosedError);
       assertThrows(() => connection.openStream(), ConnectionClosedError);
       await stream.closeWrite();
       stream.abort();
@@ -395,20 +398,20 @@ for (const closer of ["server", "client"] as const) {
     const closed = { by: "peer", application: true, code: 100, reason: "" };
     // No write has anywhere to go, while reads go on to the end, or to that of the connection.
     for (const { there } of [ended, going, dropped]) {
-      await assertRejects(() => there.write(text("x")), ConnectionClosedError);
+      await assertRejects(async () => await there.write(text("x")), ConnectionClosedError);
     }
     assertSameBytes(await readToEnd(ended.there), bytes);
     assertEquals(await ended.there.read(new Uint8Array(1)), null);
     assertSameBytes(await readExactly(going.there, bytes.length), bytes);
     for (let i = 0; i < 2; i++) {
       const error = await assertRejects(
-        () => going.there.read(new Uint8Array(1)),
+        async () => await going.there.read(new Uint8Array(1)),
         ConnectionClosedError,
       );
       assertEquals(error.info, closed);
     }
     dropped.there.abort();
-    await assertRejects(() => dropped.there.read(new Uint8Array(1)), StreamEndedError);
+    await assertRejects(async () => await dropped.there.read(new Uint8Array(1)), StreamEndedError);
     assertEquals(pair[peer].stats().streams, 0);
   });
 
@@ -419,7 +422,7 @@ for (const closer of ["server", "client"] as const) {
     await here.closeWrite();
     await pair[closer].settled(STUCK_MS);
     pair[peer].close(100);
-    await assertRejects(() => there.read(new Uint8Array(1)), ConnectionClosedError);
+    await assertRejects(async () => await there.read(new Uint8Array(1)), ConnectionClosedError);
   });
 
   quicTest(
@@ -516,7 +519,7 @@ quicTest("QuicConnection times out on both sides when the network is gone", () =
     async ({ server, client }, relay) => {
       const { here, there } = await openEnds(server, client);
       const pending = [here, there].map((stream) =>
-        assertRejects(() => stream.read(new Uint8Array(1)), ConnectionClosedError)
+        assertRejects(async () => await stream.read(new Uint8Array(1)), ConnectionClosedError)
       );
       relay.cut();
       for (const connection of [server, client]) {
@@ -536,7 +539,7 @@ quicTest(
       async ({ server, client }, relay) => {
         const { here } = await openEnds(server, client);
         const writing = assertRejects(
-          () => writeAll(here, new Uint8Array(16 << 20)),
+          async () => await writeAll(here, new Uint8Array(16 << 20)),
           ConnectionClosedError,
         );
         relay.cut();

@@ -225,7 +225,10 @@ test("DenoQuicConnection tells how the server has closed it, right after the han
 
   await using pair = await connectDenoPair();
   const { here } = await openDenoStream(pair);
-  const reading = assertRejects(() => here.read(new Uint8Array(1)), ConnectionClosedError);
+  const reading = assertRejects(
+    async () => await here.read(new Uint8Array(1)),
+    ConnectionClosedError,
+  );
   const accepting = assertRejects(() => pair.client.acceptStream(), ConnectionClosedError);
   pair.server.close(0);
   const later = await soon("the end", pair.client.closed);
@@ -233,7 +236,8 @@ test("DenoQuicConnection tells how the server has closed it, right after the han
   assertEquals((await reading).info, later);
   assertEquals((await accepting).info, later);
   assertEquals(
-    (await assertRejects(() => here.write(new Uint8Array(1)), ConnectionClosedError)).info,
+    (await assertRejects(async () => await here.write(new Uint8Array(1)), ConnectionClosedError))
+      .info,
     later,
   );
   assertEquals(pair.client.closeInfo, later);
@@ -242,7 +246,10 @@ test("DenoQuicConnection tells how the server has closed it, right after the han
 test("DenoQuicConnection.close() ends what waits, once", async () => {
   await using pair = await connectDenoPair();
   const { here } = await openDenoStream(pair);
-  const reading = assertRejects(() => here.read(new Uint8Array(1)), ConnectionClosedError);
+  const reading = assertRejects(
+    async () => await here.read(new Uint8Array(1)),
+    ConnectionClosedError,
+  );
   pair.client.close(100, "x".repeat(1_000));
   pair.client.close(7, "again");
   assertEquals((await reading).info.by, "local");

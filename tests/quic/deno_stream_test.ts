@@ -20,7 +20,7 @@ test("DenoQuicStream carries bytes both ways at once, and each direction ends on
   const { there, here } = await openDenoStream(pair);
   await assertCarriesBothWays([here, there], 3 << 20);
   assertEquals(await here.read(new Uint8Array(1)), null);
-  await assertRejects(() => here.write(byte()), StreamEndedError, "closed for writing");
+  await assertRejects(async () => await here.write(byte()), StreamEndedError, "closed for writing");
 });
 
 test("DenoQuicStream half-closes: the other direction goes on", async () => {
@@ -58,29 +58,32 @@ test("DenoQuicStream.read() fills the buffer it is given, whatever its size, and
 test("DenoQuicStream tells the codes that the peer resets and stops with", async () => {
   await using pair = await connectDenoPair();
   const { there, here } = await openDenoStream(pair);
-  const reading = assertRejects(() => here.read(byte()), StreamResetError);
+  const reading = assertRejects(async () => await here.read(byte()), StreamResetError);
   there.reset(9);
   assertEquals((await soon("the reset", reading)).code, 9);
   there.stop(3);
   await eventually("a write fails", async () => {
-    const error = await here.write(byte()).then(() => undefined, (error) => error);
+    const error = await Promise.try(() => here.write(byte())).then(
+      () => undefined,
+      (error) => error,
+    );
     if (error === undefined) return false;
     assert(error instanceof StreamStoppedError, `${error}`);
     assertEquals(error.code, 3);
     return true;
   });
-  await assertRejects(() => here.write(byte()), StreamStoppedError);
-  await assertRejects(() => here.read(byte()), StreamResetError);
+  await assertRejects(async () => await here.write(byte()), StreamStoppedError);
+  await assertRejects(async () => await here.read(byte()), StreamResetError);
 });
 
 test("DenoQuicStream.abort() takes back a read that waits, and the peer may send no more", async () => {
   await using pair = await connectDenoPair();
   const { there, here } = await openDenoStream(pair);
-  const reading = assertRejects(() => here.read(byte()), StreamEndedError, "stopped");
+  const reading = assertRejects(async () => await here.read(byte()), StreamEndedError, "stopped");
   here.abort(5);
   await soon("the read", reading);
-  await assertRejects(() => here.read(byte()), StreamEndedError, "stopped");
-  await assertRejects(() => here.write(byte()), StreamEndedError, "reset");
+  await assertRejects(async () => await here.read(byte()), StreamEndedError, "stopped");
+  await assertRejects(async () => await here.write(byte()), StreamEndedError, "reset");
   assertEquals(await readToEnd(there), new Uint8Array(0));
   await there.write(byte());
   await eventually("the peer is stopped", () => there.isReset());
@@ -94,14 +97,14 @@ test("DenoQuicStream.abort() takes back a write that waits for room, whose bytes
   let waiting: Promise<unknown> | undefined;
   while (!waiting) {
     let isOver = false;
-    const write = here.write(buffer).then((n) => {
+    const write = Promise.try(() => here.write(buffer)).then((n) => {
       isOver = true;
       written += n;
     });
     await Promise.race([write, sleep(300)]);
     if (!isOver) waiting = assertRejects(() => write, StreamEndedError, "reset");
   }
-  await assertRejects(() => here.write(byte()), TypeError, "already being written");
+  await assertRejects(async () => await here.write(byte()), TypeError, "already being written");
   here.reset(0);
   await soon("the write", waiting);
   // The caller uses its buffer for another tunnel now.
@@ -117,10 +120,10 @@ test("DenoQuicStream refuses a second read, and a close, while one is under way"
   await using pair = await connectDenoPair();
   const { there, here } = await openDenoStream(pair);
   const reading = here.read(byte());
-  await assertRejects(() => here.read(byte()), TypeError, "already being read");
+  await assertRejects(async () => await here.read(byte()), TypeError, "already being read");
   await there.write(byte(7));
   assertEquals(await reading, 1);
-  await assertRejects(() => here.finish(new Uint8Array(0)), TypeError, "no last byte");
+  await assertRejects(async () => await here.finish(new Uint8Array(0)), TypeError, "no last byte");
   assertEquals(await here.write(new Uint8Array(0)), 0);
   await here[Symbol.asyncDispose]();
   await here[Symbol.asyncDispose]();
@@ -133,7 +136,7 @@ test("DenoQuicConnection gives every stream back that was aborted, by whichever 
   for (let i = 0; i < 200; i++) {
     await soon("credit", pair.server.credit());
     const { there, here } = await openDenoStream(pair);
-    const reading = here.read(byte()).catch(() => {});
+    const reading = Promise.try(() => here.read(byte())).catch(() => {});
     if (i % 3 === 0) there.abort(0);
     else here.abort();
     if (i % 3 === 1) await here[Symbol.asyncDispose]();

@@ -34,7 +34,7 @@ function tellEachOther({ client, server }: QuicPair): void {
 async function transfer({ client, server }: QuicPair, bytes: number): Promise<void> {
   const sent = pattern(bytes);
   const to = server.openStream();
-  const writing = writeAll(to, sent).then(() => to.closeWrite());
+  const writing = Promise.try(() => writeAll(to, sent)).then(() => to.closeWrite());
   const from = await client.acceptStream();
   assertSameBytes(await readToEnd(from), sent);
   await writing;

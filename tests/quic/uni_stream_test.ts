@@ -136,11 +136,15 @@ uniTest(
 
 uniTest("a unidirectional stream goes one way only", async ({ from, to }) => {
   const here = openUni(from);
-  await assertRejects(() => here.read(new Uint8Array(1)), StreamEndedError, "is write-only");
+  await assertRejects(
+    async () => await here.read(new Uint8Array(1)),
+    StreamEndedError,
+    "is write-only",
+  );
   await here.write(text("x"));
   const there = await soon("the stream", to.acceptUniStream());
-  await assertRejects(() => there.write(text("x")), StreamEndedError, "is read-only");
-  await assertRejects(() => there.finish(text("x")), StreamEndedError, "is read-only");
+  await assertRejects(async () => await there.write(text("x")), StreamEndedError, "is read-only");
+  await assertRejects(async () => await there.finish(text("x")), StreamEndedError, "is read-only");
   await there.closeWrite();
   there.reset(1);
   here.stop(1);
@@ -215,7 +219,7 @@ for (const closer of ["from", "to"] as const) {
       const there = await soon("the stream", to.acceptUniStream());
       await readExactly(there, 1);
       const calls: Promise<unknown>[] = [
-        there.read(new Uint8Array(1)),
+        Promise.resolve(there.read(new Uint8Array(1))),
         (async () => {
           for (;;) await writing.write(new Uint8Array(1 << 10));
         })(),
@@ -240,7 +244,7 @@ for (const closer of ["from", "to"] as const) {
         assertThrows(() => connection.openUniStream(), ConnectionClosedError);
         await assertRejects(() => connection.acceptUniStream(), ConnectionClosedError);
       }
-      await assertRejects(() => reading.write(text("x")), ConnectionClosedError);
+      await assertRejects(async () => await reading.write(text("x")), ConnectionClosedError);
     },
   );
 }

@@ -10,6 +10,7 @@ import { ConnectionClosedError, StreamResetError } from "../../lib/quic/mod.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { NotConnectedError } from "../../lib/tunnel/failure.ts";
 import { FakeTime } from "../support/fake_time.ts";
+import type { Duplex } from "../../lib/tunnel/duplex.ts";
 import { memoryPair, readToEnd } from "../support/memory_duplex.ts";
 
 const text = new TextDecoder();
@@ -89,13 +90,13 @@ test("giveAnswer() gives it to a client that has sent a request, and ends in ord
   assertEquals(await readToEnd(far), ANSWER);
   await far.closeWrite();
   await given;
-  await assertRejects(() => near.read(new Uint8Array(1)));
+  await assertRejects(async () => await near.read(new Uint8Array(1)));
 });
 
 test("giveAnswer() does not wait for a client that never closes, reads, or stops to send", async () => {
   const ways = {
     "never closes": async () => {},
-    "never stops": async (far: { write(bytes: Uint8Array): Promise<number> }) => {
+    "never stops": async (far: Pick<Duplex, "write">) => {
       for (;;) await far.write(new Uint8Array(4096));
     },
   };

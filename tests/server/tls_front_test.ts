@@ -241,7 +241,10 @@ for (const version of versions) {
     const buffer = new Uint8Array(100);
     assertEquals(await carrier.read(buffer), 11);
     await (await relay.front).closeWrite();
-    const error = await assertRejects(() => carrier.read(buffer), Deno.errors.ConnectionReset);
+    const error = await assertRejects(
+      async () => await carrier.read(buffer),
+      Deno.errors.ConnectionReset,
+    );
     assertEquals(error.message, "connection closed without close_notify");
     carrier.abort();
     socket.destroy();
@@ -287,7 +290,7 @@ Deno.test("abort() of a TLS carrier resets the client's connection, in the middl
   const connection = await Deno.connectTls({ ...scene.address, ...client });
   await connection.handshake();
   const { carrier } = await scene.front.accept();
-  const pending = assertRejects(() => carrier.read(new Uint8Array(1)));
+  const pending = assertRejects(async () => await carrier.read(new Uint8Array(1)));
   const read = connection.read(new Uint8Array(1));
   carrier.abort();
   await pending;
@@ -382,7 +385,10 @@ Deno.test("TlsFront ends handshakes that stop, or creep on byte by byte, when th
   })();
   await assertRejects(() => creep);
   for (const connection of [stopped, silent]) {
-    await assertRejects(() => connection.read(new Uint8Array(1)), Deno.errors.ConnectionReset);
+    await assertRejects(
+      async () => await connection.read(new Uint8Array(1)),
+      Deno.errors.ConnectionReset,
+    );
   }
   assertEquals(scene.refusals, ["handshake", "handshake", "handshake"]);
   assert(scene.lines.some((line) => /DBG.*handshake not complete within 300 ms/.test(line)));
@@ -395,7 +401,10 @@ Deno.test("TlsFront bounds handshakes under way in number and bytes, and admits 
   const stopped = await Promise.all(Array.from({ length: 4 }, () => stranger(scene)));
   await eventually("all have begun", () => scene.front.handshakes === 4);
   const further = await stranger(scene);
-  await assertRejects(() => further.read(new Uint8Array(1)), Deno.errors.ConnectionReset);
+  await assertRejects(
+    async () => await further.read(new Uint8Array(1)),
+    Deno.errors.ConnectionReset,
+  );
   assertEquals(scene.refusals.splice(0), ["handshake-limit"]);
   stopped.pop()!.close();
   await eventually("one is gone", () => scene.front.handshakes === 3);
@@ -429,7 +438,10 @@ Deno.test("TlsFront gives up the oldest of too many handshakes for a client that
   await eventually("it has begun", () => scene.front.handshakes === 1);
   const other = await stranger(scene);
   await eventually("all have begun", () => scene.front.handshakes === 2);
-  const ended = assertRejects(() => oldest.read(new Uint8Array(1)), Deno.errors.ConnectionReset);
+  const ended = assertRejects(
+    async () => await oldest.read(new Uint8Array(1)),
+    Deno.errors.ConnectionReset,
+  );
   const admitted = await eventually("a client is admitted", async () => {
     const socket = await scene.connect();
     return socket.authorized && !socket.destroyed ? socket : undefined;
@@ -477,7 +489,10 @@ Deno.test("TlsFront resets clients that are not admitted yet when it is closed",
   const waiting = assertRejects(() => scene.front.accept());
   scene.front.close();
   await waiting;
-  await assertRejects(() => client.read(new Uint8Array(1)), Deno.errors.ConnectionReset);
+  await assertRejects(
+    async () => await client.read(new Uint8Array(1)),
+    Deno.errors.ConnectionReset,
+  );
   await assertRejects(() => scene.front.accept());
   client.close();
 });

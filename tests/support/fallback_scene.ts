@@ -170,7 +170,9 @@ export class FallbackScene implements AsyncDisposable {
    */
   async stranger(from: string, to: "tcp" | "tls" | "carrier" = "tcp", path = DEFAULT_PATH) {
     const tcp = await Deno.connect(loopback(this.port));
-    if (this.#hasHeaders) await writeAll(tcp, utf8.encode(headerOf(from))).catch(() => {});
+    if (this.#hasHeaders) {
+      await Promise.try(() => writeAll(tcp, utf8.encode(headerOf(from)))).catch(() => {});
+    }
     const caCerts = [text.decode(ca.pem)];
     const conn = to === "tcp" ? tcp : await Deno.startTls(tcp, { hostname: "localhost", caCerts });
     if (to === "carrier") {
@@ -185,7 +187,7 @@ export class FallbackScene implements AsyncDisposable {
       isOpen = false;
     };
     return {
-      send: (bytes: Uint8Array) => writeAll(conn, bytes),
+      send: async (bytes: Uint8Array) => await writeAll(conn, bytes),
       leave,
       /** Resolves when the server has ended it, with what came before. */
       async ended(): Promise<string> {
@@ -323,7 +325,7 @@ async function transfer(
 ): Promise<void> {
   const sent = pattern(bytes);
   const stream = server.openStream();
-  const writing = writeAll(stream, sent).then(() => stream.closeWrite());
+  const writing = Promise.try(() => writeAll(stream, sent)).then(() => stream.closeWrite());
   const received = await soon("the stream", client.acceptStream());
   const reading = readToEnd(received);
   await meanwhile();

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { BidiStream } from "../../lib/qrht/tunnel_stream.ts";
+import { andThen, type Awaitable } from "../../lib/wait.ts";
 import { DEFAULT_CAPACITY, Lane } from "./memory_duplex.ts";
 
 /** How the directions of a carrier were ended by its own end. */
@@ -46,20 +47,22 @@ export class MemoryCarrier extends Endings implements BidiStream {
     return this.#writing > 0;
   }
 
-  async read(buffer: Uint8Array): Promise<number | null> {
-    const n = await this.#incoming.read(buffer);
-    if (n === null) this.#readEnded = true;
-    return n;
+  read(buffer: Uint8Array): Awaitable<number | null> {
+    return andThen(this.#incoming.read(buffer), (n) => {
+      if (n === null) this.#readEnded = true;
+      return n;
+    });
   }
 
-  async write(bytes: Uint8Array): Promise<number> {
-    return await this.#whileWriting(() => this.#outgoing.write(bytes));
+  write(bytes: Uint8Array): Awaitable<number> {
+    const written = this.#outgoing.write(bytes);
+    return written instanceof Promise ? this.#whileWriting(() => written) : written;
   }
 
   /** Puts the bytes and the end at once as far as there is room, so that a reset right after it comes too late. */
   async finish(last: Uint8Array): Promise<void> {
     await this.#whileWriting(async () => {
-      const parts: Promise<unknown>[] = [];
+      const parts: Awaitable<unknown>[] = [];
       for (let i = 0; i < last.length; i++) {
         const { isFull } = this.#outgoing;
         parts.push(this.#outgoing.write(last.subarray(i, i + 1)));

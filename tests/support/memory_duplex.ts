@@ -3,6 +3,7 @@
 
 import { concat } from "@std/bytes/concat";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
+import type { Awaitable } from "../../lib/wait.ts";
 import { assertSameBytes, pattern } from "./bytes.ts";
 
 /** What a call on a {@linkcode MemoryDuplex} that has ended throws. */
@@ -12,7 +13,7 @@ export class MemoryDuplexError extends Error {
 
 export const DEFAULT_CAPACITY = 64 << 10;
 
-/** One direction: bytes in their order, at most `capacity` of them under way. */
+/** One direction: bytes in their order, at most `capacity` of them under way. What can be done at once is. */
 export class Lane {
   readonly #bytes: Uint8Array;
   #held = 0;
@@ -31,38 +32,56 @@ export class Lane {
     return this.#held === this.#bytes.length;
   }
 
-  async read(buffer: Uint8Array): Promise<number | null> {
+  read(buffer: Uint8Array): Awaitable<number | null> {
     if (this.#reading) throw new TypeError("a read is pending already");
-    this.#reading = true;
-    try {
-      while (!this.#readError && this.#held === 0 && !this.#finished) await this.#changed.promise;
-      if (this.#readError) throw this.#readError;
-      if (this.#held === 0) return null;
-      const n = Math.min(buffer.length, this.#held);
-      buffer.set(this.#bytes.subarray(0, n));
-      this.#bytes.copyWithin(0, n, this.#held);
-      this.#held -= n;
-      this.#notify();
-      return n;
-    } finally {
-      this.#reading = false;
-    }
+    return this.#isUnready ? this.#takeLater(buffer) : this.#take(buffer);
   }
 
-  async write(bytes: Uint8Array): Promise<number> {
+  get #isUnready(): boolean {
+    return !this.#readError && this.#held === 0 && !this.#finished;
+  }
+
+  async #takeLater(buffer: Uint8Array): Promise<number | null> {
+    this.#reading = true;
+    while (this.#isUnready) await this.#changed.promise;
+    this.#reading = false;
+    return this.#take(buffer);
+  }
+
+  #take(buffer: Uint8Array): number | null {
+    if (this.#readError) throw this.#readError;
+    if (this.#held === 0) return null;
+    const n = Math.min(buffer.length, this.#held);
+    buffer.set(this.#bytes.subarray(0, n));
+    this.#bytes.copyWithin(0, n, this.#held);
+    this.#held -= n;
+    this.#notify();
+    return n;
+  }
+
+  write(bytes: Uint8Array): Awaitable<number> {
     if (this.#writing) throw new TypeError("a write is pending already");
+    return this.#hasRoomFor(bytes) ? this.#put(bytes) : this.#putLater(bytes);
+  }
+
+  #hasRoomFor(bytes: Uint8Array): boolean {
+    return this.#writeError !== undefined || !this.isFull || bytes.length === 0;
+  }
+
+  async #putLater(bytes: Uint8Array): Promise<number> {
     this.#writing = true;
-    try {
-      while (!this.#writeError && this.isFull && bytes.length > 0) await this.#changed.promise;
-      if (this.#writeError) throw this.#writeError;
-      const n = Math.min(bytes.length, this.#bytes.length - this.#held);
-      this.#bytes.set(bytes.subarray(0, n), this.#held);
-      this.#held += n;
-      this.#notify();
-      return n;
-    } finally {
-      this.#writing = false;
-    }
+    while (!this.#hasRoomFor(bytes)) await this.#changed.promise;
+    this.#writing = false;
+    return this.#put(bytes);
+  }
+
+  #put(bytes: Uint8Array): number {
+    if (this.#writeError) throw this.#writeError;
+    const n = Math.min(bytes.length, this.#bytes.length - this.#held);
+    this.#bytes.set(bytes.subarray(0, n), this.#held);
+    this.#held += n;
+    this.#notify();
+    return n;
   }
 
   finish(): void {
@@ -114,16 +133,15 @@ export class MemoryDuplex implements Duplex {
     return this.#outgoing.isFull;
   }
 
-  read(buffer: Uint8Array): Promise<number | null> {
+  read(buffer: Uint8Array): Awaitable<number | null> {
     return this.#incoming.read(buffer);
   }
 
-  write(bytes: Uint8Array): Promise<number> {
+  write(bytes: Uint8Array): Awaitable<number> {
     return this.#outgoing.write(bytes);
   }
 
-  // deno-lint-ignore require-await
-  async closeWrite(): Promise<void> {
+  closeWrite(): void {
     this.#outgoing.finish();
   }
 

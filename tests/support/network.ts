@@ -23,6 +23,7 @@ import { eventually } from "./eventually.ts";
 import { defaultsOf } from "./flag_defaults.ts";
 import { readExactly, readToEnd } from "./memory_duplex.ts";
 import { assertNothingLive, clientTls, serverTls } from "./quic.ts";
+import type { Awaitable } from "../../lib/wait.ts";
 
 /** Time after which a test, or a program that was told to stop, is taken to hang. */
 const TEST_MS = 30_000;
@@ -36,13 +37,13 @@ export const NOBODY = "127.0.0.1:1";
 export const OK = "HTTP/1.1 200 OK\r\n\r\n";
 
 /** Waits for what has nothing left to wait for. */
-export function soon<T>(what: string, promise: Promise<T>): Promise<T> {
-  return within(PROMPT_MS, what, promise);
+export function soon<T>(what: string, awaitable: Awaitable<T>): Promise<T> {
+  return within(PROMPT_MS, what, awaitable);
 }
 
-export async function within<T>(ms: number, what: string, promise: Promise<T>): Promise<T> {
+export async function within<T>(ms: number, what: string, awaitable: Awaitable<T>): Promise<T> {
   try {
-    return await deadline(promise, ms);
+    return await deadline(Promise.resolve(awaitable), ms);
   } catch (error) {
     if (!(error instanceof DOMException && error.name === "TimeoutError")) throw error;
     throw new Error(`not within ${ms} ms: ${what}`);

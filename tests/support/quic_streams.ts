@@ -67,7 +67,7 @@ export async function roundTrip({ here, there }: Ends): Promise<void> {
 export function writeUntilError(stream: QuicStream): Promise<unknown> {
   return eventually(
     "the write fails",
-    () => stream.write(text("more")).then(() => undefined, (error) => error),
+    () => Promise.try(() => stream.write(text("more"))).then(() => undefined, (error) => error),
   );
 }
 

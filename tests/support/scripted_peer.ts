@@ -42,6 +42,7 @@ import {
   withNetwork,
 } from "./network.ts";
 import { clientTls, serverTls } from "./quic.ts";
+import type { Awaitable } from "../../lib/wait.ts";
 
 const empty = new Uint8Array(0);
 
@@ -69,7 +70,7 @@ export class ScriptedPeer {
   }
 
   /** Serves whatever tunnels come in the same way, until the connection ends. Returns what it has served. */
-  serve(handle: (tunnel: IncomingTunnel, stream: QuicStream) => Promise<void>): QuicStream[] {
+  serve(handle: (tunnel: IncomingTunnel, stream: QuicStream) => Awaitable<void>): QuicStream[] {
     const streams: QuicStream[] = [];
     const serveAll = async () => {
       for (;;) {

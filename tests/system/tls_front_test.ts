@@ -246,7 +246,7 @@ Deno.test("a client that is killed in its upload is no end of it for the target"
   const buffer = new Uint8Array(100);
   assertEquals(await connection.read(buffer), 14);
   client.kill("SIGKILL");
-  await assertRejects(() => connection.read(buffer), Deno.errors.ConnectionReset);
+  await assertRejects(async () => await connection.read(buffer), Deno.errors.ConnectionReset);
   await client.status;
   await writer.close().catch(() => {});
   await scene.program.line(/tunnel ended.*by=client reason=reset.*close_notify/);

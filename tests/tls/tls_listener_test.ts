@@ -57,7 +57,10 @@ async function abortBoth(scene: Scene): Promise<void> {
   const handshake = assertRejects(() => incoming.secure(incoming.raw, noBytes));
   incoming.raw.abort();
   await handshake;
-  await assertRejects(() => silent.read(new Uint8Array(1)), Deno.errors.ConnectionReset);
+  await assertRejects(
+    async () => await silent.read(new Uint8Array(1)),
+    Deno.errors.ConnectionReset,
+  );
   silent.close();
 
   const { client, carrier } = await scene.pair();

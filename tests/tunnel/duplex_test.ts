@@ -60,7 +60,11 @@ test("prepend() leaves everything else to the carrier", async () => {
   assertEquals(await far.read(new Uint8Array(1)), null);
   far.abort(8);
   assertEquals(await carrier.read(new Uint8Array(100)), 5);
-  await assertRejects(() => carrier.read(new Uint8Array(1)), MemoryDuplexError, "code 8");
+  await assertRejects(
+    async () => await carrier.read(new Uint8Array(1)),
+    MemoryDuplexError,
+    "code 8",
+  );
 });
 
 test("prepend() has a stop only where the carrier has one", () => {
@@ -77,11 +81,12 @@ const ends: Readonly<
 > = {
   "abort()": {
     end: (carrier) => carrier.abort(7),
-    far: (far) => assertRejects(() => far.read(new Uint8Array(1)), MemoryDuplexError, "code 7"),
+    far: (far) =>
+      assertRejects(async () => await far.read(new Uint8Array(1)), MemoryDuplexError, "code 7"),
   },
   "stop()": {
     end: (carrier) => carrier.stop!(6),
-    far: (far) => assertRejects(() => far.write(first), MemoryDuplexError, "code 6"),
+    far: (far) => assertRejects(async () => await far.write(first), MemoryDuplexError, "code 6"),
   },
   "asyncDispose()": {
     end: async (carrier) => await carrier[Symbol.asyncDispose](),
@@ -95,7 +100,7 @@ for (const [name, { end, far: found }] of Object.entries(ends)) {
     const carrier = prepend(first, near);
     await carrier.read(new Uint8Array(2));
     await end(carrier);
-    await assertRejects(() => carrier.read(new Uint8Array(2)), MemoryDuplexError);
+    await assertRejects(async () => await carrier.read(new Uint8Array(2)), MemoryDuplexError);
     await found(far);
   });
 }

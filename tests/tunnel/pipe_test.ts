@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assert, assertEquals, assertLess, assertLessOrEqual } from "@std/assert";
+import { assert, assertEquals, assertLess, assertLessOrEqual, assertRejects } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import fc from "fast-check";
 import { type Duplex, writeAll } from "../../lib/tunnel/duplex.ts";
@@ -19,6 +19,7 @@ import {
   readToEnd,
 } from "../support/memory_duplex.ts";
 import { resettableTcpPair, tcpPair } from "../support/tcp_pair.ts";
+import type { Awaitable } from "../../lib/wait.ts";
 
 /** What an idle direction may hold, and what a busy one may. */
 const SMALL_BUFFER = 4 << 10;
@@ -89,7 +90,7 @@ class Watched implements Duplex {
     return this.#writingSince !== undefined && performance.now() - this.#writingSince > 200;
   }
 
-  read(buffer: Uint8Array): Promise<number | null> {
+  read(buffer: Uint8Array): Awaitable<number | null> {
     this.largestRead = Math.max(this.largestRead, buffer.length);
     return this.carrier.read(buffer);
   }
@@ -105,7 +106,7 @@ class Watched implements Duplex {
     }
   }
 
-  closeWrite(): Promise<void> {
+  closeWrite(): Awaitable<void> {
     return this.carrier.closeWrite();
   }
 
@@ -173,7 +174,7 @@ class Piped implements AsyncDisposable {
     await this.far.b[Symbol.asyncDispose]();
     assertEquals([this.carriers.a.disposed, this.carriers.b.disposed], [1, 1]);
     for (const carrier of [this.carriers.a, this.carriers.b]) {
-      const read = await Promise.allSettled([carrier.read(new Uint8Array(1))]);
+      const read = await Promise.allSettled([Promise.try(() => carrier.read(new Uint8Array(1)))]);
       assert(read[0].status === "rejected" || read[0].value === null, "a carrier is still open");
     }
   }
@@ -453,8 +454,7 @@ inMemory("stops a side whose bytes the other takes no more", async () => {
   await sendText(a, "upload");
   await eventually("a was stopped", () => piped.carriers.a.stopCodes.length > 0);
   assertEquals(piped.carriers.a.stopCodes, [9]);
-  const [refused] = await Promise.allSettled([a.write(new Uint8Array(1))]);
-  assertEquals(refused.status, "rejected");
+  await assertRejects(async () => await a.write(new Uint8Array(1)));
   // The other direction is as good as before.
   await sendText(b, "answer");
   await assertReads(a, "answer");
@@ -536,29 +536,30 @@ inMemory("never rejects, and gives both carriers back, whatever fails", async ()
     #over = false;
     readonly #dice: number[];
 
-    constructor(dice: number[], canStop: boolean) {
+    constructor(dice: number[], canStop: boolean, readonly atOnce: boolean) {
       this.#dice = [...dice];
       if (canStop) this.stop = () => {};
     }
 
-    // deno-lint-ignore require-await
-    async #roll(): Promise<number> {
-      const number = this.#over ? 0 : this.#dice.shift() ?? 1;
-      if (number === 0) throw new Error("bad luck");
-      return number;
+    #roll<T>(outcome: (number: number) => T): Awaitable<T> {
+      const roll = () => {
+        const number = this.#over ? 0 : this.#dice.shift() ?? 1;
+        if (number === 0) throw new Error("bad luck");
+        return outcome(number);
+      };
+      return this.atOnce ? roll() : Promise.try(roll);
     }
 
-    async read(buffer: Uint8Array) {
-      const number = await this.#roll();
-      return number === 1 ? null : Math.min(number, buffer.length);
+    read(buffer: Uint8Array) {
+      return this.#roll((number) => number === 1 ? null : Math.min(number, buffer.length));
     }
 
-    async write(bytes: Uint8Array) {
-      return Math.min(await this.#roll(), bytes.length);
+    write(bytes: Uint8Array) {
+      return this.#roll((number) => Math.min(number, bytes.length));
     }
 
-    async closeWrite() {
-      await this.#roll();
+    closeWrite() {
+      return this.#roll(() => {});
     }
 
     abort() {
@@ -567,16 +568,18 @@ inMemory("never rejects, and gives both carriers back, whatever fails", async ()
 
     async [Symbol.asyncDispose]() {
       this.disposed++;
-      await this.#roll();
+      await this.#roll(() => {});
     }
   }
   const dice = fc.array(fc.oneof(fc.integer({ min: 0, max: 3 }), fc.constant(5000)));
   // Many at a time, since some of them pause before they abort.
-  const pairs = fc.array(fc.tuple(dice, dice, fc.boolean()), { maxLength: 50 });
+  const flags = [fc.boolean(), fc.boolean(), fc.boolean()] as const;
+  const pairs = fc.array(fc.tuple(dice, dice, ...flags), { maxLength: 50 });
   await fc.assert(
     fc.asyncProperty(pairs, async (pairs) => {
-      await Promise.all(pairs.map(async ([diceA, diceB, canStop]) => {
-        const a = new Hostile(diceA, canStop), b = new Hostile(diceB, canStop);
+      await Promise.all(pairs.map(async ([diceA, diceB, canStop, ...atOnce]) => {
+        const a = new Hostile(diceA, canStop, atOnce[0]);
+        const b = new Hostile(diceB, canStop, atOnce[1]);
         const result = await pipeDuplex(a, b);
         assertEquals([a.disposed, b.disposed], [1, 1]);
         assert(result.reason === "end" || result.reason === "error");
@@ -586,4 +589,28 @@ inMemory("never rejects, and gives both carriers back, whatever fails", async ()
     }),
     { numRuns: 20 },
   );
+});
+
+inMemory("lets others have their turn while both carriers do all at once", async () => {
+  const endless: Duplex = {
+    read: (buffer) => buffer.length,
+    write: (bytes) => bytes.length,
+    closeWrite: () => {},
+    abort() {
+      this.read = this.write = () => {
+        throw new Error("aborted");
+      };
+    },
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+  const stop = new AbortController();
+  const piped = Array.from({ length: 2 }, () => {
+    return pipeDuplex({ ...endless }, { ...endless }, { signal: stop.signal });
+  });
+  await new Promise((resolve) => setTimeout(resolve, 10));
+  stop.abort();
+  for (const { aToB, bToA, reason } of await Promise.all(piped)) {
+    assertEquals(reason, "aborted");
+    assert(aToB > 0 && bToA > 0);
+  }
 });

@@ -111,9 +111,13 @@ pureTest(
     await writeAll(server, bytesOf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"));
     await exchange.read(new Uint8Array(1_000));
     await writeAll(server, bytesOf("1\r\nab"));
-    await assertRejects(() => exchange.read(new Uint8Array(1_000)), Error, "after a chunk's data");
+    await assertRejects(
+      async () => await exchange.read(new Uint8Array(1_000)),
+      Error,
+      "after a chunk's data",
+    );
     server.abort();
-    await assertRejects(() => exchange.read(new Uint8Array(1_000)), Error, "reset");
+    await assertRejects(async () => await exchange.read(new Uint8Array(1_000)), Error, "reset");
   },
 );
 
