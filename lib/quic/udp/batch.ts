@@ -3,8 +3,8 @@
 
 /**
  * Many datagrams with one call into the system, on Linux: `sendmsg` with UDP_SEGMENT, and
- * `recvmmsg`. Deno's own calls, on the same socket, tell when there is something to receive, and
- * wait when there is no room to send.
+ * `recvmmsg`, while there are many with UDP_GRO. Deno's own receive call tells when there is
+ * something to receive.
  *
  * The layouts are those of the C library on 64-bit Linux, the same on x86-64 and arm64: `struct
  * msghdr`, `mmsghdr` and `iovec` (socket(7), recvmmsg(2)), `cmsghdr` (cmsg(3)), `sockaddr_in` and
@@ -28,6 +28,7 @@ import {
   writeSocketAddress,
 } from "../../net/libc.ts";
 import { ErrorQueue } from "./error_queue.ts";
+import { GRO_CMSG_BYTES, ReceiveOffload, segmentBytes, split } from "./gro.ts";
 
 const SO_TYPE = 3;
 const SO_SNDBUF = 7;
@@ -61,8 +62,27 @@ const MAX_SEGMENTS = 64;
 /** What one datagram of IPv4 may have, and so all segments of a call together. */
 const MAX_CALL_BYTES = 65_507;
 
-/** Datagrams received with one call. */
+/** Messages received with one call. */
 const RECEIVE_BATCH = 64;
+
+/** The same of messages of many datagrams, and their size. */
+const BURST_BATCH = 8;
+const BURST_BYTES = 1 << 16;
+
+/** Datagrams of one call that make it worth while to get them in bursts. */
+const BEGIN_BURSTS_AT = 32;
+
+/** Datagrams between two looks that keep it so. */
+const KEEP_BURSTS_AT = 1_000;
+
+/** Looks may find something just before the bell rings, but rarely. */
+const MAX_SILENCES = 5;
+
+const F_DUPFD_CLOEXEC = 1030;
+const POLLOUT = 4;
+
+/** Wait for room, between two looks whether the socket was closed. */
+const ROOM_LOOK_MS = 100;
 
 /**
  * What the kernel is asked to keep for the socket; it gives what net.core.rmem_max and wmem_max
@@ -141,20 +161,38 @@ export class UdpBatch {
   readonly #errors: ErrorQueue;
   readonly #outgoing: Outgoing;
   readonly #incoming: Incoming;
+  readonly #maxDatagramBytes: number;
+  readonly #offload: ReceiveOffload;
+  #bursts: Incoming | undefined;
+  /** Whether bursts are worth a try here. */
+  #mayBurst = true;
+  /** Datagrams, and rings of the bell, since the last look. */
+  #received = 0;
+  #rings = 0;
+  /** Looks that have found what no ring had told. */
+  #silences = 0;
+  /** Whether there may be more, and so no bell will ring. */
+  #hasMore = false;
+  readonly #poll = new DataView(new ArrayBuffer(8));
   #segments = true;
 
   private constructor(
+    denoFd: number,
     fd: number,
     isV6: boolean,
     maxDatagramBytes: number,
     events: UdpBatchEvents,
   ) {
     this.#fd = fd;
+    this.#offload = new ReceiveOffload(denoFd, fd);
+    this.#maxDatagramBytes = maxDatagramBytes;
     this.#isV6 = isV6;
     this.#events = events;
     this.#errors = new ErrorQueue(fd, isV6);
     this.#outgoing = new Outgoing();
-    this.#incoming = new Incoming(maxDatagramBytes);
+    this.#incoming = new Incoming(RECEIVE_BATCH, maxDatagramBytes, maxDatagramBytes);
+    this.#poll.setInt32(0, fd, true);
+    this.#poll.setInt16(4, POLLOUT, true);
   }
 
   /**
@@ -170,14 +208,15 @@ export class UdpBatch {
   ): { socket: Deno.DatagramConn; batch: UdpBatch | undefined } {
     const next = nextDescriptor();
     const socket = listen();
-    const fd = next === undefined ? undefined : descriptorOf(socket.addr as Deno.NetAddr, next);
-    if (fd === undefined) return { socket, batch: undefined };
+    const denoFd = next === undefined ? undefined : descriptorOf(socket.addr as Deno.NetAddr, next);
+    const fd = denoFd === undefined ? -1 : libc!.fcntl(denoFd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0) return { socket, batch: undefined };
     const { isV6 } = readSocketAddress(fd, "socket")!;
     setOption(fd, SOL_SOCKET, SO_RCVBUF, SOCKET_BUFFER_BYTES);
     setOption(fd, SOL_SOCKET, SO_SNDBUF, SOCKET_BUFFER_BYTES);
     setOption(fd, IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_PROBE);
     if (isV6) setOption(fd, IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_PROBE);
-    return { socket, batch: new UdpBatch(fd, isV6, maxDatagramBytes, events) };
+    return { socket, batch: new UdpBatch(denoFd!, fd, isV6, maxDatagramBytes, events) };
   }
 
   /**
@@ -195,8 +234,7 @@ export class UdpBatch {
    * @returns how far it got; with `failed` the rest is lost
    */
   send(bytes: Uint8Array, segmentBytes: number, to: Authority): SendResult {
-    // Deno says what is wrong with an address that is none of this socket's.
-    if (!this.#outgoing.address(to, this.#isV6)) return "full";
+    if (!this.#outgoing.address(to, this.#isV6)) return "failed";
     if (this.#outgoing.send(this.#fd, bytes, segmentBytes)) return "sent";
     let error = errno();
     // A call reports what an earlier datagram has met, and does nothing else.
@@ -230,16 +268,71 @@ export class UdpBatch {
     return result;
   }
 
+  /** Waits for room for what was to be sent, up to a bound. Returns whether there is some. */
+  async room(): Promise<boolean> {
+    return await libc!.poll(this.#poll, 1n, ROOM_LOOK_MS) > 0;
+  }
+
+  /**
+   * Waits until there is something to receive.
+   *
+   * @returns the datagram that came first, unless it is handed out by {@linkcode receive}
+   */
+  async received(
+    receive: () => Promise<[Uint8Array, Deno.Addr]>,
+  ): Promise<[Uint8Array, Deno.Addr] | undefined> {
+    const { isOn } = this.#offload;
+    // With more to come it ends at once.
+    if (isOn && this.#hasMore) this.#offload.ring();
+    const received = receive();
+    if (isOn && !this.#hasMore) this.#offload.ring();
+    const got = await received;
+    if (!this.#offload.isBell(got[1] as Deno.NetAddr)) return got;
+    this.#rings++;
+    return undefined;
+  }
+
+  /** Whether {@linkcode look} is to be called now and then. */
+  get isBursting(): boolean {
+    return this.#offload.isOn;
+  }
+
   /** Hands out what has come, up to a bound. */
   receive(datagram: (bytes: Uint8Array, from: Authority) => void): void {
-    const count = libc!.recvmmsg(
-      this.#fd,
-      this.#incoming.messages,
-      RECEIVE_BATCH,
-      MSG_DONTWAIT,
-      null,
-    );
-    this.#incoming.handOut(count, datagram);
+    const { isOn } = this.#offload;
+    if (isOn) this.#bursts ??= new Incoming(BURST_BATCH, BURST_BYTES, this.#maxDatagramBytes);
+    const incoming = isOn ? this.#bursts! : this.#incoming;
+    const { messages, size } = incoming;
+    const count = libc!.recvmmsg(this.#fd, messages, size, MSG_DONTWAIT, null);
+    // A call reports what an earlier datagram has met, and does nothing else.
+    const failed = isOn && count < 0 && errno() !== EAGAIN;
+    if (failed) this.readErrors();
+    this.#hasMore = failed || count === size;
+    this.#received += incoming.handOut(count, datagram);
+    if (count < BEGIN_BURSTS_AT || isOn || !this.#mayBurst) return;
+    this.#mayBurst = this.#offload.begin();
+    // What has come since rings no bell.
+    this.#hasMore = true;
+  }
+
+  /** Looks whether datagrams still come in bursts, and the bell rings. */
+  look(datagram: (bytes: Uint8Array, from: Authority) => void): void {
+    if (!this.#offload.isOn) return;
+    const before = this.#received;
+    this.receive(datagram);
+    if (!this.#offload.isOn) return;
+    const isSilent = this.#received > before && this.#rings === 0;
+    if (isSilent && ++this.#silences === MAX_SILENCES) this.#mayBurst = false;
+    if (this.#received < KEEP_BURSTS_AT || isSilent) this.#offload.end();
+    else this.#offload.keep();
+    this.#received = this.#rings = 0;
+  }
+
+  /** Frees what it has beside the socket, which is closed after that. */
+  close(): void {
+    this.#mayBurst = false;
+    this.#offload.close();
+    libc!.close(this.#fd);
   }
 
   /** Reads what ICMP has told since. Returns whether that was anything. */
@@ -299,43 +392,76 @@ class Outgoing {
 
 /** The messages of `recvmmsg`, likewise. */
 class Incoming {
-  readonly messages = new Uint8Array(RECEIVE_BATCH * MMSGHDR_BYTES);
-  readonly #view = new DataView(this.messages.buffer);
-  readonly #vectors = new DataView(new ArrayBuffer(RECEIVE_BATCH * IOVEC_BYTES));
-  readonly #names = new DataView(new ArrayBuffer(RECEIVE_BATCH * SOCKADDR_BYTES));
+  readonly messages: Uint8Array<ArrayBuffer>;
+  /** Messages of one call. */
+  readonly size: number;
+  readonly #view: DataView;
+  readonly #vectors: DataView;
+  readonly #names: DataView;
+  readonly #control: DataView;
   readonly #bytes: Uint8Array;
   readonly #slot: number;
+  readonly #maxDatagramBytes: number;
   readonly #known = new Map<number | string, Authority>();
 
-  constructor(maxDatagramBytes: number) {
-    this.#slot = maxDatagramBytes;
-    this.#bytes = new Uint8Array(RECEIVE_BATCH * maxDatagramBytes);
-    const [bytesAt, namesAt, vectorsAt] = [this.#bytes, this.#names, this.#vectors].map((part) =>
-      addressOf(part.buffer)
-    ) as [bigint, bigint, bigint];
-    for (let i = 0; i < RECEIVE_BATCH; i++) {
+  /** @param slot bytes of a message at most */
+  constructor(size: number, slot: number, maxDatagramBytes: number) {
+    this.size = size;
+    this.#slot = slot;
+    this.#maxDatagramBytes = maxDatagramBytes;
+    this.messages = new Uint8Array(size * MMSGHDR_BYTES);
+    this.#view = new DataView(this.messages.buffer);
+    this.#bytes = new Uint8Array(size * slot);
+    this.#names = new DataView(new ArrayBuffer(size * SOCKADDR_BYTES));
+    this.#vectors = new DataView(new ArrayBuffer(size * IOVEC_BYTES));
+    this.#control = new DataView(new ArrayBuffer(size * GRO_CMSG_BYTES));
+    const [bytesAt, namesAt, vectorsAt, controlAt] = [
+      this.#bytes,
+      this.#names,
+      this.#vectors,
+      this.#control,
+    ].map((part) => addressOf(part.buffer)) as [bigint, bigint, bigint, bigint];
+    for (let i = 0; i < size; i++) {
       const [header, vector] = [i * MMSGHDR_BYTES, i * IOVEC_BYTES];
-      this.#vectors.setBigUint64(vector, bytesAt + BigInt(i * maxDatagramBytes), true);
-      this.#vectors.setBigUint64(vector + 8, BigInt(maxDatagramBytes), true);
+      this.#vectors.setBigUint64(vector, bytesAt + BigInt(i * slot), true);
+      this.#vectors.setBigUint64(vector + 8, BigInt(slot), true);
       this.#view.setBigUint64(header, namesAt + BigInt(i * SOCKADDR_BYTES), true);
-      this.#view.setUint32(header + 8, SOCKADDR_BYTES, true);
       this.#view.setBigUint64(header + 16, vectorsAt + BigInt(vector), true);
       this.#view.setBigUint64(header + 24, 1n, true);
+      this.#view.setBigUint64(header + 32, controlAt + BigInt(i * GRO_CMSG_BYTES), true);
+      this.#reset(header);
     }
   }
 
-  handOut(count: number, datagram: (bytes: Uint8Array, from: Authority) => void): void {
+  /** The kernel has written how long the address was, and what it tells of the message. */
+  #reset(header: number): void {
+    this.#view.setUint32(header + 8, SOCKADDR_BYTES, true);
+    this.#view.setUint32(header + 40, GRO_CMSG_BYTES, true);
+  }
+
+  /** @param count of messages. Returns how many datagrams they were. */
+  handOut(count: number, datagram: (bytes: Uint8Array, from: Authority) => void): number {
+    let datagrams = 0;
     for (let i = 0; i < count; i++) {
       const header = i * MMSGHDR_BYTES;
       const length = this.#view.getUint32(header + 56, true);
       const isCut = (this.#view.getInt32(header + 48, true) & MSG_TRUNC) !== 0;
-      // The kernel has written how long the address was.
-      this.#view.setUint32(header + 8, SOCKADDR_BYTES, true);
+      const controlBytes = this.#view.getUint32(header + 40, true);
+      this.#reset(header);
       const from = this.#addressAt(i * SOCKADDR_BYTES);
-      if (isCut || !from) continue;
+      const segment = segmentBytes(this.#control, i * GRO_CMSG_BYTES, controlBytes) ?? length;
+      if (isCut || !from || segment > this.#maxDatagramBytes) continue;
       const start = i * this.#slot;
-      datagram(this.#bytes.subarray(start, start + length), from);
+      const message = this.#bytes.subarray(start, start + length);
+      if (segment >= length) {
+        datagrams++;
+        datagram(message, from);
+      } else {
+        datagrams += Math.ceil(length / segment);
+        split(message, segment, (bytes) => datagram(bytes, from));
+      }
     }
+    return datagrams;
   }
 
   #addressAt(offset: number): Authority | undefined {

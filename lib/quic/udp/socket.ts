@@ -23,6 +23,9 @@ const MAPPED = "::ffff:";
 /** Pause after a receive call that failed, so that a socket that always fails does not spin. */
 const RECEIVE_RETRY_MS = 20;
 
+/** Interval of looks whether datagrams still come in bursts. */
+const LOOK_MS = 500;
+
 /** What a UDP socket reports. */
 export type UdpSocketEvents =
   & Pick<DatagramEvents, "datagram" | "sendError" | "writable">
@@ -54,6 +57,9 @@ export class UdpSocket implements DatagramSocket {
   #starved = false;
   #closed = false;
   #retry: ReturnType<typeof setTimeout> | undefined;
+  #look: ReturnType<typeof setInterval> | undefined;
+  /** Is called when nothing is being sent any more. */
+  #idle: (() => void) | undefined;
   #address: Deno.NetAddr = { transport: "udp", hostname: "", port: 0 };
 
   /**
@@ -92,6 +98,11 @@ export class UdpSocket implements DatagramSocket {
   /** Whether many datagrams go with one call. */
   get isBatching(): boolean {
     return this.#batch !== undefined;
+  }
+
+  /** Whether the system hands over what it receives in bursts, as it does while there is much. */
+  get isBursting(): boolean {
+    return this.#batch?.isBursting ?? false;
   }
 
   maxDatagramBytes(to: Authority): number | undefined {
@@ -136,12 +147,32 @@ export class UdpSocket implements DatagramSocket {
     this.#segments = 0;
     // The descriptor may be another socket's by now.
     if (this.#closed) return;
-    const result = this.#batch?.send(bytes, segmentBytes, to) ?? "full";
-    if (result === "sent") return;
-    if (result !== "full") return this.#events.sendError(new Error(`sendmsg: ${result}`));
+    if (this.#batch) return this.#sendBatch(this.#batch, bytes, segmentBytes, to);
     for (let offset = 0; offset < bytes.length; offset += segmentBytes) {
       this.#send(bytes.subarray(offset, offset + segmentBytes), to);
     }
+  }
+
+  #sendBatch(batch: UdpBatch, bytes: Uint8Array, segmentBytes: number, to: Authority): void {
+    const result = batch.send(bytes, segmentBytes, to);
+    if (result === "full") void this.#sendLater(batch, bytes.slice(), segmentBytes, to);
+    else if (result !== "sent") this.#events.sendError(new Error(`sendmsg: ${result}`));
+  }
+
+  /** Sends as soon as there is room. */
+  async #sendLater(
+    batch: UdpBatch,
+    bytes: Uint8Array,
+    segmentBytes: number,
+    to: Authority,
+  ): Promise<void> {
+    this.#sending++;
+    while (!this.#closed && !await batch.room());
+    if (!this.#closed) {
+      const result = batch.send(bytes, segmentBytes, to);
+      if (result !== "sent") this.#events.sendError(new Error(`sendmsg: ${result}`));
+    }
+    this.#sent();
   }
 
   /** Sends one datagram as soon as there is room. */
@@ -167,9 +198,10 @@ export class UdpSocket implements DatagramSocket {
     );
   }
 
-  #sent(buffer: Uint8Array): void {
+  #sent(buffer?: Uint8Array): void {
     this.#sending--;
-    if (this.#free.length < MAX_SENDS) this.#free.push(buffer);
+    if (this.#sending === 0) this.#idle?.();
+    if (buffer && this.#free.length < MAX_SENDS) this.#free.push(buffer);
     if (this.#starved && this.#sending <= (this.#batch ? 0 : MAX_SENDS / 2)) {
       this.#starved = false;
       if (!this.#closed) this.#events.writable();
@@ -186,13 +218,17 @@ export class UdpSocket implements DatagramSocket {
     const datagram = (bytes: Uint8Array, from: Authority) => {
       if (!this.#closed) this.#events.datagram(bytes, from);
     };
+    const receive = () => this.#socket.receive(buffer);
     while (!this.#closed) {
       try {
-        const [bytes, addr] = await this.#socket.receive(buffer);
-        from.hostname = unmapped((addr as Deno.NetAddr).hostname);
-        from.port = (addr as Deno.NetAddr).port;
-        datagram(bytes, from);
-        if (!this.#closed) this.#batch?.receive(datagram);
+        const got = await (this.#batch ? this.#batch.received(receive) : receive());
+        if (got) {
+          const [bytes, addr] = got;
+          from.hostname = unmapped((addr as Deno.NetAddr).hostname);
+          from.port = (addr as Deno.NetAddr).port;
+          datagram(bytes, from);
+        }
+        if (this.#batch && !this.#closed) this.#receiveBatch(this.#batch, datagram);
       } catch {
         if (this.#closed) return;
         // Here as well, systems report ICMP; it says nothing about the socket.
@@ -204,9 +240,28 @@ export class UdpSocket implements DatagramSocket {
     }
   }
 
+  #receiveBatch(
+    batch: UdpBatch,
+    datagram: (bytes: Uint8Array, from: Authority) => void,
+  ): void {
+    batch.receive(datagram);
+    if (!batch.isBursting) return;
+    this.#look ??= setInterval(() => {
+      batch.look(datagram);
+      if (batch.isBursting) return;
+      clearInterval(this.#look);
+      this.#look = undefined;
+    }, LOOK_MS);
+  }
+
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
+    clearInterval(this.#look);
+    if (this.#batch && this.#sending > 0) {
+      await new Promise<void>((resolve) => this.#idle = resolve);
+    }
+    this.#batch?.close();
     this.#socket.close();
     if (this.#retry === undefined) await Promise.all(this.#receivers);
     else clearTimeout(this.#retry);
