@@ -39,21 +39,25 @@ export class ProtocolError extends TunnelError {
 
 /** Type and length of a frame, to be followed by as many bytes. */
 export function frameHead(type: number, payloadBytes: number): number[] {
-  return [...encodeVarint(type), ...encodeVarint(payloadBytes)];
+  return encodeVarint(type).concat(encodeVarint(payloadBytes));
 }
 
 /** A whole frame. */
 export function encodeFrame(type: number, payload: Uint8Array): Uint8Array {
-  return Uint8Array.from([...frameHead(type, payload.length), ...payload]);
+  const head = frameHead(type, payload.length);
+  const frame = new Uint8Array(head.length + payload.length);
+  frame.set(head);
+  frame.set(payload, head.length);
+  return frame;
 }
 
-/** Length of the head that bytes begin with; undefined when it is not complete. */
-function headLength(bytes: Uint8Array): number | undefined {
-  if (bytes.length === 0) return undefined;
-  const typeBytes = varintLength(bytes[0]!);
-  if (bytes.length <= typeBytes) return undefined;
-  const length = typeBytes + varintLength(bytes[typeBytes]!);
-  return bytes.length < length ? undefined : length;
+/** Length of the head at an offset; undefined when it is not complete at `end`. */
+function headLength(bytes: Uint8Array, at: number, end: number): number | undefined {
+  if (at >= end) return undefined;
+  const typeBytes = varintLength(bytes[at]!);
+  if (at + typeBytes >= end) return undefined;
+  const length = typeBytes + varintLength(bytes[at + typeBytes]!);
+  return at + length > end ? undefined : length;
 }
 
 /** A frame that was read, or the next piece of a DATA frame. */
@@ -98,7 +102,7 @@ export class FrameParser {
     let at = 0;
     while (at < bytes.length) {
       if (this.#left === 0) {
-        at += this.#takeHead(bytes.subarray(at));
+        at = this.#takeHead(bytes, at);
         if (this.#headBytes > 0) break;
         if (this.#left > 0) continue;
       }
@@ -111,29 +115,32 @@ export class FrameParser {
     return { taken: at };
   }
 
-  /** Takes bytes up to the end of the head; `#headBytes` is 0 again when that has come. */
-  #takeHead(bytes: Uint8Array): number {
+  /**
+   * Takes bytes up to the end of the head; `#headBytes` is 0 again when that has come. Returns
+   * where the next are.
+   */
+  #takeHead(bytes: Uint8Array, at: number): number {
     if (this.#headBytes === 0) {
-      const length = headLength(bytes);
+      const length = headLength(bytes, at, bytes.length);
       if (length !== undefined) {
-        this.#begin(bytes);
-        return length;
+        this.#begin(bytes, at);
+        return at + length;
       }
       this.#head = new Uint8Array(MAX_HEAD_BYTES);
     }
-    for (let at = 0; at < bytes.length;) {
+    while (at < bytes.length) {
       this.#head[this.#headBytes++] = bytes[at++]!;
-      if (headLength(this.#head.subarray(0, this.#headBytes)) === undefined) continue;
-      this.#begin(this.#head);
+      if (headLength(this.#head, 0, this.#headBytes) === undefined) continue;
+      this.#begin(this.#head, 0);
       this.#head = NO_BYTES;
-      return at;
+      break;
     }
-    return bytes.length;
+    return at;
   }
 
-  #begin(head: Uint8Array): void {
-    const type = decodeVarint(head);
-    const length = decodeVarint(head.subarray(varintLength(head[0]!)));
+  #begin(bytes: Uint8Array, at: number): void {
+    const type = decodeVarint(bytes, at);
+    const length = decodeVarint(bytes, at + varintLength(bytes[at]!));
     if (this.#first !== undefined && type !== this.#first) {
       throw new ProtocolError(`the first frame has type ${type}, not ${this.#first}`);
     }

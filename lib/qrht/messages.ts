@@ -79,10 +79,13 @@ const resultCodes = new Map(Array.from(resultNumbers, ([code, number]) => [numbe
  * ```
  */
 export function encodeOpen({ tunnelId, client, listener }: Open): Uint8Array {
-  const bytes = [VERSION, ...tunnelId];
-  if (client) writeField(bytes, OpenField.Client, addressBytes(client));
-  if (listener) writeField(bytes, OpenField.Listener, addressBytes(listener));
-  return Uint8Array.from(bytes);
+  const length = 1 + tunnelId.length + addressFieldBytes(client) + addressFieldBytes(listener);
+  const bytes = new Uint8Array(length);
+  bytes[0] = VERSION;
+  bytes.set(tunnelId, 1);
+  const at = writeAddress(bytes, 1 + tunnelId.length, OpenField.Client, client);
+  writeAddress(bytes, at, OpenField.Listener, listener);
+  return bytes;
 }
 
 /** @throws {ProtocolError} when the payload is none of an OPEN frame */
@@ -199,8 +202,23 @@ function writeField(to: number[], type: number, value: ArrayLike<number>): void 
   to.push(...encodeVarint(type), ...encodeVarint(value.length), ...Array.from(value));
 }
 
-function addressBytes({ ip, port }: SocketAddress): number[] {
-  return [...ip, port >> 8, port & 0xff];
+function addressFieldBytes(address: SocketAddress | undefined): number {
+  return address ? 2 + address.ip.length + 2 : 0;
+}
+
+/** Type and length have a byte each. Returns where the next field begins. */
+function writeAddress(
+  to: Uint8Array,
+  at: number,
+  type: number,
+  address: SocketAddress | undefined,
+): number {
+  if (!address) return at;
+  const { ip, port } = address;
+  to.set([type, ip.length + 2], at);
+  to.set(ip, at + 2);
+  to.set([port >> 8, port & 0xff], at + 2 + ip.length);
+  return at + addressFieldBytes(address);
 }
 
 function readAddress(reader: Reader, value: Uint8Array): SocketAddress {

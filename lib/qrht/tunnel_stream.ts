@@ -5,6 +5,7 @@ import { NO_BYTES } from "../bytes.ts";
 import { clearImmediate, setImmediate } from "node:timers";
 import { type Duplex, writeAll } from "../tunnel/duplex.ts";
 import { TunnelError } from "../tunnel/errors.ts";
+import { keepBuffer, takeBuffer } from "../tunnel/read_buffer.ts";
 import { andThen, type Awaitable, sleep } from "../wait.ts";
 import { StreamCode } from "./codes.ts";
 import {
@@ -53,7 +54,7 @@ export const Hold = {
   },
 } as const;
 
-/** Room for the peer's first frame and what arrives together with it. */
+/** Room for the peer's first frame and what arrives together with it: a size of a `ReadBuffer`. */
 const FIRST_READ_BYTES = 2048;
 
 const END = encodeFrame(FrameType.End, NO_BYTES);
@@ -143,11 +144,11 @@ export class TunnelStream implements Duplex {
    * @throws {ProtocolError} when it sent something else; the stream is reset then
    */
   receiveFirst(): Awaitable<Uint8Array | undefined> {
-    const buffer = new Uint8Array(FIRST_READ_BYTES);
+    const buffer = takeBuffer(FIRST_READ_BYTES);
     return andThen(this.#stream.read(buffer), (n) => this.#takeFirst(buffer, n));
   }
 
-  #takeFirst(buffer: Uint8Array, n: number | null): Awaitable<Uint8Array | undefined> {
+  #takeFirst(buffer: Uint8Array<ArrayBuffer>, n: number | null): Awaitable<Uint8Array | undefined> {
     if (n === null) {
       if (this.#parser.isFresh) return undefined;
       throw this.#reset(new ProtocolError("the stream ends within its first frame"));
@@ -157,10 +158,11 @@ export class TunnelStream implements Duplex {
     if (event?.kind !== "frame") return this.#receiveRest(buffer);
     this.#awaitsFirst = false;
     if (taken < n) this.#pending = bytes.slice(taken);
+    keepBuffer(buffer);
     return event.payload;
   }
 
-  async #receiveRest(buffer: Uint8Array): Promise<Uint8Array | undefined> {
+  async #receiveRest(buffer: Uint8Array<ArrayBuffer>): Promise<Uint8Array | undefined> {
     return this.#takeFirst(buffer, await this.#stream.read(buffer));
   }
 
@@ -236,9 +238,11 @@ export class TunnelStream implements Duplex {
     if (this.#unwritten > 0) return this.#writeData(bytes.subarray(0, this.#unwritten));
     if (this.#opening) return this.#opening.then(() => this.write(bytes));
     const data = bytes.length > MAX_DATA_BYTES ? bytes.subarray(0, MAX_DATA_BYTES) : bytes;
-    const head = join(this.#takeHeld(), frameHead(FrameType.Data, data.length));
-    const first = data.length <= MAX_COPIED_BYTES ? join(head, data) : head;
-    return andThen(this.#stream.write(first), (sent) => this.#sent(first, head.length, data, sent));
+    const held = this.#takeHeld();
+    const head = frameHead(FrameType.Data, data.length);
+    const headBytes = held.length + head.length;
+    const first = join(held, head, data.length <= MAX_COPIED_BYTES ? data : NO_BYTES);
+    return andThen(this.#stream.write(first), (sent) => this.#sent(first, headBytes, data, sent));
   }
 
   /** So much of `first`, the head and perhaps the data, is sent. */
@@ -276,7 +280,10 @@ export class TunnelStream implements Duplex {
     if (this.#finished) return;
     if (this.#unwritten > 0) throw new TypeError("the stream is in the middle of a DATA frame");
     this.#finished = true;
-    return andThen(this.#opening, () => this.#stream.finish(join(this.#takeHeld(), END)));
+    return andThen(this.#opening, () => {
+      const held = this.#takeHeld();
+      return this.#stream.finish(held.length > 0 ? join(held, END) : END);
+    });
   }
 
   abort(code: number = StreamCode.Aborted): void {
@@ -304,7 +311,7 @@ export class TunnelStream implements Duplex {
     // There may be room for the first frame only since this turn.
     if (this.#opening) await sleep(0);
     this.#stream.reset(StreamCode.Aborted);
-    await finished;
+    if (finished) await finished;
     this.stop(StreamCode.Aborted);
   }
 
@@ -346,9 +353,14 @@ export class TunnelStream implements Duplex {
   }
 }
 
-function join(first: ArrayLike<number>, second: ArrayLike<number>): Uint8Array {
-  const bytes = new Uint8Array(first.length + second.length);
+function join(
+  first: Uint8Array,
+  second: ArrayLike<number>,
+  third: Uint8Array = NO_BYTES,
+): Uint8Array {
+  const bytes = new Uint8Array(first.length + second.length + third.length);
   bytes.set(first);
   bytes.set(second, first.length);
+  bytes.set(third, first.length + second.length);
   return bytes;
 }

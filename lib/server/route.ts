@@ -124,7 +124,7 @@ export class Route {
     const own: AgentFields = this.#fields = { ...agent.fields, stream: stream.id };
     this.#mayBeAbandoned = agent.mayAbandonStreams;
     if (this.#tried.size > 1) own.attempts = this.#tried.size;
-    const fields = { ...this.#options.fields, ...own };
+    const fields = () => ({ ...this.#options.fields, ...own });
     log.trace("stream opened", fields);
     span?.event("stream opened", {
       "qrht.agent": agent.name,
@@ -136,13 +136,13 @@ export class Route {
     tunnel.result.then(
       ({ code, text }) => {
         if (code === "connected") return span?.event("connected");
-        own.result = code;
         span?.event("not connected", { "error.type": code, "error.message": text });
-        log.debug("agent cannot connect", { ...fields, code, text });
+        log.debug("agent cannot connect", { ...fields(), code, text });
+        own.result = code;
       },
       (error) => {
         span?.event("not connected", { "error.type": "gone", "error.message": messageOf(error) });
-        log.debug("no result from the agent", { ...fields, error });
+        log.debug("no result from the agent", { ...fields(), error });
       },
     );
     return tunnel;

@@ -89,7 +89,7 @@ export async function serveClient(
     const { name, registry } = group;
     if (name !== undefined) fields = { ...fields, group: name };
     record = monitor.begin({ id: own.tunnel, client: own.client, front, group: name });
-    log.debug("accepted {front} connection", { ...fields, front });
+    log.debug("accepted {front} connection", fields);
     record.span = startTunnelSpan("server", open);
     const { timeouts } = service;
     const policy = service.routePolicies[mode];
@@ -120,7 +120,7 @@ export async function serveClient(
     });
     const result = ownAnswer ? ownAnswer.end(piped) : piped;
     const summary = summarize(result, since, "server", route.failure);
-    log.debug("tunnel ended", { ...fields, ...route.fields, ...summary });
+    log.debug("tunnel ended", () => ({ ...fields, ...route.fields, ...summary }));
     record.end({ ...summary, result: route.failure });
   } catch (error) {
     const isHeard = record !== undefined || isAsked;

@@ -14,18 +14,24 @@ const FULL_SHARE = 0.75;
 const EMPTY_SHARE = 0.25;
 const EMPTY_READS = 16;
 
-/** Number of buffers of the largest size that are kept for reuse. */
+/** Number of buffers of each size that are kept for reuse. */
 const MAX_SPARE_BUFFERS = 16;
-const spareBuffers: Uint8Array<ArrayBuffer>[] = [];
+const spareBuffers = new Map<number, Uint8Array<ArrayBuffer>[]>();
 
-function bufferOf(bytes: number): Uint8Array<ArrayBuffer> {
-  const spare = bytes === MAX_BUFFER_BYTES ? spareBuffers.pop() : undefined;
-  return spare ?? new Uint8Array(bytes);
+for (let bytes = MIN_BUFFER_BYTES; bytes < MAX_BUFFER_BYTES; bytes *= FACTOR) {
+  spareBuffers.set(bytes, []);
+}
+spareBuffers.set(MAX_BUFFER_BYTES, []);
+
+/** A buffer, which may hold old bytes. @param bytes one of the sizes of a {@linkcode ReadBuffer} */
+export function takeBuffer(bytes: number): Uint8Array<ArrayBuffer> {
+  return spareBuffers.get(bytes)?.pop() ?? new Uint8Array(bytes);
 }
 
-function keep(buffer: Uint8Array<ArrayBuffer>): void {
-  const isSpare = buffer.length === MAX_BUFFER_BYTES && spareBuffers.length < MAX_SPARE_BUFFERS;
-  if (isSpare) spareBuffers.push(buffer);
+/** Another reader may have the buffer. */
+export function keepBuffer(buffer: Uint8Array<ArrayBuffer>): void {
+  const spare = spareBuffers.get(buffer.length);
+  if (spare && spare.length < MAX_SPARE_BUFFERS) spare.push(buffer);
 }
 
 /**
@@ -33,7 +39,7 @@ function keep(buffer: Uint8Array<ArrayBuffer>): void {
  * read, because many readers of one source get large and small ones in turn.
  */
 export class ReadBuffer {
-  #bytes = bufferOf(MIN_BUFFER_BYTES);
+  #bytes = takeBuffer(MIN_BUFFER_BYTES);
   #emptyReads = 0;
 
   /** For the next read. */
@@ -56,13 +62,13 @@ export class ReadBuffer {
    * failure.
    */
   release(): void {
-    keep(this.#bytes);
+    keepBuffer(this.#bytes);
   }
 
   #resize(bytes: number): void {
     this.#emptyReads = 0;
     if (bytes === this.#bytes.length) return;
-    keep(this.#bytes);
-    this.#bytes = bufferOf(bytes);
+    keepBuffer(this.#bytes);
+    this.#bytes = takeBuffer(bytes);
   }
 }

@@ -31,14 +31,12 @@ export class StreamQueue<S> {
   readonly #scanning = new TimeBudget(SCAN_SHARE);
   readonly #glancing = new TimeBudget(GLANCE_SHARE, GLANCE_SHARE * MAX_GLANCE_DELAY_MS);
   readonly #sweeping: TimeBudget;
-  readonly #budgets: readonly TimeBudget[];
   /** Whether {@linkcode serve} has left some untried. */
   #hasOthers = false;
 
   /** @param sweeping limits {@linkcode sweep}. @default {new TimeBudget(0.1)} */
   constructor(sweeping = new TimeBudget(SCAN_SHARE)) {
     this.#sweeping = sweeping;
-    this.#budgets = [this.#scanning, this.#glancing, sweeping];
   }
 
   get size(): number {
@@ -60,11 +58,13 @@ export class StreamQueue<S> {
     this.#hot.clear();
   }
 
-  /** Tries a few: calls `serve` with each, which tells whether it was ready. */
+  /**
+   * Tries a few: calls `serve` with each, which tells whether it was ready, and adds none.
+   */
   serve(serve: (stream: S) => boolean): void {
     this.#hasOthers = this.#waiting.size > FEW;
     if (!this.#hasOthers) {
-      for (const stream of [...this.#waiting]) if (serve(stream)) this.#ready(stream);
+      for (const stream of this.#waiting) if (serve(stream)) this.#ready(stream);
     } else {
       for (const stream of this.#hot) {
         if (this.#waiting.has(stream) && serve(stream)) this.#waiting.delete(stream);
@@ -87,7 +87,7 @@ export class StreamQueue<S> {
 
   /** Tries all that wait, if {@linkcode serve} has left some untried, in the same way. */
   sweep(now: number, serve: (stream: S) => boolean): void {
-    if (this.#hasOthers) this.#sweeping.run(now, () => this.#serveAll([...this.#waiting], serve));
+    if (this.#hasOthers) this.#sweeping.run(now, () => this.#serveAll(this.#waiting, serve));
     else this.#sweeping.rest();
   }
 
@@ -99,7 +99,11 @@ export class StreamQueue<S> {
 
   /** When what was put off is to be made up for. */
   dueAt(now: number): number {
-    return Math.min(...this.#budgets.map((budget) => budget.dueAt(now)));
+    return Math.min(
+      this.#scanning.dueAt(now),
+      this.#glancing.dueAt(now),
+      this.#sweeping.dueAt(now),
+    );
   }
 
   #ready(stream: S): void {
