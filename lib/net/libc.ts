@@ -33,6 +33,7 @@ const symbols = {
   connect: { parameters: ["i32", "buffer", "u32"], result: "i32" },
   eventfd: { parameters: ["u32", "i32"], result: "i32" },
   fcntl: { parameters: ["i32", "i32", "i32"], result: "i32" },
+  free: { parameters: ["pointer"], result: "void" },
   getenv: { parameters: ["buffer"], result: "pointer" },
   getpeername: getName,
   getsockname: getName,
@@ -127,6 +128,14 @@ export function notifyReady(): void {
     libc.write(fd, message, BigInt(message.length));
   }
   libc.close(fd);
+}
+
+/**
+ * Whether other libraries are loaded before the C library, one of which may be an allocator: what
+ * was allocated is not the C library's to free then. True without the C library.
+ */
+export function isMallocReplaced(): boolean {
+  return !libc || libc.getenv(ascii("LD_PRELOAD\0")) !== null;
 }
 
 const AT = 0x40;

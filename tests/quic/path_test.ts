@@ -80,7 +80,7 @@ function senderOf(packets: number[], { room = Infinity, sent = [] as number[] } 
     native: {
       send: (buffer: Uint8Array) => {
         const next = packets.shift();
-        return next === undefined ? null : [Math.min(next, buffer.length), {} as never];
+        return next === undefined ? null : [Math.min(next, buffer.length), { at: null } as never];
       },
     },
     peer,

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { NativeConnection } from "../quiche/native.ts";
+import { takePacket } from "../quiche/take_packet.ts";
 import { MIN_DATAGRAM_BYTES, type PathMtu } from "./path_mtu.ts";
 import type { DatagramSocket } from "../datagram_socket.ts";
 import type { PeerAddress } from "./peer_address.ts";
@@ -107,7 +108,7 @@ export class PacketSender {
 
   #fill(buffer: Uint8Array): number {
     try {
-      return this.#options.native.send(buffer)?.[0] ?? 0;
+      return takePacket(this.#options.native, buffer);
     } catch {
       // Cannot be sent: quiche says so for good reasons of its own, and the connection's state
       // tells if they were fatal.
