@@ -207,7 +207,7 @@ export class TunnelStream implements Duplex {
   #unframe(bytes: Uint8Array): number {
     let kept = 0;
     for (let at = 0; at < bytes.length;) {
-      const { event, taken } = this.#parser.next(bytes.subarray(at));
+      const { event, taken } = this.#parser.next(at === 0 ? bytes : bytes.subarray(at));
       at += taken;
       if (event?.kind === "data") {
         const from = at - event.bytes.length;

@@ -58,9 +58,7 @@ export class ConnectionStreams implements StreamTransport {
   readonly #priorities = new StreamPriorities();
   readonly #youngWriters = new StreamQueue<QuicStream>();
   readonly #oldWriters = new StreamQueue<QuicStream>();
-  /** Those that wait for room, in the order in which they get some. */
-  readonly #writers = [this.#youngWriters, this.#oldWriters];
-  readonly #queues = [this.#readers, ...this.#writers];
+  readonly #queues = [this.#readers, this.#youngWriters, this.#oldWriters];
   readonly #credit = new StreamCredit();
   readonly #incoming: IncomingStreams<QuicStream>;
   readonly #incomingUni: IncomingStreams<QuicStream>;
@@ -214,11 +212,13 @@ export class ConnectionStreams implements StreamTransport {
     while (this.#native.streamReadable(streams.nextId)) this.#acceptId(streams.nextId);
   }
 
-  *#readable(): Iterable<QuicStream> {
+  #readable(): QuicStream[] {
+    const streams: QuicStream[] = [];
     for (const id of this.#native.readable()) {
       const stream = this.#open.get(id) ?? this.#acceptId(id);
-      if (stream) yield stream;
+      if (stream) streams.push(stream);
     }
+    return streams;
   }
 
   /** A readable stream that is not open here: new, unless it was opened and ended before. */
@@ -231,13 +231,13 @@ export class ConnectionStreams implements StreamTransport {
     return stream;
   }
 
-  /** Tells those that write that there may be room. */
+  /** Tells those that write that there may be room, the young ones first. */
   serveWriters(): void {
     if (this.#host.closeInfo) return;
-    for (const writers of this.#writers) {
-      writers.serve(serveWriter);
-      writers.sweep(performance.now(), serveWriter);
-    }
+    this.#youngWriters.serve(serveWriter);
+    this.#youngWriters.sweep(performance.now(), serveWriter);
+    this.#oldWriters.serve(serveWriter);
+    this.#oldWriters.sweep(performance.now(), serveWriter);
   }
 
   /**

@@ -77,9 +77,8 @@ export class StreamQueue<S> {
    * Where {@linkcode serve} has tried all that waited, the budget is a small one.
    */
   scan(now: number, serve: (stream: S) => boolean, others?: () => Iterable<S>): void {
-    const [budget, other] = this.#hasOthers
-      ? [this.#scanning, this.#glancing]
-      : [this.#glancing, this.#scanning];
+    const budget = this.#hasOthers ? this.#scanning : this.#glancing;
+    const other = this.#hasOthers ? this.#glancing : this.#scanning;
     other.rest();
     if (others) budget.run(now, () => this.#serveAll(others(), serve));
     else budget.rest();
