@@ -10,6 +10,7 @@ import { parseWithConfig } from "./config_file.ts";
 import { type Env, ENV_PREFIX } from "./environment.ts";
 import type { FlagTable, FlagValues } from "./flag.ts";
 import { formatHelp } from "./help.ts";
+import { processMemory, trimWhenIdle } from "./idle_memory.ts";
 import { LineWriter } from "./line_writer.ts";
 import { configureLog, type LogFormat, logger } from "../log.ts";
 import { environmentNames, ignoreUserSignal1, notifyReady } from "../net/libc.ts";
@@ -141,6 +142,7 @@ export async function runProgram<
       const config = new ReloadingConfig({ flags: program.flags, values, read });
       void config.watch(followed, { signal, onHangup });
     };
+    trimWhenIdle(signal, processMemory);
     await program.run(values, {
       signal,
       onHangup,

@@ -27,6 +27,7 @@ const getName = { parameters: ["i32", "buffer", "buffer"], result: "i32" } as co
 const symbols = {
   __errno_location: { parameters: [], result: "pointer" },
   bind: { parameters: ["i32", "buffer", "u32"], result: "i32" },
+  clock: { parameters: [], result: "isize" },
   close: { parameters: ["i32"], result: "i32" },
   dup3: { parameters: ["i32", "i32", "i32"], result: "i32" },
   environ: { type: "pointer" },
@@ -39,6 +40,7 @@ const symbols = {
   getsockname: getName,
   getrlimit: { parameters: ["i32", "buffer"], result: "i32" },
   getsockopt: { parameters: ["i32", "i32", "i32", "buffer", "buffer"], result: "i32" },
+  malloc_trim: { parameters: ["usize"], result: "i32" },
   memfd_create: { parameters: ["buffer", "u32"], result: "i32" },
   poll: { parameters: ["buffer", "u64", "i32"], result: "i32", nonblocking: true },
   read: { parameters: ["i32", "buffer", "usize"], result: "isize" },
