@@ -27,7 +27,8 @@ export const processMemory: ProcessMemory | undefined = libc && {
 /**
  * Gives memory back to the system when the program has become idle, once after each time in which
  * it was busy, such as its start: by itself, the C library keeps what is free between allocations
- * that are still needed. It takes up to half a millisecond for each MiB that is free, when hardly anything else is done.
+ * that are still needed. It takes up to half a millisecond for each MiB that is free, when hardly
+ * anything else is done.
  *
  * @param process without it, nothing happens
  */
