@@ -98,10 +98,10 @@ Deno.test("PacketSender sends until there is nothing more, and tells the largest
   assertEquals(sender.send(0), 0);
 });
 
-Deno.test("PacketSender leaves what is more than 64 packets to another turn", () => {
+Deno.test("PacketSender leaves what is more than 88 packets to another turn", () => {
   const { sender, sent, turns } = senderOf(new Array(100).fill(1000));
   sender.send(0);
-  assertEquals([sent.length, sender.isCut, turns()], [64, true, 1]);
+  assertEquals([sent.length, sender.isCut, turns()], [88, true, 1]);
   sender.send(0);
   assertEquals([sent.length, sender.isCut, turns()], [100, false, 1]);
 });
