@@ -89,7 +89,7 @@ export async function serveClient(
     const { name, registry } = group;
     if (name !== undefined) fields = { ...fields, group: name };
     record = monitor.begin({ id: own.tunnel, client: own.client, front, group: name });
-    log.debug("accepted {front} connection", fields);
+    log.debug("accepted {front} connection", () => ({ ...fields, front }));
     record.span = startTunnelSpan("server", open);
     const { timeouts } = service;
     const policy = service.routePolicies[mode];

@@ -10,7 +10,16 @@
  */
 import { delay } from "@std/async/delay";
 import { runCommand } from "./command.ts";
-import { type ChaosEvent, endings, harmless, outages } from "./events.ts";
+import {
+  blockUdp,
+  carrierOutages,
+  type ChaosEvent,
+  endings,
+  harmless,
+  harmlessToCarriers,
+  outages,
+} from "./events.ts";
+import type { Program } from "./program.ts";
 import type { SceneOptions } from "./scene.ts";
 import type { Site } from "./site.ts";
 import { Trial } from "./trial.ts";
@@ -28,7 +37,12 @@ Usage: deno task chaos [options]
   --seed N      selects the faults and their order (default: random)
   --help        show this help`;
 
+/** Cycles that a move to TCP and back may take. */
+const MOVE_CYCLES = 3;
+
 interface Stage extends SceneOptions {
+  /** What may happen there that nobody may notice. @default {harmless} */
+  readonly harmless?: Readonly<Record<string, ChaosEvent>>;
   /** What may happen there that makes tunnels fail. */
   readonly disruptions: Readonly<Record<string, ChaosEvent>>;
 }
@@ -39,6 +53,19 @@ const steady: Stage = {
   agents: [{ name: "steady-a" }],
   load: { concurrency: 14 },
   disruptions: outages,
+};
+
+/** Its server also listens for carriers. No program ends but that of the agent that uses what there is. */
+const carriers: Stage = {
+  name: "carriers",
+  agents: [
+    { name: "carriers-a", transport: "tcp" },
+    { name: "carriers-b", transport: "tcp" },
+    { name: "carriers-auto", transport: "auto" },
+  ],
+  load: { concurrency: 12 },
+  harmless: harmlessToCarriers,
+  disruptions: carrierOutages,
 };
 
 /** Of agents on Deno's own QUIC. */
@@ -71,6 +98,7 @@ const stages: readonly Stage[] = [
     load: { concurrency: 12 },
     disruptions: { ...outages, ...endings },
   },
+  carriers,
 ];
 
 /** How long it takes, without its start and the judgement at the end. */
@@ -81,24 +109,49 @@ async function chaos(trial: Trial, cycles: number): Promise<boolean> {
   const { report, draws } = trial;
   report.say(`${cycles} cycles of ${CYCLE_S} s, seed ${draws.seed}`);
   const actors: (() => Promise<void>)[] = [];
+  const watched: Program[] = [];
+  let move = () => Promise.resolve();
   for (const stage of stages) {
-    const scene = await trial.start(stage);
-    actors.push(actor(stage, scene.site, trial));
-    if (stage === steady) trial.watch([scene]);
+    const { site } = await trial.start(stage);
+    actors.push(actor(stage, site, trial));
+    if (stage === steady) watched.push(...site.programs);
+    if (stage !== carriers) continue;
+    move = mover(site, trial);
+    const moves = site.agents.find(({ transport }) => transport === "auto")!;
+    watched.push(...site.programs.filter((program) => program !== moves.program));
   }
+  trial.watch(watched);
   const since = performance.now();
   let doing = "warming up";
   trial.track(() => [Math.min(performance.now() - since, totalMs(cycles)), doing]);
   await delay(WARM_UP_MS);
   trial.warm();
+  let moving = Promise.resolve();
   for (let cycle = 1; cycle <= cycles; cycle++) {
+    if (cycle % MOVE_CYCLES === 1) {
+      await moving;
+      moving = move();
+    }
     doing = `cycle ${cycle} of ${cycles}`;
     await Promise.all([delay(CYCLE_S * 1000), ...actors.map((act) => act())]);
     report.say(`cycle ${cycle} of ${cycles}: ${trial.summary}`);
   }
+  await moving;
   doing = "quiet at the end";
   await delay(QUIET_MS);
   return await trial.conclude();
+}
+
+/** Has the agent that may use either transport move to the other one and back, which takes longer than a cycle. */
+function mover(site: Site, trial: Trial): () => Promise<void> {
+  const { report, disruptions } = trial;
+  const draws = trial.draws.part(`moves at ${site.name}`);
+  const tell = (what: string) => report.say(`${site.name}: ${what}`);
+  const kind = "blocked UDP";
+  return async () => {
+    report.event(kind);
+    await blockUdp({ kind, site, draws, disruptions, tell });
+  };
 }
 
 /** Makes things happen at a site, those of one cycle at each call. */
@@ -106,7 +159,7 @@ function actor(stage: Stage, site: Site, trial: Trial): () => Promise<void> {
   const { report, disruptions } = trial;
   const draws = trial.draws.part(`events of ${site.name}`);
   const tell = (what: string) => report.say(`${site.name}: ${what}`);
-  const nextHarmless = draws.bag(Object.entries(harmless));
+  const nextHarmless = draws.bag(Object.entries(stage.harmless ?? harmless));
   const nextDisruption = draws.bag(Object.entries(stage.disruptions));
   return async () => {
     for (const [kind, run] of [nextHarmless(), nextHarmless(), nextDisruption()]) {

@@ -3,12 +3,13 @@
 
 /** What happens to programs and links while the load runs. */
 import { delay } from "@std/async/delay";
+import { eventually } from "../support/eventually.ts";
 import type { Impairment } from "../support/udp_relay.ts";
 import type { Disruption, Disruptions } from "./disruptions.ts";
 import type { Draws } from "./draws.ts";
-import type { Link, Way } from "./link.ts";
+import type { CarrierLink, Link, Way } from "./link.ts";
 import type { Program } from "./program.ts";
-import { DRAIN_MS, type Site } from "./site.ts";
+import { DRAIN_MS, type Site, type SiteAgent } from "./site.ts";
 
 export interface EventContext {
   /** What the event is called. */
@@ -26,6 +27,15 @@ export type ChaosEvent = (context: EventContext) => Promise<void>;
 const BLIP_MS = [200, 1_000] as const;
 /** More than the 5 s after which silence ends a connection. */
 const OUTAGE_MS = [6_000, 9_000] as const;
+/** Less than the 5 s after which silence ends a connection over a carrier. */
+const STALL_MS = [500, 3_000] as const;
+const LONG_STALL_MS = 10_000;
+/** How long an agent may take to be back after that, and as much more on a busy machine. */
+const BACK_MS = 2_000 * 2;
+/** Time from an agent's move to TCP to its return to UDP: 15 s, a trial of 5 s, and what a busy machine takes. */
+const RETURN_MS = 30_000;
+/** Silence of UDP until an agent moves to TCP, what that takes, and more on a busy machine. */
+const MOVE_MS = 15_000;
 /** Time of a drain after which tunnels are cut that are silent. */
 const CUTTING_MS = DRAIN_MS * 2 / 3;
 /** Time that a program may take to end in order, beside its drain. */
@@ -200,3 +210,87 @@ export const endings = {
     await disrupt(context, what, scope, () => restarted(program));
   },
 } satisfies Record<string, ChaosEvent>;
+
+/** An agent whose only way is through carriers. */
+function drawCarried({ draws, site }: EventContext): SiteAgent & { readonly carrier: CarrierLink } {
+  const agents = site.agents.filter(({ transport }) => transport === "tcp");
+  const { carrier, ...agent } = draws.one(agents);
+  return { ...agent, carrier: carrier! };
+}
+
+async function stalled(carrier: CarrierLink, ms: number): Promise<void> {
+  carrier.stall();
+  await delay(ms);
+  carrier.resume();
+}
+
+/** What agents over carriers must not notice but by the time that it takes. */
+export const harmlessToCarriers = {
+  "short stall of a carrier": async (context) => {
+    const { name, carrier } = drawCarried(context);
+    const ms = context.draws.integer(...STALL_MS);
+    context.tell(`carrier of ${name}: stalls for ${ms} ms`);
+    await stalled(carrier, ms);
+    await delay(1_000);
+  },
+  "reset of a carrier": async (context) => {
+    const { name, carrier } = drawCarried(context);
+    const how = context.draws.one(["reset", "cut"] as const);
+    context.tell(`carrier of ${name}: ${how === "reset" ? "RST" : "FIN"}`);
+    carrier[how]();
+    // Carriers that end soon after one another count as one that is missing.
+    await delay(2_500);
+  },
+  "short stop of the server": harmless["short stop of the server"],
+  "short stop of an agent": harmless["short stop of an agent"],
+  "new certificates": harmless["new certificates"],
+} satisfies Record<string, ChaosEvent>;
+
+/** Connections over carriers end by these. */
+export const carrierOutages = {
+  "long stall of a carrier": async (context) => {
+    const { name, carrier } = drawCarried(context);
+    const { site } = context;
+    const what = `carrier of ${name}: stalls for ${LONG_STALL_MS} ms`;
+    await disrupt(context, what, { agents: [name] }, async () => {
+      await stalled(carrier, LONG_STALL_MS);
+      await eventually("it is back", () => site.transportOf(name) === "tcp", BACK_MS).catch(() =>
+        site.options.violated(`${name} is not back ${BACK_MS} ms after a stall`)
+      );
+    });
+  },
+  "closed port for carriers": async (context) => {
+    const { name, carrier } = drawCarried(context);
+    const { outageMs } = draw(context);
+    const what = `carrier of ${name}: its port is closed for ${outageMs} ms`;
+    await disrupt(context, what, { agents: [name] }, async () => {
+      carrier.closePort();
+      await delay(outageMs);
+      carrier.openPort();
+    });
+  },
+  "long stop of the server": outages["long stop of the server"],
+} satisfies Record<string, ChaosEvent>;
+
+/** Has an agent move to TCP, by its start or later, and back, which must not disturb any tunnel. */
+export async function blockUdp(context: EventContext): Promise<void> {
+  const { site, draws, tell } = context;
+  const { name, link, program } = site.agents.find(({ transport }) => transport === "auto")!;
+  const moved = (to: "udp" | "tcp", ms: number) =>
+    eventually(`${name} is over ${to}`, () => site.transportOf(name) === to, ms)
+      .catch(() => site.options.violated(`${name} has not moved to ${to} within ${ms} ms`));
+  const isAtStart = draws.chance(0.5);
+  const what = `UDP of ${name}: blocked ${isAtStart ? "at its start" : "after its start"}`;
+  await disrupt(context, what, { agents: [name] }, async () => {
+    // It has forgotten then how often UDP has failed, after which it would be tried seldom.
+    await program.kill();
+    if (isAtStart) link.cut();
+    await program.start();
+    if (!isAtStart) await moved("udp", MOVE_MS);
+    link.cut();
+    await moved("tcp", MOVE_MS);
+    link.restore();
+  });
+  await moved("udp", RETURN_MS);
+  tell(`UDP of ${name}: in use again`);
+}

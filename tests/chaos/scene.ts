@@ -141,8 +141,9 @@ export class Scene implements AsyncDisposable {
       const looks = await lookAt(programs.map(({ pid }) => pid));
       for (const program of programs) {
         const { tcpSockets, files } = looks.get(program.pid)!;
-        const listening = program === this.site.server ? this.site.tcpPorts.length : 0;
-        if (tcpSockets !== listening) left.push(`${tcpSockets} TCP sockets of ${program.name}`);
+        if (tcpSockets !== this.site.socketsOf(program)) {
+          left.push(`${tcpSockets} TCP sockets of ${program.name}`);
+        }
         const before = this.#files.get(program.name)!;
         if (files > before + MORE_FILES) {
           left.push(`${files} files of ${program.name}, which began with ${before}`);

@@ -23,13 +23,13 @@ const CLOCK_MS = 5;
  * was accepted has to be said to have ended.
  */
 export class ServerWatch {
-  /** Names of the agents that are connected, by the number of their connection. */
+  /** Names of the agents that take tunnels, by the number of their connection. */
   readonly #agents = new Map<string, string>();
   readonly #open = new Map<string, ServedTunnel>();
   /** In the order of their ends. */
   readonly #ended: { readonly tunnel: ServedTunnel; readonly at: number }[] = [];
 
-  /** Names of the agents that are connected. */
+  /** Names of the agents that are connected, and take tunnels. */
   get agents(): string[] {
     return [...this.#agents.values()].sort();
   }
@@ -55,7 +55,9 @@ export class ServerWatch {
     const { message } = line;
     if (message === "agent connected") {
       this.#agents.set(line.field("connection")!, line.field("agent")!);
-    } else if (message === "agent disconnected") this.#agents.delete(line.field("connection")!);
+    } else if (message === "agent disconnected" || message === "agent is draining") {
+      this.#agents.delete(line.field("connection")!);
+    }
     const id = line.field("tunnel");
     if (id === undefined) return;
     if (message === "accepted tcp connection") {

@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import type { Transport } from "../../lib/agent/transport_policy.ts";
 import { eventually } from "../support/eventually.ts";
 import { Certificates } from "./certificates.ts";
 import type { Draws } from "./draws.ts";
-import type { Link, Links } from "./link.ts";
+import type { CarrierLink, Link, Links } from "./link.ts";
 import type { LogLine } from "./log_line.ts";
 import { Program, type ProgramOptions } from "./program.ts";
 import { ServerWatch } from "./server_watch.ts";
@@ -12,6 +13,8 @@ import { ServerWatch } from "./server_watch.ts";
 export interface AgentOptions {
   readonly name: string;
   readonly flags?: Readonly<Record<string, string>>;
+  /** What it may use, if not UDP alone. */
+  readonly transport?: "tcp" | "auto";
   /** Files that it may have open. */
   readonly maxFiles?: number;
 }
@@ -33,6 +36,9 @@ export interface SiteAgent {
   readonly name: string;
   readonly program: Program;
   readonly link: Link;
+  /** What its connections over TCP go through, if it may have some. */
+  readonly carrier: CarrierLink | undefined;
+  readonly transport: AgentOptions["transport"];
   /** Whether it speaks the raw dialect only, in which nobody tries again. */
   readonly isRaw: boolean;
 }
@@ -53,8 +59,8 @@ const RELOAD_MS = 35_000;
 export class Site implements AsyncDisposable {
   readonly watch = new ServerWatch();
   readonly agents: SiteAgent[] = [];
-  /** Connections to the server that each agent says it has. */
-  readonly #connections = new Map<string, Set<string>>();
+  /** Connections to the server that each agent says it has, and what they go over. */
+  readonly #connections = new Map<string, Map<string, Transport>>();
   /** How often each program has said that it has new certificates. */
   readonly #reloads = new Map<string, number>();
   #canReload = false;
@@ -64,6 +70,7 @@ export class Site implements AsyncDisposable {
     readonly certificates: Certificates,
     readonly tcpPorts: readonly number[],
     readonly server: Program,
+    readonly fallbackPort: number | undefined,
   ) {}
 
   /** Starts everything, and waits until all agents are connected. */
@@ -74,6 +81,8 @@ export class Site implements AsyncDisposable {
     const groups = options.groups ?? [undefined];
     const listeners = groups.map((group) => ({ group, port: freePort(draws, "tcp") }));
     const quicPort = freePort(draws, "udp");
+    const hasCarriers = agents.some(({ transport }) => transport !== undefined);
+    const fallbackPort = hasCarriers ? freePort(draws, "tcp") : undefined;
     const site: Site = new Site(
       options,
       certificates,
@@ -83,6 +92,7 @@ export class Site implements AsyncDisposable {
         task: "server",
         flags: {
           "listen-quic": `127.0.0.1:${quicPort}`,
+          ...(hasCarriers && { "listen-fallback": `127.0.0.1:${fallbackPort}` }),
           "connect-timeout": "15s",
           ...certificates.flagsOf("server"),
           ...commonFlags,
@@ -96,11 +106,17 @@ export class Site implements AsyncDisposable {
         ended: () => site.watch.ended(),
         violated: options.violated,
       }),
+      fallbackPort,
     );
     try {
       for (const agent of agents) {
         const server = { hostname: "127.0.0.1", port: quicPort };
-        site.#addAgent(agent, await links.open(server, draws.integer(1, 1e9)));
+        const link = await links.open(server, draws.integer(1, 1e9));
+        const carrier = agent.transport && await links.openCarrier(
+          { ...server, port: fallbackPort! },
+          freePort(draws, "tcp"),
+        );
+        site.#addAgent(agent, link, carrier);
       }
       await site.server.start();
       await Promise.all(site.agents.map(({ program }) => program.start()));
@@ -125,7 +141,8 @@ export class Site implements AsyncDisposable {
     return this.#canReload;
   }
 
-  #addAgent({ name, flags = {}, maxFiles }: AgentOptions, link: Link): void {
+  #addAgent(agent: AgentOptions, link: Link, carrier: CarrierLink | undefined): void {
+    const { name, flags = {}, maxFiles, transport } = agent;
     const { upstream, violated, folder } = this.options;
     const options: ProgramOptions = {
       name: `${this.name} ${name}`,
@@ -134,6 +151,7 @@ export class Site implements AsyncDisposable {
         "server": `127.0.0.1:${link.port}`,
         ...this.certificates.flagsOf(name),
         ...(upstream !== undefined && { upstream }),
+        ...(carrier && transport && { transport, fallback: `127.0.0.1:${carrier.port}` }),
         ...commonFlags,
         ...flags,
       },
@@ -144,9 +162,9 @@ export class Site implements AsyncDisposable {
       ended: () => this.#connections.get(name)?.clear(),
       violated,
     };
-    this.#connections.set(name, new Set());
+    this.#connections.set(name, new Map());
     const isRaw = flags.alpn !== undefined && !flags.alpn.includes("qrht/1");
-    this.agents.push({ name, program: new Program(options), link, isRaw });
+    this.agents.push({ name, program: new Program(options), link, carrier, transport, isRaw });
   }
 
   #serverLine(line: LogLine): void {
@@ -162,7 +180,11 @@ export class Site implements AsyncDisposable {
   #agentLine(name: string, line: LogLine): void {
     const connections = this.#connections.get(name)!;
     const connection = line.field("connection")!;
-    if (line.message === "connected to quic server") connections.add(connection);
+    if (line.message === "connected to quic server") {
+      connections.set(connection, line.field("transport") === "tcp" ? "tcp" : "udp");
+    }
+    // Another connection takes the place of the one that there may be.
+    if (line.message === "transport changed") connections.clear();
     if (line.message === "disconnected from quic server") connections.delete(connection);
     this.#tlsLine(name, line);
   }
@@ -184,6 +206,23 @@ export class Site implements AsyncDisposable {
       names.filter((name) => (this.#reloads.get(name) ?? 0) === (before.get(name) ?? 0));
     await eventually(`certificates reloaded at ${this.name}`, () => late().length === 0, RELOAD_MS)
       .catch(() => this.options.violated(`${this.name}: not reloaded by ${late()}`));
+  }
+
+  /** What an agent's only connection goes over. */
+  transportOf(name: string): Transport | undefined {
+    const [transport, ...more] = this.#connections.get(name)?.values() ?? [];
+    return more.length === 0 ? transport : undefined;
+  }
+
+  /** TCP sockets that a program has without any tunnel. */
+  socketsOf(program: Program): number {
+    const carriers = (agents: readonly SiteAgent[]) =>
+      agents.filter(({ name }) => this.transportOf(name) === "tcp").length;
+    if (program !== this.server) {
+      return carriers(this.agents.filter((agent) => agent.program === program));
+    }
+    const listening = this.tcpPorts.length + (this.fallbackPort === undefined ? 0 : 1);
+    return listening + carriers(this.agents);
   }
 
   /** Waits until every agent is connected, once each, and both ends know it. */

@@ -57,7 +57,7 @@ async function soak(trial: Trial, tunnels: number): Promise<boolean> {
   try {
     const ended = Promise.all(started.map(({ loadEnded }) => loadEnded));
     await Promise.race([ended, report.tunnelsReach(tunnels * WARM_UP)]);
-    trial.watch(started);
+    trial.watch(started.flatMap(({ site }) => site.programs));
     await ended;
   } finally {
     clearInterval(telling);

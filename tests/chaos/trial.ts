@@ -8,6 +8,7 @@ import { Judge } from "./judge.ts";
 import { Ledger } from "./ledger.ts";
 import { Links } from "./link.ts";
 import { MemoryTable } from "./memory_table.ts";
+import type { Program } from "./program.ts";
 import { Report } from "./report.ts";
 import { Scene, type SceneOptions } from "./scene.ts";
 
@@ -73,9 +74,9 @@ export class Trial {
     return scene;
   }
 
-  /** From now on, looks at all scenes again and again, and at the memory of the programs of some. */
-  watch(scenes: readonly Scene[]): void {
-    const memory = this.#memory = new MemoryTable(scenes.flatMap(({ site }) => site.programs));
+  /** From now on, looks at all scenes again and again, and at the memory of some programs. */
+  watch(programs: readonly Program[]): void {
+    const memory = this.#memory = new MemoryTable(programs);
     void memory.sample();
     this.#looking = setInterval(() => {
       void memory.sample();

@@ -41,7 +41,7 @@ async function carried({ times = {}, delayMs = 0 }: CarriedOptions = {}) {
       server.attach((events) => new CarrierSocket(carrier, events)) as CarrierSocket
     ),
   );
-  const relay = started.use(new TcpRelay(loopback(listener.port), delayMs));
+  const relay = started.use(new TcpRelay(loopback(listener.port), { delayMs }));
   const dial = (signal: AbortSignal) =>
     dialCarrier({
       server: delayMs > 0 ? relay.addr : loopback(listener.port),

@@ -36,8 +36,9 @@ const calls: Call[] = sources.flatMap(({ path, text }) =>
   [...text.matchAll(CALL)].map((match) => ({ path, rest: match[1]! }))
 );
 
-/** A constant message, and nothing, or fields, behind it. */
-const MESSAGE = /^"((?:[^"\\]|\\.)*)"\s*(?:\)|,\s*(?:\{|fields\b|line\b|this\.#fields\b))/;
+/** A constant message, and nothing, or fields, or what makes fields, behind it. */
+const MESSAGE =
+  /^"((?:[^"\\]|\\.)*)"\s*(?:\)|,\s*(?:(?:\(\) => \()?\{|fields\b|line\b|this\.#fields\b))/;
 
 function test(name: string, fn: () => void): void {
   Deno.test({ name, permissions: { read: true }, fn });

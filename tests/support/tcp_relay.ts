@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Authority } from "../../lib/net/authority.ts";
+import { connectTcp, resetTcp } from "../../lib/net/tcp_reset.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { sleep } from "../../lib/wait.ts";
 
@@ -13,21 +14,23 @@ export class TcpRelay implements AsyncDisposable {
   isSilent = false;
   readonly #server: Authority;
   readonly #delayMs: number;
-  readonly #listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  readonly addr: Authority;
+  #listener: Deno.TcpListener;
   readonly #open = new Set<Deno.TcpConn>();
   readonly #tasks = new Set<Promise<void>>();
   #stalled: PromiseWithResolvers<void> | undefined;
 
-  /** @param delayMs how long bytes take either way. @default {0} */
-  constructor(server: Authority, delayMs = 0) {
+  /**
+   * @param options.port where it listens, on 127.0.0.1. @default {0} any
+   * @param options.delayMs how long bytes take either way. @default {0}
+   */
+  constructor(server: Authority, { port = 0, delayMs = 0 } = {}) {
     this.#server = server;
     this.#delayMs = delayMs;
+    this.#listener = Deno.listen({ hostname: "127.0.0.1", port });
+    const { addr } = this.#listener;
+    this.addr = { hostname: addr.hostname, port: addr.port };
     this.#run(this.#accept());
-  }
-
-  get addr(): Authority {
-    const { hostname, port } = this.#listener.addr;
-    return { hostname, port };
   }
 
   /** Nothing gets through from now on, of connections that are made meanwhile either. */
@@ -46,6 +49,26 @@ export class TcpRelay implements AsyncDisposable {
     for (const connection of this.#open) this.#close(connection);
   }
 
+  /** The same by RST, where that can be done. */
+  reset(): void {
+    for (const connection of this.#open) {
+      resetTcp(connection);
+      this.#close(connection);
+    }
+  }
+
+  /** Ends all connections, and refuses further ones. */
+  closePort(): void {
+    this.#listener.close();
+    this.cut();
+  }
+
+  /** Takes connections again. */
+  openPort(): void {
+    this.#listener = Deno.listen(this.addr);
+    this.#run(this.#accept());
+  }
+
   async #accept(): Promise<void> {
     for await (const client of this.#listener) {
       this.accepted++;
@@ -56,7 +79,7 @@ export class TcpRelay implements AsyncDisposable {
 
   async #relay(client: Deno.TcpConn): Promise<void> {
     await this.#stalled?.promise;
-    const server = await Deno.connect(this.#server);
+    const server = await connectTcp(this.#server);
     this.#open.add(server);
     for (const connection of [client, server]) connection.setNoDelay(true);
     const copy = async (from: Deno.TcpConn, to: Deno.TcpConn) => {
