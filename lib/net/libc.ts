@@ -140,6 +140,23 @@ export function isMallocReplaced(): boolean {
   return !libc || libc.getenv(ascii("LD_PRELOAD\0")) !== null;
 }
 
+/**
+ * Whether a pointer leads to what glibc's malloc() has given for so many bytes, as far as the size
+ * of the chunk shows, which precedes it.
+ */
+export function isAllocated(pointer: Deno.PointerObject, bytes: number): boolean {
+  const before = Deno.UnsafePointer.create(Deno.UnsafePointer.value(pointer) - SIZE_BYTES);
+  if (!before) return false;
+  const size = new Deno.UnsafePointerView(before).getBigUint64();
+  const chunk = (BigInt(bytes) + SIZE_BYTES + ALIGNMENT_MASK) & ~ALIGNMENT_MASK;
+  // The lowest three bits are flags.
+  return (size & ~7n) === chunk;
+}
+
+/** The size of a chunk of glibc's malloc(), and what its sizes are multiples of, less 1. */
+const SIZE_BYTES = 8n;
+const ALIGNMENT_MASK = 15n;
+
 const AT = 0x40;
 
 const ascii = (text: string) => new TextEncoder().encode(text);

@@ -3,7 +3,7 @@
 
 import { assertEquals, assertGreater } from "@std/assert";
 import { randomBytes } from "node:crypto";
-import { libc } from "../../lib/net/libc.ts";
+import { isAllocated, libc } from "../../lib/net/libc.ts";
 import { nativeConfig, transportSettings } from "../../lib/quic/options.ts";
 import { quiche } from "../../lib/quic/quiche/native.ts";
 import { losesExternals, takePacket } from "../../lib/quic/quiche/take_packet.ts";
@@ -34,6 +34,27 @@ Deno.test({
     }
     library.close();
     assertGreater(freed, PACKETS / 2);
+  },
+});
+
+Deno.test({
+  name: "isAllocated() is true of what malloc() has given for that size",
+  ignore: !libc,
+  fn() {
+    const malloc = { parameters: ["usize"], result: "pointer" } as const;
+    const library = Deno.dlopen("libc.so.6", { malloc });
+    for (const bytes of [32, 40, 41, 1_000]) {
+      const pointer = library.symbols.malloc(BigInt(bytes))!;
+      assertEquals([bytes, bytes + 16, 16 * bytes].map((size) => isAllocated(pointer, size)), [
+        true,
+        false,
+        false,
+      ]);
+      libc!.free(pointer);
+    }
+    library.close();
+    const other = Deno.UnsafePointer.of(new Uint8Array(64).fill(0xff).subarray(16))!;
+    assertEquals(isAllocated(other, 32), false);
   },
 });
 
