@@ -214,7 +214,8 @@ attackTest(
     for (let round = 0; round < 50; round++) {
       for (const stranger of carriers) {
         const initial = new InitialForger().next(cryptoFrame(0, Uint8Array.of(1, 0, 1, 0)));
-        await stranger.send(capsule(0, concat(Uint8Array.of(0), initial)));
+        // On a busy machine, its time may be over before.
+        await stranger.send(capsule(0, concat(Uint8Array.of(0), initial))).catch(() => {});
       }
     }
     await eventually("they have come", () => scene.endpoint.stats.halfOpen > 90);
