@@ -144,9 +144,9 @@ export function isMallocReplaced(): boolean {
  * Whether a pointer leads to what glibc's malloc() has given for so many bytes, as far as the size
  * of the chunk shows, which precedes it.
  */
-export function isAllocated(pointer: Deno.PointerObject, bytes: number): boolean {
-  const before = Deno.UnsafePointer.create(Deno.UnsafePointer.value(pointer) - SIZE_BYTES);
-  if (!before) return false;
+export function isAllocated(pointer: Deno.PointerValue, bytes: number): boolean {
+  if (pointer === null) return false;
+  const before = Deno.UnsafePointer.create(Deno.UnsafePointer.value(pointer) - SIZE_BYTES)!;
   const size = new Deno.UnsafePointerView(before).getBigUint64();
   const chunk = (BigInt(bytes) + SIZE_BYTES + ALIGNMENT_MASK) & ~ALIGNMENT_MASK;
   // The lowest three bits are flags.

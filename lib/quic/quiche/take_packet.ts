@@ -30,11 +30,11 @@ let isChecked = false;
 export function takePacket(native: Pick<NativeConnection, "send">, buffer: Uint8Array): number {
   const sent = native.send(buffer);
   if (!sent) return 0;
-  if (free) freeExternal(sent[1].at as unknown as Deno.PointerObject);
+  if (free) freeExternal(sent[1].at as unknown as Deno.PointerValue);
   return sent[0];
 }
 
-function freeExternal(external: Deno.PointerObject): void {
+function freeExternal(external: Deno.PointerValue): void {
   if (!isChecked && !isAllocated(external, EXTERNAL_BYTES)) free = undefined;
   isChecked = true;
   free?.(external);
