@@ -4,6 +4,7 @@
 /** The targets behind the agents, which do what each request asks and check every byte of it. */
 import { delay } from "@std/async/delay";
 import { messageOf } from "../../lib/errors.ts";
+import { resetTcpAtExit } from "../../lib/net/tcp_reset.ts";
 import { tcpDuplex } from "../../lib/tunnel/tcp_duplex.ts";
 import type { Ledger } from "./ledger.ts";
 import {
@@ -34,6 +35,7 @@ class Visit {
 
   close(): void {
     try {
+      resetTcpAtExit(this.#connection, false);
       this.#connection.close();
     } catch {
       // It is closed.
