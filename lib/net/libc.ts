@@ -5,7 +5,8 @@
  * The C library of Linux, for what Deno has no calls for. There is none on other systems, and
  * without `--allow-ffi`.
  *
- * Numbers and layouts are those of x86-64 and arm64: socket(7), ip(7), ipv6(7), tcp(7).
+ * Numbers and layouts are those of x86-64 and arm64: socket(7), ip(7), ipv6(7), tcp(7),
+ * udp(7).
  */
 import { type SocketAddress, unmapIp } from "./ip_address.ts";
 
@@ -13,8 +14,12 @@ const AF_UNIX = 1;
 export const AF_INET = 2;
 export const AF_INET6 = 10;
 export const SOCK_DGRAM = 2;
+export const MSG_DONTWAIT = 0x40;
 export const SOL_SOCKET = 1;
+export const IPPROTO_IP = 0;
 export const IPPROTO_TCP = 6;
+export const SOL_UDP = 17;
+export const IPPROTO_IPV6 = 41;
 export const TCP_NODELAY = 1;
 
 /** Bytes of `struct sockaddr_in6`; `struct sockaddr_in` has 16. */
@@ -209,7 +214,6 @@ export function nextDescriptor(): number | undefined {
 }
 
 /** ipv6(7) */
-const IPPROTO_IPV6 = 41;
 const IPV6_V6ONLY = 26;
 
 /** Whether sockets of IPv6 take no IPv4 here (`net.ipv6.bindv6only`); false where unknown. */

@@ -29,7 +29,7 @@ import {
 import { locate } from "./path/peer_address.ts";
 import { BASE_DATAGRAM_BYTES, MAX_DATAGRAM_BYTES, MIN_DATAGRAM_BYTES } from "./path/path_mtu.ts";
 import { type HostPort, hostPort, type NativeConnection, quiche } from "./quiche/native.ts";
-import { headerBytes, sourceHostname } from "./udp/batch.ts";
+import { headerBytes, sourceHostname } from "./udp/route.ts";
 import { UdpSocket } from "./udp/socket.ts";
 
 export interface BindOptions {

@@ -4,7 +4,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import type { Authority } from "../../lib/net/authority.ts";
 import { UdpSocket } from "../../lib/quic/udp/socket.ts";
-import { headerBytes, routePayloadBytes } from "../../lib/quic/udp/batch.ts";
+import { headerBytes, routePayloadBytes } from "../../lib/quic/udp/route.ts";
 import { eventually } from "../support/eventually.ts";
 import { pattern } from "../support/bytes.ts";
 

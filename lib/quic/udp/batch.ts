@@ -5,57 +5,37 @@
  * Many datagrams with one call into the system, on Linux: `sendmsg` with UDP_SEGMENT, and
  * `recvmmsg`, while there are many with UDP_GRO. Deno's own receive call tells when there is
  * something to receive.
- *
- * The layouts are those of the C library on 64-bit Linux, the same on x86-64 and arm64: `struct
- * msghdr`, `mmsghdr` and `iovec` (socket(7), recvmmsg(2)), `cmsghdr` (cmsg(3)), `sockaddr_in` and
- * `sockaddr_in6` (ip(7), ipv6(7)).
  */
 import type { Authority } from "../../net/authority.ts";
-import { formatIp, ipBytes, unmapIp } from "../../net/ip_address.ts";
 import {
-  addressOf,
-  AF_INET,
-  AF_INET6,
   errno,
   getOption,
+  IPPROTO_IP,
+  IPPROTO_IPV6,
   libc,
+  MSG_DONTWAIT,
   nextDescriptor,
   readSocketAddress,
   setOption,
   SOCK_DGRAM,
-  SOCKADDR_BYTES,
   SOL_SOCKET,
-  writeSocketAddress,
 } from "../../net/libc.ts";
 import { ErrorQueue } from "./error_queue.ts";
-import { GRO_CMSG_BYTES, ReceiveOffload, segmentBytes, split } from "./gro.ts";
+import { ReceiveOffload } from "./gro.ts";
+import { Incoming, Outgoing } from "./messages.ts";
 
 const SO_TYPE = 3;
 const SO_SNDBUF = 7;
 const SO_RCVBUF = 8;
-const IPPROTO_IP = 0;
 const IP_MTU_DISCOVER = 10;
-const IP_MTU = 14;
-const IPPROTO_IPV6 = 41;
 const IPV6_MTU_DISCOVER = 23;
-const IPV6_MTU = 24;
 /** Sets DF, and ignores the kernel's path MTU. */
 const PMTUDISC_PROBE = 3;
-const SOL_UDP = 17;
-const UDP_SEGMENT = 103;
-const MSG_DONTWAIT = 0x40;
-const MSG_TRUNC = 0x20;
 const EIO = 5;
 const EAGAIN = 11;
 const EINVAL = 22;
 const EMSGSIZE = 90;
 const ENOBUFS = 105;
-
-const MSGHDR_BYTES = 56;
-const MMSGHDR_BYTES = 64;
-const IOVEC_BYTES = 16;
-/** `CMSG_SPACE(2)`; `CMSG_LEN(2)` is 18. */
-const SEGMENT_CMSG_BYTES = 24;
 
 /** Segments of one call; kernels before 6.9 take no more. */
 const MAX_SEGMENTS = 64;
@@ -92,50 +72,6 @@ const SOCKET_BUFFER_BYTES = 4 << 20;
 
 /** Descriptors that are looked at for the socket's own. */
 const MAX_DESCRIPTORS = 4096;
-
-/** Addresses that are kept as texts. */
-const MAX_KNOWN_ADDRESSES = 4096;
-
-/** What the headers of IP and UDP take of a packet to an address. */
-export function headerBytes({ hostname }: Authority): number {
-  const ip = ipBytes(hostname);
-  return ip && unmapIp(ip).length === 16 ? 48 : 28;
-}
-
-/**
- * The largest UDP payload that the route to an address is said to carry; undefined where that is
- * not known. Whether the path does, is another question.
- */
-export function routePayloadBytes(to: Authority): number | undefined {
-  return onRoute(to, (fd, isV6) => {
-    const mtu = isV6 ? getOption(fd, IPPROTO_IPV6, IPV6_MTU) : getOption(fd, IPPROTO_IP, IP_MTU);
-    return mtu === undefined ? undefined : mtu - headerBytes(to);
-  });
-}
-
-/** The IP address that the system sends from to an address; undefined where that is not known. */
-export function sourceHostname(to: Authority): string | undefined {
-  return onRoute(to, (fd) => {
-    const address = readSocketAddress(fd, "socket");
-    return address && formatIp(address.ip);
-  });
-}
-
-/** Asks something about the route to an address, of a socket that is connected to it. */
-function onRoute<T>(to: Authority, ask: (fd: number, isV6: boolean) => T): T | undefined {
-  const ip = ipBytes(to.hostname);
-  if (!libc || !ip) return undefined;
-  const isV6 = ip.length === 16;
-  const fd = libc.socket(isV6 ? AF_INET6 : AF_INET, SOCK_DGRAM, 0);
-  if (fd < 0) return undefined;
-  try {
-    const address = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
-    const length = writeSocketAddress(address, ip, to.port);
-    return libc.connect(fd, address, length) === 0 ? ask(fd, isV6) : undefined;
-  } finally {
-    libc.close(fd);
-  }
-}
 
 /** What became of datagrams that were to be sent. */
 export type SendResult =
@@ -338,151 +274,6 @@ export class UdpBatch {
   /** Reads what ICMP has told since. Returns whether that was anything. */
   readErrors(): boolean {
     return this.#errors.read((datagram) => this.#events.refused(datagram));
-  }
-}
-
-/** The message of `sendmsg`, whose parts keep their places in memory. */
-class Outgoing {
-  readonly #header = new DataView(new ArrayBuffer(MSGHDR_BYTES));
-  readonly #message = new Uint8Array(this.#header.buffer);
-  readonly #vector = new DataView(new ArrayBuffer(IOVEC_BYTES));
-  readonly #control = new DataView(new ArrayBuffer(SEGMENT_CMSG_BYTES));
-  readonly #name = new DataView(new ArrayBuffer(SOCKADDR_BYTES));
-  /** The buffer that was sent from last, and where it is. */
-  #buffer: ArrayBufferLike | undefined;
-  #bufferAt = 0n;
-  /** What the message has for an address now. */
-  #hostname = "";
-  #port = 0;
-
-  constructor() {
-    this.#header.setBigUint64(0, addressOf(this.#name.buffer), true);
-    this.#header.setBigUint64(16, addressOf(this.#vector.buffer), true);
-    this.#header.setBigUint64(24, 1n, true);
-    this.#header.setBigUint64(32, addressOf(this.#control.buffer), true);
-    this.#control.setBigUint64(0, 18n, true);
-    this.#control.setInt32(8, SOL_UDP, true);
-    this.#control.setInt32(12, UDP_SEGMENT, true);
-  }
-
-  /** Takes an address. Returns whether it is one that such a socket can send to. */
-  address({ hostname, port }: Authority, asV6: boolean): boolean {
-    if (port === this.#port && hostname === this.#hostname) return true;
-    const ip = ipBytes(hostname);
-    if (!ip || (ip.length === 16 && !asV6)) return false;
-    this.#hostname = hostname;
-    this.#port = port;
-    this.#header.setUint32(8, writeSocketAddress(this.#name, ip, port, asV6), true);
-    return true;
-  }
-
-  send(fd: number, bytes: Uint8Array, segmentBytes: number): boolean {
-    if (bytes.buffer !== this.#buffer) {
-      this.#buffer = bytes.buffer;
-      this.#bufferAt = addressOf(bytes.buffer);
-    }
-    this.#vector.setBigUint64(0, this.#bufferAt + BigInt(bytes.byteOffset), true);
-    this.#vector.setBigUint64(8, BigInt(bytes.length), true);
-    const isOne = bytes.length <= segmentBytes;
-    this.#header.setBigUint64(40, isOne ? 0n : BigInt(SEGMENT_CMSG_BYTES), true);
-    if (!isOne) this.#control.setUint16(16, segmentBytes, true);
-    return Number(libc!.sendmsg(fd, this.#message, MSG_DONTWAIT)) >= 0;
-  }
-}
-
-/** The messages of `recvmmsg`, likewise. */
-class Incoming {
-  readonly messages: Uint8Array<ArrayBuffer>;
-  /** Messages of one call. */
-  readonly size: number;
-  readonly #view: DataView;
-  readonly #vectors: DataView;
-  readonly #names: DataView;
-  readonly #control: DataView;
-  readonly #bytes: Uint8Array;
-  readonly #slot: number;
-  readonly #maxDatagramBytes: number;
-  readonly #known = new Map<number | string, Authority>();
-
-  /** @param slot bytes of a message at most */
-  constructor(size: number, slot: number, maxDatagramBytes: number) {
-    this.size = size;
-    this.#slot = slot;
-    this.#maxDatagramBytes = maxDatagramBytes;
-    this.messages = new Uint8Array(size * MMSGHDR_BYTES);
-    this.#view = new DataView(this.messages.buffer);
-    this.#bytes = new Uint8Array(size * slot);
-    this.#names = new DataView(new ArrayBuffer(size * SOCKADDR_BYTES));
-    this.#vectors = new DataView(new ArrayBuffer(size * IOVEC_BYTES));
-    this.#control = new DataView(new ArrayBuffer(size * GRO_CMSG_BYTES));
-    const [bytesAt, namesAt, vectorsAt, controlAt] = [
-      this.#bytes,
-      this.#names,
-      this.#vectors,
-      this.#control,
-    ].map((part) => addressOf(part.buffer)) as [bigint, bigint, bigint, bigint];
-    for (let i = 0; i < size; i++) {
-      const [header, vector] = [i * MMSGHDR_BYTES, i * IOVEC_BYTES];
-      this.#vectors.setBigUint64(vector, bytesAt + BigInt(i * slot), true);
-      this.#vectors.setBigUint64(vector + 8, BigInt(slot), true);
-      this.#view.setBigUint64(header, namesAt + BigInt(i * SOCKADDR_BYTES), true);
-      this.#view.setBigUint64(header + 16, vectorsAt + BigInt(vector), true);
-      this.#view.setBigUint64(header + 24, 1n, true);
-      this.#view.setBigUint64(header + 32, controlAt + BigInt(i * GRO_CMSG_BYTES), true);
-      this.#reset(header);
-    }
-  }
-
-  /** The kernel has written how long the address was, and what it tells of the message. */
-  #reset(header: number): void {
-    this.#view.setUint32(header + 8, SOCKADDR_BYTES, true);
-    this.#view.setUint32(header + 40, GRO_CMSG_BYTES, true);
-  }
-
-  /** @param count of messages. Returns how many datagrams they were. */
-  handOut(count: number, datagram: (bytes: Uint8Array, from: Authority) => void): number {
-    let datagrams = 0;
-    for (let i = 0; i < count; i++) {
-      const header = i * MMSGHDR_BYTES;
-      const length = this.#view.getUint32(header + 56, true);
-      const isCut = (this.#view.getInt32(header + 48, true) & MSG_TRUNC) !== 0;
-      const controlBytes = this.#view.getUint32(header + 40, true);
-      this.#reset(header);
-      const from = this.#addressAt(i * SOCKADDR_BYTES);
-      const segment = segmentBytes(this.#control, i * GRO_CMSG_BYTES, controlBytes) ?? length;
-      if (isCut || !from || segment > this.#maxDatagramBytes) continue;
-      const start = i * this.#slot;
-      const message = this.#bytes.subarray(start, start + length);
-      if (segment >= length) {
-        datagrams++;
-        datagram(message, from);
-      } else {
-        datagrams += Math.ceil(length / segment);
-        split(message, segment, (bytes) => datagram(bytes, from));
-      }
-    }
-    return datagrams;
-  }
-
-  #addressAt(offset: number): Authority | undefined {
-    const family = this.#names.getUint16(offset, true);
-    const port = this.#names.getUint16(offset + 2);
-    if (family === AF_INET) {
-      const key = this.#names.getUint32(offset + 4) * 65_536 + port;
-      return this.#known.get(key) ?? this.#learn(key, offset + 4, 4, port);
-    }
-    if (family !== AF_INET6) return undefined;
-    const bytes = new Uint8Array(this.#names.buffer, offset + 8, 16);
-    const key = `${bytes} ${port}`;
-    return this.#known.get(key) ?? this.#learn(key, offset + 8, 16, port);
-  }
-
-  #learn(key: number | string, offset: number, length: number, port: number): Authority {
-    if (this.#known.size >= MAX_KNOWN_ADDRESSES) this.#known.clear();
-    const hostname = formatIp(new Uint8Array(this.#names.buffer, offset, length));
-    const address = { hostname, port };
-    this.#known.set(key, address);
-    return address;
   }
 }
 

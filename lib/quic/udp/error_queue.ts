@@ -5,20 +5,23 @@
  * What ICMP tells about datagrams that were sent, on Linux: the error queue of a socket (ip(7),
  * IP_RECVERR), with the layouts of `struct msghdr`, `cmsghdr` and `sock_extended_err`.
  */
-import { addressOf, libc, setOption } from "../../net/libc.ts";
+import {
+  addressOf,
+  IPPROTO_IP,
+  IPPROTO_IPV6,
+  libc,
+  MSG_DONTWAIT,
+  setOption,
+} from "../../net/libc.ts";
+import { IOVEC_BYTES, MSGHDR_BYTES } from "./messages.ts";
 
-const IPPROTO_IP = 0;
 const IP_RECVERR = 11;
-const IPPROTO_IPV6 = 41;
 const IPV6_RECVERR = 25;
-const MSG_DONTWAIT = 0x40;
 const MSG_ERRQUEUE = 0x2000;
 const ECONNREFUSED = 111;
 /** SO_EE_ORIGIN_ICMP and SO_EE_ORIGIN_ICMP6; others are errors of this system. */
 const ICMP_ORIGINS = [2, 3];
 
-const MSGHDR_BYTES = 56;
-const IOVEC_BYTES = 16;
 /** A `cmsghdr` of 16 bytes, `sock_extended_err` of 16, and the address of who has told. */
 const CONTROL_BYTES = 64;
 const ERRNO_AT = 16;

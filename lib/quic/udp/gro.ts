@@ -13,10 +13,10 @@ import {
   setOption,
   SOCK_DGRAM,
   SOCKADDR_BYTES,
+  SOL_UDP,
   writeSocketAddress,
 } from "../../net/libc.ts";
 
-const SOL_UDP = 17;
 const UDP_GRO = 104;
 const SOCK_NONBLOCK = 0o4000;
 const O_CLOEXEC = 0o2000000;

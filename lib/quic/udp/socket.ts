@@ -3,7 +3,8 @@
 
 import type { Authority } from "../../net/authority.ts";
 import type { DatagramEvents, DatagramSocket } from "../datagram_socket.ts";
-import { routePayloadBytes, UdpBatch } from "./batch.ts";
+import { UdpBatch } from "./batch.ts";
+import { routePayloadBytes } from "./route.ts";
 
 /**
  * Receive calls under way at a time, where one call takes one datagram: what one turn of the event
