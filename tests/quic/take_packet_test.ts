@@ -11,51 +11,54 @@ import { ALPN, clientTls } from "../support/quic.ts";
 
 const PACKETS = 100;
 
-Deno.test({
-  name: "takePacket() frees what Deno allocates for the time of a packet",
-  ignore: !libc,
-  fn() {
-    const malloc = { parameters: ["usize"], result: "pointer" } as const;
-    const library = Deno.dlopen("libc.so.6", { malloc });
-    const config = nativeConfig(transportSettings({ tls: clientTls, alpn: ALPN }));
-    const [from, to] = [{ host: "127.0.0.1", port: 1 }, { host: "127.0.0.1", port: 2 }];
-    const buffer = new Uint8Array(1500);
-    let freed = 0;
-    for (let i = 0; i < PACKETS; i++) {
-      const id = new Uint8Array(randomBytes(16));
-      const connection = quiche.Connection.connect("quic-tunnel-server", id, from, to, config);
-      const [bytes, { at }] = connection.send(buffer)!;
-      const external = at as unknown as Deno.PointerObject;
-      assertEquals(takePacket({ send: () => [bytes, { from, to, at }] }, buffer), 1200);
-      // What was freed last is given out first.
-      const next = library.symbols.malloc(32n)!;
-      if (Deno.UnsafePointer.equals(next, external)) freed++;
-      libc!.free(next);
-    }
-    library.close();
-    assertGreater(freed, PACKETS / 2);
-  },
+/** A test that allocates with the C library, where there is one. */
+function mallocTest(name: string, fn: (malloc: (bytes: bigint) => Deno.PointerObject) => void) {
+  Deno.test({
+    name,
+    ignore: !libc,
+    fn() {
+      const malloc = { parameters: ["usize"], result: "pointer" } as const;
+      const library = Deno.dlopen("libc.so.6", { malloc });
+      try {
+        fn((bytes) => library.symbols.malloc(bytes)!);
+      } finally {
+        library.close();
+      }
+    },
+  });
+}
+
+mallocTest("takePacket() frees what Deno allocates for the time of a packet", (malloc) => {
+  const config = nativeConfig(transportSettings({ tls: clientTls, alpn: ALPN }));
+  const [from, to] = [{ host: "127.0.0.1", port: 1 }, { host: "127.0.0.1", port: 2 }];
+  const buffer = new Uint8Array(1500);
+  let freed = 0;
+  for (let i = 0; i < PACKETS; i++) {
+    const id = new Uint8Array(randomBytes(16));
+    const connection = quiche.Connection.connect("quic-tunnel-server", id, from, to, config);
+    const [bytes, { at }] = connection.send(buffer)!;
+    const external = at as unknown as Deno.PointerObject;
+    assertEquals(takePacket({ send: () => [bytes, { from, to, at }] }, buffer), 1200);
+    // What was freed last is given out first.
+    const next = malloc(32n);
+    if (Deno.UnsafePointer.equals(next, external)) freed++;
+    libc!.free(next);
+  }
+  assertGreater(freed, PACKETS / 2);
 });
 
-Deno.test({
-  name: "isAllocated() is true of what malloc() has given for that size",
-  ignore: !libc,
-  fn() {
-    const malloc = { parameters: ["usize"], result: "pointer" } as const;
-    const library = Deno.dlopen("libc.so.6", { malloc });
-    for (const bytes of [32, 40, 41, 1_000]) {
-      const pointer = library.symbols.malloc(BigInt(bytes))!;
-      assertEquals([bytes, bytes + 16, 16 * bytes].map((size) => isAllocated(pointer, size)), [
-        true,
-        false,
-        false,
-      ]);
-      libc!.free(pointer);
-    }
-    library.close();
-    const other = Deno.UnsafePointer.of(new Uint8Array(64).fill(0xff).subarray(16))!;
-    assertEquals([isAllocated(other, 32), isAllocated(null, 32)], [false, false]);
-  },
+mallocTest("isAllocated() is true of what malloc() has given for that size", (malloc) => {
+  for (const bytes of [32, 40, 41, 1_000]) {
+    const pointer = malloc(BigInt(bytes));
+    assertEquals([bytes, bytes + 16, 16 * bytes].map((size) => isAllocated(pointer, size)), [
+      true,
+      false,
+      false,
+    ]);
+    libc!.free(pointer);
+  }
+  const other = Deno.UnsafePointer.of(new Uint8Array(64).fill(0xff).subarray(16))!;
+  assertEquals([isAllocated(other, 32), isAllocated(null, 32)], [false, false]);
 });
 
 Deno.test("takePacket() returns 0 when there is none", () => {

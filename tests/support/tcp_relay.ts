@@ -1,10 +1,12 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
+import { assert } from "@std/assert";
 import type { Authority } from "../../lib/net/authority.ts";
 import { connectTcp, resetTcp } from "../../lib/net/tcp_reset.ts";
 import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { sleep } from "../../lib/wait.ts";
+import { canResetTcp } from "./can_reset_tcp.ts";
 
 /** A network between clients and a TCP server, on loopback, that can delay, stall and cut connections. */
 export class TcpRelay implements AsyncDisposable {
@@ -49,8 +51,9 @@ export class TcpRelay implements AsyncDisposable {
     for (const connection of this.#open) this.#close(connection);
   }
 
-  /** The same by RST, where that can be done. */
+  /** The same by RST. @throws {AssertionError} where connections cannot be reset */
   reset(): void {
+    assert(canResetTcp, "the C library is not there, or may not be used");
     for (const connection of this.#open) {
       resetTcp(connection);
       this.#close(connection);
