@@ -152,15 +152,16 @@ export function isMallocReplaced(): boolean {
 export function isAllocated(pointer: Deno.PointerValue, bytes: number): boolean {
   if (pointer === null) return false;
   const before = Deno.UnsafePointer.create(Deno.UnsafePointer.value(pointer) - SIZE_BYTES)!;
-  const size = new Deno.UnsafePointerView(before).getBigUint64();
-  const chunk = (BigInt(bytes) + SIZE_BYTES + ALIGNMENT_MASK) & ~ALIGNMENT_MASK;
   // The lowest three bits are flags.
-  return (size & ~7n) === chunk;
+  const size = new Deno.UnsafePointerView(before).getBigUint64() & ~7n;
+  const least = (BigInt(bytes) + SIZE_BYTES + UNIT - 1n) / UNIT * UNIT;
+  // What would be left of a chunk is not split off when it is too small for another one.
+  return size === least || size === least + UNIT;
 }
 
-/** The size of a chunk of glibc's malloc(), and what its sizes are multiples of, less 1. */
+/** The size of a chunk of glibc's malloc(), and what its sizes are multiples of. */
 const SIZE_BYTES = 8n;
-const ALIGNMENT_MASK = 15n;
+const UNIT = 16n;
 
 const AT = 0x40;
 

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: the quic-reverse-http-tunnel authors
 // SPDX-License-Identifier: Apache-2.0
 
-import { assertEquals, assertGreater } from "@std/assert";
+import { assert, assertEquals, assertGreater } from "@std/assert";
 import { randomBytes } from "node:crypto";
 import { isAllocated, libc } from "../../lib/net/libc.ts";
 import { nativeConfig, transportSettings } from "../../lib/quic/options.ts";
@@ -50,15 +50,24 @@ mallocTest("takePacket() frees what Deno allocates for the time of a packet", (m
 mallocTest("isAllocated() is true of what malloc() has given for that size", (malloc) => {
   for (const bytes of [32, 40, 41, 1_000]) {
     const pointer = malloc(BigInt(bytes));
-    assertEquals([bytes, bytes + 16, 16 * bytes].map((size) => isAllocated(pointer, size)), [
-      true,
-      false,
-      false,
-    ]);
+    const sizes = [bytes, bytes + 32, 16 * bytes];
+    assertEquals(sizes.map((size) => isAllocated(pointer, size)), [true, false, false]);
     libc!.free(pointer);
   }
-  const other = Deno.UnsafePointer.of(new Uint8Array(64).fill(0xff).subarray(16))!;
-  assertEquals([isAllocated(other, 32), isAllocated(null, 32)], [false, false]);
+  assertEquals(isAllocated(null, 32), false);
+});
+
+Deno.test("isAllocated() takes a chunk of the size, or of the next one, which is not split", () => {
+  const memory = new BigUint64Array(16);
+  const isChunk = (size: bigint) => {
+    memory[0] = size;
+    return isAllocated(Deno.UnsafePointer.of(memory.subarray(1)), 32);
+  };
+  const flags = [0n, 1n, 5n, 7n];
+  for (const size of [48n, 64n]) assert(flags.every((flag) => isChunk(size + flag)), `${size}`);
+  for (const size of [0n, 32n, 80n, 96n, 2n ** 32n + 48n, 2n ** 64n - 8n]) {
+    assert(!flags.some((flag) => isChunk(size + flag)), `${size}`);
+  }
 });
 
 Deno.test("takePacket() returns 0 when there is none", () => {
