@@ -12,9 +12,10 @@ import { writeAll } from "../../lib/tunnel/duplex.ts";
 import { ipBytes } from "../../lib/net/ip_address.ts";
 import { formatProxyHeader } from "../../lib/tunnel/proxy_protocol.ts";
 import { encodeFrame, FrameType } from "../../lib/qrht/frame.ts";
-import { encodeOpen, type Open } from "../../lib/qrht/messages.ts";
+import { decodeResult, encodeOpen, type Open, type Result } from "../../lib/qrht/messages.ts";
 import { type QuicStream, StreamResetError, StreamStoppedError } from "../../lib/quic/mod.ts";
 import { openTunnel } from "../../lib/qrht/tunnel.ts";
+import { TunnelStream } from "../../lib/qrht/tunnel_stream.ts";
 import type { FailureCode } from "../../lib/tunnel/failure.ts";
 import { eventually } from "../support/eventually.ts";
 import { readExactly, readToEnd } from "../support/memory_duplex.ts";
@@ -227,17 +228,10 @@ test("runPassthrough() lets an upstream speak that speaks first", async (net) =>
 });
 
 /** The server's end of a stream whose OPEN was sent by hand. */
-function framed(stream: QuicStream) {
-  return openTunnel(
-    Object.assign(Object.create(stream) as QuicStream, {
-      read: (buffer: Uint8Array) => stream.read(buffer),
-      write: (bytes: Uint8Array) => Promise.resolve(bytes.length),
-      abort: (code: number) => stream.abort(code),
-      stop: (code: number) => stream.stop(code),
-    }),
-    QRHT_ALPN,
-    open,
-  );
+function framed(stream: QuicStream): { carrier: TunnelStream; result: Promise<Result> } {
+  const carrier = new TunnelStream(stream, FrameType.Result);
+  const receive = async () => decodeResult((await carrier.receiveFirst())!);
+  return { carrier, result: receive() };
 }
 
 /** A tunnel of either agent that is connected to a target. */
