@@ -50,8 +50,8 @@ export class PrivateSite implements AsyncDisposable {
   #tunnel: Tunnel | undefined;
   #home = "";
   #runs = 0;
-  /** Lines of the agent before the last line was run. */
-  #loggedBefore = 0;
+  /** Tunnels that the server had accepted when the last line was run: some may end after that. */
+  #before: ReadonlySet<string> = new Set();
 
   static async start(options: TunnelOptions = {}): Promise<PrivateSite> {
     const site = new PrivateSite();
@@ -111,7 +111,7 @@ export class PrivateSite implements AsyncDisposable {
   ): Promise<CommandOutput & { readonly folder: string }> {
     const folder = `${this.home}/run-${++this.#runs}`;
     await Deno.mkdir(folder);
-    this.#loggedBefore = this.tunnel.agent.lines.length;
+    this.#before = new Set(this.#accepted());
     let text = `${line}${behind}`;
     for (const [part, other] of Object.entries(replace)) text = text.replaceAll(part, other);
     const script = [
@@ -148,12 +148,20 @@ export class PrivateSite implements AsyncDisposable {
   async assertTunnels(tunnels: readonly string[]): Promise<void> {
     const expected = new Set(tunnels);
     await eventually("the tunnels have ended", () => {
-      const ended = this.tunnel.agent.lines.slice(this.#loggedBefore)
-        .map((line) => / "tunnel ended" .* via=(\S+) target=(\S+):\d+ /.exec(line))
-        .flatMap((match) => match ? [`${match[1]} ${match[2]}`] : []);
+      const ended = this.tunnel.agent.lines
+        .map((line) => / "tunnel ended" .*\btunnel=(\S+) .*via=(\S+) target=(\S+):\d+ /.exec(line))
+        .flatMap((match) =>
+          match && !this.#before.has(match[1]!) ? [`${match[2]} ${match[3]}`] : []
+        );
       assertEquals(new Set(ended), expected);
       return true;
     });
+  }
+
+  #accepted(): string[] {
+    return this.tunnel.server.lines
+      .map((line) => / "accepted tcp connection" .*\btunnel=(\S+)/.exec(line))
+      .flatMap((match) => match ? [match[1]!] : []);
   }
 
   async #answer(request: Request): Promise<Response> {
